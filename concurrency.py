@@ -56,8 +56,9 @@ class Lease:
         self._state = "sent"
         self._policy.sent(self, _now() - ago)
 
-    async def persist(self, ledger: Ledger, reference: str) -> None:  # noqa: ARG002 - other processes need it
-        """Wait until the ledger has on disk that this lease is used for the attempt with this id. Raises LedgerDown."""
+    async def persist(self, ledger: Ledger, _reference: str, _runs_for: float | None = None, /) -> None:
+        """Wait until the ledger has on disk that this lease is used for the attempt with this id, whose prediction may
+        run for so many seconds. Raises LedgerDown."""
         await ledger.flush()
 
     def not_sent(self) -> None:

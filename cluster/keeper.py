@@ -7,8 +7,8 @@ end of a holder is for the gate what a restart is for a single process.
 The gate counts a place until 60 seconds after the keeper has *seen* the answer, which is never too early.
 
 A row of a dead process is *left*. The process that continues its work writes a new row for the same attempt, which
-takes over slot and place. A user's work waits for its owner and holds no slot, but the place of a creation without an
-answer stays until the upstream has answered a request that was sent later.
+takes over slot and place. Until then it keeps its slot for as long as its prediction may run. The place of a creation
+without an answer stays until the upstream has answered a request that was sent later.
 """
 
 import asyncio
@@ -40,8 +40,11 @@ _FIGURES_PAUSE: Final = 0.5
 _KEPT: Final = WINDOW + 1.0
 """Seconds for which a row is kept after its end, for the next holder."""
 
-_ADOPTED_WITHIN: Final = 60.0
-"""Seconds for which the slot of left work is kept for the process that continues it."""
+_SEARCHED_WITHIN: Final = 60.0
+"""Seconds within which a process that continues the admin's left work searches for a creation without an answer."""
+
+_LONGEST_RUN: Final = 1820.0
+"""The most seconds that a prediction may run if its row does not say so."""
 
 log = structlog.get_logger("gate")
 
@@ -73,6 +76,11 @@ class _Entry:
     caller: str
     reference: str | None
     state: int
+    runs_for: float = _LONGEST_RUN
+    searched_by: float = 0.0
+    ends_at: float | None = None
+    """If its process is dead: until when a search for its creation may begin, and when its prediction has ended at the
+    latest."""
 
 
 class Keeper:
@@ -240,6 +248,7 @@ class Keeper:
         lease, before = entry.lease, entry.state
         entry.state = max(before, row.state)
         entry.reference = row.reference or entry.reference
+        entry.runs_for = row.runs_for or entry.runs_for
         if row.state == LeaseState.GONE:
             lease.not_sent()
             lease.release()
@@ -258,27 +267,26 @@ class Keeper:
 
     def _leave(self, entry: _Entry, row: LeaseRow) -> None:
         """Its process is dead."""
+        now = _now()
         if entry.state < LeaseState.ANSWERED:
             entry.lease.lost(row.left_ago)
+            entry.searched_by = now + _SEARCHED_WITHIN if entry.caller == ADMIN else now
+        else:
+            entry.ends_at = now - (row.answered_ago or 0.0) + entry.runs_for
         if entry.reference is not None:
             self._left[entry.reference] = row.id
-        if entry.state == LeaseState.ANSWERED and entry.caller != ADMIN:
-            self._release(row.id)  # it waits for its owner
-        elif entry.state == LeaseState.ANSWERED:
-            asyncio.get_running_loop().call_later(_ADOPTED_WITHIN, self._release_if_left, entry)
 
     def _release_left(self) -> None:
-        """Release left work of users whose creation cannot arrive any more."""
+        """Free the places of left creations that cannot arrive any more, and the slots of left predictions that must
+        have ended."""
+        now = _now()
         for row_id in list(self._left.values()):
             entry = self._entries[row_id]
-            if entry.caller != ADMIN and entry.lease.is_in_doubt and not entry.lease.may_arrive:
+            if entry.lease.is_in_doubt and not entry.lease.may_arrive and entry.searched_by <= now:
                 entry.lease.answered()
+                entry.ends_at = now + entry.runs_for
+            if entry.ends_at is not None and entry.ends_at <= now:
                 self._release(row_id)
-
-    def _release_if_left(self, entry: _Entry) -> None:
-        row_id = self._left.get(entry.reference or "")
-        if row_id is not None and self._entries.get(row_id) is entry:
-            self._release(row_id)
 
     def _release(self, row_id: str) -> None:
         entry = self._entries[row_id]

@@ -50,10 +50,10 @@ class RemoteLease(Lease):
         """Whether it was granted, and not released."""
         return self.granted.done() and not self.granted.cancelled() and self.granted.exception() is None
 
-    async def persist(self, ledger: Ledger, reference: str) -> None:
+    async def persist(self, ledger: Ledger, reference: str, runs_for: float | None = None, /) -> None:
         """Wait until the ledger has on disk that this lease is used. If the grant was lost with the database, wait for
         another one. Raises LedgerDown."""
-        while not await ledger.claim(ClaimSent(self.record.id, reference)):
+        while not await ledger.claim(ClaimSent(self.record.id, reference, runs_for)):
             self._gate.lose_grant(self)
             self.granted = asyncio.get_running_loop().create_future()
             self._write()

@@ -158,7 +158,7 @@ class AttemptRunner:
                 attempt.sent,
                 content=attempt.fingerprint,
                 lease=lease,
-                cancel_after=self._timeout_of(generation) + CANCEL_AFTER_MARGIN,
+                cancel_after=self._cancel_after(generation),
                 reference=attempt_id_of(generation, attempt),
                 callback=self._push_address(generation),
                 on_late=self._late.listener(generation, attempt),
@@ -222,7 +222,9 @@ class AttemptRunner:
                 attempt.submitted_at, attempt.clock_skew = time.time(), self._provider.clock_skew
                 generation.transition("submitting", self._ledger)
                 try:
-                    await lease.persist(self._ledger, attempt_id_of(generation, attempt))
+                    await lease.persist(
+                        self._ledger, attempt_id_of(generation, attempt), self._cancel_after(generation)
+                    )
                     generation.persisted = True
                     return
                 except LedgerDown:
@@ -308,6 +310,10 @@ class AttemptRunner:
 
     def _timeout_of(self, generation: Generation) -> float:
         return generation.request.timeout or self._timeout
+
+    def _cancel_after(self, generation: Generation) -> float:
+        """Seconds after its creation at which the provider cancels the prediction."""
+        return self._timeout_of(generation) + CANCEL_AFTER_MARGIN
 
     async def _cancelled(self, caller: Caller, attempt: Attempt, created: Prediction) -> Prediction:
         """Cancel it and return its last state: it may have finished after all, and is billed then."""

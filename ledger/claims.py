@@ -42,10 +42,12 @@ class ClaimCancelled:
 
 @dataclass(frozen=True, slots=True)
 class ClaimSent:
-    """Mark the lease of a creation as sent, if it is still granted. `reference` is the id of the attempt."""
+    """Mark the lease of a creation as sent, if it is still granted. `reference` is the id of the attempt, and
+    `runs_for` the most seconds that its prediction may run."""
 
     lease_id: str
     reference: str
+    runs_for: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class ClaimBudget:
 Claim = ClaimKey | ClaimSuspended | ClaimBatch | ClaimCancelled | ClaimSent | ClaimBudget
 
 SENT: Final = """
-    UPDATE leases SET state = 2, reference = claims.reference, sent_at = clock_timestamp()
-    FROM json_to_recordset(%s) AS claims (lease_id text, reference text)
+    UPDATE leases SET state = 2, reference = claims.reference, runs_for = claims.runs_for, sent_at = clock_timestamp()
+    FROM json_to_recordset(%s) AS claims (lease_id text, reference text, runs_for float8)
     WHERE id = claims.lease_id AND process = %s AND granted AND state IN (0, 2)
     RETURNING id
 """

@@ -35,7 +35,7 @@ _WORLD: Final = """
 
 _ROWS: Final = """
     UPDATE leases SET seen = state WHERE {condition}
-    RETURNING id, process, caller, batch, max_concurrent, semaphore, state, granted, reference,
+    RETURNING id, process, caller, batch, max_concurrent, semaphore, state, granted, reference, runs_for,
         extract(epoch FROM clock_timestamp() - wanted_at)::float8 AS wanted_ago,
         extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_ago,
         extract(epoch FROM clock_timestamp() - answered_at)::float8 AS answered_ago,
@@ -91,6 +91,7 @@ class LeaseRow:
     state: int
     granted: bool
     reference: str | None
+    runs_for: float | None
     wanted_ago: float
     sent_ago: float | None
     answered_ago: float | None

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Index,
     Integer,
     SmallInteger,
@@ -29,6 +30,7 @@ LEASES: Final = Table(
     Column("semaphore", Text),
     Column("state", SmallInteger, nullable=False),
     Column("reference", Text),
+    Column("runs_for", Double),
     Column("wanted_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
     Column("sent_at", DateTime(timezone=True)),
     Column("answered_at", DateTime(timezone=True)),
@@ -38,9 +40,10 @@ LEASES: Final = Table(
     # Rows are written again and again, and live for about a minute.
     postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
 )
-"""Requests to the gate. The process writes `state`, `reference`, `sent_at` and `answered_at`. The holder of the gate
-writes `granted`, and in `seen` the last state that it has seen. `left_at` is the time until which a dead process may
-have sent the creation. All times are by the clock of the database."""
+"""Requests to the gate. The process writes `state`, `reference`, `runs_for` and the dates. The holder of the gate
+writes `granted`, and in `seen` the last state that it has seen. `runs_for` are the most seconds that the prediction may
+run. `left_at` is the time until which a dead process may have sent the creation. All times are by the clock of the
+database."""
 
 Index("leases_unseen", LEASES.c.id, postgresql_where=text("seen <> state"))
 Index("leases_of_process", LEASES.c.process)

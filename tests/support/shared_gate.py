@@ -28,6 +28,7 @@ class Row:
     granted: bool = False
     seen: int = -1
     reference: str | None = None
+    runs_for: float | None = None
     sent_at: float | None = None
     answered_at: float | None = None
     left_at: float | None = None
@@ -183,6 +184,7 @@ class Rows:
         if row.state not in {LeaseState.WANTED, LeaseState.SENT}:
             return False
         row.state, row.reference, row.sent_at = LeaseState.SENT, claim.reference, now()
+        row.runs_for = claim.runs_for
         return True
 
     def _write(self, record: LeaseRecord) -> None:
@@ -244,7 +246,7 @@ def _read(row: Row) -> LeaseRow:
     return LeaseRow(
         id=record.id, process=row.process, caller=record.caller, batch=record.batch,
         max_concurrent=record.max_concurrent, semaphore=record.semaphore, state=row.state, granted=row.granted,
-        reference=row.reference, wanted_ago=now() - row.wanted_at, sent_ago=ago(row.sent_at),
+        reference=row.reference, runs_for=row.runs_for, wanted_ago=now() - row.wanted_at, sent_ago=ago(row.sent_at),
         answered_ago=ago(row.answered_at), left_ago=ago(row.left_at),
     )  # fmt: skip
 

@@ -495,6 +495,24 @@ def test_leases_that_may_have_been_sent_stay_and_the_others_are_gone(cluster):
     ] == cluster.execute(leases)
 
 
+def test_a_lease_whose_generation_has_ended_is_over_when_its_process_dies(cluster):
+    dead, heir = cluster.process(), cluster.process()
+    dead.write(
+        generation("ended", state="canceled", ended_at=2.0, caller_id="user_1"),
+        generation("running", state="running", caller_id="user_1"),
+        *(
+            LeaseRecord(id=each, caller="user_1", state=LeaseState.ANSWERED, reference=f"{each}.1")
+            for each in ("ended", "running")
+        ),
+    )
+    dead.backend.close()
+    assert heir.bury()
+
+    assert [("ended", LeaseState.OVER), ("running", LeaseState.ANSWERED)] == cluster.execute(
+        "SELECT id, state FROM leases WHERE seen <> state AND process IS NULL ORDER BY id"
+    )
+
+
 def test_the_gate_and_the_letters_of_the_dead_are_free(cluster):
     dead, heir = cluster.process(), cluster.process()
     cluster.execute(

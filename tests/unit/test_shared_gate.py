@@ -31,17 +31,21 @@ class Upstream:
         loop = asyncio.get_running_loop()
         with await process.gate.acquire(caller, **limits) as lease:
             reference = f"gen.{next(self._references)}"
-            await lease.persist(process.ledger, reference)
+            await lease.persist(process.ledger, reference, answer + seconds)
             lease.sent()
             await asyncio.sleep(answer / 2)
             self.arrivals.append(loop.time())
             self.callers[caller] += 1
             self.running += 1
             self.most = max(self.most, self.running)
+            loop.call_later(answer / 2 + seconds, self._end)  # also if its process dies
             await asyncio.sleep(answer / 2)
             lease.answered()
             await asyncio.sleep(seconds)
-            self.running -= 1
+            await asyncio.sleep(0)
+
+    def _end(self):
+        self.running -= 1
 
     async def again_and_again(self, process, caller, **how):
         while True:
@@ -320,7 +324,6 @@ async def test_random_deaths_never_let_more_than_the_window_through():
         await asyncio.sleep(chance.uniform(0.1, 15.0))
         victim = chance.choice(processes)
         await victim.kill()
-        upstream.running = 0
         await asyncio.sleep(chance.uniform(0.0, 3.0))
         database.bury(victim.name)
         database.answered_at = asyncio.get_running_loop().time()
@@ -330,4 +333,77 @@ async def test_random_deaths_never_let_more_than_the_window_through():
         work(new)
 
     assert upstream.densest() <= 60
+    assert upstream.most <= 10
     assert len(upstream.arrivals) > 60
+
+
+@in_virtual_time
+async def test_a_prediction_of_a_dead_process_holds_its_slot_until_it_must_have_ended_also_at_the_next_holder():
+    database = Database()
+    processes = group(database, "a:1:x", "b:1:x", "c:1:x", concurrent_limit=4, requests_per_minute=600)
+    upstream = Upstream()
+    await asyncio.sleep(0.1)
+    holder = next(each for each in processes if each.name == database.holder)
+    victim, other = (each for each in processes if each is not holder)
+    for number in range(3):
+        victim.start(upstream.life(victim, f"user {number}", seconds=30.0))
+    await asyncio.sleep(1.0)
+    await victim.kill()
+    database.bury(victim.name)
+    for number in range(8):
+        other.start(upstream.again_and_again(other, f"other {number}", seconds=0.5))
+    await asyncio.sleep(10.0)
+    await holder.kill()
+    database.bury(holder.name)
+    await asyncio.sleep(15.0)
+    assert 4 == upstream.most == upstream.running
+    before = len(upstream.arrivals)
+
+    await asyncio.sleep(10.0)
+
+    assert 4 == upstream.most
+    assert len(upstream.arrivals) - before > 40  # all slots are in use again, not one of four
+    assert 4 == other.keeper.gate.statistics().current_concurrent
+
+
+@in_virtual_time
+async def test_a_lost_creation_of_a_dead_process_holds_its_slot_for_as_long_as_its_prediction_may_run():
+    database = Database()
+    first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
+    await asyncio.sleep(0.1)
+    lease = await second.gate.acquire("user")
+    await lease.persist(second.ledger, "gen.1", 100.0)
+    lease.sent()
+    await second.kill()
+    database.bury(second.name)
+    await asyncio.sleep(10.0)
+    first.gate.upstream_answered(asyncio.get_running_loop().time() - 0.1)
+
+    async def slots():
+        await asyncio.sleep(0.5)
+        return first.keeper.gate.statistics().current_concurrent
+
+    await asyncio.sleep(98.0)
+    assert 1 == await slots()
+    await asyncio.sleep(2.0)
+    assert 0 == await slots()
+
+
+@in_virtual_time
+async def test_a_lost_creation_of_the_admin_that_no_process_searches_for_is_in_doubt_for_a_minute():
+    database = Database()
+    first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
+    await asyncio.sleep(0.1)
+    lease = await second.gate.acquire(ADMIN)
+    await lease.persist(second.ledger, "gen.1", 100.0)
+    lease.sent()
+    await second.kill()
+    database.bury(second.name)
+    await asyncio.sleep(1.0)
+    first.gate.upstream_answered(asyncio.get_running_loop().time() - 0.1)
+
+    await asyncio.sleep(57.0)
+    assert 1 == first.keeper.gate.statistics().stall.in_doubt
+    await asyncio.sleep(5.0)
+    seen = first.keeper.gate.statistics()
+    assert (0, 1) == (seen.stall.in_doubt, seen.current_concurrent)
