@@ -29,6 +29,9 @@ TTL: Final = 5.0
 LOCK_TIMEOUT: Final = "2s"
 """How long to wait while another session, such as an operator's, has locked a row."""
 
+_LONGEST_PAUSE: Final = "5s"
+"""How long the server waits for the next statement of a migration, whose host may be lost. All others wait for it."""
+
 _OPENING_TTL: Final = 60.0
 """Seconds like the TTL, while a process opens the ledger. It reads its work before its next transaction."""
 
@@ -271,6 +274,7 @@ class Member:
 
         Each transaction of a process changes or locks its row first, so a migration holds up all of them, and cannot be
         in a deadlock with one."""
+        cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{_LONGEST_PAUSE}'")
         cursor.execute("LOCK TABLE processes IN EXCLUSIVE MODE")
         cursor.execute(_MARK, {"overdue": _all(cursor.execute(_LATE, self.fence))})
         if older := _first(cursor.execute(_OLDER, {"version": self.schema.compatible})):

@@ -66,8 +66,9 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {}
 that PostgreSQL has. A released step is never changed. A version that changes only one of the two databases has an empty
 step for the other.
 
-Processes of the version before write and read meanwhile, so a step takes milliseconds with any number of rows, and
-changes `generations` before `attempts`, since queries lock them in this order."""
+Processes of the version before write and read meanwhile, so a step takes milliseconds with any number of rows. Writes
+wait for it. A query locks several tables, `generations` before `attempts`, and others in any order. A step that changes
+two of those may be in a deadlock with it, and the server fails one of both."""
 
 PRESENT: Final = 1 + len(STEPS)
 """The version of a new ledger."""

@@ -193,6 +193,15 @@ def test_a_migration_waits_for_writes_and_is_in_no_deadlock_with_one(start, exec
     assert PRESENT + 1 == version(execute)
 
 
+def test_the_server_ends_a_migration_whose_host_is_lost(start, execute):
+    start()
+    seen = "CREATE TABLE seen AS SELECT current_setting('idle_in_transaction_session_timeout') AS value"
+
+    start(replace(NEXT, steps={**POSTGRES.steps, PRESENT: (seen,)}))
+
+    assert [("5s",)] == execute("SELECT value FROM ledger.seen")
+
+
 # ── Work that a process of another version has left
 
 
