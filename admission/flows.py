@@ -148,8 +148,7 @@ class Flow(Party):
             return None
         tickets = [waiting.popitem(last=False)[0] for _ in range(int(count))]
         owner.waiting -= len(tickets)
-        owner.in_flight += len(tickets)
-        self.in_flight += len(tickets)
+        self._hold(len(tickets))
         if self.semaphore is not None:
             self.semaphore.take(len(tickets))
         if owner.cautious:
@@ -160,23 +159,28 @@ class Flow(Party):
         return bool(self.waiting) or self.in_flight > 0
 
     def holds(self) -> int:
-        """How many slots count as held by it: for a batch all slots of its caller, for single calls their own."""
-        return self.in_flight if self.batch is None else self.owner.in_flight
+        """How many slots count as held by it: for a batch all slots of its caller, for single calls those of all single
+        calls of the caller."""
+        return self.owner.singles_in_flight if self.batch is None else self.owner.in_flight
 
     def adopted(self) -> None:
         """Count a running ticket that was admitted elsewhere. It was sent before any pause here, so it is no probe."""
-        self.in_flight += 1
-        self.owner.in_flight += 1
+        self._hold(1)
         if self.semaphore is not None:
             self.semaphore.held += 1
 
     def released(self, ticket: Ticket) -> None:
-        self.in_flight -= 1
-        self.owner.in_flight -= 1
+        self._hold(-1)
         if self.semaphore is not None:
             self.semaphore.held -= 1
         if self.owner.probe == ticket:
             self.owner.probe = None
+
+    def _hold(self, more: int) -> None:
+        self.in_flight += more
+        self.owner.in_flight += more
+        if self.batch is None:
+            self.owner.singles_in_flight += more
 
 
 class Caller(Party):
@@ -188,6 +192,7 @@ class Caller(Party):
         self.flows: dict[FlowKey, Flow] = {}
         self.waiting: int = 0
         self.in_flight = 0
+        self.singles_in_flight = 0
         self.paused_until = -math.inf
         self.cautious = False
         self.probe: Ticket | None = None

@@ -274,3 +274,18 @@ def test_turns_never_go_back():
         if taken := queue.take(15.0):
             turns.append(taken[1].owner.turn_end)
     assert [] == [pair for pair in pairwise(turns) if pair[0] > pair[1]]
+
+
+def test_single_calls_with_several_semaphores_count_together_for_the_half_of_the_slots():
+    async def scenario():
+        gate = Gate(concurrent_limit=2, requests_per_minute=1000)
+        gate.set_semaphore("gpu", 1)
+        await gate.acquire("ann", semaphore="gpu")
+        other = await gate.acquire("carl")
+        ann, bob = gate.request("ann"), gate.request("bob")
+        other.release()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return ann.granted.done(), bob.granted.done()
+
+    assert (False, True) == run(scenario())
