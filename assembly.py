@@ -13,6 +13,7 @@ import structlog
 from auth import Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
+from cluster import AnyGate
 from concurrency import Gate
 from files import Files
 from files.directory import Directory
@@ -57,7 +58,7 @@ def _limits(settings: Settings) -> dict[str, Any]:
     }
 
 
-def gates(settings: Settings, database: Backend, ledger: SqlLedger) -> "tuple[Gate, Gate, Group | None]":
+def gates(settings: Settings, database: Backend, ledger: SqlLedger) -> "tuple[AnyGate, Gate, Group | None]":
     """The gate of creations, that of all other requests to Replicate, and what this process runs with others if the
     database can be shared. Call it on the loop."""
     limit = settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE
@@ -80,7 +81,7 @@ def gates(settings: Settings, database: Backend, ledger: SqlLedger) -> "tuple[Ga
 
 
 def replicate(
-    settings: Settings, creations: Gate, others: Gate, ledger: SqlLedger, threads: Pool
+    settings: Settings, creations: AnyGate, others: Gate, ledger: SqlLedger, threads: Pool
 ) -> Replicate:
     return Replicate(
         base_url=settings.REPLICATE_BASE_URL,

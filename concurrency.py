@@ -15,12 +15,12 @@ from typing import Any, Final, Literal, Self
 
 import structlog
 
-from admission import estimates
 from admission.durations import Durations
+from admission.estimates import Estimates
 from admission.policy import Policy
-from admission.semaphores import Semaphore, SemaphoreSnapshot
+from admission.semaphores import Semaphore
 from admission.sliding_window import WINDOW
-from admission.snapshot import GateSnapshot, GateStats, StallStats
+from admission.snapshot import GateStats, StallStats
 from ledger import Ledger
 
 _STALL_NOTED_AFTER: Final = 1.0
@@ -112,7 +112,17 @@ class Lease:
         self.release()
 
 
-class Gate:
+async def until_granted(lease: Lease) -> Lease:
+    """Wait until this lease is granted, and return it. If the wait is cancelled, the lease is released."""
+    try:
+        await lease.granted
+    except asyncio.CancelledError:
+        lease.release()
+        raise
+    return lease
+
+
+class Gate(Estimates):
     """The shared gate: slots, an exact sliding window, and a fair queue before both.
 
     `interactive_reserve` is the largest share of the window for which single calls go before batches. `bounds_unproven`
@@ -128,14 +138,14 @@ class Gate:
         bounds_unproven: bool = True,
         durations: Durations | None = None,
     ) -> None:
-        self.durations = durations or Durations()
-        self._policy = Policy(
+        policy = Policy(
             concurrent_limit=concurrent_limit,
             requests_per_minute=requests_per_minute,
             interactive_reserve=interactive_reserve,
             bounds_unproven=bounds_unproven,
-            durations=self.durations,
+            durations=durations or Durations(),
         )
+        super().__init__(policy, _now)
         self._closed: Callable[[], Exception] | None = None
         self._admitting = False
         self._timer: asyncio.TimerHandle | None = None
@@ -156,13 +166,8 @@ class Gate:
         `max_concurrent` limits the batch below `concurrent_limit`. With a `semaphore`, the lease also has a permit of
         it. Cancelling the wait leaves nothing behind, even in the tick in which it is granted. Raises the exception of
         `close` or `dismiss`."""
-        lease = self.request(caller, batch=batch, max_concurrent=max_concurrent, semaphore=semaphore)
-        try:
-            await lease.granted
-        except asyncio.CancelledError:
-            lease.release()
-            raise
-        return lease
+        limits = {"batch": batch, "max_concurrent": max_concurrent, "semaphore": semaphore}
+        return await until_granted(self.request(caller, **limits))
 
     def request(self, caller: str, **limits: Any) -> Lease:
         """As `acquire`, without waiting: the lease is `granted` later, or never if it is released before."""
@@ -193,17 +198,6 @@ class Gate:
         self._policy.adopt(lease, caller, expected=expected, is_pending=is_pending, **limits)
         self._admit_soon()  # the next step notices a stall
         return lease
-
-    def queue_position(self, caller: str, batch: str | None, ahead: int, semaphore: str | None = None) -> int:
-        """The position in the queue; see `estimates.queue_position`."""
-        return estimates.queue_position(self._policy, caller, batch, ahead, semaphore=semaphore, now=_now())
-
-    def estimated_wait(
-        self, caller: str, batch: str | None, ahead: int, semaphore: str | None = None, **how: Any
-    ) -> float:
-        """The estimated seconds until admission; see `estimates.estimated_wait`."""
-        line = self._policy, caller, batch, ahead
-        return estimates.estimated_wait(*line, semaphore=semaphore, now=_now(), **how)
 
     def configure(
         self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
@@ -279,31 +273,8 @@ class Gate:
         return self._policy.queue.in_flight(caller)
 
     def statistics(self) -> GateStats:
-        now, policy = _now(), self._policy
-        return GateStats(
-            concurrent_limit=policy.concurrent_limit,
-            current_concurrent=policy.in_flight,
-            waiting=len(policy.queue),
-            requests_per_minute_limit=policy.window.limit,
-            current_rate_per_minute=policy.window.used(now),
-            paused_seconds=policy.queue.longest_pause(now),
-            stall=replace(self._stall, in_doubt=len(policy.stall.in_doubt)),
-        )
-
-    def snapshot(self, semaphore: str | None = None) -> GateSnapshot:
-        """The state that `forecast.plan` starts from, if it is for work that names this semaphore."""
-        return self._policy.snapshot(_now(), semaphore)
-
-    def seconds_per_release(self) -> float:
-        """Seconds between two admissions while others wait."""
-        return estimates.seconds_per_release(self._policy)
-
-    def semaphores(self) -> list[SemaphoreSnapshot]:
-        return [each.snapshot() for each in self._policy.semaphores]
-
-    def semaphore(self, semaphore: str) -> SemaphoreSnapshot | None:
-        found = self._policy.semaphores.find(semaphore)
-        return None if found is None else found.snapshot()
+        seen = super().statistics()
+        return replace(seen, stall=replace(self._stall, in_doubt=seen.stall.in_doubt))
 
     def set_semaphore(self, semaphore: str, limit: int) -> None:
         """Create a semaphore, or change its limit at once. Running predictions and leases continue. Raises

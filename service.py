@@ -22,7 +22,7 @@ import structlog
 import assembly
 from admission.snapshot import GateStats
 from auth import Authenticator
-from cluster import burials
+from cluster import AnyGate, burials
 from concurrency import Gate
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
@@ -86,7 +86,7 @@ class Runtime:
         return self.core.generations
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> AnyGate:
         return self.core.gate
 
     def start(self) -> None:

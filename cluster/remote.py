@@ -18,11 +18,14 @@ from typing import Any, Final, NoReturn, Protocol
 
 import structlog
 
+from admission.durations import Durations
+from admission.estimates import Estimates
+from admission.policy import Policy
 from admission.snapshot import GateStats
 from cluster.keeper import Keeper
 from cluster.lease import RemoteLease
 from cluster.mirror import mirrored, read_figures
-from concurrency import Gate, Lease
+from concurrency import Gate, Lease, until_granted
 from errors import LedgerDown
 from ledger import Ledger
 from ledger.records import LeaseRecord, LeaseState
@@ -52,8 +55,8 @@ class GrantTable(Protocol):
     async def figures(self) -> tuple[str, float] | None: ...
 
 
-class RemoteGate(Gate):
-    """`concurrency.Gate` for a process among others. Only the holder admits; the policy here mirrors its figures.
+class RemoteGate(Estimates):
+    """What `concurrency.Gate` is for a process alone. Only the holder admits; the policy here mirrors its figures.
 
     `tell` sends an event to the holder: the name of a method of `Gate`, and its arguments. Run `run` beside it."""
 
@@ -64,10 +67,19 @@ class RemoteGate(Gate):
         keeper: Keeper,
         *,
         tell: Callable[[str, dict[str, Any]], Coroutine[Any, Any, object]],
-        **limits: Any,
+        concurrent_limit: int,
+        requests_per_minute: int,
+        interactive_reserve: float = 0.0,
     ) -> None:
-        super().__init__(**limits)
-        self._interactive_reserve = limits.get("interactive_reserve", 0.0)
+        policy = Policy(
+            concurrent_limit=concurrent_limit,
+            requests_per_minute=requests_per_minute,
+            interactive_reserve=interactive_reserve,
+            durations=Durations(),
+        )
+        super().__init__(policy, _now)
+        self._interactive_reserve = interactive_reserve
+        self._closed: Callable[[], Exception] | None = None
         self._table = table
         self._ledger = ledger
         self._keeper = keeper
@@ -111,6 +123,9 @@ class RemoteGate(Gate):
         return self._closed is not None
 
     # ── Leases
+
+    async def acquire(self, caller: str, **limits: Any) -> Lease:
+        return await until_granted(self.request(caller, **limits))
 
     def request(self, caller: str, **limits: Any) -> Lease:
         if self._closed is not None:
@@ -243,19 +258,19 @@ class RemoteGate(Gate):
     # ── Limits, which every process has, and places, which only the holder counts
 
     def configure(self, **limits: Any) -> None:
-        super().configure(**limits)
+        self._policy.configure(_now(), **limits)
         if self._keeper.gate is not None:
             self._keeper.gate.configure(**limits)
 
     def new_gate(self) -> Gate:
         """A gate with the present limits, for the keeper."""
-        limits = super().statistics()
-        return Gate(
-            concurrent_limit=limits.concurrent_limit,
-            requests_per_minute=limits.requests_per_minute_limit,
-            interactive_reserve=self._interactive_reserve,
-            durations=self.durations,
-        )
+        return Gate(**self._limits, interactive_reserve=self._interactive_reserve, durations=self.durations)
+
+    def set_semaphore(self, semaphore: str, limit: int) -> None:
+        self._policy.semaphores.set_limit(semaphore, limit)
+
+    def remove_semaphore(self, semaphore: str) -> None:
+        self._policy.semaphores.remove(semaphore)
 
     def count(self, spent: Iterable[float]) -> None:
         """The rows say which places earlier processes have taken."""
@@ -275,22 +290,21 @@ class RemoteGate(Gate):
     def statistics(self) -> GateStats:
         if self._keeper.gate is not None:
             return self._keeper.gate.statistics()
-        limits = super().statistics()
-        if self._seen is None:
-            return limits
+        own = super().statistics()
         return replace(
-            self._seen,
-            concurrent_limit=limits.concurrent_limit,
-            requests_per_minute_limit=limits.requests_per_minute_limit,
+            self._seen or own,
+            concurrent_limit=own.concurrent_limit,
+            requests_per_minute_limit=own.requests_per_minute_limit,
         )
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        policy = self._policy
+        return {"concurrent_limit": policy.concurrent_limit, "requests_per_minute": policy.window.limit}
 
     @property
     def _restricted(self) -> set[str]:
         return set(self._policy.queue.callers)
-
-    def _admit(self) -> None:
-        """Only the holder admits."""
-        self._admitting = False
 
     def _mirror(self) -> None:
         """Make the policy from the holder's figures."""
@@ -300,14 +314,8 @@ class RemoteGate(Gate):
         self._seen, snapshot = read_figures(text, now=_now() - age)
         if self._seen.stall.in_doubt:
             self.note_doubt()
-        limits = super().statistics()
-        present = replace(
-            snapshot,
-            concurrent_limit=limits.concurrent_limit,
-            requests_per_minute=limits.requests_per_minute_limit,
-        )
         named = {each.id: each.limit for each in self.semaphores()}
-        self._policy = mirrored(present, named, self.durations)
+        self._policy = mirrored(replace(snapshot, **self._limits), named, self.durations)
 
 
 def _now() -> float:

@@ -21,7 +21,8 @@ from urllib.parse import urlencode
 from auth import Caller
 from catalog.adaptation import Step
 from catalog.references import Upload
-from concurrency import Gate, Lease
+from cluster import AnyGate
+from concurrency import Lease
 from errors import GenerationTimeout, LedgerDown, ServiceError
 from generations.batch import Batch
 from generations.generation import Attempt, Generation
@@ -55,7 +56,7 @@ class AttemptRunner:
         self,
         *,
         provider: Provider,
-        gate: Gate,
+        gate: AnyGate,
         ledger: Ledger,
         late: LatePredictions,
         timeout: float,

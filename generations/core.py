@@ -8,6 +8,7 @@ from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Authenticator
+from cluster import AnyGate
 from cluster.figures import ProcessFigures
 from cluster.letters import Letters
 from concurrency import Gate
@@ -62,7 +63,7 @@ class Core:
         ledger: Ledger,
         queries: Queries,
         provider: FullProvider,
-        gate: Gate,
+        gate: AnyGate,
         threads: Pool,
         cpu: Pool,
         authenticator: Authenticator,
@@ -189,6 +190,7 @@ class Core:
             return NamedSemaphores(gate, ledger, archive, self.supervisor)
 
         if self.letters is None:
+            assert isinstance(self.gate, Gate)  # noqa: S101 - there is no other process
             return of(self.gate)
         return SharedSemaphores(self.gate, archive, self.letters, of)
 

@@ -25,7 +25,7 @@ import structlog
 
 from admission.durations import Took
 from catalog.adaptation import Step
-from concurrency import Gate
+from cluster import AnyGate
 from contract.states import State
 from errors import (
     AccountError,
@@ -120,7 +120,7 @@ class Runner:
         self,
         *,
         attempts: AttemptRunner,
-        gate: Gate,
+        gate: AnyGate,
         ledger: Ledger,
         budget: Budget,
         outbox: Outbox,

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from concurrency import Gate
+from cluster import AnyGate
 from errors import LedgerDown
 from ledger import Ledger, Queries
 from ledger.records import MetaRecord
@@ -25,7 +25,7 @@ class ConfiguredLimits:
     """The limits of `gate`: those of the environment, except for those that `/configure` set. `load` may be called in
     any thread, everything else on the loop."""
 
-    def __init__(self, settings: Settings, *, gate: Gate, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, *, gate: AnyGate, ledger: Ledger) -> None:
         self.own: Mapping[str, int] = {
             "concurrent_limit": settings.REPLICATE_CONCURRENT_LIMIT,
             "requests_per_minute": settings.REPLICATE_REQUESTS_PER_MINUTE,

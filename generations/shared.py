@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 import structlog
 
 from admission.semaphores import SemaphoreSnapshot
+from cluster import AnyGate
 from cluster.letters import Letters
 from concurrency import Gate
 from errors import LedgerDown
@@ -61,7 +62,7 @@ class SharedSemaphores:
 
     def __init__(
         self,
-        gate: Gate,
+        gate: AnyGate,
         archive: Archive,
         letters: Letters,
         make: Callable[[Gate], NamedSemaphores],

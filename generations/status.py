@@ -10,7 +10,7 @@ from typing import Any
 
 from admission.forecast import Item, plan, seconds_left
 from auth import Caller
-from concurrency import Gate
+from cluster import AnyGate
 from contract.states import iso8601
 from generations import views
 from generations.archive import Stored
@@ -27,7 +27,7 @@ ahead of it, and the semaphore."""
 
 
 class Status:
-    def __init__(self, *, supervisor: Supervisor, gate: Gate, threads: Pool) -> None:
+    def __init__(self, *, supervisor: Supervisor, gate: AnyGate, threads: Pool) -> None:
         self._supervisor = supervisor
         self._gate = gate
         self._threads = threads

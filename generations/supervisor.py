@@ -22,7 +22,7 @@ import structlog
 
 from admission.fair_queue import room
 from auth import Caller
-from concurrency import Gate
+from cluster import AnyGate
 from errors import InvalidRequest, LedgerDown, Problem, QueueFull, ShuttingDown
 from generations.batch import Batch, Work
 from generations.budget import Budget, check_cost
@@ -52,7 +52,7 @@ class Supervisor:
         self,
         *,
         runner: Runner,
-        gate: Gate,
+        gate: AnyGate,
         ledger: Ledger,
         budget: Budget,
         keys: IdempotencyKeys,

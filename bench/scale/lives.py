@@ -19,6 +19,7 @@ import structlog
 
 from bench.report import Claim, Section, claimed
 from bench.scale.stage import Scale
+from cluster import AnyGate
 from cluster.group import Group
 from concurrency import Gate
 from harness.postgres import Server
@@ -115,7 +116,7 @@ class _Counter:
     made = 0
 
 
-async def _lives(gate: Gate, ledger: SqlLedger, counter: _Counter) -> None:
+async def _lives(gate: AnyGate, ledger: SqlLedger, counter: _Counter) -> None:
     """One life after another."""
     while True:
         now, name = time.time(), secrets.token_hex(16)

@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from admission import estimates
 from admission.durations import Durations
+from admission.estimates import Estimates
 from admission.policy import Policy
 from admission.sliding_window import WINDOW
 
@@ -477,12 +477,11 @@ class AnyHistoryWithSemaphores(AnyHistoryWithPauses):
     @rule(caller=CALLERS, batch=BATCHES, ahead=st.integers(0, 5), name=NAMES)
     def estimate(self, caller, batch, ahead, name):
         name = OF_BATCH.get(batch, name)
-        where = {"semaphore": name, "now": self.now}
-        place = estimates.queue_position(self.policy, caller, batch, ahead, **where)
+        line = caller, batch, ahead, name
+        estimates = Estimates(self.policy, lambda: self.now)
+        place = estimates.queue_position(*line)
         assert ahead + 1 <= place <= ahead + 1 + len(self.waiting)
-        assert 0 <= estimates.estimated_wait(
-            self.policy, caller, batch, ahead, usual=5.0, bound=None, **where
-        )
+        assert 0 <= estimates.estimated_wait(*line, usual=5.0)
 
     @invariant()
     def permits_are_counted_as_the_model_does(self):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from admission import estimates
 from admission.durations import Durations
+from admission.estimates import Estimates
 from admission.policy import Policy
 from tests.support.policy_load import Batch, Load, p90
 
@@ -134,14 +134,11 @@ def test_estimates_include_the_pace(size):
         policy.enqueue([("before", number) for number in range(spent)], "bob", batch="before")
         for ticket in policy.step(0.0).admitted:
             policy.answered(ticket, 0.0)
-        before = [
-            estimates.estimated_wait(policy, "ann", "big", ahead, usual=1.0, bound=None, now=1.0)
-            for ahead in range(size)
-        ]
+        estimates = Estimates(policy, lambda: 1.0)
+        before = [estimates.estimated_wait("ann", "big", ahead, usual=1.0) for ahead in range(size)]
         policy.enqueue(range(size), "ann", batch="big")
-        told_in_line = [
-            estimates.estimated_wait(policy, "ann", "big", ahead, usual=1.0, bound=None, now=1.0)
-            for ahead in range(size)
+        estimated_in_line = [
+            estimates.estimated_wait("ann", "big", ahead, usual=1.0) for ahead in range(size)
         ]
         admitted: dict[int, float] = {}
         now = 1.0
@@ -152,4 +149,4 @@ def test_estimates_include_the_pace(size):
                 admitted[ticket] = now - 1.0
             now = step.next_chance
         assert abs(before[-1] - admitted[size - 1]) <= 4
-        assert max(abs(told_in_line[number] - admitted[number]) for number in range(size)) <= 4
+        assert max(abs(estimated_in_line[number] - admitted[number]) for number in range(size)) <= 4
