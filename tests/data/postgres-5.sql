@@ -161,6 +161,7 @@ CREATE TABLE leases (
 	semaphore TEXT,
 	state SMALLINT NOT NULL,
 	reference TEXT,
+	runs_for DOUBLE PRECISION,
 	wanted_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
 	sent_at TIMESTAMP WITH TIME ZONE,
 	answered_at TIMESTAMP WITH TIME ZONE,

@@ -88,8 +88,6 @@ def test_each_version_but_the_present_one_has_a_migration_in_postgresql():
 
 @pytest.mark.parametrize("version", KEPT)
 def test_a_migrated_ledger_in_postgresql_has_the_tables_of_a_new_one(version):
-    """If this fails for the present version and that is not released yet, write its layout again:
-    `python -m tests.support.postgres_layout`."""
     with server().schema() as old, server().schema() as new:
         server().execute(
             f"SET search_path = {old}; {KEPT[version].read_text()}"
