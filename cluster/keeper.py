@@ -37,6 +37,9 @@ _RETRY_PAUSE: Final = 0.5
 _FIGURES_PAUSE: Final = 0.5
 """Seconds between two publications of figures, or fifty times as long as one takes."""
 
+_FORGET_PAUSE: Final = 1.0
+"""Seconds between two deletions of rows that count no more."""
+
 _KEPT: Final = WINDOW + 1.0
 """Seconds for which a row is kept after its end, for the next holder."""
 
@@ -108,7 +111,7 @@ class Keeper:
         self._admitted: list[str] = []
         self._ended: dict[str, float] = {}
         """Rows that count no more, or not for long, and when they may be deleted."""
-        self._publish_at = 0.0
+        self._forget_at = self._publish_at = 0.0
         self._stopping = False
         self._news = asyncio.Event()
 
@@ -312,6 +315,9 @@ class Keeper:
 
     async def _forget(self) -> None:
         now = _now()
+        if now < self._forget_at:
+            return
+        self._forget_at = now + _FORGET_PAUSE
         if old := [row_id for row_id, until in self._ended.items() if until <= now]:
             await self._table.forget(old)
             for row_id in old:

@@ -19,7 +19,7 @@ import psycopg
 from psycopg import errors
 
 from errors import LedgerDown
-from ledger.notices import BEAT, Callback, Link, Listener, give_notice
+from ledger.notices import BEAT, Callback, Link, Listener, committing
 from ledger.post import LEASES
 from ledger.postgres import PostgresBackend
 from loop_thread import Pool
@@ -133,19 +133,18 @@ class Courier:
             try:
                 with connection.cursor() as cursor:
                     result = function(cursor)
-                connection.execute("COMMIT")
             except BaseException:
                 with suppress(psycopg.Error):
                     connection.rollback()
                 raise
+            with committing(connection, self._backend.name, self._topics):
+                pass
         except Exception as error:
             if not self._backend.is_outage(error):
                 raise
             self._disconnect()
             reason = " ".join(str(error).split()).rstrip(".")
             raise LedgerDown(f"The database of the ledger failed: {reason}.") from error
-        if self._topics:
-            give_notice(connection, self._backend.name, self._topics)
         return result
 
     def _begun(self, *, durable: bool) -> psycopg.Connection[Any]:

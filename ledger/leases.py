@@ -46,7 +46,10 @@ _LOCK_ALL: Final = "LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE"
 """Waits for all that write leases, and locks no row before. Otherwise two could wait for each other."""
 
 _CHANGED: Final = _ROWS.format(
-    condition="id IN (SELECT id FROM leases WHERE seen <> state FOR UPDATE SKIP LOCKED)"
+    condition="""
+        id IN (SELECT id FROM leases WHERE seen <> state FOR UPDATE SKIP LOCKED)
+        AND EXISTS (SELECT FROM roles WHERE name = 'gate' AND holder = %s AND term = %s)
+    """
 )
 
 _IS_HOLDER: Final = "SELECT FROM roles WHERE name = 'gate' AND holder = %s AND term = %s FOR SHARE"
@@ -55,6 +58,7 @@ _GRANT: Final = """
     UPDATE leases SET granted = true
     WHERE id IN (SELECT id FROM leases WHERE id = ANY(%s) ORDER BY id FOR UPDATE)
         AND state = 0 AND process IS NOT NULL
+        AND EXISTS (SELECT FROM roles WHERE name = 'gate' AND holder = %s AND term = %s)
     RETURNING process
 """
 
@@ -140,16 +144,18 @@ class LeaseTable:
         def look(cursor: Cursor) -> Look | None:
             before, self._connection = self._connection, self._courier.connection
             is_steady = before == self._connection
-            cursor.execute(_HOLD, {"process": self.process, "ttl": ROLE_TTL, "is_steady": is_steady})
+            connection = cursor.connection
+            rows = connection.cursor(row_factory=class_row(LeaseRow))
+            with connection.pipeline():
+                cursor.execute(_HOLD, {"process": self.process, "ttl": ROLE_TTL, "is_steady": is_steady})
+                world_now = connection.execute(_WORLD)
+                rows.execute(_CHANGED, (self.process, term))
             held: Any = cursor.fetchone()
             if held is None:
                 return None
             present, world, answered_ago = held
-            is_other = cursor.execute(_WORLD).fetchone() is not None and world is not None
-            rows = cursor.connection.cursor(row_factory=class_row(LeaseRow))
-            if present == term and not is_other:
-                rows.execute(_CHANGED)
-            else:
+            is_other = world_now.fetchone() is not None and world is not None
+            if present != term or is_other:
                 cursor.execute(_LOCK_ALL)
                 rows.execute(_ALL)
             return Look(present, rows.fetchall(), answered_ago, is_other)
@@ -160,11 +166,11 @@ class LeaseTable:
         """Grant these leases, unless their processes have ended them. False if this process has lost the role."""
 
         def grant(cursor: Cursor) -> bool:
-            if cursor.execute(_IS_HOLDER, (self.process, term)).fetchone() is None:
-                return False
-            processes = {process for (process,) in cursor.execute(_GRANT, (list(ids),))}
-            self._courier.notify(*(f"granted {each}" for each in processes))
-            return True
+            with cursor.connection.pipeline():
+                cursor.execute(_IS_HOLDER, (self.process, term))
+                granted = cursor.connection.execute(_GRANT, (list(ids), self.process, term))
+            self._courier.notify(*(f"granted {process}" for process in {each for (each,) in granted}))
+            return cursor.fetchone() is not None
 
         return await self._courier.run(grant, durable=False)
 

@@ -13,8 +13,8 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -47,10 +47,23 @@ def channel(ledger: bytes, topic: str) -> str:
     return f"ledger_{sha256(ledger + topic.encode()).hexdigest()[:40]}"
 
 
-def give_notice(connection: psycopg.Connection[Any], ledger: bytes, topics: Iterable[str]) -> None:
-    """Give notice of these topics, in a transaction of its own. A failure is ignored."""
-    with suppress(psycopg.Error):
-        connection.execute(_GIVE, [[channel(ledger, each) for each in topics]])
+@contextmanager
+def committing(connection: psycopg.Connection[Any], ledger: bytes, topics: Collection[str]) -> Iterator[None]:
+    """Commit what the block executes, and then give notice of these topics in a transaction of its own, all in one
+    round trip. Rolls back if anything fails but the notice, which is ignored."""
+    committed = None
+    try:
+        with connection.pipeline():
+            yield
+            committed = connection.execute("COMMIT")
+            if topics:
+                connection.execute(_GIVE, [[channel(ledger, each) for each in topics]])
+    except BaseException as error:
+        if committed is not None and committed.statusmessage == "COMMIT" and isinstance(error, psycopg.Error):
+            return
+        with suppress(psycopg.Error):
+            connection.rollback()
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from ledger.claims import LOCKS, SENT, Claim, ClaimSent, statement
 from ledger.json_rows import statements_of
 from ledger.members import FENCE, LOCK_TIMEOUT, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES, Schema, TooNew
-from ledger.notices import give_notice
+from ledger.notices import committing
 from ledger.post import LEASES
 from ledger.postgres_migration import make_tables
 from ledger.records import LeaseRecord
@@ -165,9 +165,10 @@ class PostgresBackend:
         rows = list(statements_of(changes))
         sent = [each for each in claims if isinstance(each, ClaimSent)]
         others = [each for each in claims if not isinstance(each, ClaimSent)]
+        topics = [LEASES] if sent or any(kind is LeaseRecord for kind, _ in changes) else []
         began = time.monotonic()
         try:
-            with connection.pipeline(), connection.cursor() as cursor:
+            with committing(connection, self.name, topics), connection.cursor() as cursor:
                 cursor.execute("BEGIN")
                 cursor.execute(FENCE, self._member.fence)
                 for sql, every in rows:
@@ -180,16 +181,9 @@ class PostgresBackend:
                 leases = (
                     connection.execute(SENT, (json.dumps([*map(asdict, sent)]), self.process)) if sent else ()
                 )
-                cursor.execute("COMMIT")
-        except BaseException as error:
-            with suppress(psycopg.Error):
-                connection.rollback()
-            if isinstance(error, errors.DivisionByZero):
-                raise self._member.taken_over() from None
-            raise
+        except errors.DivisionByZero:
+            raise self._member.taken_over() from None
         self._member.acknowledge(began)
-        if sent or any(kind is LeaseRecord for kind, _ in changes):
-            give_notice(connection, self.name, [LEASES])
         made = {claim: result.rowcount > 0 for claim, result in zip(others, results, strict=True)}
         granted = {lease for (lease,) in leases}
         return [each.lease_id in granted if isinstance(each, ClaimSent) else made[each] for each in claims]
