@@ -21,7 +21,7 @@ from files.hosts import OutputHosts
 from files.storage import FileStorage
 from files.uploads import UploadDirectory, UploadStorage
 from files.volume import disk_usage
-from ledger.elsewhere import SqlElsewhere
+from ledger.elsewhere import SqlOtherAttempts
 from ledger.writer import Backend, SqlLedger
 from loop_thread import Pool
 from models import declared
@@ -89,7 +89,7 @@ def replicate(
         durations=creations.durations,
         on_answer=creations.upstream_answered,
         may_send=ledger.may_send,
-        elsewhere=SqlElsewhere(ledger.engine, ledger.process, threads) if ledger.process else None,
+        elsewhere=SqlOtherAttempts(ledger.engine, ledger.process, threads) if ledger.process else None,
         proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
     )
 

@@ -15,8 +15,8 @@ from loop_thread import Pool
 _A, _G = ATTEMPTS.c, GENERATIONS.c
 
 
-class SqlElsewhere:
-    """`ledger.rivals.Elsewhere` for the process `process`. The queries run in `threads`."""
+class SqlOtherAttempts:
+    """`ledger.rivals.OtherAttempts` for the process `process`. The queries run in `threads`."""
 
     def __init__(self, engine: Engine, process: str, threads: Pool) -> None:
         self._engine = engine

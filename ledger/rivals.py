@@ -22,7 +22,7 @@ class Seen:
     known: Collection[str] = ()
 
 
-class Elsewhere(Protocol):
+class OtherAttempts(Protocol):
     """The attempts that all processes have on record."""
 
     async def look(

@@ -26,7 +26,7 @@ from auth import Caller
 from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import OutcomeUnknown, TokenRejected, UpstreamError
-from ledger.rivals import Elsewhere
+from ledger.rivals import OtherAttempts
 from loop_thread import finish
 from network.proxies import Proxy
 from providers import (
@@ -109,7 +109,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         timing: Timing | None = None,
         on_answer: Callable[[float], object] = lambda sent: None,
         may_send: Callable[[], bool] | None = None,
-        elsewhere: Elsewhere | None = None,
+        elsewhere: OtherAttempts | None = None,
         connections: Connections | None = None,
         proxy: Proxy | None = None,
     ) -> None:

@@ -30,7 +30,7 @@ import structlog
 
 from auth import Caller
 from errors import LedgerDown, OutcomeUnknown, ServiceError, UpstreamError
-from ledger.rivals import Elsewhere
+from ledger.rivals import OtherAttempts
 from providers import Measures, Prediction, PushedResult, TryAgain, UncertainCreation
 from providers.replicate import token_of
 from providers.replicate.absence import Absence, KnownCreation, LearnedLags, SearchTiming
@@ -69,7 +69,7 @@ class Creations:
         answer_timeout: float = CREATE_TIMEOUT,
         clock: UpstreamClock | None = None,
         timing: SearchTiming | None = None,
-        elsewhere: Elsewhere | None = None,
+        elsewhere: OtherAttempts | None = None,
     ) -> None:
         self.elsewhere = elsewhere
         self.clock = clock or UpstreamClock()

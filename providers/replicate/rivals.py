@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from ledger.rivals import Elsewhere, Rival
+from ledger.rivals import OtherAttempts, Rival
 
 _RECORDED_WITHIN: Final = 10.0
 """Seconds in which an answer that has arrived is in the ledger, or its process is dead and its work taken over."""
@@ -28,7 +28,13 @@ class Rivals:
     by the loop's clock; the calling code resets it."""
 
     def __init__(
-        self, elsewhere: Elsewhere | None, caller_id: str, model: str, content: str, *, answered_within: float
+        self,
+        elsewhere: OtherAttempts | None,
+        caller_id: str,
+        model: str,
+        content: str,
+        *,
+        answered_within: float,
     ) -> None:
         self._elsewhere = elsewhere
         self._key = caller_id, model, content

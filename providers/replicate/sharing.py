@@ -23,7 +23,7 @@ import structlog
 from auth import Caller
 from concurrency import Lease
 from errors import LedgerDown
-from ledger.rivals import Elsewhere
+from ledger.rivals import OtherAttempts
 from providers import Prediction
 from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Refusal
@@ -50,7 +50,7 @@ class Sharing:
     """Create it on the loop, at the start. `is_known(id)` returns whether a prediction is on record. `elsewhere` are
     the attempts of other processes on the same ledger, if there may be any. Only the admin's calls count."""
 
-    def __init__(self, *, is_known: Callable[[str], bool], elsewhere: Elsewhere | None = None) -> None:
+    def __init__(self, *, is_known: Callable[[str], bool], elsewhere: OtherAttempts | None = None) -> None:
         self._is_known = is_known
         self._elsewhere = elsewhere
         self._looked_at = -math.inf

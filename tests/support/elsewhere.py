@@ -10,8 +10,8 @@ from ledger.rivals import Rival, Seen
 
 
 @dataclass
-class MemoryElsewhere:
-    """`ledger.rivals.Elsewhere` for the service whose ledger is `own`, among `ledgers`."""
+class MemoryOtherAttempts:
+    """`ledger.rivals.OtherAttempts` for the service whose ledger is `own`, among `ledgers`."""
 
     ledgers: list[MemoryLedger]
     own: MemoryLedger | None = field(default=None)

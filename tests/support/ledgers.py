@@ -1,12 +1,28 @@
-"""A ledger on a database, without a service."""
+"""Ledgers without a service."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from errors import LedgerDown
 from ledger import Ledger
+from ledger.claims import Claim
+from ledger.memory import MemoryLedger
 from ledger.records import Record
 from ledger.writer import SqlLedger
+
+
+class LossyLedger(MemoryLedger):
+    """A ledger of one of several processes. The next `lost` claims are committed, but their answers are lost."""
+
+    lost = 0
+
+    async def claim(self, claim: Claim) -> bool:
+        made = await super().claim(claim)
+        if self.lost:
+            self.lost -= 1
+            raise LedgerDown("The server has not answered.")
+        return made
 
 
 @contextmanager

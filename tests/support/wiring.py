@@ -27,7 +27,7 @@ from generations.supervisor import new_id
 from ledger import Source
 from ledger.memory import MemoryLedger
 from ledger.records import PlanRecord
-from ledger.rivals import Elsewhere
+from ledger.rivals import OtherAttempts
 from loop_thread import Pool
 from parsing.attachments import Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
@@ -269,7 +269,7 @@ async def parts(
     search: SearchTiming = QUICK_SEARCH,
     connections: Connections | None = None,
     may_send: Callable[[], bool] | None = None,
-    elsewhere: Elsewhere | None = None,
+    elsewhere: OtherAttempts | None = None,
 ) -> AsyncIterator[Parts]:
     """A core connected to a simulator; see `Timing` for the seconds."""
     base_url = base_url.url if isinstance(base_url, Simulator) else base_url

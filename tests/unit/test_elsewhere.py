@@ -31,11 +31,11 @@ OWNER = Principal(USER.id, is_admin=False, caller=USER)
 class Counting(MemoryLedger):
     """A ledger that counts the queries for progress, and refuses them while it is `unreadable`."""
 
-    asked = 0
+    reads = 0
     unreadable = False
 
     def progress(self, work_ids):
-        self.asked += 1
+        self.reads += 1
         if self.unreadable:
             raise LedgerDown("It cannot be read.")
         return super().progress(work_ids)
@@ -115,12 +115,12 @@ async def test_all_waits_share_one_query_each_half_second():
 
     waiting = [here.submit(a_picture(), key=f"k{number}") for number in range(20)]
     await asyncio.sleep(5)
-    assert 5 / PAUSE - 1 <= here.ledger.asked <= 5 / PAUSE + 1
+    assert 5 / PAUSE - 1 <= here.ledger.reads <= 5 / PAUSE + 1
     assert all([(await each).has_ended for each in waiting])
 
-    asked = here.ledger.asked
+    reads = here.ledger.reads
     await asyncio.sleep(60)
-    assert asked == here.ledger.asked
+    assert reads == here.ledger.reads
 
 
 @in_virtual_time
@@ -205,10 +205,10 @@ async def test_a_caller_that_unsubscribes_ends_the_reading_of_events():
 
     await here.core.generations.unsubscribe(subscription)
     await asyncio.sleep(1)
-    asked = here.ledger.asked
+    reads = here.ledger.reads
     await asyncio.sleep(5)
 
-    assert asked == here.ledger.asked
+    assert reads == here.ledger.reads
     await first
 
 

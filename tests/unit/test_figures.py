@@ -2,19 +2,15 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 
 from cluster.figures import PAUSE, AllFigures
 from cluster.mirror import figures_of, read_figures
 from concurrency import Gate
 from errors import LedgerDown
 from harness.postgres import server
-from ledger.courier import Courier
 from ledger.post import ProcessRow
-from ledger.postgres import PostgresBackend
 from ledger.processes import SqlProcesses
-from ledger.writer import SqlLedger
-from tests.support.ledgers import running
+from tests.support.couriers import process_on
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import on_a_loop
 
@@ -93,23 +89,12 @@ async def test_figures_of_the_gate_of_a_later_version_are_read_as_far_as_they_ar
     assert read_figures(text, now=1.0) == read_figures(json.dumps(with_more(json.loads(text))), now=1.0)
 
 
-@asynccontextmanager
-async def process_on(url):
-    backend = PostgresBackend(url, alone=False)
-    with running(SqlLedger(backend)):
-        courier = Courier(backend)
-        courier.start()
-        try:
-            yield SqlProcesses(courier, backend.process)
-        finally:
-            await courier.aclose()
-
-
 @on_a_loop
 async def test_processes_exchange_figures_through_the_database():
     with server().schema() as schema:
         url = server().url(schema=schema)
-        async with process_on(url) as one, process_on(url) as other:
+        async with process_on(url) as first, process_on(url) as second:
+            one, other = (SqlProcesses(courier, ledger.process) for ledger, courier in (first, second))
             await one.exchange('{"a": 1}')
             server().execute(
                 f"INSERT INTO {schema}.roles (name, holder, term, until)"

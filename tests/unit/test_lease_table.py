@@ -9,12 +9,9 @@ import pytest
 
 from errors import LedgerDown
 from harness.postgres import server
-from ledger.courier import Courier
 from ledger.leases import LeaseTable
-from ledger.postgres import PostgresBackend
 from ledger.records import LeaseRecord, LeaseState
-from ledger.writer import SqlLedger
-from tests.support.ledgers import running
+from tests.support.couriers import process_on
 from tests.support.wiring import on_a_loop
 
 ID = "lease"
@@ -24,14 +21,8 @@ ID = "lease"
 async def a_table():
     """A schema, a ledger in it, its courier, and its table of leases."""
     with server().schema() as schema:
-        backend = PostgresBackend(server().url(schema=schema), alone=False)
-        with running(SqlLedger(backend)) as ledger:
-            courier = Courier(backend)
-            courier.start()
-            try:
-                yield schema, ledger, courier, LeaseTable(courier, backend.process)
-            finally:
-                await courier.aclose()
+        async with process_on(server().url(schema=schema)) as (ledger, courier):
+            yield schema, ledger, courier, LeaseTable(courier, ledger.process)
 
 
 async def waits_for_a_lock(connection):

@@ -1,4 +1,4 @@
-"""Letters between processes: asked once, answered or refused within a bounded time."""
+"""Letters between processes: sent once, answered or refused within a bounded time."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -9,12 +9,9 @@ from structlog.testing import capture_logs
 from cluster.letters import TIMEOUT, Letters
 from errors import Internal, InvalidRequest, LedgerDown, NotFound, Problem, SemaphoreFull
 from harness.postgres import server
-from ledger.courier import Courier
 from ledger.letters import SqlPost
 from ledger.post import GATE, Letter
-from ledger.postgres import PostgresBackend
-from ledger.writer import SqlLedger
-from tests.support.ledgers import running
+from tests.support.couriers import process_on
 from tests.support.post import PostOffice
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import on_a_loop
@@ -116,12 +113,12 @@ async def test_letters_to_the_gate_are_read_by_the_process_that_holds_it_and_by_
         with pytest.raises(NotFound):
             await a.ask(GATE, "who", None)
         b.release(GATE)
-        asked = asyncio.create_task(a.ask(GATE, "who", "x"))
-        await asyncio.sleep(3)  # nobody holds it
+        request = asyncio.create_task(a.ask(GATE, "who", "x"))
+        await asyncio.sleep(3)  # no process holds it
         third.hold(GATE)
         reading = asyncio.create_task(third.run())
 
-        assert ["x", "x"] == await asked
+        assert ["x", "x"] == await request
         assert 3.0 == now()
         reading.cancel()
 
@@ -183,11 +180,11 @@ async def test_a_request_to_a_process_that_is_dead_or_dies_fails_within_a_second
             await a.ask("c", "double", None)
         assert 0.0 == now()
         office.alive.add("frozen")
-        asked = asyncio.create_task(a.ask("frozen", "double", None))
+        request = asyncio.create_task(a.ask("frozen", "double", None))
         await asyncio.sleep(3.5)
         office.alive.discard("frozen")
         with pytest.raises(LedgerDown, match="has ended"):
-            await asked
+            await request
         assert 4.0 == now()
 
 
@@ -263,14 +260,8 @@ async def test_an_idle_process_looks_once_a_second_while_notices_work():
 
 @asynccontextmanager
 async def sql_post(url):
-    backend = PostgresBackend(url, alone=False)
-    with running(SqlLedger(backend)):
-        courier = Courier(backend)
-        courier.start()
-        try:
-            yield SqlPost(courier, backend.process)
-        finally:
-            await courier.aclose()
+    async with process_on(url) as (ledger, courier):
+        yield SqlPost(courier, ledger.process)
 
 
 def letter(name, recipient=GATE):

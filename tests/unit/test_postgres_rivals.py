@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from harness.postgres import server
-from ledger.elsewhere import SqlElsewhere
+from ledger.elsewhere import SqlOtherAttempts
 from ledger.postgres import PostgresBackend
 from ledger.records import AttemptRecord
 from ledger.rivals import Rival, Seen
@@ -28,7 +28,7 @@ async def processes():
                 stack.enter_context(running(each))
             pool = Pool(ThreadPoolExecutor(1))
             stack.callback(pool.close)
-            yield *ledgers, SqlElsewhere(ledgers[1].engine, ledgers[1].process, pool)
+            yield *ledgers, SqlOtherAttempts(ledgers[1].engine, ledgers[1].process, pool)
 
 
 def creation(name, *, number=1, **fields):

@@ -7,11 +7,8 @@ import pytest
 
 from admission.shares import Answer
 from harness.postgres import server
-from ledger.courier import Courier
-from ledger.postgres import PostgresBackend
 from ledger.shares import PostgresShares
-from ledger.writer import SqlLedger
-from tests.support.ledgers import running
+from tests.support.couriers import process_on
 from tests.support.wiring import on_a_loop
 
 LIMIT, ARRIVAL = 120, 10.0
@@ -34,12 +31,9 @@ async def shares(schema, *, processes=2):
     async with AsyncExitStack() as stack:
         found = []
         for _ in range(processes):
-            backend = PostgresBackend(server().url(schema=f"{schema},pg_catalog"), alone=False)
-            stack.enter_context(running(SqlLedger(backend)))
-            courier = Courier(backend)
-            stack.push_async_callback(courier.aclose)
-            courier.start()
-            found.append(PostgresShares(courier, backend.process, limit=LIMIT, arrival=ARRIVAL))
+            process = process_on(server().url(schema=f"{schema},pg_catalog"))
+            ledger, courier = await stack.enter_async_context(process)
+            found.append(PostgresShares(courier, ledger.process, limit=LIMIT, arrival=ARRIVAL))
         yield found
 
 

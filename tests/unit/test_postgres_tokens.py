@@ -3,21 +3,15 @@
 import asyncio
 
 from harness.postgres import server
-from ledger.courier import Courier
-from ledger.postgres import PostgresBackend
 from ledger.tokens import SqlTokens
-from ledger.writer import SqlLedger
-from tests.support.ledgers import running
+from tests.support.couriers import process_on
 from tests.support.wiring import on_a_loop
 
 
 @on_a_loop
 async def test_a_proven_token_is_found_with_its_turn_and_time_until_it_is_dropped():
     with server().schema() as schema:
-        backend = PostgresBackend(server().url(schema=schema))
-        with running(SqlLedger(backend)):
-            courier = Courier(backend)
-            courier.start()
+        async with process_on(server().url(schema=schema)) as (_, courier):
             tokens = SqlTokens(courier)
             await asyncio.gather(tokens.keep("user_1", "account one", 60.0), tokens.keep("user_2", "b", 0.0))
             await tokens.keep("user_1", "account two", 90.0)
@@ -27,4 +21,3 @@ async def test_a_proven_token_is_found_with_its_turn_and_time_until_it_is_droppe
             assert await tokens.find("user_2") is None
             await tokens.drop("user_1")
             assert await tokens.find("user_1") is None
-            await courier.aclose()

@@ -8,7 +8,7 @@ import pytest
 
 from providers.replicate.absence import SearchTiming
 from simulator import Options
-from tests.support.elsewhere import MemoryElsewhere
+from tests.support.elsewhere import MemoryOtherAttempts
 from tests.support.virtual_replicate import Losing, simulator_here
 from tests.support.virtual_time import run
 from tests.support.wiring import parts
@@ -24,7 +24,7 @@ async def together(
     chance, ledgers, services = random.Random(seed), [], []
     async with AsyncExitStack() as stack:
         for _ in range(3):
-            elsewhere = MemoryElsewhere(ledgers) if sees else None
+            elsewhere = MemoryOtherAttempts(ledgers) if sees else None
             service = await stack.enter_async_context(
                 parts(
                     "http://replicate.test",

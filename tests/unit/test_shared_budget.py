@@ -1,4 +1,4 @@
-"""The daily budget of several processes on one ledger: together they never reserve more, and each tells the same."""
+"""The daily budget of several processes on one ledger: together they never reserve more, and each shows the same."""
 
 import asyncio
 from dataclasses import replace
@@ -97,7 +97,7 @@ async def test_what_one_process_releases_another_may_reserve():
 
 
 @in_virtual_time
-async def test_every_process_tells_the_same_budget_left():
+async def test_every_process_shows_the_same_budget_left():
     world = World()
     one, other = world.process("a"), world.process("b")
     await accepted(one, 0.5)
@@ -115,7 +115,7 @@ async def test_every_process_tells_the_same_budget_left():
 
 
 @in_virtual_time
-async def test_work_of_users_asks_nothing():
+async def test_work_of_users_claims_no_budget():
     world = World(0.0)
     one = world.process("a")
 

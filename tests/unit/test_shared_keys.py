@@ -14,22 +14,10 @@ from generations.submission import BodyFingerprint
 from ledger.memory import MemoryLedger
 from ledger.records import GenerationRecord, KeyRecord
 from tests.support import virtual_time
+from tests.support.ledgers import LossyLedger
 from tests.support.records import generation
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import AtOnce
-
-
-class Ledger(MemoryLedger):
-    """A ledger of one of several processes. The next `lost` claims are committed, but their answers are lost."""
-
-    lost = 0
-
-    async def claim(self, claim):
-        made = await super().claim(claim)
-        if self.lost:
-            self.lost -= 1
-            raise LedgerDown("The server has not answered.")
-        return made
 
 
 @dataclass
@@ -40,7 +28,7 @@ class Process:
     rows: dict = field(default_factory=lambda: MemoryLedger().rows)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.rows, commit_seconds=0.001, process=self.name)
+        self.ledger = LossyLedger(self.rows, commit_seconds=0.001, process=self.name)
         self.keys = IdempotencyKeys(
             ledger=self.ledger,
             archive=Archive(ledger=self.ledger, queries=self.ledger, threads=AtOnce()),

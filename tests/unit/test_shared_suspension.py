@@ -13,6 +13,7 @@ from generations.core import Core
 from ledger.memory import MemoryLedger
 from ledger.records import BatchRecord, GenerationRecord
 from providers.memory import MemoryProvider
+from tests.support.ledgers import LossyLedger
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, USER, a_picture, core, pictures, submission
 
@@ -25,22 +26,14 @@ LEADS = [-0.0035, -0.0025, -0.0015, -0.0005, 0.0, 0.0005, 0.0015, 0.0025, 0.0035
 """Seconds by which one of two events comes before the other."""
 
 
-class Ledger(MemoryLedger):
-    """A ledger of one of several processes. The next `lost` claims are committed, but their answers are lost."""
+class Ledger(LossyLedger):
+    """Counts the ends of batches."""
 
-    lost = 0
     batches_ended = 0
 
     def mark_dirty(self, source):
         super().mark_dirty(source)
         self.batches_ended += isinstance(source, Batch) and source.has_ended
-
-    async def claim(self, claim):
-        made = await super().claim(claim)
-        if self.lost:
-            self.lost -= 1
-            raise LedgerDown("The server has not answered.")
-        return made
 
 
 class World:
