@@ -37,7 +37,7 @@ def free_port() -> int:
         return port
 
 
-def until(condition: Callable[[], object], *, timeout: float = 20) -> None:
+def until(condition: Callable[[], object], *, timeout: float = 60) -> None:
     """Wait until `condition()` is true. `timeout` is in seconds and only bounds a failing test."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -103,13 +103,13 @@ class Faults:
         return None
 
     async def pause(self, seconds: float) -> None:
-        """Wait for so many seconds, or until `release` if that is sooner."""
+        """Wait for so many seconds, or until `end_pauses` if that is sooner."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._released.wait()
 
-    def release(self) -> None:
-        """End the pauses of all responses that wait for theirs."""
+    def end_pauses(self) -> None:
+        """Let all present calls of `pause` return."""
         self._released.set()
         self._released = asyncio.Event()
 

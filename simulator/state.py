@@ -67,11 +67,6 @@ class SimulatorState:
         while (left := self._stalled_until - clock()) > 0:  # noqa: ASYNC110 - another call may prolong it
             await asyncio.sleep(left)
 
-    def release(self) -> None:
-        """End all running predictions as their directives say, and the delays of responses by faults."""
-        self.predictions.finish()
-        self.faults.release()
-
     def reset(self) -> None:
         """Return to the state of the start. A current stall goes on to its end."""
         self.webhooks.cancel_all()

@@ -90,10 +90,13 @@ class Simulator:
         """
         self._call(lambda: self.server.state.stall(seconds))
 
-    def release(self) -> None:
-        """End all running predictions now, as their directives say (those with `[[hang]]` succeed), and the delays of
-        responses by the faults `delay` and `hang`. Later predictions and responses are not affected."""
-        self._call(self.server.state.release)
+    def finish(self) -> None:
+        """End all running predictions now, as their directives say; those with `[[hang]]` succeed."""
+        self._call(self.server.state.predictions.finish)
+
+    def respond(self) -> None:
+        """End the waits of the faults `delay` and `hang` now. Later requests wait as long as their faults say."""
+        self._call(self.server.state.faults.end_pauses)
 
     def account(self, token: str, **changes: Any) -> None:
         """Change the named settings of an account.

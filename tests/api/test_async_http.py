@@ -11,8 +11,8 @@ from tests.support.api_client import (
     PICTURE,
     ended,
     look_up,
+    meanwhile,
     picture,
-    released,
     submit,
     submit_batch,
 )
@@ -28,7 +28,7 @@ def test_respond_async_returns_the_location_at_once_and_the_work_continues(clien
     assert f"/generations/{answer.json['id']}" == answer.headers["Location"]
     assert answer.json["status"] in {"queued", "submitting", "running"}
     assert "success" not in answer.json
-    result = released(simulator, lambda: ended(client, answer.json["id"]))
+    result = meanwhile(simulator.finish, lambda: ended(client, answer.json["id"]))
     (prediction,) = simulator.predictions()
     assert (True, list(prediction.output), 1) == (result["success"], result["output"], result["count"])
 
@@ -106,7 +106,7 @@ def test_work_that_outlasts_the_wait_continues(client, simulator):
 
     assert (202, "wait=1") == (answer.status_code, answer.headers["Preference-Applied"])
     assert answer.json["status"] in {"queued", "submitting", "running"}
-    assert "succeeded" == released(simulator, lambda: ended(client, answer.json["id"]))["status"]
+    assert "succeeded" == meanwhile(simulator.finish, lambda: ended(client, answer.json["id"]))["status"]
     assert 1 == simulator.counts().creations_accepted
 
 
@@ -135,7 +135,7 @@ def test_respond_async_works_for_batches_in_both_formats(client, simulator):
         assert (202, "application/json") == (answer.status_code, answer.content_type)
         assert f"/batches/{answer.json['id']}" == answer.headers["Location"]
         assert 2 == answer.json["total"]
-        whole = released(simulator, partial(ended, client, answer.json["id"], by=ADMIN))
+        whole = meanwhile(simulator.finish, partial(ended, client, answer.json["id"], by=ADMIN))
         assert (False, 1, 1) == (whole["success"], whole["succeeded"], whole["failed"])
         assert [0, 1] == [item["index"] for item in whole["results"]]
 

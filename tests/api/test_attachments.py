@@ -25,7 +25,7 @@ from harness import postgres
 from harness.service_process import until
 from parsing.attachments import LEFT_BEHIND, UPLOADED, Attachments, Gone
 from tests.api.test_forms import EDIT, INLINED, a_file
-from tests.support.api_client import ended, state, submit
+from tests.support.api_client import ended, meanwhile, state, submit
 from tests.support.callers import ADMIN, PNG, USER
 from tests.support.output_hosts import at, buckets
 from tests.support.problem_documents import problem
@@ -214,7 +214,7 @@ def post(client, image=IMAGE, path="/generate", *, by=ADMIN, **more):
 def interrupted(make_app, simulator):
     """A service whose one slot is taken, until it is closed."""
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
-    submit(app.test_client(), "[[slow=0.4]]")
+    submit(app.test_client(), "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
     return app
 
@@ -301,10 +301,10 @@ def test_uploaded_files_are_removed_at_every_end(app, client, simulator):
 
     post(client)
     until(lambda: [] == files_in(uploads))
-    simulator.inject(on="create", delay=0.3)
+    simulator.inject(on="create", delay=30)
     target = post(client)
     assert [f"{target}/0"] == files_in(uploads)
-    client.delete(f"/generations/{target}", headers=ADMIN)
+    meanwhile(simulator.respond, lambda: client.delete(f"/generations/{target}", headers=ADMIN))
     until(lambda: [] == files_in(uploads))
 
 
@@ -351,7 +351,7 @@ def test_another_host_continues_work_with_an_uploaded_image(make_app, simulator,
     with postgres.server().schema() as schema:
         shared |= {"DATABASE_URL": postgres.server().url(schema=schema)}
         first = make_app(DATA_DIR=tmp_path / "first", REPLICATE_CONCURRENT_LIMIT=1, **shared)
-        submit(first.test_client(), "[[slow=0.4]]")
+        submit(first.test_client(), "[[hang]]")
         until(lambda: 1 == simulator.counts().in_flight)
         target = post(first.test_client())
         assert [target] == uploads.owners(before=math.inf)

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from harness.service_process import until
+from tests.support.api_client import meanwhile
 from tests.support.callers import ADMIN
 from tests.support.ndjson import lines, settle, stream
 from tests.support.problem_documents import fields, problem
@@ -100,13 +101,13 @@ def test_raising_the_limit_admits_waiting_generations_at_once(make_app):
 def test_lowering_the_limit_cancels_nothing_and_admits_nothing(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=3)
     client = app.test_client()
-    answer = stream(client, ADMIN, "quick", *["[[slow=0.3]]"] * 4)
+    answer = stream(client, ADMIN, "quick", *["[[hang]]"] * 4)
 
     client.post("/configure", json={"concurrent_limit": 1}, headers=ADMIN)
 
     now = concurrency(client)
     assert (1, 0) == (now["concurrent_limit"], now["available_slots"])
-    *results, summary = lines(answer)
+    *results, summary = meanwhile(simulator.finish, lambda: list(lines(answer)))
     assert (5, True) == (len(results), summary["success"])
     assert {"succeeded": 5} == dict(simulator.counts().finished)
 

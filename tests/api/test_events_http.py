@@ -10,7 +10,7 @@ import requests
 
 from harness.service_process import running_service, until
 from settings import LISTENERS_AT_ONCE
-from tests.support.api_client import PICTURE, ended, look_up, picture, submit
+from tests.support.api_client import PICTURE, ended, look_up, meanwhile, picture, submit
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import settle
 from tests.support.problem_documents import problem
@@ -36,11 +36,11 @@ def listen(client, target, *, by=USER):
     return client.get(f"/generations/{target}/events", headers=by)
 
 
-def test_a_subscriber_gets_every_event_from_queued_to_done(client):
-    target = submit(client, "[[slow=0.3]]")
+def test_a_subscriber_gets_every_event_from_queued_to_done(client, simulator):
+    target = submit(client, "[[hang]]")
 
     with listen(client, target) as answer:
-        events = list(events_of(answer))
+        events = meanwhile(simulator.finish, lambda: list(events_of(answer)))
 
     assert (200, "text/event-stream") == (answer.status_code, answer.mimetype)
     assert ["queued", "running", "done"] == order_of(events)
@@ -80,48 +80,53 @@ def test_a_generation_that_never_ran_has_no_running_event(make_app, simulator):
 
 def test_a_retry_is_an_event(client, simulator):
     simulator.inject(on="create", status=503, headers={"Retry-After": "0"})
-    simulator.inject(on="create", delay=0.2)
+    simulator.inject(on="create", delay=30)
     target = submit(client)
 
     with listen(client, target) as answer:
-        events = list(events_of(answer))
+        events = meanwhile(simulator.respond, lambda: list(events_of(answer)))
 
     assert ["queued", "running", "done"] == order_of(events)
     assert 2 == events[-1][1]["attempts"]
 
 
-def test_progress_is_sent_for_models_that_print_it_and_only_grows(client):
-    target = submit(client, "[[slow=1.5]]")
+def test_progress_is_sent_for_models_that_print_it_and_only_grows(client, simulator):
+    target = submit(client, "[[slow=20]]", num_inference_steps=50)
 
+    events = []
     with listen(client, target) as answer:
-        events = list(events_of(answer))
+        for event in events_of(answer):
+            events.append(event)
+            if 3 == [name for name, _ in events].count("progress"):
+                simulator.finish()
 
     names = [name for name, _ in events]
     progress = [data["progress"] for name, data in events if name == "progress"]
-    assert sorted(set(progress)) == progress != []
+    assert sorted(set(progress)) == progress
+    assert len(progress) >= 3
     assert all(0 <= each <= 100 for each in progress)
     assert names.index("running") < names.index("progress")
     assert "done" == names[-1]
 
 
-def test_all_subscribers_get_the_same_events(app, client):
-    target = submit(client, "[[slow=0.4]]")
+def test_all_subscribers_get_the_same_events(app, client, simulator):
+    target = submit(client, "[[hang]]")
     with online(app) as url, ThreadPoolExecutor(8) as listeners:
 
         def read_all(_):
             return requests.get(f"{url}/generations/{target}/events", headers=USER, timeout=30).text
 
-        answered = list(listeners.map(read_all, range(8)))
+        answered = meanwhile(simulator.finish, lambda: list(listeners.map(read_all, range(8))))
 
     assert 1 == len({each.rpartition("event: done")[2] for each in answered})
 
 
 def test_a_disconnected_subscriber_does_not_cancel_the_generation(app, client, simulator):
-    target = submit(client, "[[slow=0.3]]")
+    target = submit(client, "[[hang]]")
     listen(client, target).close()
     listen(client, target).close()
 
-    assert "succeeded" == ended(client, target)["status"]
+    assert "succeeded" == meanwhile(simulator.finish, lambda: ended(client, target))["status"]
     settle(app)
     assert 1 == simulator.counts().creations_accepted
 
@@ -197,7 +202,7 @@ def test_a_listener_that_disconnects_frees_its_slot_at_once(simulator, tmp_path)
 def test_listeners_get_shutting_down_at_a_stop_and_may_reconnect(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    running = submit(client, "[[slow=0.8]]", by=ADMIN)
+    running = submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
     target = submit(client, by=ADMIN)
     with listen(client, target, by=ADMIN) as answer:
@@ -206,6 +211,7 @@ def test_listeners_get_shutting_down_at_a_stop_and_may_reconnect(make_app, simul
     app.extensions["service"].close()
 
     client = make_app().test_client()
+    simulator.finish()
     for each in (running, target):
         with listen(client, each, by=ADMIN) as answer:
             assert "succeeded" == list(events_of(answer))[-1][1]["status"]

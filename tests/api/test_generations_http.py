@@ -4,6 +4,7 @@ import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 
 from harness.service_process import until
 from parsing.queries import cursor
-from tests.support.api_client import ASYNC, PICTURE, ended, look_up, picture, state, submit, submit_batch
+from tests.support.api_client import (
+    ASYNC,
+    PICTURE,
+    ended,
+    look_up,
+    meanwhile,
+    picture,
+    state,
+    submit,
+    submit_batch,
+)
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import lines, settle, stream
 from tests.support.problem_documents import fields, problem
@@ -238,11 +249,13 @@ def test_cancelling_queued_work_costs_nothing(make_app, simulator):
 
 
 def test_cancelling_a_pending_creation_cancels_its_prediction_when_the_answer_comes(client, simulator):
-    simulator.inject(on="create", delay=0.4)
+    simulator.inject(on="create", delay=30)
     target = submit(client, "[[hang]]")
-    until(lambda: "submitting" == state(client, target))
+    until(lambda: 1 == simulator.counts().in_flight)
 
-    answered = client.delete(f"/generations/{target}", headers=USER).json
+    answered = meanwhile(
+        simulator.respond, partial(client.delete, f"/generations/{target}", headers=USER)
+    ).json
 
     assert "canceled" == answered["status"]
     assert {"canceled": 1} == dict(simulator.counts().finished)
@@ -282,12 +295,13 @@ def test_the_admin_may_cancel_a_users_work(client, simulator):
     assert {"canceled": 1} == dict(simulator.counts().finished)
 
 
-def test_an_item_of_a_batch_can_be_cancelled_by_itself(client):
-    target = submit_batch(client, "[[hang]] a", "[[slow=0.3]] b")
+def test_an_item_of_a_batch_can_be_cancelled_by_itself(client, simulator):
+    target = submit_batch(client, "[[hang]] a", "[[hang]] b")
     until(lambda: 2 == look_up(client, target)["counts"].get("running"))
     first, _ = client.get("/generations?state=running", headers=USER).json["generations"][::-1]
 
     client.delete(f"/generations/{first['id']}", headers=USER)
+    simulator.finish()
 
     batch = ended(client, target)
     assert ["canceled", "succeeded"] == [item["status"] for item in batch["results"]]
@@ -334,14 +348,18 @@ def as_another_caller(client, batch, item):
         (as_another_caller, ["succeeded", "canceled", "canceled"]),
     ],
 )
-def test_work_continues_after_a_disconnect_if_its_caller_has_read_it(app, client, read, ends):
-    with stream(client, USER, "quick", "[[slow=3]] a", "[[slow=3]] b") as answer:
+def test_work_continues_after_a_disconnect_if_its_caller_has_read_it(app, client, simulator, read, ends):
+    with stream(client, USER, "quick", "[[hang]] a", "[[hang]] b") as answer:
         batch = next(lines(answer))["batch_id"]
         items = {each["prompt"][-1]: each["id"] for each in listed(client)["generations"]}
         read(client, batch, items["a"])
-    settle(app)
+    service = app.extensions["service"]
+    cancelled = [items[name] for name, end in zip("kab", ends, strict=True) if end == "canceled"]
+    find = service.core.supervisor.find
+    until(lambda: not any(service.loop.call(partial(find, each)) for each in cancelled))
+    meanwhile(simulator.finish, lambda: settle(app))
 
-    assert ends == [state(client, items[name]) for name in ("k", "a", "b")]
+    assert ends == [state(client, items[name]) for name in "kab"]
 
 
 # ── While it stops, and after a restart
@@ -397,7 +415,7 @@ def test_suspended_generations_and_batches_show_the_time_of_suspension(make_app,
 def test_suspended_work_resumes_when_its_owner_gets_it(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    ran = submit(client, "[[slow=0.3]]")
+    ran = submit(client, "[[hang]]")
     until(lambda: "running" == state(client, ran))
     one, several = submit(client, "one"), submit_batch(client, "a", "b")
     app.extensions["service"].close()
@@ -408,6 +426,7 @@ def test_suspended_work_resumes_when_its_owner_gets_it(make_app, simulator):
         assert state(client, target, by=ADMIN) in {"queued", "running"}
     problem(client.get(f"/generations/{one}", headers=OTHER), 404, "not_found")
     assert 1 == simulator.counts().creations_accepted  # callers who may only view it do not resume it
+    simulator.finish()
     assert ["succeeded"] * 2 + ["completed"] == [
         ended(client, each)["status"] for each in (ran, one, several)
     ]
@@ -430,7 +449,7 @@ def test_the_owner_cancels_suspended_work_at_replicate(make_app, simulator):
 def test_the_admin_cancels_suspended_work_and_its_batch_ends(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    submit(client, "[[slow=0.3]]")
+    submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
     one, several = submit(client, "one"), submit_batch(client, "a", "b")
     app.extensions["service"].close()
@@ -449,7 +468,7 @@ def test_the_admin_cancels_suspended_work_and_its_batch_ends(make_app, simulator
 def test_suspended_work_whose_image_is_lost_fails_as_interrupted(make_app, simulator, tmp_path):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    submit(client, "[[slow=0.3]]")
+    submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
     target = submit(client)
     app.extensions["service"].close()

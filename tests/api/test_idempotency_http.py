@@ -21,8 +21,8 @@ from tests.support.api_client import (
     CHECKED,
     PICTURE,
     ended,
+    meanwhile,
     picture,
-    released,
     state,
     submit,
     submit_batch,
@@ -187,7 +187,7 @@ def test_a_repeat_while_it_runs_waits_with_the_first_or_responds_async(client, s
     body = picture("[[hang]]")
 
     asked_again = ask(client, body, **ASYNC)
-    waited = released(simulator, lambda: ask(client, body))
+    waited = meanwhile(simulator.finish, lambda: ask(client, body))
 
     assert (202, target) == (asked_again.status_code, asked_again.json["id"])
     assert (200, target) == (waited.status_code, waited.json["id"])
@@ -211,7 +211,7 @@ def test_a_repeated_stream_has_every_line_once(client, simulator):
     body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a", "[[hang]] b", "[[hang]] c"]}
     submit_batch(client, *body["prompts"], by=USER | KEY)
 
-    shown = released(simulator, lambda: list(lines(ask(client, body, "/generate-batch", **NDJSON))))
+    shown = meanwhile(simulator.finish, lambda: list(lines(ask(client, body, "/generate-batch", **NDJSON))))
 
     assert {0, 1, 2} == {line["index"] for line in shown[:-1]}
     assert (4, 3) == (len(shown), shown[-1]["succeeded"])
@@ -353,7 +353,10 @@ def test_a_caller_that_disconnected_finds_the_result_by_its_key(simulator, tmp_p
         batch.close()
 
         one, several = (
-            released(simulator, partial(requests.post, service.url + path, json=each, headers=by, timeout=30))
+            meanwhile(
+                simulator.finish,
+                partial(requests.post, service.url + path, json=each, headers=by, timeout=30),
+            )
             for path, each, by in (
                 ("/generate", body, USER | KEY),
                 ("/generate-batch", BATCH, USER | {"Idempotency-Key": "b"}),
@@ -410,7 +413,7 @@ def test_work_from_before_a_restart_resumes_when_its_owner_sends_the_key(make_ap
 
     problem(ask(client, picture("other")), 409, "idempotency_conflict")
     problem(ask(client, picture("[[hang]]"), by=OTHER, **{"Idempotency-Key": "\x01"}), 400, "invalid_request")
-    simulator.release()
+    simulator.finish()
     first = ask(client, picture("[[hang]]"))
     second = ask(client, **{"Idempotency-Key": "w"})
     shown = list(lines(ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"}, **NDJSON)))
@@ -428,7 +431,7 @@ def test_the_admins_key_returns_work_that_resumed_at_the_start(make_app, simulat
     target = submit(client, by=ADMIN | KEY)
 
     client = restarted(make_app, app)
-    simulator.release()
+    simulator.finish()
 
     again = ask(client, by=ADMIN)
     assert (200, target) == (again.status_code, again.json["id"])
@@ -458,7 +461,7 @@ def test_a_caller_waiting_at_a_stop_finds_the_work_by_its_key_in_the_next_proces
     assert 1 == waits.count(None)  # one slot was taken
 
     client = make_app().test_client()
-    simulator.release()
+    simulator.finish()
     again = ask(client, body), ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"})
     assert [200, 200] == [each.status_code for each in again]
     assert [one.json["id"], several.json["id"]] == [each.json["id"] for each in again]

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from harness.service_process import until
+from tests.support.api_client import meanwhile
 from tests.support.callers import ADMIN, PICTURE
 from tests.support.problem_documents import problem
 
@@ -73,11 +74,11 @@ def test_new_work_is_refused_before_anything_is_spent_and_accepted_once_the_ledg
 
 def test_running_work_is_watched_to_its_end_and_recorded_afterwards(app, simulator, tmp_path):
     client = app.test_client()
-    answer = answered_later(client, "/generate", json=PICTURE | {"prompt": "x [[slow=0.5]]"}, headers=ADMIN)
+    answer = answered_later(client, "/generate", json=PICTURE | {"prompt": "x [[hang]]"}, headers=ADMIN)
     until(lambda: simulator.counts().in_flight == 1)
     with locked(tmp_path):
         problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "internal", retryable=True)
-        body = answer().get_json()
+        body = meanwhile(simulator.finish, answer).get_json()
         assert (True, "succeeded") == (body["success"], body["status"])
 
     until(lambda: service_of(app).queries.generation(body["id"]).state == "succeeded")
@@ -86,18 +87,18 @@ def test_running_work_is_watched_to_its_end_and_recorded_afterwards(app, simulat
 def test_queued_work_waits_until_the_ledger_is_back_and_is_made_once(make_app, simulator, tmp_path):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    prompts = {"model_name": "flux-dev", "prompts": ["a [[slow=0.3]]", "b", "c"]}
+    prompts = {"model_name": "flux-dev", "prompts": ["a [[hang]]", "b", "c"]}
     shown = client.post(
         "/generate-batch", json=prompts, headers=ADMIN | {"Prefer": "respond-async"}
     ).get_json()
     until(lambda: simulator.counts().in_flight == 1)
     with locked(tmp_path):
-        until(lambda: simulator.counts().in_flight == 0)
+        simulator.finish()
         until(lambda: service_of(app).ledger.trouble is not None)
         assert 1 == simulator.counts().creations_accepted
 
     until(lambda: client.get(f"/batches/{shown['id']}", headers=ADMIN).get_json()["status"] == "completed")
-    assert ["a [[slow=0.3]]", "b", "c"] == [each.input["prompt"] for each in simulator.predictions()]
+    assert ["a [[hang]]", "b", "c"] == [each.input["prompt"] for each in simulator.predictions()]
 
 
 def test_a_service_with_a_broken_ledger_starts_and_refuses_work(make_app, simulator, tmp_path):

@@ -378,15 +378,23 @@ def told(answer):
     return [{"event": name, "data": json.loads(data)} for name, data in events]
 
 
-def test_events_match_the_document(client):
+def test_events_match_the_document(client, simulator):
     later = ADMIN | {"Prefer": "respond-async"}
-    slow = client.post("/generate", json=PICTURE | {"prompt": "[[slow=2]]"}, headers=later)
+    slow = client.post("/generate", json=PICTURE | {"prompt": "[[hang]]"}, headers=later)
     failing = client.post("/generate", json=PICTURE | {"prompt": "[[nsfw]]"}, headers=later)
     path = "/generations/{target}/events"
 
+    def until_progress(chunks):
+        for chunk in chunks:
+            yield chunk
+            if b"event: progress" in chunk:
+                simulator.finish()
+
     names = set()
     for location in [each.headers["Location"] for each in (slow, failing, slow)]:
-        events = told(client.get(f"{location}/events", headers=ADMIN))
+        answer = client.get(f"{location}/events", headers=ADMIN)
+        answer.response = until_progress(answer.response)
+        events = told(answer)
         names |= {event["event"] for event in events}
         assert ["queued", "done"] == [events[0]["event"], events[-1]["event"]]
         for event in events:

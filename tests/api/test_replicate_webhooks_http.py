@@ -249,10 +249,10 @@ def test_a_creation_whose_answer_was_lost_is_adopted_when_its_webhook_arrives(wi
 
 def test_a_result_pushed_while_the_service_was_down_is_polled(with_webhooks, simulator):
     with with_webhooks() as client:
-        target = submit(client, "[[slow=0.3]]", by=ADMIN)
+        target = submit(client, "[[hang]]", by=ADMIN)
         until(lambda: 1 == simulator.counts().in_flight)
         client.application.extensions["service"].close()
-    until(lambda: 0 == simulator.counts().in_flight)
+    simulator.finish()
 
     with with_webhooks() as client:
         assert "succeeded" == ended(client, target, by=ADMIN)["status"]
@@ -260,7 +260,7 @@ def test_a_result_pushed_while_the_service_was_down_is_polled(with_webhooks, sim
 
 def test_a_webhook_for_suspended_work_is_ignored_and_sends_no_request(with_webhooks, simulator, secret):
     with with_webhooks() as client:
-        target = submit(client, "[[slow=0.3]]", by=USER)
+        target = submit(client, "[[hang]]", by=USER)
         until(lambda: "running" == state(client, target))
         client.application.extensions["service"].close()
     asked = simulator.counts().requests.get("secret", 0)
@@ -271,5 +271,6 @@ def test_a_webhook_for_suspended_work_is_ignored_and_sends_no_request(with_webho
         assert "running" == state(client, target, by=ADMIN)
 
         assert asked == simulator.counts().requests.get("secret", 0)
+        simulator.finish()
         result = ended(client, target)
     assert list(prediction.output or simulator.predictions()[0].output) == result["output"]

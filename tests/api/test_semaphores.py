@@ -289,16 +289,17 @@ def test_semaphores_leases_and_waiting_work_survive_a_restart(restarted):
     assert "succeeded" == ended(client, waiting, by=ADMIN)["status"]
 
 
-def test_a_prediction_keeps_its_permit_over_a_restart(restarted):
+def test_a_prediction_keeps_its_permit_over_a_restart(restarted, simulator):
     client = restarted()
     create(client)
-    running = submit(client, "[[slow=2]]", by=ADMIN, external_semaphore_id="gpu")
+    running = submit(client, "[[hang]]", by=ADMIN, external_semaphore_id="gpu")
     until(lambda: state(client, running, by=ADMIN) == "running")
 
     client = restarted()
 
     until(lambda: used(client)[0] == 1)
     assert 429 == lease(client).status_code
+    simulator.finish()
     ended(client, running, by=ADMIN)
     until(lambda: used(client)[0] == 0)
 

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from harness.service_process import until
-from tests.support.api_client import PICTURE, ended, look_up, released, state, submit, submit_batch
+from tests.support.api_client import PICTURE, ended, look_up, meanwhile, state, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import receiving
@@ -42,7 +42,7 @@ def test_a_passing_failure_after_a_restart_is_retried(make_app, restarted, simul
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
     client = restarted(app)
 
-    result = released(simulator, lambda: ended(client, target, by=ADMIN))
+    result = meanwhile(simulator.finish, lambda: ended(client, target, by=ADMIN))
 
     assert ("succeeded", 2) == (result["status"], result["attempts"])
     assert 2 == simulator.counts().creations_accepted
@@ -55,7 +55,7 @@ def test_a_failure_after_a_restart_uses_the_fallback(make_app, restarted, simula
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
     client = restarted(app)
 
-    result = released(simulator, lambda: ended(client, target, by=ADMIN))
+    result = meanwhile(simulator.finish, lambda: ended(client, target, by=ADMIN))
 
     assert "succeeded" == result["status"]
     assert [("flux-dev", "content_refused"), ("qwen-image", None)] == tried(result)
@@ -87,7 +87,7 @@ def test_a_cancellation_is_on_the_disk_before_it_is_sent_to_replicate(app, clien
         answer = caller.submit(app.test_client().delete, f"/generations/{target}", headers=USER)
         until(lambda: "cancel" in simulator.counts().requests)
         row = app.extensions["service"].queries.generation(target)
-        assert "canceled" == released(simulator, answer.result).json["status"]
+        assert "canceled" == meanwhile(simulator.respond, answer.result).json["status"]
 
     assert ("running", True) == (row.state, row.cancelled)
 
@@ -180,7 +180,7 @@ def test_outputs_deleted_by_replicate_are_billed_and_not_made_again(make_app, re
     target = submit(app.test_client(), "[[hang]]", by=by, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=by))
     app.extensions["service"].close()
-    simulator.release()
+    simulator.finish()
     thrown_away = {"input": {}, "output": None, "logs": None, "data_removed": True}
     simulator.inject(on="get", times=1, set=thrown_away)
 
@@ -198,7 +198,7 @@ def test_a_prediction_of_another_account_is_billed_and_not_made_again(make_app, 
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
 
     client = restarted(app, REPLICATE_API_TOKEN="r8_of_another")
-    simulator.release()
+    simulator.finish()
     result = ended(client, target, by=ADMIN)
 
     assert ("failed", "upstream_error") == (result["status"], result["error"]["code"])

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.service_process import until
-from tests.support.api_client import PICTURE, ended, submit
+from tests.support.api_client import PICTURE, ended, meanwhile, submit
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import NDJSON
 
@@ -43,14 +43,15 @@ def test_requests_with_the_same_key_at_the_same_moment_make_one_generation(two, 
 
 def test_a_batch_of_one_process_is_streamed_by_the_other(two, simulator):
     one, other = two()
-    body = {"model_name": "flux-dev", "prompts": ["[[slow=0.5]] a", "[[slow=1]] b", "[[fail]] c"]}
+    body = {"model_name": "flux-dev", "prompts": ["[[hang]] a", "[[hang]] b", "[[fail]] c"]}
 
     with ThreadPoolExecutor(1) as callers:
         first = callers.submit(ask, one, body, "/generate-batch", **KEY)
         until(lambda: simulator.counts().creations_accepted)
-        again = ask(other, body, "/generate-batch", **NDJSON, **KEY)
+        again = ask(other, body, "/generate-batch", **NDJSON, **KEY)  # returns when the first item has failed
+        text = meanwhile(simulator.finish, lambda: again.text)
 
-    *items, summary = map(json.loads, again.text.splitlines())
+    *items, summary = map(json.loads, text.splitlines())
     assert first.result().json["results"] == sorted(items, key=lambda each: each["index"])
     assert (3, 2, 1) == (summary["total"], summary["succeeded"], summary["failed"])
     assert 3 == simulator.counts().creations_accepted
@@ -58,13 +59,13 @@ def test_a_batch_of_one_process_is_streamed_by_the_other(two, simulator):
 
 def test_the_other_process_resumes_the_work_of_one_that_has_stopped_for_its_owner(two, simulator):
     one, other = two()
-    targets = [submit(one.test_client(), f"[[slow=1]] {number}") for number in range(3)]
+    targets = [submit(one.test_client(), f"[[hang]] {number}") for number in range(3)]
     until(lambda: 3 == simulator.counts().in_flight)
     one.extensions["service"].close()
 
     with ThreadPoolExecutor(3) as owners:
         results = owners.map(lambda target: ended(other.test_client(), target)["status"], targets)
-        assert ["succeeded"] * 3 == list(results)
+        assert ["succeeded"] * 3 == meanwhile(simulator.finish, lambda: list(results))
     assert 3 == simulator.counts().creations_accepted
 
 

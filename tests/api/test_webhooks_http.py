@@ -3,7 +3,16 @@
 import pytest
 
 from harness.service_process import until
-from tests.support.api_client import CHECKED, PICTURE, ended, look_up, picture, submit, submit_batch
+from tests.support.api_client import (
+    CHECKED,
+    PICTURE,
+    ended,
+    look_up,
+    meanwhile,
+    picture,
+    submit,
+    submit_batch,
+)
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import NDJSON, lines, settle
 from tests.support.outbox_wiring import SECRET, is_valid
@@ -92,20 +101,24 @@ def test_a_batch_is_delivered_once_and_items_with_webhooks_by_themselves(make_ca
     assert "webhook" not in look_up(client, answer["results"][0]["id"])
 
 
-def test_what_a_webhook_waits_for_goes_on_though_the_rest_of_its_batch_is_given_up(make_calling):
+def test_what_a_webhook_waits_for_goes_on_though_the_rest_of_its_batch_is_given_up(make_calling, simulator):
     app = make_calling()
     client = app.test_client()
+
+    def states():
+        return [each["status"] for each in client.get("/generations", headers=USER).json["generations"]]
+
     with receiving() as receiver:
-        items = [picture("quick"), picture("[[slow=0.5]]", webhook=receiver.url), picture("[[hang]]")]
+        items = [picture("quick"), picture("[[hang]]", webhook=receiver.url), picture("[[hang]]")]
         answer = client.post("/generate-batch", json={"requests": items}, headers=USER | NDJSON)
         next(lines(answer))
         answer.close()
-        settle(app)
+        until(lambda: "canceled" in states())
+        meanwhile(simulator.finish, lambda: settle(app))
         until(lambda: receiver.received)
 
     assert ["succeeded"] == [message.json["status"] for message in receiver.received]
-    states = [each["status"] for each in client.get("/generations", headers=USER).json["generations"]]
-    assert ["canceled", "succeeded", "succeeded"] == states
+    assert ["canceled", "succeeded", "succeeded"] == states()
 
 
 def test_a_repeated_idempotency_key_does_not_repeat_the_delivery(make_calling):
@@ -199,13 +212,14 @@ def test_a_generation_that_ends_after_a_restart_is_delivered(make_calling, simul
     app = make_calling(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     with receiving() as one, receiving() as several:
-        running = submit(client, "[[slow=0.4]]", by=ADMIN, webhook=one.url)
+        running = submit(client, "[[hang]]", by=ADMIN, webhook=one.url)
         until(lambda: 1 == simulator.counts().in_flight)
         batch = submit_batch(client, "a", "[[fail]] b", webhook=several.url)
         app.extensions["service"].close()
         assert ([], []) == (one.received, several.received)
 
         client = make_calling().test_client()
+        simulator.finish()
         until(lambda: one.received)
         assert [] == several.received  # it waits for its owner
         ended(client, batch)
@@ -218,7 +232,7 @@ def test_a_generation_that_ends_after_a_restart_is_delivered(make_calling, simul
 def test_what_is_cancelled_for_its_owner_after_a_restart_is_told_with_its_batch(make_calling, simulator):
     app = make_calling(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    submit(client, "[[slow=0.3]]")
+    submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
     with receiving() as receiver:
         submit_batch(client, "a", "b", webhook=receiver.url)

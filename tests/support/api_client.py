@@ -8,7 +8,6 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from harness.service_process import until
-from simulator import Simulator
 from tests.support.callers import USER
 
 ASYNC = {"Prefer": "respond-async"}
@@ -60,11 +59,13 @@ def ended(client: FlaskClient, target: str, *, by: Mapping[str, str] = USER) -> 
     return look_up(client, target, by=by)
 
 
-def released(simulator: Simulator, call: Callable[[], T]) -> T:
-    """The result of `call`, which runs in a thread while `simulator` ends all predictions and delays as they come."""
+def meanwhile(act: Callable[[], object], call: Callable[[], T]) -> T:
+    """The result of `call`, which runs in another thread while `act` is called again and again.
+
+    `meanwhile(simulator.finish, call)` ends each prediction that `call` waits for, as soon as it is there."""
 
     def is_over() -> bool:
-        simulator.release()
+        act()
         return result.done()
 
     with ThreadPoolExecutor(1) as thread:

@@ -48,9 +48,9 @@ def test_a_directive_can_stop_a_predictions_progress(caller, directive, status):
     assert caller.status(made) == status
 
 
-def test_a_release_ends_the_running_predictions_as_their_directives_say(sim, caller):
+def test_running_predictions_can_be_ended_as_their_directives_say(sim, caller):
     made = [caller.create(prompt).json() for prompt in ("[[hang]]", "[[cold]]", "[[hang]] [[nsfw]]")]
-    sim.release()
+    sim.finish()
 
     assert [caller.status(each) for each in made] == ["succeeded", "succeeded", "failed"]
     assert caller.status(caller.create("[[hang]]").json()) != "succeeded", "it came later"

@@ -1,11 +1,9 @@
 """Faults affect the selected requests, as often as injected."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import requests
 
-from harness.service_process import until
+from tests.support.api_client import meanwhile
 
 
 def test_a_status_fault_does_not_handle_the_request(sim, caller):
@@ -62,12 +60,10 @@ def test_a_delay_sends_the_right_response_late(sim, caller):
     assert caller.status(made.json()) == "succeeded"
 
 
-def test_a_release_sends_a_delayed_response(sim, caller):
+def test_a_delayed_response_can_be_sent_sooner(sim, caller):
     sim.inject(on="create", delay=3600)
-    with ThreadPoolExecutor(1) as other:
-        answer = other.submit(caller.create, "[[hang]]")
-        until(lambda: sim.release() or answer.done())
-    assert caller.status(answer.result().json()) == "succeeded"
+    made = meanwhile(sim.respond, lambda: caller.create("[[hang]]"))
+    assert caller.status(made.json()) == "processing"
 
 
 def test_a_garbage_response_is_a_success_that_is_not_json(sim, caller):
