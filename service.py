@@ -303,6 +303,7 @@ def _connect(core: Core, group: "Group", others: Gate) -> None:
     core.checks.shared = group.tokens
     if isinstance(core.semaphores, SharedSemaphores):
         group.permits = core.semaphores
+        core.semaphores.holds_gate = lambda: group.holds_gate
     group.figures = lambda: core.published(others)
     group.on_figures = core.read_published
     core.processes = group.processes.all

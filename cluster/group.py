@@ -68,6 +68,11 @@ class Group:
         self._running: list[asyncio.Task[Any]] = []
         self.letters.on("gate", self._on_event)
 
+    @property
+    def holds_gate(self) -> bool:
+        """Whether this process certainly holds the gate of all."""
+        return self._keeper.is_certain
+
     def start(self) -> None:
         """Run everything until `aclose`."""
         self.courier.start()

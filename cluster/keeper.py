@@ -25,7 +25,7 @@ from auth import ADMIN
 from cluster.mirror import figures_of
 from concurrency import Gate, Lease
 from errors import LedgerDown
-from ledger.leases import LeaseRow, Look
+from ledger.leases import ROLE_TTL, LeaseRow, Look
 from ledger.records import LeaseState
 
 _PAUSE: Final = 0.25
@@ -39,6 +39,9 @@ _FIGURES_PAUSE: Final = 0.5
 
 _FORGET_PAUSE: Final = 1.0
 """Seconds between two deletions of rows that count no more."""
+
+_CERTAIN_FOR: Final = 0.9 * ROLE_TTL
+"""Seconds from the start of a look in which no other process can take the role. Clocks may differ a little."""
 
 _KEPT: Final = WINDOW + 1.0
 """Seconds for which a row is kept after its end, for the next holder."""
@@ -105,6 +108,7 @@ class Keeper:
         self.gate: Gate | None = None
         """The gate of all processes while this one holds the role."""
         self._term: int | None = None
+        self._certain_until = 0.0
         self._entries: dict[str, _Entry] = {}
         self._left: dict[str, str] = {}
         """The row of each attempt that a dead process has left."""
@@ -135,6 +139,11 @@ class Keeper:
                 async with asyncio.timeout(pause):  # `wait_for` may lose a cancellation
                     await self._news.wait()
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether this process certainly holds the role. One whose loop was blocked may have lost it, and not know."""
+        return self.gate is not None and _now() < self._certain_until
+
     async def hand_over(self) -> None:
         """Give the role to another process, and never take it again."""
         self._stopping = True
@@ -157,6 +166,7 @@ class Keeper:
             if self._stopping:  # the role was handed over meanwhile
                 self._on_lost()
                 return
+        self._certain_until = began + _CERTAIN_FOR
         for row in sorted(look.rows, key=_order):
             self._see(row)
         assert self.gate is not None  # noqa: S101 - it has begun

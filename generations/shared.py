@@ -71,6 +71,8 @@ class SharedSemaphores:
         self._archive = archive
         self._letters = letters
         self._make = make
+        self.holds_gate: Callable[[], bool] = lambda: True
+        """Whether this process certainly holds the gate."""
         self._held: NamedSemaphores | None = None
         self._refreshing = asyncio.Lock()
         letters.on("semaphores", self._answer)
@@ -138,7 +140,7 @@ class SharedSemaphores:
         return await self._letters.ask(GATE, "semaphores", [operation, *arguments])
 
     async def _answer(self, body: Sequence[Any]) -> Any:
-        if self._held is None:
+        if self._held is None or not self.holds_gate():
             raise LedgerDown("The gate has just moved to another process. Try again.")
         return await _OPERATIONS[body[0]](self._held, *body[1:])
 

@@ -235,7 +235,6 @@ class Process:
         for each in self.tasks:
             each.cancel()
         await asyncio.wait(self.tasks)
-        self.database.dead.discard(self.name)
 
 
 def _read(row: Row) -> LeaseRow:

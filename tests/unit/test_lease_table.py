@@ -9,6 +9,7 @@ import pytest
 
 from errors import LedgerDown
 from harness.postgres import server
+from ledger.claims import ClaimSent
 from ledger.leases import LeaseTable
 from ledger.records import LeaseRecord, LeaseState
 from tests.support.couriers import process_on
@@ -82,3 +83,16 @@ async def test_the_holder_sees_all_leases_again_after_the_server_may_have_lost_i
         assert not await table.grant(first.term, [ID])
         assert await table.grant(after.term, [ID])
         assert {ID} == await table.granted()
+
+
+@on_a_loop
+async def test_the_row_of_a_sent_lease_says_how_long_its_prediction_may_run():
+    async with a_table() as (_, ledger, _, table):
+        held = await table.look(None)
+        ledger.upsert(LeaseRecord(id=ID, caller="anna"))
+        await ledger.flush()
+        assert await table.grant(held.term, [ID])
+        assert await ledger.claim(ClaimSent(ID, "gen.1", 30.0))
+
+        (sent,) = (await table.look(held.term)).rows
+        assert (LeaseState.SENT, "gen.1", 30.0) == (sent.state, sent.reference, sent.runs_for)

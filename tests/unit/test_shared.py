@@ -201,6 +201,18 @@ async def test_leases_live_on_when_the_gate_moves_and_expire_at_their_time():
 
 
 @in_virtual_time
+async def test_a_process_that_may_have_lost_the_gate_leases_no_permit():
+    async with processes("a", "b", holder=0) as (_, a, b):
+        await a.semaphores.set_limit("gpu", 1)
+        a.semaphores.holds_gate = lambda: False
+        with pytest.raises(LedgerDown):
+            await b.semaphores.lease("gpu", 60, None)
+
+        a.semaphores.holds_gate = lambda: True
+        assert await b.semaphores.lease("gpu", 60, None)
+
+
+@in_virtual_time
 async def test_without_a_holder_a_request_fails_within_ten_seconds_and_semaphores_stay_known():
     async with processes("a", "b", holder=0) as (_, a, b):
         await a.semaphores.set_limit("gpu", 1)

@@ -126,6 +126,21 @@ async def test_another_process_takes_the_role_of_one_that_is_dead_and_keeps_its_
 
 
 @in_virtual_time
+async def test_a_holder_that_has_not_looked_for_as_long_as_others_wait_is_not_certain_of_its_role():
+    database = Database()
+    first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
+    await asyncio.sleep(0.1)
+    assert (True, False) == (first.keeper.is_certain, second.keeper.is_certain)
+
+    first.tasks[0].cancel()  # its loop is blocked
+    while not second.keeper.is_certain:
+        assert not (first.keeper.is_certain and second.keeper.is_certain)
+        await asyncio.sleep(0.01)
+
+    assert not first.keeper.is_certain
+
+
+@in_virtual_time
 async def test_a_holder_hands_the_role_over_without_a_pause():
     database = Database()
     first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
@@ -306,8 +321,13 @@ async def test_a_lease_whose_grant_was_lost_with_the_database_waits_for_another_
     assert (0, 0) == (one.gate.slots_held, one.gate.in_flight("anna"))
 
 
+@pytest.mark.parametrize(
+    ("deaths", "buried_within"),
+    [(40, (0.0, 3.0)), (6, (20.0, 60.0))],
+    ids=["before the role moves", "after it"],
+)
 @in_virtual_time
-async def test_random_deaths_never_let_more_than_the_window_through():
+async def test_random_deaths_never_let_more_than_the_limits_through(deaths, buried_within):
     chance = random.Random(4)
     database = Database(latency=0.004)
     names = count()
@@ -320,11 +340,11 @@ async def test_random_deaths_never_let_more_than_the_window_through():
 
     for each in processes:
         work(each)
-    for _ in range(40):
+    for _ in range(deaths):
         await asyncio.sleep(chance.uniform(0.1, 15.0))
         victim = chance.choice(processes)
         await victim.kill()
-        await asyncio.sleep(chance.uniform(0.0, 3.0))
+        await asyncio.sleep(chance.uniform(*buried_within))
         database.bury(victim.name)
         database.answered_at = asyncio.get_running_loop().time()
         processes.remove(victim)
