@@ -81,6 +81,14 @@ def simulator() -> Iterator[Simulator]:
         yield started
 
 
+@pytest.fixture
+def own_server() -> Iterator[postgres.Server]:
+    """A server of PostgreSQL that the test may stop."""
+    started = postgres.Server()
+    yield started
+    started.close()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with the marker `every_database` runs on each."""
     if metafunc.definition.get_closest_marker("every_database"):

@@ -5,7 +5,6 @@ import pytest
 from harness.fleet import ADMIN, running_fleet
 from harness.fleet_audit import audit
 from harness.fleet_load import FleetLoad
-from harness.postgres import Server
 from simulator import Options, running
 
 pytestmark = pytest.mark.slow
@@ -13,13 +12,6 @@ pytestmark = pytest.mark.slow
 KILLS = 12
 A_MINUTE = 600
 SLOTS = 12
-
-
-@pytest.fixture
-def own_server():
-    started = Server()
-    yield started
-    started.close()
 
 
 def test_kills_over_three_processes_lose_nothing_and_pay_nothing_twice(own_server):

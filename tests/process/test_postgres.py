@@ -9,20 +9,12 @@ import pytest
 import requests
 
 from harness.kills import KillScenario
-from harness.postgres import Server, server
+from harness.postgres import server
 from harness.service_process import running_service, until
 from simulator import Options, running
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def own_server():
-    """A server that the test may stop."""
-    started = Server()
-    yield started
-    started.close()
 
 
 def settings(simulator, tmp_path, url) -> dict[str, object]:

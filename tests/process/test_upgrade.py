@@ -5,7 +5,6 @@ import pytest
 from harness.fleet import ADMIN, running_fleet
 from harness.fleet_audit import audit
 from harness.fleet_load import FleetLoad
-from harness.postgres import Server
 from harness.service_process import ROOT, until
 from ledger.migrations import PRESENT
 from simulator import Options, running
@@ -17,13 +16,6 @@ A_MINUTE = 600
 SLOTS = 12
 LARGEST_BATCH = 5
 """Of the user, whose work holds no slots after a kill until the next request. It may still run then."""
-
-
-@pytest.fixture
-def own_server():
-    started = Server()
-    yield started
-    started.close()
 
 
 @pytest.fixture

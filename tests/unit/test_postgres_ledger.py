@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from app import main
 from errors import LedgerDown
-from harness.postgres import Server, server
+from harness.postgres import server
 from harness.service_process import until
 from ledger import HASH_KEY, Page, Period
 from ledger.postgres import PostgresBackend
@@ -34,14 +34,6 @@ def schema():
 @pytest.fixture
 def url(schema):
     return server().url(schema=schema)
-
-
-@pytest.fixture(scope="module")
-def own_server():
-    """A server that a test may stop."""
-    started = Server()
-    yield started
-    started.close()
 
 
 def backend(url, *, ttl=2.0):
