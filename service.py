@@ -190,7 +190,7 @@ class Runtime:
                 self.group.run(self._bury(self.group))
 
         self.loop.call(begin)
-        # The next commit of this thread, before any caller asks for suspended work, has its suspension.
+        # The next commit of this thread, before any caller requests suspended work, has its suspension.
         self.loop.call(self.ledger.hand_over)
         self.restored.set()
         _log_recovery(state)

@@ -1,7 +1,7 @@
 """The shares of processes in one window: how many places each may use before it settles again.
 
 All processes together hold at most `limit` places, so together they never exceed the window. A process starts with one
-block and asks for three times as many places as it holds when it uses a quarter of them. It gives back those that it
+block and requests three times as many places as it holds when it uses a quarter of them. It gives back those that it
 does not need, and those above its fair part while another process below its own wants more. A process may give back
 only places that are free: those it does not use, and that no request used in the last minute.
 """

@@ -181,7 +181,7 @@ class Letters:
     async def _handle(self, kind: str, body: Json) -> Json:
         handler = self._handlers.get(kind)
         if handler is None:
-            raise Internal(f"This process knows no letters of the kind {kind}.")
+            raise Internal(f"This process does not handle letters of the kind {kind}.")
         return await handler(body)
 
     async def _send(

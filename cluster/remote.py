@@ -1,8 +1,8 @@
-"""The gate as each process sees it that shares a ledger. The holder of the role keeps the one gate (`keeper.py`).
+"""The gate in each process that shares a ledger. The holder of the role keeps the one real gate (`keeper.py`).
 
-A process asks by a row for each lease, and is granted it by the holder. It writes further rows about what happens to
-the creation. So after the end of a process, the holder and its successors know every creation that may have been sent:
-the row says so in the same transaction as the ledger, before the first byte is sent.
+A process writes a row for each lease that it requests, the holder grants it, and further writes say what happens to the
+creation. That a creation is sent is written in the same transaction as its record in the ledger, before its first byte.
+So after the end of a process, the holder and its successors know every creation that may have been sent.
 
 For estimates, each process has a policy that mirrors the holder's latest figures.
 """

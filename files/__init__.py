@@ -249,7 +249,7 @@ class Files:
         If even deleting all files could not restore the reserve, none is deleted for it."""
         short = wanted - await self._pool.run(self._volume.room)
         if short > 0 and self._shared and asyncio.get_running_loop().time() > self._listed_at + TIDY_EVERY:
-            await self._list()  # so that it counts no file that others have deleted, and knows theirs
+            await self._list()  # so that it counts the files of others, and none that they have deleted
         if short > self._index.size:
             self._warn_of_reserve(short)
             short = 0

@@ -30,7 +30,7 @@ Push = Callable[[str, str, Mapping[str, str], bytes], Awaitable[None]]
 
 
 class Remote:
-    """Asks other processes about their work, and after `serve` answers them about the work of this one."""
+    """Sends requests about work to the process that runs it, and after `serve` answers those of other processes."""
 
     def __init__(self, letters: Letters, supervisor: Supervisor, ledger: Ledger) -> None:
         self._letters = letters

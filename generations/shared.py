@@ -2,7 +2,7 @@
 
 Each process reads them from the ledger: when another one has changed them, and each five seconds, since the process may
 have been unreachable at that time. Permits of semaphores are counted only in the process that holds the gate, so every
-other process asks that one.
+other process sends its requests there.
 """
 
 import asyncio

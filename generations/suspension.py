@@ -1,7 +1,7 @@
 """Suspended work: users' generations of an earlier process, until their owner returns with the token.
 
 Then they are resumed (`recovery.py`). They end without running here if they are cancelled, or if the owner does not
-return in time. Only the ledger knows what is suspended: several processes may try to resume or end the same work, and
+return in time. Only the ledger has suspended work: several processes may try to resume or end the same work, and
 one of them takes it over, by a claim in the ledger.
 """
 

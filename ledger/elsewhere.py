@@ -1,4 +1,4 @@
-"""Asks a ledger that several processes share for their attempts."""
+"""Queries for the attempts of all processes on a ledger."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager

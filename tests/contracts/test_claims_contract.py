@@ -125,8 +125,8 @@ def test_a_written_key_replaces_one_of_other_work(shared):
     assert ("gen_2", "g") == (kept.work_id, kept.fingerprint)
 
 
-@pytest.mark.parametrize("wanted", ["batch_1", "a"])
-def test_one_of_two_claims_of_suspended_work_takes_it_over(shared, wanted):
+@pytest.mark.parametrize("work_id", ["batch_1", "a"])
+def test_one_of_two_claims_of_suspended_work_takes_it_over(shared, work_id):
     write(
         shared.one,
         generation("a", batch_id="batch_1", suspended_at=5.0),
@@ -135,18 +135,18 @@ def test_one_of_two_claims_of_suspended_work_takes_it_over(shared, wanted):
         generation("d", batch_id="batch_1", state="failed", ended_at=2.0),
     )
 
-    made = shared.claim((shared.one, ClaimSuspended(wanted)), (shared.other, ClaimSuspended(wanted)))
+    made = shared.claim((shared.one, ClaimSuspended(work_id)), (shared.other, ClaimSuspended(work_id)))
 
     assert 1 == sum(made)
     winner = (shared.one if made[0] else shared.other).process
-    taken = {"a", "b"} if wanted == "batch_1" else {"a"}
+    taken = {"a", "b"} if work_id == "batch_1" else {"a"}
     for name in "abc":
         found = shared.queries.generation(name)
         if name in taken:
             assert (None, winner) == (found.suspended_at, found.process)
         else:
             assert (True, None) == (found.suspended_at is not None, found.process)
-    assert [False] == shared.claim((shared.other, ClaimSuspended(wanted)))
+    assert [False] == shared.claim((shared.other, ClaimSuspended(work_id)))
 
 
 def test_work_that_has_ended_or_does_not_exist_is_not_taken_over(shared):
@@ -156,16 +156,16 @@ def test_work_that_has_ended_or_does_not_exist_is_not_taken_over(shared):
     assert [False] * 3 == shared.claim(*claims)
 
 
-@pytest.mark.parametrize("wanted", ["batch_1", "a"])
-def test_a_cancellation_stays_although_the_process_of_the_work_writes_it_again(shared, wanted):
+@pytest.mark.parametrize("work_id", ["batch_1", "a"])
+def test_a_cancellation_stays_although_the_process_of_the_work_writes_it_again(shared, work_id):
     running_here = generation("a", batch_id="batch_1"), generation("b", batch_id="batch_1"), generation("c")
     ended = generation("d", batch_id="batch_1", state="failed", ended_at=2.0)
     write(shared.one, *running_here, ended)
 
-    assert [True] == shared.claim((shared.other, ClaimCancelled(wanted)))
+    assert [True] == shared.claim((shared.other, ClaimCancelled(work_id)))
     write(shared.one, *running_here)
 
-    cancelled = {"a", "b"} if wanted == "batch_1" else {"a"}
+    cancelled = {"a", "b"} if work_id == "batch_1" else {"a"}
     assert cancelled == {name for name in "abcd" if shared.queries.generation(name).cancelled}
     assert shared.one.process == shared.queries.generation("a").process
     assert [False, False] == shared.claim(

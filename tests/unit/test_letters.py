@@ -151,7 +151,7 @@ async def test_a_bug_in_a_handler_is_logged_and_answered_as_an_internal_error():
         b.on("fail", failing(KeyError("bug")))
         with capture_logs() as logs, pytest.raises(Internal):
             await a.ask("b", "fail", None)
-        with pytest.raises(Internal, match="knows no letters of the kind new"):
+        with pytest.raises(Internal, match="does not handle letters of the kind new"):
             await a.ask("b", "new", None)
 
     assert [("letter_failed", "fail")] == [(each["event"], each["kind"]) for each in logs]

@@ -382,9 +382,9 @@ def kept(tmp_path):
 
 def _facts(records):
     """The records without their processes. The first one that opens a ledger takes over or suspends its work."""
-    nobody = dict.fromkeys(("process", "taken_at", "suspended_at"))
+    unowned = dict.fromkeys(("process", "taken_at", "suspended_at"))
     return [
-        replace(each, **{name: nobody[name] for name in nobody if hasattr(each, name)}) for each in records
+        replace(each, **{name: unowned[name] for name in unowned if hasattr(each, name)}) for each in records
     ]
 
 

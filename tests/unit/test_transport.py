@@ -359,10 +359,10 @@ async def test_a_creation_that_is_held_back_sends_no_byte_and_costs_no_place():
 
 @on_a_loop
 async def test_whether_a_creation_may_be_sent_is_asked_once_it_is_connected_and_for_nothing_else(simulator):
-    asked = []
+    counts = []
 
     def may_send():
-        asked.append(simulator.counts().requests.get("create", 0))
+        counts.append(simulator.counts().requests.get("create", 0))
         return True
 
     async with wire(lambda seen: None) as server:
@@ -370,11 +370,11 @@ async def test_whether_a_creation_may_be_sent_is_asked_once_it_is_connected_and_
     async with parts(server.url, may_send=may_send) as service:
         with await service.gate.acquire("admin") as lease, pytest.raises(NotSent):
             await service.client.create_prediction(ADMIN, "a/b", {}, lease=lease, cancel_after=60)
-        assert [] == asked
+        assert [] == counts
     async with parts(simulator, may_send=may_send) as service:
         await service.run()
 
-    assert [0] == asked
+    assert [0] == counts
 
 
 @on_a_loop
