@@ -160,7 +160,7 @@ class Keeper:
         if self._stopping or look is None:
             self._drop()
             return
-        if look.term != self._term or self.gate is None or look.is_other_world:
+        if look.term != self._term or self.gate is None:
             self._drop()
             await self._begin(look)
             if self._stopping:  # the role was handed over meanwhile
@@ -183,9 +183,8 @@ class Keeper:
     async def _begin(self, look: Look) -> None:
         """Begin with a new gate. All rows follow."""
         gate = self._new_gate()
-        if look.is_other_world:  # commits may be lost, so the places of the last minute are unknown
-            limit = gate.statistics().requests_per_minute_limit
-            gate.count([0.0] * limit)
+        if look.settled_ago < WINDOW:  # a process that died meanwhile may have sent as many
+            gate.count([look.settled_ago] * gate.statistics().requests_per_minute_limit)
         self._term, self.gate = look.term, gate
         await self._on_held(gate)
         log.info("gate_held", term=look.term, rows=len(look.rows))

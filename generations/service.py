@@ -307,6 +307,10 @@ class GenerationService:
 
     async def _visible(self, principal: Principal, work_id: str) -> Work | Stored:
         work = await self._find(work_id, principal.caller)
+        if work is None and self._remote is not None and self._ledger.trouble is not None:
+            raise LedgerDown(
+                self._ledger.trouble
+            )  # after a failover, its row may be missing for some seconds
         if work is None or not principal.may_see(work.caller_id):
             raise _not_found()
         return work

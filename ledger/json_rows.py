@@ -11,10 +11,11 @@ from typing import Any, Final
 from sqlalchemy import Table, bindparam, column, func, literal_column, select
 from sqlalchemy.dialects import postgresql
 
+from ledger.recent import Changes
 from ledger.records import LeaseRecord, Record
 from ledger.shared import LEASE_STATEMENTS
 from ledger.tables import MAPPINGS, Key, Statements, all_statements
-from ledger.writer import Changes, by_statement
+from ledger.writer import by_statement
 
 _MOST_ROWS: Final = 1000
 """Rows in one parameter, which may have 1 GB. A row may have some hundred kilobytes."""

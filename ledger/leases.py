@@ -7,31 +7,28 @@ leases. Each of these transactions first checks the role, so of two processes th
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from psycopg.rows import class_row
 
 from ledger.courier import Courier, Cursor
 from ledger.post import LEASES
+from ledger.timelines import SETTLED_AGO
 
 ROLE_TTL: Final = 10.0
 """Seconds after its last look until a holder loses the role. A holder whose event loop is blocked does not look."""
 
-_HOLD: Final = """
+_HOLD: Final = f"""
     INSERT INTO roles (name, holder, term, until)
-    VALUES ('gate', %(process)s, 1, clock_timestamp() + make_interval(secs => %(ttl)s))
+    SELECT 'gate', %(process)s, 1, clock_timestamp() + make_interval(secs => %(ttl)s)
+    FROM (SELECT {SETTLED_AGO} AS settled_ago) timeline WHERE settled_ago >= 0
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until,
         term = roles.term + CASE WHEN roles.holder = excluded.holder AND %(is_steady)s THEN 0 ELSE 1 END
     WHERE roles.holder = excluded.holder OR roles.holder IS NULL OR roles.until < clock_timestamp()
-    RETURNING term, world, extract(epoch FROM clock_timestamp() - answered_at)::float8
-"""
-
-_WORLD: Final = """
-    UPDATE roles SET world = timeline
-    FROM (SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS present (timeline)
-    WHERE name = 'gate' AND world IS DISTINCT FROM timeline RETURNING timeline
-"""
-"""A promoted standby has another timeline. It may have lost commits."""
+    RETURNING term, extract(epoch FROM clock_timestamp() - answered_at)::float8, {SETTLED_AGO}
+"""  # noqa: S608 - our own text
+"""Until the timeline is settled, no process has the role: rows of others may be missing."""
 
 _ROWS: Final = """
     UPDATE leases SET seen = state WHERE {condition}
@@ -105,12 +102,12 @@ class LeaseRow:
 @dataclass(frozen=True, slots=True)
 class Look:
     """The rows that have changed, or all rows in the first look of a `term`. `answered_ago` is the number of seconds
-    since the latest answered request was sent. `is_other_world`: the database may have lost commits."""
+    since the latest answered request was sent. Commits from before `settled_ago` seconds may be lost."""
 
     term: int
     rows: Sequence[LeaseRow]
     answered_ago: float | None = None
-    is_other_world: bool = False
+    settled_ago: float = inf
 
 
 class LeaseTable:
@@ -136,7 +133,7 @@ class LeaseTable:
 
     async def look(self, term: int | None) -> Look | None:
         """Take or keep the role, and see the rows that have changed since the last look of this `term`, or all in
-        another term. None if another process holds the role.
+        another term. None if another process holds the role, or the timeline is not settled.
 
         A new connection begins a new term: the server may have crashed and lost grants, which did not wait for the
         disk."""
@@ -148,17 +145,15 @@ class LeaseTable:
             rows = connection.cursor(row_factory=class_row(LeaseRow))
             with connection.pipeline():
                 cursor.execute(_HOLD, {"process": self.process, "ttl": ROLE_TTL, "is_steady": is_steady})
-                world_now = connection.execute(_WORLD)
                 rows.execute(_CHANGED, (self.process, term))
             held: Any = cursor.fetchone()
             if held is None:
                 return None
-            present, world, answered_ago = held
-            is_other = world_now.fetchone() is not None and world is not None
-            if present != term or is_other:
+            present, answered_ago, settled_ago = held
+            if present != term:
                 cursor.execute(_LOCK_ALL)
                 rows.execute(_ALL)
-            return Look(present, rows.fetchall(), answered_ago, is_other)
+            return Look(present, rows.fetchall(), answered_ago, settled_ago)
 
         return await self._courier.run(look, durable=False)
 

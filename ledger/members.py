@@ -4,7 +4,8 @@ A process has a row in `processes`. Each transaction of its writer begins with `
 into the future. A process that finds the row of another one overdue marks it dead, and takes over its work. Both change
 the same row, so a transaction of the dead process is either committed before that or fails.
 
-All times are by the clock of the database, since those of the hosts may differ.
+All times are by the clock of the database, since those of the hosts may differ. After a failover, the processes come
+back to another timeline. None is taken over before that is settled (`timelines.py`).
 """
 
 import hmac
@@ -21,6 +22,7 @@ from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text
 
 from ledger import HASH_KEY, Profile
 from ledger.migrations import Schema
+from ledger.timelines import PRESENT, Timelines, is_settled
 from ledger.writer import TakenOver
 
 TTL: Final = 5.0
@@ -78,21 +80,22 @@ Table(
     Column("wants", Integer, nullable=False),
 )
 
-FENCE: Final = """
+FENCE: Final = f"""
     WITH mine AS (
         UPDATE processes SET until = clock_timestamp() + make_interval(secs => %(ttl)s), beat_at = clock_timestamp(),
             steady_since = CASE WHEN clock_timestamp() < beat_at + make_interval(secs => %(ttl)s / 2)
                 THEN steady_since ELSE clock_timestamp() END
-        WHERE id = %(id)s AND epoch = %(epoch)s AND dead_at IS NULL RETURNING id
+        WHERE id = %(id)s AND epoch = %(epoch)s AND dead_at IS NULL AND {PRESENT} = %(timeline)s RETURNING id
     )
     SELECT 1 / count(*), set_config('lock_timeout', %(lock_timeout)s, true), set_config('synchronous_commit',
         CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END,
         true)
     FROM mine
-"""
+"""  # noqa: S608 - our own text
 """Begins each transaction. It fails with a division by zero if this process is marked dead or has connected again, so
 that the whole transaction takes one round trip. A silent connection that was abandoned may deliver a transaction late,
-when newer rows are there: its epoch is over. A role whose commits do not wait for the disk gets commits that do."""
+when newer rows are there: its epoch is over. It fails as well if a pooler has passed the connection on to a promoted
+standby, so that the process opens the ledger again. The commits of any role wait for the disk."""
 
 _IS_OVERDUE: Final = """
     other.dead_at IS NULL AND other.id <> %(id)s AND clock_timestamp() >
@@ -113,6 +116,13 @@ database, or a jump of its clock, would bury all others."""
 _MARK: Final = """
     UPDATE processes SET dead_at = clock_timestamp() WHERE id = ANY(%(overdue)s) RETURNING id
 """
+
+_MARK_AGAIN: Final = """
+    UPDATE processes SET dead_at = coalesce(dead_at, clock_timestamp()),
+        taken_at = coalesce(taken_at, clock_timestamp())
+    WHERE id = ANY(%s)
+"""
+"""Processes that were taken over in an earlier timeline are dead in this one, too."""
 
 _END_STUCK: Final = """
     SELECT pg_terminate_backend(pid) FROM processes JOIN pg_locks ON locktype = 'transactionid'
@@ -242,31 +252,50 @@ class Member:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.ttl = float(ttl)
         self.schema = schema
-        self.fenced_until = -inf
-        """The time (`time.monotonic`) until which no other process can have taken over the work of this one."""
+        self._fenced_until = -inf
         self._alone = alone
         self._profile = profile
         self._epoch: int | None = None
         self._has_entered = False
+        self.timelines = Timelines(self.id, ttl=self.ttl, alone=alone)
+        self._buried: set[str] = set()
 
     @property
     def fence(self) -> dict[str, Any]:
         """The parameters of `FENCE`."""
-        return {"id": self.id, "ttl": self.ttl, "epoch": self._epoch, "lock_timeout": LOCK_TIMEOUT}
+        return {
+            "id": self.id, "ttl": self.ttl, "epoch": self._epoch, "lock_timeout": LOCK_TIMEOUT,
+            "timeline": self.timelines.number,
+        }  # fmt: skip
 
-    def acknowledge(self, began: float) -> None:
-        """A transaction with `enter` or a `FENCE` that began at this time (`time.monotonic`) is committed."""
+    @property
+    def fenced_until(self) -> float:
+        """The time (`time.monotonic`) until which no other process can have taken over the work of this one."""
+        return -inf if self.timelines.unsettled else self._fenced_until
+
+    def acknowledge(self, began: float, *, has_written: bool = False) -> None:
+        """A transaction with `enter` or a `FENCE` that began at this time (`time.monotonic`) is committed. If it
+        `has_written`, it had all changes that `enter` called lost."""
         self._has_entered = True
-        self.fenced_until = began + self.ttl * (1 - _MARGIN)
+        self._fenced_until = began + self.ttl * (1 - _MARGIN)
+        if has_written:
+            self.timelines.acknowledge()
 
-    def enter(self, cursor: Cursor) -> None:
-        """Enter, or come back after an outage, in the transaction that opens the ledger. Raises TakenOver if this
-        process was marked dead, and ConnectionError if it may not be beside another one that is alive."""
-        self._epoch = (
-            _first(cursor.execute(_RETURN, self.fence)) if self._has_entered else self._enter(cursor)
-        )
+    def enter(self, cursor: Cursor) -> bool:
+        """Enter, or come back after an outage, in the transaction that opens the ledger. Returns whether the database
+        may have lost changes that this process wrote. Raises TakenOver if this process was marked dead or comes too
+        late, and ConnectionError if it may not be beside another one that is alive."""
+        is_lossy = self.timelines.enter(cursor)
+        if is_lossy:
+            if self.timelines.is_late(cursor):
+                raise self.taken_over()
+            cursor.execute(_MARK_AGAIN, (list(self._buried),))
+        self._epoch = _first(cursor.execute(_RETURN, self.fence)) if self._has_entered else None
+        if self._epoch is None and (is_lossy or not self._has_entered):
+            self._epoch = self._enter(cursor)
         if self._epoch is None:
             raise self.taken_over()
+        return is_lossy
 
     def shut_out_older(self, cursor: Cursor) -> None:
         """Wait until no process writes, and let none begin to before the end of this transaction, which migrates the
@@ -283,11 +312,13 @@ class Member:
 
     def leave(self, connection: psycopg.Connection[Any]) -> None:
         """Mark this process dead, so that others need not wait for that. It may send no creation any more."""
-        self.fenced_until = -inf
+        self._fenced_until = -inf
         connection.execute(_LEAVE, (self.id,))
 
     def bury(self, cursor: Cursor) -> bool:
         """See `PostgresBackend.bury`."""
+        if not is_settled(cursor):
+            return False
         overdue = _all(cursor.execute(_OVERDUE, self.fence))
         if overdue:
             # A process that has locked its row is writing now.
@@ -299,11 +330,18 @@ class Member:
         dead = _all(cursor.execute(_TAKE, self._facts))
         if dead:
             self._move(cursor, dead)
+            self._buried.update(dead)
         return bool(dead)
+
+    def fenced(self, connection: psycopg.Connection[Any]) -> Exception:
+        """The error after a `FENCE` has failed. Raises psycopg.Error."""
+        if self.timelines.has_changed(connection):
+            return ConnectionError("the server has failed over to another one")
+        return self.taken_over()
 
     def taken_over(self) -> TakenOver:
         """The error of a process that was marked dead. It never writes again."""
-        self.fenced_until = -inf
+        self._fenced_until = -inf
         return TakenOver("another process has taken it over, since this one was silent for too long")
 
     def _enter(self, cursor: Cursor) -> int | None:
@@ -323,7 +361,8 @@ class Member:
         if different := [other for other, _, has_same_token in others if not has_same_token]:
             log.warning("tokens_differ", processes=different)
         epoch: int | None = _first(cursor.execute(_ENTER, facts))
-        self._move(cursor, _all(cursor.execute(_TAKE, facts)))
+        if is_settled(cursor):
+            self._move(cursor, _all(cursor.execute(_TAKE, facts)))
         cursor.execute(_FORGET)
         return epoch
 

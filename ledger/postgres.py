@@ -37,9 +37,10 @@ from ledger.migrations import NAME, POSTGRES, Schema, TooNew
 from ledger.notices import committing
 from ledger.post import LEASES
 from ledger.postgres_migration import make_tables
+from ledger.recent import Changes
 from ledger.records import LeaseRecord
 from ledger.tables import META, METADATA
-from ledger.writer import Changes, TakenOver, opened
+from ledger.writer import TakenOver, opened
 
 _READERS: Final = 4
 _CONNECTIONS: Final = _READERS + 1
@@ -130,6 +131,10 @@ class PostgresBackend:
         return self._member.fenced_until
 
     @property
+    def unsettled(self) -> str | None:
+        return self._member.timelines.unsettled
+
+    @property
     def name(self) -> bytes:
         """The random name of the ledger. Raises ConnectionError until it was opened."""
         if self._name is None:
@@ -141,7 +146,7 @@ class PostgresBackend:
         Raises psycopg.OperationalError."""
         return _connected(self._parameters, patience)
 
-    def open(self) -> None:
+    def open(self) -> bool:
         began = time.monotonic()
         with self.engine.connect() as connection:
             if self._name is None:
@@ -152,12 +157,13 @@ class PostgresBackend:
                 name = connection.scalar(select(META.c.value).where(META.c.name == NAME))
                 if self._name not in {None, name}:
                     raise ConnectionError(_REPLACED)
-                self._member.enter(_cursor(connection))
+                is_lossy = self._member.enter(_cursor(connection))
                 for sql, rows in statements_of(opened()):
                     connection.exec_driver_sql(sql, list(rows))
         self._name = name
         self._member.acknowledge(began)
         self._connection = self.connect(self._patience)
+        return is_lossy
 
     def write(self, changes: Changes, claims: Sequence[Claim] = ()) -> Sequence[bool]:
         connection = self._connection
@@ -182,8 +188,8 @@ class PostgresBackend:
                     connection.execute(SENT, (json.dumps([*map(asdict, sent)]), self.process)) if sent else ()
                 )
         except errors.DivisionByZero:
-            raise self._member.taken_over() from None
-        self._member.acknowledge(began)
+            raise self._member.fenced(connection) from None
+        self._member.acknowledge(began, has_written=True)
         made = {claim: result.rowcount > 0 for claim, result in zip(others, results, strict=True)}
         granted = {lease for (lease,) in leases}
         return [each.lease_id in granted if isinstance(each, ClaimSent) else made[each] for each in claims]

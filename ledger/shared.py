@@ -55,14 +55,13 @@ ROLES: Final = Table(
     Column("holder", Text),
     Column("term", BigInteger, nullable=False),
     Column("until", DateTime(timezone=True), nullable=False),
-    Column("world", Text),
     Column("answered_at", DateTime(timezone=True)),
     Column("figures", Text),
     Column("figured_at", DateTime(timezone=True)),
 )
 """The role `gate`: its `holder`, until when it holds the role without another sign, and its latest figures as JSON.
-Each change of the holder begins a `term`. `world` is the timeline of the database. `answered_at` is when the latest
-answered request to the upstream was sent."""
+Each change of the holder begins a `term`. `answered_at` is when the latest answered request to the upstream was
+sent."""
 
 LETTERS: Final = Table(
     "letters",

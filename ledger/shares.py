@@ -10,6 +10,7 @@ from typing import Final
 from admission.shares import Answer, Holding, settle
 from admission.sliding_window import WINDOW
 from ledger.courier import Courier, Cursor
+from ledger.timelines import is_settled
 
 _LOCK: Final = """
     INSERT INTO shares (process, places, wants) VALUES ('', 0, 0) ON CONFLICT (process) DO UPDATE SET places = 0
@@ -55,6 +56,9 @@ class PostgresShares:
             for process, places, wants, is_alive in cursor.execute(_HOLDINGS)
         }
         held = holdings.pop(self._process, Holding(0)).places
-        answer = settle(list(holdings.values()), held, keep=keep, wants=wants, limit=self._limit)
+        if is_settled(cursor):
+            answer = settle(list(holdings.values()), held, keep=keep, wants=wants, limit=self._limit)
+        else:  # what others hold may be lost, and so may what this one holds
+            answer = Answer(keep, self._limit)
         cursor.execute(_WRITE, (self._process, answer.places, max(0, keep + wants - answer.places)))
         return answer

@@ -22,8 +22,9 @@ from sqlalchemy.pool import QueuePool
 from ledger.claims import Claim
 from ledger.claims import statement as claimed
 from ledger.migrations import TooNew, migrate, name_of
+from ledger.recent import Changes
 from ledger.tables import all_statements
-from ledger.writer import Changes, by_statement, opened
+from ledger.writer import by_statement, opened
 
 _LOCK_TIMEOUT: Final = 1.0
 """Seconds to wait while another process, such as a backup, has locked the file."""
@@ -51,6 +52,7 @@ class SqliteBackend:
     process: Final = None
     fenced_until: Final = inf
     heartbeat: Final = inf
+    unsettled: Final = None
 
     def __init__(self, url: str) -> None:
         self._path = Path(make_url(url).database or "")
@@ -63,7 +65,7 @@ class SqliteBackend:
         self._name: bytes | None = None
         """The random name of the ledger after it was opened. Another file in its place is refused."""
 
-    def open(self) -> None:
+    def open(self) -> bool:
         if self._owner is None:
             self._owner = _locked(self._path)
         if self._name is not None and not self._path.exists():
@@ -84,6 +86,7 @@ class SqliteBackend:
         # Fails if the disk is full or the file was replaced meanwhile.
         self.write(opened())
         self._log_inode = _inode_of(self._log)
+        return False
 
     def write(self, changes: Changes, claims: Sequence[Claim] = ()) -> Sequence[bool]:
         if os.stat(self._file).st_ino != self._inode:  # noqa: PTH116 - at every commit, and thrice as fast

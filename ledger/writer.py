@@ -5,7 +5,8 @@ form the next one, and a later record replaces an earlier one with the same key.
 for the disk.
 
 A write that fails (a full disk, a locked or missing database) stays pending and is retried each second. Until it
-succeeds, `flush` raises `LedgerDown`, so that no new work starts, and no record is dropped.
+succeeds, `flush` raises `LedgerDown`, so that no new work starts, and no record is dropped. If the database may have
+lost its last commits, recent rows are written again (`recent.py`).
 
 `Backend` is the database. SQLAlchemy declares the tables and compiles the statements (`tables.py`, `queries.py`). A
 backend hands the compiled statements to the driver, since SQLAlchemy would double the time of a write.
@@ -25,6 +26,7 @@ from sqlalchemy import Engine
 from errors import LedgerDown
 from ledger import Source
 from ledger.claims import Claim
+from ledger.recent import Changes, Place, RecentRows
 from ledger.records import (
     MetaRecord,
     Record,
@@ -40,10 +42,6 @@ RETRY_DELAY: Final = 1.0
 """Seconds between attempts to write after a failure, and between writes of nothing while nothing is pending."""
 
 log = structlog.get_logger("ledger")
-
-Place = tuple[type[Record], Key]
-Changes = Mapping[Place, Record | None]
-"""Records by kind and key; None removes the row."""
 
 
 def _nothing() -> None: ...
@@ -72,8 +70,13 @@ class Backend(Protocol):
     def heartbeat(self) -> float:
         """Seconds after which something must be written again, so that no other process takes over."""
 
-    def open(self) -> None:
-        """Connect, and create or migrate the tables. Raises any error if it cannot be written, and TakenOver."""
+    @property
+    def unsettled(self) -> str | None:
+        """A sentence that says why nothing may be claimed or accepted now although writes succeed. Usually None."""
+
+    def open(self) -> bool:
+        """Connect, and create or migrate the tables. Returns whether commits of this process may be lost since it was
+        open before. Raises any error if it cannot be written, and TakenOver."""
 
     @property
     def process(self) -> str | None:
@@ -113,6 +116,7 @@ class SqlLedger:
         self._pending: dict[Place, Record | None] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._claims: list[tuple[Claim, asyncio.Future[bool]]] = []
+        self._recent = RecentRows()
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._armed = False
         self._first_try = threading.Event()
@@ -252,7 +256,8 @@ class SqlLedger:
         if self._is_open:
             return
         try:
-            self._backend.open()
+            if self._backend.open():
+                self._write_again()
             if not self._has_opened:
                 self._on_open()
             self._has_opened = self._is_open = True
@@ -262,33 +267,41 @@ class SqlLedger:
                 log.exception("recovery_failed")
             self._mark_down(error)
 
+    def _write_again(self) -> None:
+        """Write the recent rows again, unless there are newer changes."""
+        rows = self._recent.rows()
+        log.warning("ledger_failed_over", path=self._backend.location, rows=len(rows))
+        self._keep(rows)
+
+    def _keep(self, changes: Changes) -> LedgerDown:
+        """Keep these changes for the next transaction, unless there are newer ones. Returns the error for callers that
+        wait for them."""
+        with self._lock:
+            self._pending = {**changes, **self._pending}
+        return LedgerDown(self.trouble or "")
+
     def _commit(self) -> None:
         with self._lock:
             pending, self._pending = self._pending, {}
             waiting, self._waiting = self._waiting, []
             claims, self._claims = self._claims, []
-        outcome = (
-            self._record(pending, [claim for claim, _ in claims])
-            if self._is_open
-            else LedgerDown(self.trouble or "")
-        )
-        if self.trouble is not None:
-            with self._lock:
-                self._pending = {**pending, **self._pending}
-        futures: list[asyncio.Future[Any]] = [*waiting, *(future for _, future in claims)]
-        if futures:
-            with suppress(RuntimeError):  # the loop has ended, and nothing waits any more
-                futures[0].get_loop().call_soon_threadsafe(_resolve, waiting, claims, outcome)
+        if claims and (reason := self._backend.unsettled) is not None:
+            _answer((), claims, LedgerDown(reason))
+            claims = []
+        _answer(waiting, claims, self._record(pending, [claim for claim, _ in claims]))
 
     def _record(self, pending: Changes, claims: Sequence[Claim]) -> LedgerDown | Sequence[bool]:
         """Write all changes in one transaction, or each separately if a row is refused. Returns which claims were made,
         or the error for the waiting `flush` and `claim` calls."""
+        if not self._is_open:
+            return self._keep(pending)
         try:
             made = self._backend.write(pending, claims)
         except Exception as error:  # any error: this thread must not end
             if self._backend.is_outage(error):
-                return self._fail(error)
+                return self._fail(error, pending)
             return self._write_each(pending)
+        self._note(pending, [claim for claim, is_made in zip(claims, made, strict=True) if is_made])
         self._mark_up()
         return made
 
@@ -298,24 +311,30 @@ class SqlLedger:
         for place, record in pending.items():
             try:
                 self._backend.write({place: record})
+                self._note({place: record})
             except Exception as error:
                 if self._backend.is_outage(error):
-                    return self._fail(error)
+                    return self._fail(error, pending)
                 refused += 1
                 log.exception("record_refused", kind=place[0].__name__, key=place[1])
         self._mark_up()
         return LedgerDown(f"{refused} of {len(pending)} changes cannot be written.")
 
-    def _fail(self, error: Exception) -> LedgerDown:
-        """Record that writes fail. Returns the error for the waiting `flush` calls."""
+    def _note(self, changes: Changes, made: Sequence[Claim] = ()) -> None:
+        if self._backend.process is not None:  # a file loses no commits
+            self._recent.note(changes, made)
+
+    def _fail(self, error: Exception, pending: Changes) -> LedgerDown:
+        """Keep the changes, since writes fail. Returns the error for the waiting `flush` calls."""
         self._is_open = not self._backend.fail(error)
         self._mark_down(error)
-        return LedgerDown(self.trouble or "")
+        return self._keep(pending)
 
     def _mark_up(self) -> None:
-        if self.trouble is not None and self._first_try.is_set():
+        trouble = self._backend.unsettled
+        if self.trouble is not None and trouble is None and self._first_try.is_set():
             log.warning("ledger_recovered")
-        self.trouble = None
+        self.trouble = trouble
 
     def _mark_down(self, error: Exception) -> None:
         reason = getattr(error, "orig", None) or error
@@ -349,9 +368,21 @@ def opened() -> Changes:
     return {(MetaRecord, (record.name,)): record}
 
 
+def _answer(
+    waiting: Sequence[asyncio.Future[None]],
+    claims: Sequence[tuple[Claim, asyncio.Future[bool]]],
+    outcome: LedgerDown | Sequence[bool],
+) -> None:
+    """Pass the outcome to the loop that waits for it."""
+    futures: list[asyncio.Future[Any]] = [*waiting, *(future for _, future in claims)]
+    if futures:
+        with suppress(RuntimeError):  # the loop has ended, and nothing waits any more
+            futures[0].get_loop().call_soon_threadsafe(_resolve, waiting, claims, outcome)
+
+
 def _resolve(
-    waiting: list[asyncio.Future[None]],
-    claims: list[tuple[Claim, asyncio.Future[bool]]],
+    waiting: Sequence[asyncio.Future[None]],
+    claims: Sequence[tuple[Claim, asyncio.Future[bool]]],
     outcome: LedgerDown | Sequence[bool],
 ) -> None:
     if isinstance(outcome, LedgerDown):

@@ -3,7 +3,8 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from cluster.keeper import Keeper
@@ -12,6 +13,7 @@ from concurrency import Gate
 from errors import LedgerDown
 from ledger.claims import ClaimSent
 from ledger.leases import ROLE_TTL, LeaseRow, Look
+from ledger.recent import RecentRows
 from ledger.records import LeaseRecord, LeaseState
 
 
@@ -50,7 +52,25 @@ class Database:
     figures: tuple[str, float] | None = None
     dead: set[str] = field(default_factory=set)
     is_away: bool = False
+    timeline: int = 1
+    settled_at: float = -inf
     listeners: dict[str, list[Callable[[], object]]] = field(default_factory=lambda: defaultdict(list))
+
+    def copy(self) -> "Database":
+        """The rows and the role, as a standby has them that receives nothing more."""
+        rows = {each: replace(row) for each, row in self.rows.items()}
+        return replace(self, rows=rows)
+
+    def fail_over(self, standby: "Database", *, settling: float) -> None:
+        """Go on with the rows of the standby, in a new timeline that is settled after so many seconds."""
+        self.rows, self.holder, self.until = standby.rows, standby.holder, standby.until
+        self.term, self.answered_at, self.figures = standby.term, standby.answered_at, standby.figures
+        self.timeline += 1
+        self.settled_at = now() + settling
+
+    @property
+    def is_settled(self) -> bool:
+        return now() >= self.settled_at
 
     async def transaction(self, process: str) -> None:
         await asyncio.sleep(self.latency)
@@ -95,6 +115,8 @@ class Table:
     async def look(self, term: int | None) -> Look | None:
         await self._db.transaction(self.process)
         db = self._db
+        if not db.is_settled:
+            return None
         if db.holder not in {None, self.process} and db.until >= now():
             return None
         if db.holder != self.process:
@@ -104,7 +126,7 @@ class Table:
         for row in rows:
             row.seen = row.state
         answered = None if db.answered_at is None else now() - db.answered_at
-        seen = Look(db.term, [_read(row) for row in rows], answered)
+        seen = Look(db.term, [_read(row) for row in rows], answered, now() - db.settled_at)
         await asyncio.sleep(db.delay)
         return seen
 
@@ -160,6 +182,16 @@ class Rows:
         self._db = database
         self.process = process
         self._pending: dict[str, LeaseRecord] = {}
+        self._recent = RecentRows(now)
+        self._timeline = database.timeline
+
+    async def come_back(self, after: float) -> None:
+        """Write again what a new timeline may lack, after so many seconds."""
+        await asyncio.sleep(after)
+        self._timeline = self._db.timeline
+        again = {each.id: each for each in self._recent.rows().values() if isinstance(each, LeaseRecord)}
+        self._pending = {**again, **self._pending}
+        await self.flush()
 
     def upsert(self, record: LeaseRecord) -> None:
         self._pending[record.id] = record
@@ -170,12 +202,17 @@ class Rows:
     async def claim(self, claim: ClaimSent | None) -> bool:
         pending, self._pending = self._pending, {}
         try:
+            if claim and not self._db.is_settled:
+                raise LedgerDown("failed over")
             await self._db.transaction(self.process)
+            if self._timeline != self._db.timeline:
+                raise LedgerDown("failed over")
         except LedgerDown:
             self._pending = {**pending, **self._pending}
             raise
         for record in pending.values():
             self._write(record)
+        self._recent.note({(LeaseRecord, (each.id,)): each for each in pending.values()})
         if pending or claim:
             self._db.notify("leases")
         row = None if claim is None else self._db.rows.get(claim.lease_id)
@@ -185,6 +222,7 @@ class Rows:
             return False
         row.state, row.reference, row.sent_at = LeaseState.SENT, claim.reference, now()
         row.runs_for = claim.runs_for
+        self._recent.note({}, [claim])
         return True
 
     def _write(self, record: LeaseRecord) -> None:

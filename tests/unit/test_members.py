@@ -5,116 +5,25 @@ Each test has a clock of its own in the database, which stands still until the t
 
 import threading
 import time
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import suppress
 from math import inf
 
 import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from harness.postgres import server
 from harness.service_process import until
-from ledger import Profile
-from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
 from ledger.records import BatchRecord, Delivery, KeyRecord, LeaseRecord, LeaseState, PlanRecord
-from ledger.tables import MAPPINGS
 from ledger.writer import TakenOver
+from tests.support.members import TTL, running_cluster
 from tests.support.records import generation
-
-TTL = 5.0
-
-
-class Cluster:
-    """A ledger whose clock the test moves."""
-
-    def __init__(self, schema):
-        self._schema = schema
-        self.url = server().url(schema=f"{schema},pg_catalog")
-        self._processes = []
-        server().execute(
-            f"CREATE TABLE {schema}.clock AS SELECT now() AS at, now() - interval '1 day' AS started_at",
-            f"CREATE FUNCTION {schema}.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE"
-            f" AS 'SELECT at FROM {schema}.clock'",
-            f"CREATE FUNCTION {schema}.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql VOLATILE"
-            f" AS 'SELECT started_at FROM {schema}.clock'",
-        )
-
-    def process(self, **facts):
-        self._processes.append(Process(self, **facts))
-        return self._processes[-1]
-
-    def advance(self, seconds):
-        self.execute(f"UPDATE clock SET at = at + interval '{seconds} s'")
-
-    def live(self, seconds, *processes):
-        """Let time pass while these processes write often."""
-        for _ in range(round(seconds)):
-            self.advance(1.0)
-            for each in processes:
-                each.write()
-
-    def execute(self, statement, *parameters):
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            cursor = connection.execute(statement, parameters)
-            return cursor.fetchall() if cursor.description else []
-
-    def close(self):
-        for each in self._processes:
-            each.backend.disconnect()
-
-
-class Process:
-    """A process that writes and buries when the test says so."""
-
-    def __init__(self, cluster, *, alone=False, **profile):
-        self._cluster = cluster
-        self.backend = PostgresBackend(cluster.url, ttl=TTL, alone=alone, profile=Profile(**profile))
-        try:
-            self.backend.open()
-        except BaseException:
-            self.backend.disconnect()
-            raise
-        self.write()
-
-    def write(self, *records):
-        """Write these as records of this process, or nothing."""
-        for each in records:
-            assert each.process is None
-        self.backend.write({_place(each): replace(each, process=self.backend.process) for each in records})
-
-    def bury(self) -> bool:
-        with self.transaction() as cursor:
-            return self.backend.bury(cursor)
-
-    @contextmanager
-    def transaction(self):
-        alive = "SELECT FROM processes WHERE id = %s AND dead_at IS NULL FOR KEY SHARE"
-        with psycopg.connect(self._cluster.url) as connection, connection.cursor() as cursor:
-            assert cursor.execute(alive, (self.backend.process,)).rowcount
-            yield cursor
-
-    @property
-    def is_marked_dead(self) -> bool:
-        query = "SELECT dead_at IS NOT NULL FROM processes WHERE id = %s"
-        return self._cluster.execute(query, self.backend.process)[0][0]
-
-    def is_dead(self) -> bool:
-        """Whether it can write no more."""
-        try:
-            self.write()
-        except TakenOver:
-            return True
-        return False
 
 
 @pytest.fixture
 def cluster():
-    with server().schema() as name:
-        made = Cluster(name)
+    with running_cluster() as made:
         yield made
-        made.close()
 
 
 def test_processes_write_side_by_side(cluster):
@@ -359,10 +268,6 @@ def test_the_work_of_a_process_with_a_token_is_taken_if_no_other_has_one(cluster
 
 
 # ── What a dead process leaves
-
-
-def _place(record):
-    return type(record), MAPPINGS[type(record)].key_of(record)
 
 
 def batch(batch_id, **facts):

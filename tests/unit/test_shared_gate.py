@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from auth import ADMIN
 from cluster.keeper import Keeper
 from concurrency import Gate
+from errors import LedgerDown
 from tests.support.shared_gate import Database, Table, group
 from tests.support.virtual_time import in_virtual_time
 
@@ -31,7 +32,12 @@ class Upstream:
         loop = asyncio.get_running_loop()
         with await process.gate.acquire(caller, **limits) as lease:
             reference = f"gen.{next(self._references)}"
-            await lease.persist(process.ledger, reference, answer + seconds)
+            while True:
+                try:
+                    await lease.persist(process.ledger, reference, answer + seconds)
+                    break
+                except LedgerDown:
+                    await asyncio.sleep(1.0)
             lease.sent()
             await asyncio.sleep(answer / 2)
             self.arrivals.append(loop.time())
@@ -319,6 +325,90 @@ async def test_a_lease_whose_grant_was_lost_with_the_database_waits_for_another_
     assert (1, 1) == (one.gate.slots_held, one.gate.in_flight("anna"))
     lease.release()
     assert (0, 0) == (one.gate.slots_held, one.gate.in_flight("anna"))
+
+
+async def fail_over(database, processes, chance, *, settling=15.0):
+    """Lose the commits of up to 30 seconds, and be away for as long. Then the processes come back one by one."""
+    standby = database.copy()
+    await asyncio.sleep(chance.uniform(0.0, 30.0))
+    database.is_away = True
+    await asyncio.sleep(chance.uniform(0.0, 30.0))
+    database.is_away = False
+    database.fail_over(standby, settling=settling)
+    for process in processes:
+        process.start(process.ledger.come_back(chance.uniform(0.0, 10.0)))
+    await asyncio.sleep(settling)
+
+
+@in_virtual_time
+async def test_failovers_that_lose_commits_let_no_more_through_than_slots_and_window_and_lose_no_wait():
+    chance = random.Random(4)
+    database = Database(latency=0.004)
+    processes = group(database, "a:1:x", "b:1:x", "c:1:x", **LIMITS)
+    upstream = Upstream()
+    for process in processes:
+        for number in range(8):
+            times = {"seconds": chance.uniform(0.2, 30.0), "answer": chance.uniform(0.1, 10.0)}
+            process.start(upstream.again_and_again(process, f"c{number % 4}", **times))
+    for _ in range(5):
+        await asyncio.sleep(chance.uniform(1.0, 60.0))
+        await fail_over(database, processes, chance)
+
+    waiting = [each.start(upstream.life(each, "late")) for each in processes for _ in range(4)]
+    await asyncio.sleep(300.0)
+    assert all(each.done() for each in waiting)
+    assert upstream.densest() <= 60
+    assert upstream.most == 10
+
+
+@in_virtual_time
+async def test_predictions_keep_their_slots_and_waits_their_turn_although_their_rows_were_lost():
+    database = Database()
+    processes = group(database, "a:1:x", "b:1:x", **LIMITS)
+    upstream = Upstream()
+    await asyncio.sleep(1.0)
+    standby = database.copy()
+    for each in processes:
+        for _ in range(5):
+            each.start(upstream.life(each, "anna", seconds=150.0))
+    await asyncio.sleep(1.0)
+    waiting = [each.start(upstream.life(each, "anna")) for each in processes]
+    await asyncio.sleep(1.0)
+    database.fail_over(standby, settling=15.0)
+    for each in processes:
+        each.start(each.ledger.come_back(5.0))
+    await asyncio.sleep(15.0)
+    later = [each.start(upstream.life(each, "ben")) for each in processes]
+
+    await asyncio.sleep(120.0)
+    assert 10 == len(upstream.arrivals)
+    await asyncio.sleep(60.0)
+    assert all(each.done() for each in [*waiting, *later])
+    assert 10 == upstream.most
+
+
+@in_virtual_time
+async def test_what_a_process_sent_before_it_died_in_a_failover_counts_although_its_rows_are_lost():
+    database = Database()
+    one, other = group(database, "a:1:x", "b:1:x", **LIMITS)
+    upstream = Upstream()
+    await asyncio.sleep(1.0)
+    standby = database.copy()
+    for _ in range(60):
+        one.start(upstream.life(one, "anna", seconds=0.1))
+    await asyncio.sleep(5.0)
+    assert 60 == len(upstream.arrivals)
+    await one.kill()
+    database.fail_over(standby, settling=15.0)
+    other.start(other.ledger.come_back(1.0))
+    for _ in range(60):
+        other.start(upstream.life(other, "anna", seconds=0.1))
+    await asyncio.sleep(15.0)
+    database.bury(one.name)
+    await asyncio.sleep(90.0)
+
+    assert 60 == upstream.densest()
+    assert 120 == len(upstream.arrivals)
 
 
 @pytest.mark.parametrize(
