@@ -307,10 +307,12 @@ class GenerationService:
 
     async def _visible(self, principal: Principal, work_id: str) -> Work | Stored:
         work = await self._find(work_id, principal.caller)
-        if work is None and self._remote is not None and self._ledger.trouble is not None:
-            raise LedgerDown(
-                self._ledger.trouble
-            )  # after a failover, its row may be missing for some seconds
+        if work is None and self._remote is not None:
+            await (
+                self._ledger.flush()
+            )  # fails if the server has failed over, and lacks the row for some seconds
+            if self._ledger.trouble is not None:
+                raise LedgerDown(self._ledger.trouble)
         if work is None or not principal.may_see(work.caller_id):
             raise _not_found()
         return work
