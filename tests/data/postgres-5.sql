@@ -186,11 +186,15 @@ CREATE TABLE roles (
 	holder TEXT,
 	term BIGINT NOT NULL,
 	until TIMESTAMP WITH TIME ZONE NOT NULL,
-	world TEXT,
 	answered_at TIMESTAMP WITH TIME ZONE,
 	figures TEXT,
 	figured_at TIMESTAMP WITH TIME ZONE,
 	PRIMARY KEY (name)
+);
+CREATE TABLE timelines (
+	id TEXT NOT NULL,
+	settled_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	PRIMARY KEY (id)
 );
 CREATE INDEX leases_of_process ON leases (process);
 CREATE INDEX leases_unseen ON leases (id) WHERE seen <> state;
