@@ -136,7 +136,9 @@ class Fleet:
         except psycopg.errors.UndefinedTable:
             return None
         pids = {int(holder.split(":")[-2]) for (holder,) in rows}
-        return next((each for each in self.members if each.service and each.worker() in pids), None)
+        return next(
+            (each for each in self.members if each.service and pids & {*each.service.workers()}), None
+        )
 
     def kill_at_random(self, number: int, *, interval: tuple[float, float], seed: int = 1) -> None:
         """Kill so many processes and start them again: the holder of the gate's role, another one, or both at once.

@@ -67,9 +67,16 @@ class ServiceProcess:
 
     def worker(self) -> int:
         """The process id of gunicorn's worker, once there is exactly one."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        until(lambda: len(children.read_text().split()) == 1)
-        return int(children.read_text())
+        until(lambda: len(self.workers()) == 1)
+        return self.workers()[0]
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers that run now."""
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        except FileNotFoundError:  # it has ended
+            return []
+        return [int(each) for each in children.split()]
 
     def is_serving(self, *, within: float) -> bool:
         """Whether it serves within so many seconds."""
