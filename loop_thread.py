@@ -42,6 +42,14 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
+    """Wait until the event is set, or for so many seconds. `asyncio.wait_for` of Python 3.11 loses a cancellation that
+    comes at the moment of the end."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
 class Pool:
     """Runs blocking functions, such as file access, on its own threads, and waits for them on the loop. `computes` is
     true if they mostly compute, and do not wait."""

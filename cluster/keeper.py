@@ -27,6 +27,7 @@ from concurrency import Gate, Lease
 from errors import LedgerDown
 from ledger.leases import ROLE_TTL, LeaseRow, Look
 from ledger.records import LeaseState
+from loop_thread import wait_for_event
 
 _PAUSE: Final = 0.25
 _POLL_PAUSE: Final = 0.05
@@ -135,9 +136,7 @@ class Keeper:
                 log.exception("gate_failed")
                 self._drop()
                 pause = _RETRY_PAUSE
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):  # `wait_for` may lose a cancellation
-                    await self._news.wait()
+            await wait_for_event(self._news, pause)
 
     @property
     def is_certain(self) -> bool:

@@ -16,6 +16,7 @@ import structlog
 
 from errors import Internal, LedgerDown, ServiceError, restored
 from ledger.post import GATE, Letter, Post
+from loop_thread import wait_for_event
 
 TIMEOUT: Final = 10.0
 """Seconds to wait for an answer."""
@@ -140,9 +141,7 @@ class Letters:
                 except Exception:  # this task must go on
                     log.exception("letters_failed")
                     pause = _PAUSE
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):  # `wait_for` may lose a cancellation
-                        await self._news.wait()
+                await wait_for_event(self._news, pause)
         finally:
             self._post.unlisten(self.process)
             for task in self._handling:

@@ -29,6 +29,7 @@ from concurrency import Gate, Lease, until_granted
 from errors import LedgerDown
 from ledger import Ledger
 from ledger.records import LeaseRecord, LeaseState
+from loop_thread import wait_for_event
 
 _PAUSE: Final = 0.5
 _POLL_PAUSE: Final = 0.05
@@ -114,9 +115,7 @@ class RemoteGate(Estimates):
                 log.exception("gate_failed")
             waits = any(not each.granted.done() for each in self._leases.values())
             pause = _POLL_PAUSE if waits and not self._table.notices_work else _PAUSE
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):  # `wait_for` may lose a cancellation
-                    await self._news.wait()
+            await wait_for_event(self._news, pause)
 
     @property
     def is_closed(self) -> bool:
