@@ -15,8 +15,9 @@ from admission.sliding_window import WINDOW
 _BLOCKS: Final = 60
 """A block is this part of the limit. An idle process holds one, and so does one that died, for a minute."""
 
-_SPARE_BLOCKS: Final = 2
-"""Blocks that are left to processes without a place."""
+_SPARE_BLOCKS: Final = 3
+"""Blocks that are left to processes without a place. These leave the last one, for a process that is counted as dead
+and still sends, since only the database does not reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,7 @@ def settle(others: Sequence[Holding], held: int, *, keep: int, wants: int, limit
     fair = limit // (1 + len(alive))
     is_one_short = any(each.wants and each.places < fair for each in alive)
     free = limit - held - sum(each.places for each in others)
-    if held:
-        free -= _SPARE_BLOCKS * (limit // _BLOCKS)
+    free -= (_SPARE_BLOCKS if held else 1) * (limit // _BLOCKS)
     if is_one_short:
         free = min(free, fair - held)
     places = held + max(0, min(wants, free))

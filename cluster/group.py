@@ -53,7 +53,7 @@ class Group:
         self._keeper = Keeper(table, self._new_gate, on_held=self._take, on_lost=self._leave)
         self.gate = RemoteGate(table, ledger, self._keeper, tell=self._tell, **limits)
         shares = PostgresShares(courier, process, limit=others_limit, arrival=_LONGEST_REQUEST)
-        self._window = SharedWindow(others, shares, limit=others_limit)
+        self._window = SharedWindow(others, shares, limit=others_limit, is_alive=ledger.may_send)
         self.tokens = SqlTokens(courier)
         self.permits: Permits | None = None
         self.processes = AllFigures(

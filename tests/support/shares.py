@@ -31,6 +31,8 @@ class MemoryShares:
         self.fate = fate
         self._counts_for = counts_for
         self.rows: dict[int, Row] = {}
+        self.cut_off: set[int] = set()
+        """Processes that do not reach the table."""
 
     def of(self, process: int) -> "ProcessShares":
         return ProcessShares(self, process)
@@ -61,6 +63,7 @@ class ProcessShares:
     async def settle(self, *, keep: int, wants: int) -> Answer:
         is_made, is_answered = self.table.fate()
         await asyncio.sleep(0.01)
+        is_made = is_made and self.process not in self.table.cut_off
         answer = self.table.settle(self.process, keep, wants) if is_made else None
         await asyncio.sleep(0.01)
         if answer is None or not is_answered:

