@@ -65,7 +65,7 @@ def test_two_hundred_waiting_callers_leave_room_for_health_status_and_configure(
     with running_service(
         REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=1, CONCURRENT_DOCKER_ADMIN_API_KEY="ops"
     ) as service:
-        callers = [service.connect("/generate", _picture("[[slow=30]]"), **USER) for _ in range(200)]
+        callers = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(200)]
 
         def figures():
             return requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]
@@ -117,8 +117,8 @@ def test_a_disconnect_from_a_stream_cancels_the_rest_of_the_batch(service, simul
 
 
 def test_sigterm_finishes_running_work_keeps_queued_work_and_refuses_new_work(simulator, tmp_path):
-    with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
-        calls = [service.connect("/generate", _picture("[[slow=3]]"), **USER) for _ in range(2)]
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=60) as service:
+        calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
         until(lambda: simulator.counts().in_flight == 2)
         queued = service.connect("/generate", _picture("too late"), **USER)
         until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
@@ -127,6 +127,7 @@ def test_sigterm_finishes_running_work_keeps_queued_work_and_refuses_new_work(si
         refused, document = read_response(queued)
         health = requests.get(f"{service.url}/health", timeout=30)
         late, _ = read_response(service.connect("/generate", PICTURE, **USER))
+        simulator.finish()
         finished = [read_response(call) for call in calls]
         assert 0 == service.ended()
 
@@ -166,11 +167,13 @@ def test_no_signal_starts_a_second_worker_and_sighup_drains(service, simulator):
     (worker,) = workers()
     service.signal(signal.SIGTTIN)
     service.signal(signal.SIGUSR2)
-    call = service.connect("/generate", _picture("[[slow=0.5]]"), **USER)
+    call = service.connect("/generate", _picture("[[hang]]"), **USER)
     until(lambda: simulator.counts().in_flight == 1)
     assert [worker] == workers()
 
     service.signal(signal.SIGHUP)
+    until(lambda: not requests.get(f"{service.url}/health", timeout=30).ok)
+    simulator.finish()
 
     assert 200 == read_response(call)[0]
     assert 0 == service.ended()
@@ -395,9 +398,10 @@ def test_running_work_survives_a_lack_of_file_descriptors(simulator):
         MAX_WAITING_CALLERS=20,
         REPLICATE_CONCURRENT_LIMIT=2,
     ) as service:
-        call = service.connect("/generate", _picture("[[slow=1]]"), **USER)
+        call = service.connect("/generate", _picture("[[hang]]"), **USER)
         until(lambda: simulator.counts().in_flight == 1)
         crowd = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(150)]
+        simulator.finish()
 
         status, document = read_response(call)
         assert (200, True) == (status, document["success"])

@@ -99,9 +99,9 @@ def test_the_admins_work_continues_after_a_restart_and_nothing_is_created_twice(
         "REPLICATE_CONCURRENT_LIMIT": 2,
         "DATA_DIR": tmp_path,
     }
-    batch = {"model_name": "flux-dev", "prompts": ["[[slow=3]] b", "c", "d"]}
+    batch = {"model_name": "flux-dev", "prompts": ["[[hang]] b", "c", "d"]}
     with running_service(**settings) as first:
-        single = first.connect("/generate", {**PICTURE, "prompt": "[[slow=3]] a"}, **ADMIN)
+        single = first.connect("/generate", {**PICTURE, "prompt": "[[hang]] a"}, **ADMIN)
         until(lambda: simulator.counts().in_flight == 1)
         several = first.connect("/generate-batch", batch, **ADMIN)
         until(lambda: simulator.counts().in_flight == 2)
@@ -111,6 +111,7 @@ def test_the_admins_work_continues_after_a_restart_and_nothing_is_created_twice(
         assert 2 == simulator.counts().in_flight
 
     assert [(503, "shutting_down")] * 2 == [(one, document["code"]), (another, batch_document["code"])]
+    simulator.finish()
     with running_service(**settings) as second:
 
         def result(path: str):
@@ -124,7 +125,7 @@ def test_the_admins_work_continues_after_a_restart_and_nothing_is_created_twice(
         ]
 
     made = {each.id: (each.input["prompt"], each.status) for each in simulator.predictions()}
-    assert [(prompt, "succeeded") for prompt in ("[[slow=3]] a", *batch["prompts"])] == [
+    assert [(prompt, "succeeded") for prompt in ("[[hang]] a", *batch["prompts"])] == [
         made[each["prediction_id"]] for each in results
     ]
     assert (4, {"succeeded": 4}) == (simulator.counts().creations_accepted, simulator.counts().finished)
