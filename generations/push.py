@@ -21,6 +21,10 @@ from providers import PushedResult, PushReceiver, Untrusted
 MOST_BYTES: Final = 1_000_000
 """The largest message that is passed on to another process."""
 
+_SIGNED_BY: Final = "webhook-"
+"""The beginning of the names of the headers that sign a message. Another header may have a credential of a proxy, which
+must not be written to the ledger."""
+
 log = structlog.get_logger("http")
 
 
@@ -67,7 +71,10 @@ class PushInbox:
         assert self._remote is not None  # noqa: S101 - `elsewhere` found it
         if len(content) > MOST_BYTES:
             raise PayloadTooLarge(f"A message of Replicate may have up to {MOST_BYTES} bytes.")
-        await self._remote.push(work, attempt, headers, content)
+        signature = {
+            name.lower(): value for name, value in headers.items() if name.lower().startswith(_SIGNED_BY)
+        }
+        await self._remote.push(work, attempt, signature, content)
 
     async def take(
         self, generation_id: str, attempt: str, headers: Mapping[str, str], content: bytes

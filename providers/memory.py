@@ -164,8 +164,8 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         secret: str,
         caller: Caller | None = None,  # noqa: ARG002
     ) -> PushedResult:
-        """`body` is JSON: `{"id", "status", "output"}`; the header `Authorization` is the secret."""
-        if headers.get("authorization") != secret:
+        """`body` is JSON: `{"id", "status", "output"}`; the header `webhook-signature` is the secret."""
+        if headers.get("webhook-signature") != secret:
             raise Untrusted("The message does not have the secret.")
         sent = json.loads(body)
         return PushedResult(Prediction(sent["id"], sent["status"], tuple(map(Url, sent["output"]))))

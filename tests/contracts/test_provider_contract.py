@@ -140,7 +140,7 @@ async def in_memory(kind: type[MemoryProvider] = MemoryProvider) -> AsyncIterato
 
     def push(prediction_id: str, secret: str) -> tuple[dict[str, str], bytes]:
         document = {"id": prediction_id, "status": "succeeded", "output": ["https://a"]}
-        return {"authorization": secret}, json.dumps(document).encode()
+        return {"webhook-signature": secret}, json.dumps(document).encode()
 
     allowed = [True]
     provider = kind(answer_after=0.5, ends_after=TAKES, may_send=lambda: allowed[-1])

@@ -167,7 +167,7 @@ async def test_a_cancellation_that_cannot_be_written_is_refused():
 
 @in_virtual_time
 async def test_a_message_of_replicate_reaches_the_process_that_runs_the_generation():
-    async with processes() as (_, here, there):
+    async with processes() as (office, here, there):
         work = await there.accept(a_picture())
         push = here.core.push
         elsewhere = await push.elsewhere(work.id)
@@ -178,10 +178,14 @@ async def test_a_message_of_replicate_reaches_the_process_that_runs_the_generati
         ).encode()
         with pytest.raises(PayloadTooLarge):
             await push.pass_on(elsewhere, "1", {}, b"x" * (MOST_BYTES + 1))
-        await push.pass_on(elsewhere, "1", {"authorization": "wrong"}, content)
+        letters = []
+        office.lost = letters.append
+        headers = {"Webhook-Signature": "wrong", "Authorization": "Basic c2VjcmV0"}
+        await push.pass_on(elsewhere, "1", headers, content)
         await asyncio.sleep(1)
         assert not work.has_ended
-        await push.pass_on(elsewhere, "1", {"authorization": secret}, content)
+        assert ["wrong"] == [*json.loads(letters[0].body)["headers"].values()]
+        await push.pass_on(elsewhere, "1", {"webhook-signature": secret}, content)
         await asyncio.sleep(1)
 
         assert work.has_ended
