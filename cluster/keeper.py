@@ -158,6 +158,8 @@ class Keeper:
         look = await self._table.look(self._term)
         if self._stopping or look is None:
             self._drop()
+            if look is not None:  # it got the role while it was to hand it over
+                await self._table.give_up()
             return
         if look.term != self._term or self.gate is None:
             self._drop()

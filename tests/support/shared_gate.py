@@ -1,98 +1,24 @@
-"""Processes that share a gate by rows in memory, in virtual time: the rules of `ledger.leases` without a database."""
+"""Processes that share a gate by rows in memory, in virtual time."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from math import inf
 from typing import Any
 
 from cluster.keeper import Keeper
 from cluster.remote import RemoteGate
 from concurrency import Gate
 from errors import LedgerDown
-from ledger.claims import ClaimSent
+from ledger.claims import ClaimSent, ClaimSuspended
 from ledger.leases import ROLE_TTL, LeaseRow, Look
 from ledger.recent import RecentRows
 from ledger.records import LeaseRecord, LeaseState
+from tests.support.places import Place
+from tests.support.shared_database import TTL, Buried, Database, Generation, Row, now
 
+_MARGIN = 0.1 * TTL
+"""Seconds before the end of its TTL in which a process sends nothing."""
 
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-@dataclass
-class Row:
-    record: LeaseRecord
-    process: str | None
-    wanted_at: float
-    state: int = LeaseState.WANTED
-    granted: bool = False
-    seen: int = -1
-    reference: str | None = None
-    runs_for: float | None = None
-    sent_at: float | None = None
-    answered_at: float | None = None
-    left_at: float | None = None
-
-
-@dataclass
-class Database:
-    """The rows, the role, and which processes are dead. While `is_away`, nothing can be read or written. A transaction
-    is committed after `latency` seconds, and a look arrives `delay` seconds later."""
-
-    latency: float = 0.002
-    delay: float = 0.0
-    notices: bool = True
-    rows: dict[str, Row] = field(default_factory=dict)
-    holder: str | None = None
-    until: float = 0.0
-    term: int = 0
-    answered_at: float | None = None
-    figures: tuple[str, float] | None = None
-    dead: set[str] = field(default_factory=set)
-    is_away: bool = False
-    timeline: int = 1
-    settled_at: float = -inf
-    listeners: dict[str, list[Callable[[], object]]] = field(default_factory=lambda: defaultdict(list))
-
-    def copy(self) -> "Database":
-        """The rows and the role, as a standby has them that receives nothing more."""
-        rows = {each: replace(row) for each, row in self.rows.items()}
-        return replace(self, rows=rows)
-
-    def fail_over(self, standby: "Database", *, settling: float) -> None:
-        """Go on with the rows of the standby, in a new timeline that is settled after so many seconds."""
-        self.rows, self.holder, self.until = standby.rows, standby.holder, standby.until
-        self.term, self.answered_at, self.figures = standby.term, standby.answered_at, standby.figures
-        self.timeline += 1
-        self.settled_at = now() + settling
-
-    @property
-    def is_settled(self) -> bool:
-        return now() >= self.settled_at
-
-    async def transaction(self, process: str) -> None:
-        await asyncio.sleep(self.latency)
-        if self.is_away or process in self.dead:
-            raise LedgerDown("away")
-
-    def notify(self, topic: str) -> None:
-        if self.notices:
-            for each in self.listeners[topic]:
-                asyncio.get_running_loop().call_later(self.latency, each)
-
-    def bury(self, process: str) -> None:
-        """Mark a process dead, as the burial of `ledger.members` does."""
-        self.dead.add(process)
-        for row in self.rows.values():
-            if row.process == process:
-                row.process, row.left_at, row.seen = None, now(), -1
-                if row.state == LeaseState.WANTED:
-                    row.state = LeaseState.GONE
-        if self.holder == process:
-            self.holder = None
-        self.notify("leases")
+_HEARTBEAT = TTL / 5
 
 
 class Table:
@@ -101,6 +27,8 @@ class Table:
     def __init__(self, database: Database, process: str) -> None:
         self._db = database
         self.process = process
+        self._connection = 0
+        self._connection_of_look = 0, 0
 
     @property
     def notices_work(self) -> bool:
@@ -113,77 +41,114 @@ class Table:
         self._db.listeners["leases"].append(callback)
 
     async def look(self, term: int | None) -> Look | None:
-        await self._db.transaction(self.process)
-        db = self._db
-        if not db.is_settled:
-            return None
-        if db.holder not in {None, self.process} and db.until >= now():
-            return None
-        if db.holder != self.process:
-            db.holder, db.term = self.process, db.term + 1
-        db.until = now() + ROLE_TTL
-        rows = [row for row in db.rows.values() if row.seen != row.state or db.term != term]
-        for row in rows:
-            row.seen = row.state
-        answered = None if db.answered_at is None else now() - db.answered_at
-        seen = Look(db.term, [_read(row) for row in rows], answered, now() - db.settled_at)
-        await asyncio.sleep(db.delay)
+        seen: Look | None = await self._run(lambda: self._look(term))
+        await asyncio.sleep(self._db.delay)
         return seen
 
+    def _look(self, term: int | None) -> Look | None:
+        db = self._db
+        present = db.starts, self._connection
+        before, self._connection_of_look = self._connection_of_look, present
+        if not db.is_settled or (db.holder not in {None, self.process} and db.until >= now()):
+            return None
+        is_same = db.holder == self.process and before == present
+        db.hold(self.process, now() + ROLE_TTL, db.term + (not is_same))
+        rows = [row for row in db.rows.values() if row.seen != row.state or db.term != term]
+        for row in rows:
+            db.change(row, seen=row.state)
+        db.on_look()
+        answered = None if db.answered_at is None else now() - db.answered_at
+        return Look(db.term, [_read(row) for row in rows], answered, now() - db.settled_at)
+
     async def grant(self, term: int, ids: Any) -> bool:
-        await self._db.transaction(self.process)
-        if (self._db.holder, self._db.term) != (self.process, term):
+        return bool(await self._run(lambda: self._grant(term, ids)))
+
+    def _grant(self, term: int, ids: Any) -> bool:
+        db = self._db
+        if (db.holder, db.term) != (self.process, term):
             return False
-        for each in ids:
-            row = self._db.rows.get(each)
-            if row is not None and row.state == LeaseState.WANTED and row.process is not None:
-                row.granted = True
-                self._db.notify(f"granted {row.process}")
+        found = [row for each in ids if (row := db.rows.get(each)) is not None]
+        rows = [row for row in found if row.state == LeaseState.WANTED and row.process is not None]
+        for row in rows:
+            db.change(row, granted=True, granted_at=now())
+            db.notify(f"granted {row.process}")
+        db.on_grant(rows)
         return True
 
     async def granted(self) -> set[str]:
-        await self._db.transaction(self.process)
-        rows = self._db.rows.items()
-        return {
-            each
-            for each, row in rows
-            if row.process == self.process and row.granted and row.state == LeaseState.WANTED
-        }
+        def granted() -> set[str]:
+            rows = self._db.rows.items()
+            return {
+                each
+                for each, row in rows
+                if row.process == self.process and row.granted and row.state == LeaseState.WANTED
+            }
+
+        found: set[str] = await self._run(granted)
+        return found
 
     async def forget(self, ids: Any) -> None:
-        await self._db.transaction(self.process)
-        for each in ids:
-            self._db.rows.pop(each, None)
+        def forget() -> None:
+            for each in ids:
+                if (row := self._db.rows.pop(each, None)) is not None:
+                    self._db.undoes(lambda each=each, row=row: self._db.rows.setdefault(each, row))  # type: ignore[misc]
+
+        await self._run(forget)
 
     async def give_up(self) -> None:
-        await self._db.transaction(self.process)
-        if self._db.holder == self.process:
-            self._db.holder = None
+        def give_up() -> None:
+            if self._db.holder == self.process:
+                self._db.hold(None, self._db.until, self._db.term)
+
+        await self._run(give_up)
 
     async def answered(self, ago: float) -> None:
-        await self._db.transaction(self.process)
-        self._db.answered_at = max(self._db.answered_at or 0.0, now() - ago)
+        sent = now() - ago
+
+        def answered() -> None:
+            self._db.answered_at = max(self._db.answered_at or 0.0, sent)
+
+        await self._run(answered)
 
     async def publish(self, term: int, figures: str) -> None:
-        await self._db.transaction(self.process)
-        if (self._db.holder, self._db.term) == (self.process, term):
-            self._db.figures = figures, now()
+        def publish() -> None:
+            if (self._db.holder, self._db.term) == (self.process, term):
+                self._db.figures = figures, now()
+
+        await self._run(publish)
 
     async def figures(self) -> tuple[str, float] | None:
-        await self._db.transaction(self.process)
-        found = self._db.figures
+        found = await self._run(lambda: self._db.figures)
         return None if found is None else (found[0], now() - found[1])
+
+    async def _run(self, function: Callable[[], Any]) -> Any:
+        try:
+            return await self._db.run(self.process, function)
+        except LedgerDown:
+            self._connection += 1
+            raise
 
 
 class Rows:
-    """The part of a ledger that a gate uses: it writes leases."""
+    """The part of a ledger that a gate uses. Its writer goes on in its own `place` while the loop is blocked."""
 
     def __init__(self, database: Database, process: str) -> None:
         self._db = database
         self.process = process
-        self._pending: dict[str, LeaseRecord] = {}
+        self.place = Place()
+        self.fenced_until = 0.0
+        self.on_buried: Callable[[], object] = lambda: None
+        self._pending: dict[str, Any] = {}
+        self._handed_over: dict[str, Any] = {}
+        self._waiting: list[tuple[Any, asyncio.Future[bool]]] = []
+        self._is_writing = self._is_closed = False
         self._recent = RecentRows(now)
         self._timeline = database.timeline
+        database.beat(process)
+        self._call(self._beat)
+
+    def upsert(self, record: LeaseRecord | Generation) -> None:
+        self._pending[record.id] = record
 
     async def come_back(self, after: float) -> None:
         """Write again what a new timeline may lack, after so many seconds."""
@@ -193,30 +158,86 @@ class Rows:
         self._pending = {**again, **self._pending}
         await self.flush()
 
-    def upsert(self, record: LeaseRecord) -> None:
-        self._pending[record.id] = record
-
     async def flush(self) -> None:
         await self.claim(None)
 
-    async def claim(self, claim: ClaimSent | None) -> bool:
-        pending, self._pending = self._pending, {}
-        try:
-            if claim and not self._db.is_settled:
-                raise LedgerDown("failed over")
-            await self._db.transaction(self.process)
-            if self._timeline != self._db.timeline:
-                raise LedgerDown("failed over")
-        except LedgerDown:
-            self._pending = {**pending, **self._pending}
-            raise
-        for record in pending.values():
-            self._write(record)
-        self._recent.note({(LeaseRecord, (each.id,)): each for each in pending.values()})
-        if pending or claim:
+    async def claim(self, claim: ClaimSent | ClaimSuspended | None) -> bool:
+        if self._is_closed:
+            raise LedgerDown("closed")
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._handed_over |= self._pending
+        self._pending = {}
+        self._waiting.append((claim, future))
+        self._call(self._write)
+        return await future
+
+    def close(self) -> None:
+        self._is_closed = True
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(LedgerDown("closed"))
+
+    def may_send(self) -> bool:
+        return now() < self.fenced_until
+
+    # ── The writer
+
+    def _call(self, function: Callable[[], object]) -> None:
+        asyncio.get_running_loop().call_soon(function, context=self.place.context)
+
+    def _beat(self) -> None:
+        if not self._is_closed:
+            asyncio.get_running_loop().call_later(_HEARTBEAT, self._beat)
+            self._write()
+
+    def _write(self) -> None:
+        if self._is_writing or self._is_closed:
+            return
+        self._is_writing = True
+        changes, self._handed_over = self._handed_over, {}
+        waiting, self._waiting = self._waiting, []
+        began = now()
+
+        def done(made: Any, error: LedgerDown | None) -> None:
+            self._is_writing = False
+            if error is None:
+                self.fenced_until = began + TTL - _MARGIN
+            else:
+                self._handed_over = {**changes, **self._handed_over}
+            for index, (_, future) in enumerate(waiting):
+                if not future.done():
+                    future.set_result(made[index]) if error is None else future.set_exception(error)
+            if isinstance(error, Buried):
+                self.on_buried()
+            elif self._waiting:
+                self._write()
+
+        work = [claim for claim, _ in waiting]
+        self._db.submit(self.process, self.process, lambda: self._commit(changes, work), done, durable=True)
+
+    def _commit(self, changes: dict[str, Any], claims: list[Any]) -> list[bool]:
+        if self._timeline != self._db.timeline or (any(claims) and not self._db.is_settled):
+            raise LedgerDown("failed over")
+        self._db.beat(self.process)
+        leases = {(LeaseRecord, (each.id,)): each for each in changes.values() if isinstance(each, LeaseRecord)}
+        self._recent.note(leases)
+        for record in changes.values():
+            if isinstance(record, Generation):
+                self._db.generations[record.id] = record
+            else:
+                self._write_lease(record)
+        if leases or any(claims):
             self._db.notify("leases")
+        return [self._make(each) for each in claims]
+
+    def _make(self, claim: Any) -> bool:
+        if isinstance(claim, ClaimSuspended):
+            found = self._db.generations[claim.work_id]
+            if found.is_suspended:
+                self._db.generations[found.id] = found.of(self.process)
+            return found.is_suspended
         row = None if claim is None else self._db.rows.get(claim.lease_id)
-        if claim is None or row is None or row.process != self.process or not row.granted:
+        if row is None or row.process != self.process or not row.granted:
             return False
         if row.state not in {LeaseState.WANTED, LeaseState.SENT}:
             return False
@@ -225,7 +246,7 @@ class Rows:
         self._recent.note({}, [claim])
         return True
 
-    def _write(self, record: LeaseRecord) -> None:
+    def _write_lease(self, record: LeaseRecord) -> None:
         row = self._db.rows.setdefault(record.id, Row(record, self.process, now()))
         if row.process != self.process:
             return
@@ -238,11 +259,12 @@ class Rows:
 
 
 class Process:
-    """A process with its gate and its keeper, from `start` to `kill`."""
+    """A process with its gate and its keeper, from `start` to `kill`. Its loop is at its `place`."""
 
     def __init__(self, database: Database, name: str, **limits: Any) -> None:
         self.name = name
         self.database = database
+        self.place = Place()
         table = Table(database, name)
         self.gates: list[Gate] = []
         """The gate of all processes while this one keeps it."""
@@ -252,7 +274,9 @@ class Process:
         )
         self.gate = RemoteGate(table, self.ledger, self.keeper, tell=self._tell, **limits)  # type: ignore[arg-type]
         self.others: list[Process] = []
-        self.tasks = [asyncio.create_task(each) for each in (self.keeper.run(), self.gate.run())]
+        self.tasks: list[asyncio.Task[Any]] = []
+        for each in (self.keeper.run(), self.gate.run()):
+            self.start(each)
 
     async def _on_held(self, gate: Gate) -> None:
         self.gates.append(gate)
@@ -260,16 +284,21 @@ class Process:
     async def _tell(self, event: str, arguments: dict[str, Any]) -> None:
         await asyncio.sleep(self.database.latency)
         for each in self.others:
-            if each.keeper.gate is not None:
-                getattr(each.keeper.gate, event)(**arguments)
+            asyncio.get_running_loop().call_soon(each.receive, event, arguments, context=each.place.context)
+
+    def receive(self, event: str, arguments: dict[str, Any]) -> None:
+        """Take an event, as the holder of the gate."""
+        if self.keeper.gate is not None:
+            getattr(self.keeper.gate, event)(**arguments)
 
     def start(self, work: Any) -> asyncio.Task[Any]:
-        self.tasks.append(asyncio.create_task(work))
+        self.tasks.append(asyncio.create_task(work, context=self.place.context))
         return self.tasks[-1]
 
     async def kill(self) -> None:
         """End everything at once. Nothing is written any more."""
         self.database.dead.add(self.name)
+        self.ledger.close()
         for each in self.tasks:
             each.cancel()
         await asyncio.wait(self.tasks)

@@ -12,7 +12,8 @@ from auth import ADMIN
 from cluster.keeper import Keeper
 from concurrency import Gate
 from errors import LedgerDown
-from tests.support.shared_gate import Database, Table, group
+from tests.support.shared_database import Database
+from tests.support.shared_gate import Table, group
 from tests.support.virtual_time import in_virtual_time
 
 LIMITS = {"concurrent_limit": 10, "requests_per_minute": 60}
@@ -187,6 +188,19 @@ async def test_a_role_that_is_handed_over_while_it_is_taken_is_lost_afterwards()
 
     assert ["lost", "held", "lost"] == events
     assert not [each for each in logs if each["event"] == "gate_failed"]
+
+
+@in_virtual_time
+async def test_a_process_that_gets_the_role_after_it_was_to_hand_it_over_gives_it_back():
+    database = Database(latency=0.1)
+    first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
+    await asyncio.sleep(0.05)
+    await first.keeper.hand_over()
+    await asyncio.sleep(0.1)
+    assert first.name == database.holder
+
+    await asyncio.sleep(1.0)
+    assert second.name == database.holder
 
 
 @in_virtual_time

@@ -1,0 +1,120 @@
+"""A model of the upstream of processes that share a gate, in virtual time."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.places import WORLD
+from tests.support.shared_database import Row, now
+
+THERE = 0.05
+"""Seconds from the sending of a request to its arrival, and from its answer to the receipt of that."""
+
+
+class Lost(Exception):
+    """There is no answer, and the request may have arrived."""
+
+
+class Refused(Exception):
+    """The upstream has answered that it makes nothing."""
+
+
+@dataclass
+class Prediction:
+    reference: str
+    caller: str
+    began: float
+    granted_at: float
+    is_over: bool = False
+    is_left: bool = False
+    """A user's process has died, so that nothing watches it and it has no slot."""
+
+
+@dataclass
+class Upstream:
+    """Makes predictions. While it `is_stalled`, requests are kept, and take effect in their order at the end. `faults`
+    are those of the next creations: `lost` on the way there, `unanswered`, `slow` to answer, or `refused`."""
+
+    is_stalled: bool = False
+    faults: deque[str] = field(default_factory=deque)
+    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
+    arrivals: list[Prediction] = field(default_factory=list)
+    on_arrival: Callable[[Prediction], object] = lambda _: None
+    _kept: deque[Callable[[], object]] = field(default_factory=deque)
+
+    @property
+    def running(self) -> list[Prediction]:
+        return [each for found in self.predictions.values() for each in found if not each.is_over]
+
+    def create(self, row: Row, seconds: float) -> asyncio.Future[Any]:
+        """Send the creation of a lease, for a prediction that runs so long. The result is the reference."""
+        fault = self.faults.popleft() if self.faults else ""
+        made = Prediction(row.reference or "", row.record.caller, 0.0, row.granted_at)
+
+        def effect() -> str:
+            made.began = now()
+            self.arrivals.append(made)
+            if fault == "refused":
+                self.on_arrival(made)
+                raise Refused
+            self.predictions.setdefault(made.reference, []).append(made)
+            self.on_arrival(made)
+            asyncio.get_running_loop().call_later(
+                seconds, vars(made).update, {"is_over": True}, context=WORLD
+            )
+            return made.reference
+
+        if fault == "lost":
+            return self._send(self._lose, is_answered=True)
+        return self._send(
+            effect, is_answered=fault != "unanswered", back=5 * THERE if fault == "slow" else THERE
+        )
+
+    def find(self, reference: str) -> asyncio.Future[Any]:
+        """Search for a prediction. The result is whether it is there."""
+        return self._send(lambda: reference in self.predictions)
+
+    def is_over(self, reference: str) -> asyncio.Future[Any]:
+        return self._send(lambda: self.predictions[reference][0].is_over)
+
+    def begin_stall(self) -> None:
+        self.is_stalled = True
+
+    def end_stall(self) -> None:
+        self.is_stalled = False
+        while self._kept:
+            self._kept.popleft()()
+
+    def _send(
+        self, effect: Callable[[], Any], *, is_answered: bool = True, back: float = THERE
+    ) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def answer(result: Any, error: Exception | None) -> None:
+            if not future.done():
+                future.set_result(result) if error is None else future.set_exception(error)
+                future.exception()  # it may not be awaited
+
+        def arrive() -> None:
+            if self.is_stalled:
+                self._kept.append(arrive)
+                return
+            result: Any = None
+            error: Exception | None = None
+            try:
+                result = effect()
+            except (Refused, Lost) as raised:
+                error = raised
+            if not is_answered:
+                error = Lost()
+            loop.call_later(back, answer, result, error, context=WORLD)
+
+        loop.call_later(THERE, arrive, context=WORLD)
+        return future
+
+    @staticmethod
+    def _lose() -> None:
+        raise Lost
