@@ -3,15 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Authenticator
-from cluster import AnyGate
+from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
 from cluster.letters import Letters
 from concurrency import Gate
+from errors import TokenRejected
 from files import Files
 from generations.archive import Archive
 from generations.attempt import AttemptRunner
@@ -136,7 +138,18 @@ class Core:
         """Exchange letters and common values with the other processes until it is cancelled, if there can be any."""
         if self.letters is not None and self.shared_limits is not None:
             assert isinstance(self.semaphores, SharedSemaphores)  # noqa: S101 - there are letters
-            await asyncio.gather(self.letters.run(), keep_fresh(self.shared_limits, self.semaphores))
+            await asyncio.gather(
+                self.letters.run(),
+                keep_fresh(self.shared_limits, self.semaphores),
+                probes.run(self.gate, self._probe),
+            )
+
+    async def _probe(self) -> None:
+        """Ask the upstream for the account of a caller whose work waits here, if there is one."""
+        caller = self.supervisor.waiting_caller()
+        if caller is not None:
+            with suppress(TokenRejected):  # that is an answer, too
+                await self.provider.account_of(caller)
 
     def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
         """Resume the work of earlier processes. `spent` is the server's cost: USD by day since 1970."""

@@ -246,6 +246,10 @@ class Supervisor:
         queued = sum(each.state == "queued" for _, each in self._running.values())
         return queued, len(self._running) - queued
 
+    def waiting_caller(self) -> Caller | None:
+        """The caller of the oldest generation in the queue. None if it is empty."""
+        return next((each.caller for _, each in self._running.values() if each.state == "queued"), None)
+
     def longest_waiting(self) -> float | None:
         """Seconds since the oldest queued generation was accepted. None if the queue is empty."""
         waiting = [each.accepted_at for _, each in self._running.values() if each.state == "queued"]
