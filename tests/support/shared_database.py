@@ -104,8 +104,6 @@ class Database:
     notices: bool = True
     rows: dict[str, Row] = field(default_factory=dict)
     generations: dict[str, Generation] = field(default_factory=dict)
-    left: set[str] = field(default_factory=set)
-    """The attempts of users whose processes have died while they ran."""
     members: dict[str, Member] = field(default_factory=dict)
     holder: str | None = None
     until: float = 0.0
@@ -276,8 +274,6 @@ class Database:
         for each in self.generations.values():
             if each.process == process and each.state != "ended":
                 self.generations[each.id] = each.of(heir if each.caller == ADMIN else None)
-                if each.caller != ADMIN:
-                    self.left.add(each.reference)
         if self.holder == process:
             self.holder = None
         self.notify("leases")

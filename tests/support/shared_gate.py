@@ -140,6 +140,7 @@ class Rows:
         self.on_buried: Callable[[], object] = lambda: None
         self._pending: dict[str, Any] = {}
         self._handed_over: dict[str, Any] = {}
+        self._writing: dict[str, Any] = {}
         self._waiting: list[tuple[Any, asyncio.Future[bool]]] = []
         self._is_writing = self._is_closed = False
         self._recent = RecentRows(now)
@@ -155,7 +156,7 @@ class Rows:
         await asyncio.sleep(after)
         self._timeline = self._db.timeline
         again = {each.id: each for each in self._recent.rows().values() if isinstance(each, LeaseRecord)}
-        self._pending = {**again, **self._pending}
+        self._handed_over = {**again, **self._writing, **self._handed_over}
         await self.flush()
 
     async def flush(self) -> None:
@@ -194,12 +195,13 @@ class Rows:
         if self._is_writing or self._is_closed:
             return
         self._is_writing = True
-        changes, self._handed_over = self._handed_over, {}
+        changes = self._writing = self._handed_over
+        self._handed_over = {}
         waiting, self._waiting = self._waiting, []
         began = now()
 
         def done(made: Any, error: LedgerDown | None) -> None:
-            self._is_writing = False
+            self._is_writing, self._writing = False, {}
             if error is None:
                 self.fenced_until = began + TTL - _MARGIN
             else:
@@ -219,7 +221,9 @@ class Rows:
         if self._timeline != self._db.timeline or (any(claims) and not self._db.is_settled):
             raise LedgerDown("failed over")
         self._db.beat(self.process)
-        leases = {(LeaseRecord, (each.id,)): each for each in changes.values() if isinstance(each, LeaseRecord)}
+        leases: dict[Any, Any] = {
+            (LeaseRecord, (each.id,)): each for each in changes.values() if isinstance(each, LeaseRecord)
+        }
         self._recent.note(leases)
         for record in changes.values():
             if isinstance(record, Generation):

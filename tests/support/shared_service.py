@@ -19,7 +19,7 @@ from ledger.claims import ClaimSuspended
 from loop_thread import finish
 from tests.support.shared_database import TTL, Database, Generation, now
 from tests.support.shared_gate import Process
-from tests.support.shared_upstream import Lost, Refused, Upstream
+from tests.support.shared_upstream import THERE, Lost, Refused, Upstream
 
 CONNECTING = 0.1
 TIMEOUT = 8.0
@@ -223,13 +223,17 @@ class Service(Process):
                 work.set(state="submitting", number=before.number + 1, submitted_at=now())
                 self.ledger.upsert(work.record)
                 try:
-                    return await lease.persist(self.ledger, work.record.reference)  # type: ignore[arg-type]
+                    return await lease.persist(self.ledger, work.record.reference, self._runs_for(work))  # type: ignore[arg-type]
                 except LedgerDown:
                     await asyncio.sleep(PAUSE)
         except (asyncio.CancelledError, ShuttingDown):  # nothing was sent
             work.record = before
             self.ledger.upsert(before)
             raise
+
+    def _runs_for(self, work: Work) -> float:
+        """The most seconds that its prediction may run after the answer to its creation."""
+        return self._seconds[work.record.id] + 10 * THERE
 
     async def _create(self, work: Work, lease: RemoteLease) -> None:
         creation = self.start(self._sent(work, lease))

@@ -28,8 +28,6 @@ class Prediction:
     began: float
     granted_at: float
     is_over: bool = False
-    is_left: bool = False
-    """A user's process has died, so that nothing watches it and it has no slot."""
 
 
 @dataclass
