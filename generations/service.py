@@ -308,9 +308,8 @@ class GenerationService:
     async def _visible(self, principal: Principal, work_id: str) -> Work | Stored:
         work = await self._find(work_id, principal.caller)
         if work is None and self._remote is not None:
-            await (
-                self._ledger.flush()
-            )  # fails if the server has failed over, and lacks the row for some seconds
+            # Fails if the server has failed over: it may lack the row for some seconds.
+            await self._ledger.flush()
             if self._ledger.trouble is not None:
                 raise LedgerDown(self._ledger.trouble)
         if work is None or not principal.may_see(work.caller_id):

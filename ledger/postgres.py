@@ -190,9 +190,9 @@ class PostgresBackend:
         except errors.DivisionByZero:
             raise self._member.fenced(connection) from None
         self._member.acknowledge(began, has_written=True)
-        made = {claim: result.rowcount > 0 for claim, result in zip(others, results, strict=True)}
+        made = iter([result.rowcount > 0 for result in results])
         granted = {lease for (lease,) in leases}
-        return [each.lease_id in granted if isinstance(each, ClaimSent) else made[each] for each in claims]
+        return [each.lease_id in granted if isinstance(each, ClaimSent) else next(made) for each in claims]
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Cursor[Any]]:

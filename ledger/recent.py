@@ -1,6 +1,7 @@
 """The rows that a process has written lately, for a database that has lost its last commits.
 
-A row is kept for a minute, and as long as it may change again. Each is a whole truth, so it can be written once more.
+A row is kept for a minute, and as long as it may change again. Each is complete by itself, so it can be written once
+more.
 """
 
 import time

@@ -14,6 +14,7 @@ from errors import LedgerDown
 from harness.postgres import server
 from harness.service_process import until
 from ledger import HASH_KEY, Page, Period
+from ledger.claims import ClaimSuspended
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
 from ledger.records import BatchRecord, GenerationRecord, KeyRecord
@@ -478,3 +479,14 @@ def test_no_trouble_and_no_log_has_the_password(rest):
                 )
 
     assert "pa55word" not in shown + repr(logs)
+
+
+def test_of_two_equal_claims_in_one_transaction_one_is_made(url):
+    one = backend(url)
+    one.open()
+    try:
+        one.write({(GenerationRecord, ("a",)): generation("a", suspended_at=5.0)})
+
+        assert [True, False] == one.write({}, [ClaimSuspended("a")] * 2)
+    finally:
+        one.close()
