@@ -341,6 +341,16 @@ async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
             await asyncio.sleep(0)
 
 
+async def meanwhile(act: Callable[[], object], task: asyncio.Task[T]) -> T:
+    """The result of `task`, while `act` is called again and again.
+
+    `meanwhile(simulator.finish, task)` ends each prediction that `task` waits for, as soon as it is there."""
+    while not task.done():
+        act()
+        await asyncio.wait([task], timeout=0.01)
+    return await task
+
+
 def succeeded() -> Prediction:
     return Prediction("", "succeeded", (Url("https://replicate.delivery/a.jpg"),))
 

@@ -25,6 +25,7 @@ from tests.support.wiring import (
     ADMIN,
     TransitionLedger,
     a_picture,
+    meanwhile,
     on_a_loop,
     parts,
     pictures,
@@ -308,15 +309,15 @@ def test_a_generation_cancelled_during_a_search_cancels_the_prediction_once_foun
 @on_a_loop
 async def test_replicate_gets_no_request_for_a_generation_cancelled_while_queued(simulator):
     async with parts(simulator, concurrent_limit=1) as service:
-        running = asyncio.create_task(service.run("[[slow=0.5]] the first"))
+        running = asyncio.create_task(service.run("[[hang]] the first"))
         await until(lambda: service.gate.statistics().current_concurrent == 1)
         queued = asyncio.create_task(service.run("the second"))
         await until(lambda: service.gate.statistics().waiting == 1)
         await cancel(queued)
-        await running
+        await meanwhile(simulator.finish, running)
         left = held(service.gate)
 
-    assert ["[[slow=0.5]] the first"] == [made.input["prompt"] for made in simulator.predictions()]
+    assert ["[[hang]] the first"] == [made.input["prompt"] for made in simulator.predictions()]
     assert (0, 1, 0) == left
 
 

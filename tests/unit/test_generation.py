@@ -24,6 +24,7 @@ from tests.support.wiring import (
     a_picture,
     core,
     failed,
+    meanwhile,
     on_a_loop,
     parts,
     pictures,
@@ -160,7 +161,7 @@ async def test_a_prediction_that_finished_unpolled_is_a_success_at_its_deadline(
     for on in ("get", "list"):
         simulator.inject(on=on, times=100, status=429, headers={"Retry-After": "300"})
     async with parts(simulator) as service:
-        ended = await service.run("[[slow=0.6]]", timeout=2)
+        ended = await service.run(timeout=2)
 
     (made,) = simulator.predictions()
     assert (True, tuple(map(Url, made.output))) == (ended.succeeded, ended.prediction.outputs)
@@ -411,7 +412,10 @@ async def test_one_slot_allows_one_prediction_in_flight(simulator):
     simulator.inject(on="create", times=2, after=3, reset="after")
     simulator.inject(on="create", times=2, after=5, status=503)
     async with parts(simulator, concurrent_limit=6) as service:
-        batch = await service.run_batch([f"[[slow=0.1]] number {number}" for number in range(30)])
+        prompts = [f"[[hang]] number {number}" for number in range(30)]
+        running = asyncio.create_task(service.run_batch(prompts))
+        await until(lambda: simulator.counts().in_flight == 6)
+        batch = await meanwhile(simulator.finish, running)
 
     assert 30 == batch.summary()["succeeded"]
     assert (6, 30) == (simulator.counts().in_flight_peak, simulator.counts().creations_accepted)
@@ -420,7 +424,9 @@ async def test_one_slot_allows_one_prediction_in_flight(simulator):
 @on_a_loop
 async def test_max_concurrent_of_a_batch_holds_within_the_slots(simulator):
     async with parts(simulator, concurrent_limit=6) as service:
-        await service.run_batch(["[[slow=0.05]]"] * 8, max_concurrent=2)
+        running = asyncio.create_task(service.run_batch(["[[hang]]"] * 8, max_concurrent=2))
+        await until(lambda: simulator.counts().in_flight == 2)
+        await meanwhile(simulator.finish, running)
 
     assert 2 == simulator.counts().in_flight_peak
 
@@ -428,12 +434,15 @@ async def test_max_concurrent_of_a_batch_holds_within_the_slots(simulator):
 @on_a_loop
 async def test_each_item_is_reported_once_when_it_ends(simulator):
     ended = []
+
+    def on_end(batch, index):
+        ended.append((index, batch.items[index].state))
+
     async with parts(simulator) as service:
-        await run_batch(
-            service.core,
-            pictures(["one", "[[nsfw]]", "[[slow=0.5]]"]),
-            on_end=lambda batch, index: ended.append((index, batch.items[index].state)),
-        )
+        batch = pictures(["one", "[[nsfw]]", "[[hang]]"])
+        running = asyncio.create_task(run_batch(service.core, batch, on_end=on_end))
+        await until(lambda: len(ended) == 2)
+        await meanwhile(simulator.finish, running)
 
     assert [(0, "succeeded"), (1, "failed"), (2, "succeeded")] == sorted(ended)
     assert (2, "succeeded") == ended[-1]

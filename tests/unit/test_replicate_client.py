@@ -613,7 +613,7 @@ def test_a_very_long_line_of_digits_is_read_quickly():
 async def test_a_poll_of_a_simulated_prediction_shows_progress_and_the_list_does_not(simulator):
     shares = []
     async with parts(simulator) as service:
-        running = asyncio.create_task(service.run("[[slow=1]]"))
+        running = asyncio.create_task(service.run("[[slow=20]]", num_inference_steps=50))
         await until(lambda: simulator.predictions() and simulator.predictions()[0].status == "processing")
         (made,) = simulator.predictions()
         while len(set(shares)) < 4:
@@ -621,6 +621,7 @@ async def test_a_poll_of_a_simulated_prediction_shows_progress_and_the_list_does
             await asyncio.sleep(0.05)
         with await service.others.acquire("admin") as lease:
             page = await service.client.list_predictions(ADMIN, "", lease=lease)
+        simulator.finish()
         await running
 
     assert sorted(shares) == shares

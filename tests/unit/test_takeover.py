@@ -91,12 +91,15 @@ def processes(simulator, tmp_path):
 @pytest.mark.slow
 def test_work_of_a_dead_process_goes_on_in_one_of_the_others_and_users_work_waits(processes, simulator):
     first, second, third = processes(3)
-    running = [first.submit(a_picture(f"[[slow=3]] {number}")) for number in range(3)]
-    batch = first.submit(pictures(["[[slow=3]] a", "[[slow=3]] b"]))
-    of_user = first.submit(a_picture("[[slow=3]] c"), by=USER)
+    running = [first.submit(a_picture(f"[[hang]] {number}")) for number in range(3)]
+    batch = first.submit(pictures(["[[hang]] a", "[[hang]] b"]))
+    of_user = first.submit(a_picture("[[hang]] c"), by=USER)
     until(lambda: simulator.counts().in_flight == 6)
     until(lambda: first.states(*running, of_user) == ["running"] * 4)
     first.die()
+    find = third.service.queries.generation
+    until(lambda: first.database.process not in {find(each).process for each in running})
+    simulator.finish()
 
     until(lambda: third.states(*running) == ["succeeded"] * 3)
     until(lambda: third.service.queries.batch(batch).ended_at)
@@ -113,10 +116,11 @@ def test_work_of_a_dead_process_goes_on_in_one_of_the_others_and_users_work_wait
 
 def test_work_of_a_process_that_ends_goes_on_at_once_in_another(processes, simulator):
     first, second = processes(2)
-    target = first.submit(a_picture("[[slow=1]] a"))
+    target = first.submit(a_picture("[[hang]] a"))
     until(lambda: first.states(target) == ["running"])
 
     first.close()
+    simulator.finish()
 
     until(lambda: second.states(target) == ["succeeded"])
     assert 1 == simulator.counts().creations_accepted

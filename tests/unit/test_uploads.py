@@ -13,7 +13,7 @@ from providers.replicate.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 from tests.support import virtual_time
 from tests.support.callers import PNG
 from tests.support.declarations import parse_generation
-from tests.support.wiring import ADMIN, USER, on_a_loop, parts, run, until
+from tests.support.wiring import ADMIN, USER, meanwhile, on_a_loop, parts, run, until
 
 LARGE = PNG.ljust(INLINE + 1)
 
@@ -52,14 +52,14 @@ async def test_nothing_is_uploaded_while_the_second_window_is_full(simulator):
 
 @on_a_loop
 async def test_an_upload_holds_no_slot(simulator):
-    simulator.inject(on="file", delay=0.3)
+    simulator.inject(on="file", delay=30)
     async with parts(simulator, concurrent_limit=1) as service:
         editor = asyncio.create_task(run(service.core, editing(an_image())))
         await until(lambda: simulator.counts().requests.get("file"))
         assert 0 == service.gate.statistics().current_concurrent
         await service.run("another")
 
-        assert (await editor).succeeded
+        assert (await meanwhile(simulator.respond, editor)).succeeded
 
 
 FAULTS = {

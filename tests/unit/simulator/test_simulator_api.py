@@ -38,7 +38,7 @@ def test_a_held_creation_is_answered_when_it_is_done(caller):
 
 
 def test_a_hold_that_times_out_returns_the_unfinished_prediction(caller):
-    body = caller.create("[[slow=2]] a fox", headers={"Prefer": "wait=1"}).json()
+    body = caller.create("[[hang]] a fox", headers={"Prefer": "wait=1"}).json()
     assert body["status"] == "processing"
     assert body["output"] is None
 
