@@ -54,6 +54,9 @@ must not wait for many."""
 _LONGEST_BLOCK: Final = 10.0
 """Seconds without a sign of the event loop after which the process counts as dead."""
 
+_RESTORED_WITHIN: Final = 10.0
+"""Seconds for which a start waits for work of dead processes, if others share the ledger."""
+
 _READERS: Final = 2
 """Reads of the ledger at once for the loop, besides forecasts."""
 
@@ -174,7 +177,7 @@ class Runtime:
 
     def _restore(self) -> None:
         """Resume the work of earlier processes. In the ledger's thread, once it is open."""
-        state = self._left_behind()
+        state = self._left_behind_soon() if self.group else self._left_behind()
         spent = self.core.budget.load(self.queries)
         hash_key = self.queries.meta(HASH_KEY)
         limits, semaphores = self.core.limits.load(self.queries), self.core.semaphores.load(self.queries)
@@ -187,21 +190,33 @@ class Runtime:
             if self.group:
                 self.group.start()
                 self.group.run(self.core.run_shared())
-                self.group.run(self._bury(self.group))
+                self.group.run(self._bury(self.group, is_due=state is None))
 
         self.loop.call(begin)
         # The next commit of this thread, before any caller requests suspended work, has its suspension.
         self.loop.call(self.ledger.hand_over)
         self.restored.set()
-        _log_recovery(state)
+        if state is not None:
+            _log_recovery(state)
 
-    async def _bury(self, group: "Group") -> None:
-        """Take over the work of processes that die beside this one, until this one drains."""
+    def _left_behind_soon(self) -> StartupState | None:
+        """The work that this process has taken over from dead ones. None if uploads cannot be read soon: then it is
+        resumed later, since the ledger's thread must show others that this process is alive."""
+        reading = self.loop.submit(self.pools[0].run(self._left_behind))
+        try:
+            return reading.result(_RESTORED_WITHIN)
+        except Exception as error:
+            log.warning("recovery_delayed", reason=str(error) or "It takes long to read.")
+            return None
+
+    async def _bury(self, group: "Group", *, is_due: bool) -> None:
+        """Take over the work of processes that die beside this one, until this one drains. `is_due` is whether some was
+        taken over before."""
 
         async def bury() -> bool:
             return not self.core.supervisor.is_draining and await group.courier.bury()
 
-        await burials.run(bury, self._resume_taken, pause=self.settings.PROCESS_TTL / 5)
+        await burials.run(bury, self._resume_taken, pause=self.settings.PROCESS_TTL / 5, is_due=is_due)
 
     async def _resume_taken(self) -> None:
         """Resume work that this process has taken over. Raises LedgerDown."""

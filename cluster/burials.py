@@ -12,11 +12,15 @@ log = structlog.get_logger("cluster")
 
 
 async def run(
-    bury: Callable[[], Awaitable[bool]], resume: Callable[[], Awaitable[object]], *, pause: float
+    bury: Callable[[], Awaitable[bool]],
+    resume: Callable[[], Awaitable[object]],
+    *,
+    pause: float,
+    is_due: bool = False,
 ) -> NoReturn:
-    """Call `bury` each `pause` seconds, and `resume` after it has returned True, until that has succeeded. Runs until
-    it is cancelled. `bury` that fails may have taken work over, so that `resume` is called later, too."""
-    is_due = False
+    """Call `bury` each `pause` seconds, and `resume` after it has returned True, until that has succeeded; also at
+    first, if that `is_due`. Runs until it is cancelled. `bury` that fails may have taken work over, so that `resume` is
+    called later, too."""
     while True:
         await asyncio.sleep(pause)
         try:

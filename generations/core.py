@@ -151,13 +151,16 @@ class Core:
             with suppress(TokenRejected):  # that is an answer, too
                 await self.provider.account_of(caller)
 
-    def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
-        """Resume the work of earlier processes. `spent` is the server's cost: USD by day since 1970."""
+    def begin(self, state: StartupState | None, *, spent: Mapping[int, float]) -> None:
+        """Resume the work of earlier processes, unless it comes later by `take_over`. `spent` is the server's cost: USD
+        by day since 1970."""
+        self.budget.begin(spent)
+        if state is None:
+            return
         self.gate.count(state.answered_ago)
         for each in state.uncertain:
             if (seconds := seconds_in_doubt(each.since, now=time.time())) > -WINDOW:
                 self.gate.expect(each.reference, seconds)
-        self.budget.begin(spent)
         self.take_over(state)
 
     def take_over(self, state: StartupState) -> None:

@@ -24,6 +24,7 @@ from files.uploads import UploadDirectory
 from harness import postgres
 from harness.service_process import until
 from parsing.attachments import LEFT_BEHIND, UPLOADED, Attachments, Gone
+from service import build
 from tests.api.test_forms import EDIT, INLINED, a_file
 from tests.support.api_client import ended, meanwhile, state, submit
 from tests.support.callers import ADMIN, PNG, USER
@@ -331,6 +332,50 @@ def test_only_old_files_of_no_unfinished_work_are_removed_at_the_start(make_app,
     make_app()
 
     until(lambda: ["gen_new/0"] == files_in(uploads))
+
+
+class Away:
+    """Uploads that cannot be read while they are away, as in a bucket."""
+
+    def __init__(self, uploads):
+        self._uploads = uploads
+        self.is_away = True
+
+    def open(self, owner, number):
+        if self.is_away:
+            raise OSError("it is away")
+        return self._uploads.open(owner, number)
+
+    def remove(self, owner):
+        self._uploads.remove(owner)
+
+    def owners(self, *, before):
+        return self._uploads.owners(before=before)
+
+
+def test_a_process_serves_while_uploads_of_left_work_cannot_be_read_and_resumes_it_later(make_app, simulator):
+    with postgres.server().schema() as schema:
+        shared = {"PUBLIC_URL": "http://localhost", "DATABASE_URL": postgres.server().url(schema=schema)}
+        first = make_app(REPLICATE_CONCURRENT_LIMIT=1, **shared)
+        submit(first.test_client(), "[[hang]]")
+        until(lambda: 1 == simulator.counts().in_flight)
+        target = post(first.test_client())
+        first.extensions["service"].close()
+
+        settings = first.extensions["service"].settings
+        second = build(settings.model_copy(update={"REPLICATE_CONCURRENT_LIMIT": 2}))
+        with closing(second):
+            second.attachments.storage = uploads = Away(second.attachments.storage)
+            with capture_logs() as logged:
+                second.start()
+            assert ["recovery_delayed"] == [
+                each["event"] for each in logged if each["log_level"] in {"warning", "error"}
+            ]
+            assert "ready" == second.ready()["status"]
+            assert "queued" == second.queries.generation(target).state
+
+            uploads.is_away = False
+            until(lambda: "succeeded" == second.queries.generation(target).state)
 
 
 @pytest.mark.parametrize("kept_in", ["directory", "bucket"])

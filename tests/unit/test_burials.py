@@ -47,3 +47,20 @@ async def test_work_is_resumed_after_each_burial_until_that_has_succeeded(
     running.cancel()
 
     assert resumed_at == at
+
+
+@in_virtual_time
+async def test_work_that_is_due_at_the_start_is_resumed_after_a_pause():
+    at = []
+
+    async def bury():
+        return False
+
+    async def resume():
+        at.append(asyncio.get_running_loop().time())
+
+    running = asyncio.create_task(burials.run(bury, resume, pause=PAUSE, is_due=True))
+    await asyncio.sleep(3.5 * PAUSE)
+    running.cancel()
+
+    assert [PAUSE] == at
