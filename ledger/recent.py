@@ -1,7 +1,7 @@
 """The rows that a process has written lately, for a database that has lost its last commits.
 
-A row is kept for a minute, and as long as it may change again. Each is complete by itself, so it can be written once
-more.
+A row is kept for a minute, and as long as it may change again. The minute stands still while nothing can be committed,
+since an outage before the loss may be long. Each row is complete by itself, so it can be written once more.
 """
 
 import time
@@ -24,7 +24,7 @@ from ledger.records import (
 from ledger.tables import MAPPINGS, Key
 
 KEPT: Final = 60.0
-"""Seconds for which a row is kept after it was written. Commits that were lost are not older."""
+"""Seconds of commits after which a row is forgotten that will not change. Commits that are lost are not older."""
 
 Place = tuple[type[Record], Key]
 Changes = Mapping[Place, Record | None]
@@ -57,7 +57,6 @@ class RecentRows:
 
     def rows(self) -> Changes:
         """The rows to write again, as changes."""
-        self._forget(self._clock())
         return {**self._living, **{place: record for place, (_, record) in self._past.items()}}
 
     def _note(self, place: Place, record: Record | None, now: float) -> None:
@@ -80,10 +79,7 @@ class RecentRows:
     def _is_of_living_work(self, record: Record | None) -> bool:
         match record:
             case KeyRecord(work_id=work_id) | AttemptRecord(generation_id=work_id):
-                return (GenerationRecord, (work_id,)) in self._living or (
-                    BatchRecord,
-                    (work_id,),
-                ) in self._living
+                return any((kind, (work_id,)) in self._living for kind in (GenerationRecord, BatchRecord))
         return False
 
 

@@ -42,6 +42,8 @@ def note(recent, *records):
 
 
 def kept(recent):
+    """The rows that are kept after a commit."""
+    note(recent)
     return [*recent.rows().values()]
 
 
@@ -69,11 +71,16 @@ def test_a_row_that_will_not_change_is_kept_for_a_minute(recent, clock, record):
     assert [] == kept(recent)
 
 
+def test_no_row_is_forgotten_while_nothing_can_be_committed(recent, clock):
+    note(recent, PAST[0])
+    clock.now = 10 * KEPT
+    assert PAST[:1] == [*recent.rows().values()]
+
+
 @pytest.mark.parametrize("record", LIVING, ids=str)
 def test_a_row_that_may_change_is_kept_for_as_long_as_that(recent, clock, record):
     note(recent, record)
     clock.now = 100 * KEPT
-    note(recent)
     assert [record] == kept(recent)
 
 
@@ -91,7 +98,7 @@ def test_a_deletion_is_kept_like_a_row(recent, clock):
     recent.note({(GenerationRecord, ("a",)): None})
     assert {(GenerationRecord, ("a",)): None} == recent.rows()
     clock.now = KEPT
-    assert {} == recent.rows()
+    assert [] == kept(recent)
 
 
 def test_the_key_and_the_attempts_of_a_generation_are_kept_as_long_as_it_is(recent, clock):
