@@ -77,21 +77,27 @@ class Turns:
         )
         for caller in self._waiting:
             self._is_full[caller] |= 2 * (held[caller] + 1) >= self._slots()
+        left = Counter(row.record.caller for row in self._database.rows.values() if row.waits)
+        left += Counter(row.record.caller for row in rows)
         for row in rows:
+            other = row.record.caller
             for counts in self._waiting.values():
-                counts[row.record.caller] += 1
+                counts[other] += 1
             for caller in self._waiting:
-                other = row.record.caller
-                if other == caller or other not in self._waiting or self._is_full[caller]:
-                    continue
-                if self.paused & {caller, other}:
-                    continue
-                both = min(self._waiting[caller], self._waiting[other], key=Counter.total)
-                if both[other] > both[caller] + 2:
-                    self.problems.append(f"{other} got {both[other]} turns, and {caller} {both[caller]}")
-        waiting = {row.record.caller for row in self._database.rows.values() if row.waits}
-        for caller in [each for each in self._waiting if each not in waiting]:
-            del self._waiting[caller]
+                self._compare(caller, other)
+            left[other] -= 1
+            if left[other] == 0:
+                self._waiting.pop(other, None)
+
+    def _compare(self, caller: str, other: str) -> None:
+        """The other has got a turn."""
+        if other == caller or other not in self._waiting or self._is_full[caller]:
+            return
+        if self.paused & {caller, other}:
+            return
+        both = min(self._waiting[caller], self._waiting[other], key=Counter.total)
+        if both[other] > both[caller] + 2:
+            self.problems.append(f"{other} got {both[other]} turns, and {caller} {both[caller]}")
 
 
 class SharedGate(RuleBasedStateMachine):
