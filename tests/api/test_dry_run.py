@@ -217,7 +217,8 @@ def test_a_dry_run_leaves_its_idempotency_key_free_and_waits_for_nothing(client,
     keyed = ADMIN | {"Idempotency-Key": "key", "Prefer": "respond-async"}
 
     assert (200, True) == ((planned := single(client, headers=keyed)).status_code, planned.json["dry_run"])
-    assert 202 == client.post("/generate", json=PICTURE, headers=keyed).status_code
+    hanging = PICTURE | {"prompt": "[[hang]]"}
+    assert 202 == client.post("/generate", json=hanging, headers=keyed).status_code
 
 
 def test_a_dry_run_of_one_generation_is_checked_like_the_generation_itself(make_app, simulator, tmp_path):

@@ -41,7 +41,7 @@ def test_work_limits_and_semaphores_are_the_same_at_both(two):
 
     post(other, "/_admin/semaphores", {"semaphore_id": "gpu", "limit": 2})
     lease = post(one, "/semaphores/gpu/leases", {"ttl": 60}, 201)
-    work = submit(one, "[[slow=30]] a fox", by=ADMIN, external_semaphore_id="gpu")
+    work = submit(one, "[[hang]] a fox", by=ADMIN, external_semaphore_id="gpu")
     until(lambda: get(other, f"/generations/{work}")["status"] == "running")
     [seen] = get(other, "/_admin/semaphores")["semaphores"]
     assert (2, 2, 1) == (seen["limit"], seen["in_use"], seen["leases"])

@@ -51,7 +51,7 @@ class Callers:
         for turn in range(number):
             key = f"key-{next(self._numbers)}"
             answer = self.request(prompt, key=key, at=turn % 2)
-            assert 202 == answer.status_code
+            assert answer.ok
             self.ids[key] = answer.json()["id"]
             self._prompts[key] = prompt
             found.append(self.ids[key])

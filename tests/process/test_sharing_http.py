@@ -80,7 +80,7 @@ def test_each_caller_may_wait_for_results_despite_a_greedy_one(simulator, data):
 
 
 def test_each_caller_may_submit_work_despite_a_greedy_one(simulator, data):
-    most = SUBMITTING_AT_ONCE // 2
+    most, hanging = SUBMITTING_AT_ONCE // 2, PICTURE | {"prompt": "[[hang]]"}
     with sharing(simulator, data) as (service, stack):
         greedy = [
             begun(service, stack, "POST", "/generate", b"{", length=100, **GREEDY, **ASYNC)
@@ -88,7 +88,7 @@ def test_each_caller_may_submit_work_despite_a_greedy_one(simulator, data):
         ]
         until(lambda: refused(greedy) == 6)
 
-        polite = [service.connect("/generate", PICTURE, **each, **ASYNC) for each in POLITE]
+        polite = [service.connect("/generate", hanging, **each, **ASYNC) for each in POLITE]
         assert [202] * 4 == [read_response(each)[0] for each in polite]
         assert 6 == refused(greedy)
 
