@@ -205,6 +205,8 @@ class Keeper:
     # ── Rows
 
     def _see(self, row: LeaseRow) -> None:
+        if row.id in self._ended:  # a burial has changed it
+            return
         entry = self._entries.get(row.id)
         if entry is None:
             entry = self._enter(row)

@@ -204,6 +204,47 @@ async def test_a_process_that_gets_the_role_after_it_was_to_hand_it_over_gives_i
 
 
 @in_virtual_time
+async def test_the_creations_of_a_process_that_dies_after_their_ends_count_once():
+    database = Database()
+    first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
+    upstream = Upstream()
+    await asyncio.sleep(0.1)
+    for _ in range(5):
+        second.start(upstream.life(second, "anna", seconds=0.1))
+    await asyncio.sleep(2.0)
+    await second.kill()
+    database.bury(second.name)
+    await asyncio.sleep(1.0)
+
+    assert 5 == first.keeper.gate.statistics().current_rate_per_minute
+
+
+@in_virtual_time
+async def test_work_is_over_for_the_next_holder_although_the_process_that_continued_it_has_died_too():
+    database = Database()
+    processes = group(database, "a:1:x", "b:1:x", "c:1:x", "d:1:x", **LIMITS)
+    await asyncio.sleep(0.1)
+    first = next(each for each in processes if each.name == database.holder)
+    second, third, fourth = (each for each in processes if each is not first)
+    lease = await second.gate.acquire(ADMIN)
+    await lease.persist(second.ledger, "gen.1")
+    lease.sent()
+    await second.kill()
+    database.bury(second.name)
+    await asyncio.sleep(1.0)
+    third.gate.adopt(ADMIN, lost=1.0, expected="gen.1").release()
+    await asyncio.sleep(1.0)
+    await third.kill()
+    database.bury(third.name)
+    await asyncio.sleep(10.0)
+    await first.keeper.hand_over()
+    await asyncio.sleep(1.0)
+
+    seen = fourth.keeper.gate.statistics()
+    assert (0, 0) == (seen.current_concurrent, seen.stall.in_doubt)
+
+
+@in_virtual_time
 async def test_work_that_another_process_continues_keeps_its_slot_and_its_place():
     database = Database()
     first, second = group(database, "a:1:x", "b:1:x", concurrent_limit=1, requests_per_minute=60)
