@@ -19,9 +19,8 @@ from ledger.claims import ClaimSuspended
 from loop_thread import finish
 from tests.support.shared_database import TTL, Database, Generation, now
 from tests.support.shared_gate import Process
-from tests.support.shared_upstream import THERE, Lost, Refused, Upstream
+from tests.support.shared_upstream import Lost, Refused, Upstream
 
-CONNECTING = 0.1
 TIMEOUT = 8.0
 SEARCH_PAUSE = 0.5
 POLL_PAUSE = 1.0
@@ -233,7 +232,7 @@ class Service(Process):
 
     def _runs_for(self, work: Work) -> float:
         """The most seconds that its prediction may run after the answer to its creation."""
-        return self._seconds[work.record.id] + 10 * THERE
+        return self._seconds[work.record.id] + 10 * self._upstream.there
 
     async def _create(self, work: Work, lease: RemoteLease) -> None:
         creation = self.start(self._sent(work, lease))
@@ -267,7 +266,7 @@ class Service(Process):
         lease.answered()
 
     async def _exchange(self, work: Work, lease: RemoteLease) -> None:
-        await asyncio.sleep(CONNECTING)
+        await asyncio.sleep(self._upstream.connecting)
         if not self.ledger.may_send():
             lease.not_sent()
             raise Again

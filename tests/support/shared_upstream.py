@@ -9,9 +9,6 @@ from typing import Any
 from tests.support.places import WORLD
 from tests.support.shared_database import Row, now
 
-THERE = 0.05
-"""Seconds from the sending of a request to its arrival, and from its answer to the receipt of that."""
-
 
 class Lost(Exception):
     """There is no answer, and the request may have arrived."""
@@ -32,9 +29,13 @@ class Prediction:
 
 @dataclass
 class Upstream:
-    """Makes predictions. While it `is_stalled`, requests are kept, and take effect in their order at the end. `faults`
-    are those of the next creations: `lost` on the way there, `unanswered`, `slow` to answer, or `refused`."""
+    """Makes predictions. To connect takes `connecting` seconds, and each way `there` seconds.
 
+    While it `is_stalled`, requests are kept, and take effect in their order at the end. `faults` are those of the next
+    creations: `lost` on the way there, `unanswered`, `slow` to answer, or `refused`."""
+
+    connecting: float = 0.1
+    there: float = 0.05
     is_stalled: bool = False
     faults: deque[str] = field(default_factory=deque)
     predictions: dict[str, list[Prediction]] = field(default_factory=dict)
@@ -66,9 +67,8 @@ class Upstream:
 
         if fault == "lost":
             return self._send(self._lose, is_answered=True)
-        return self._send(
-            effect, is_answered=fault != "unanswered", back=5 * THERE if fault == "slow" else THERE
-        )
+        back = 5 * self.there if fault == "slow" else self.there
+        return self._send(effect, is_answered=fault != "unanswered", back=back)
 
     def find(self, reference: str) -> asyncio.Future[Any]:
         """Search for a prediction. The result is whether it is there."""
@@ -86,7 +86,7 @@ class Upstream:
             self._kept.popleft()()
 
     def _send(
-        self, effect: Callable[[], Any], *, is_answered: bool = True, back: float = THERE
+        self, effect: Callable[[], Any], *, is_answered: bool = True, back: float | None = None
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -108,9 +108,9 @@ class Upstream:
                 error = raised
             if not is_answered:
                 error = Lost()
-            loop.call_later(back, answer, result, error, context=WORLD)
+            loop.call_later(self.there if back is None else back, answer, result, error, context=WORLD)
 
-        loop.call_later(THERE, arrive, context=WORLD)
+        loop.call_later(self.there, arrive, context=WORLD)
         return future
 
     @staticmethod

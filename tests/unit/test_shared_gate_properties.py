@@ -30,6 +30,7 @@ PROCESSES = 3
 WHICH = st.integers(0, PROCESSES - 1)
 SLOTS = st.sampled_from([1, 2, 3, 12])
 PLACES = st.sampled_from([1, 3, 8, 30])
+SECONDS = st.sampled_from([0.2, 2.0, 15.0])
 SPANS = st.sampled_from([1.0, 4.0, 6.0, 12.0, 30.0, 90.0])
 OUTAGES = st.sampled_from([0.3, 2.0, 6.0, 20.0, 70.0])
 
@@ -128,15 +129,29 @@ class SharedGate(RuleBasedStateMachine):
         places=PLACES,
         notices=st.sampled_from([True, True, True, False]),
         latency=st.sampled_from([0.002, 0.03]),
+        connecting=st.sampled_from([0.1, 2.0]),
+        there=st.sampled_from([0.05, 1.0]),
+        load=st.lists(st.tuples(WHICH, CALLERS, SECONDS), max_size=8),
     )
-    def begin(self, slots: int, places: int, notices: bool, latency: float) -> None:
+    def begin(
+        self,
+        slots: int,
+        places: int,
+        notices: bool,
+        latency: float,
+        connecting: float,
+        there: float,
+        load: list[tuple[int, str, float]],
+    ) -> None:
         self.limits = [(0.0, slots, places)]
         self.database = Database(latency=latency, notices=notices)
         self.turns = Turns(self.database, lambda: self.limits[-1][1])
         self.database.on_look, self.database.on_grant = self.turns.look, self.turns.grant
-        self.upstream = Upstream(on_arrival=self.check_arrival)
+        self.upstream = Upstream(connecting=connecting, there=there, on_arrival=self.check_arrival)
         self.processes: list[Service] = []
         self.do(self.add_processes(PROCESSES))
+        for which, caller, seconds in load:
+            self.ask(which, caller, None, 1, seconds, 0.0)
 
     async def add_processes(self, most: int) -> None:
         self.processes = [each for each in self.processes if not each.is_over]
@@ -165,12 +180,12 @@ class SharedGate(RuleBasedStateMachine):
         caller=CALLERS,
         batch=st.sampled_from([None, None, "one"]),
         most=st.sampled_from([1, 1, 2, 5]),
-        seconds=st.sampled_from([0.2, 2.0, 15.0]),
+        seconds=SECONDS,
         then=TIMES,
     )
     def ask(self, which: int, caller: str, batch: str | None, most: int, seconds: float, then: float) -> None:
         process = self.process(which)
-        if process.is_draining or len(self.asked) >= 15:
+        if process.is_draining or len(self.asked) >= 20:
             return
 
         async def submit() -> None:
