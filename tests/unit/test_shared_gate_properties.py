@@ -132,6 +132,7 @@ class SharedGate(RuleBasedStateMachine):
         connecting=st.sampled_from([0.1, 2.0]),
         there=st.sampled_from([0.05, 1.0]),
         load=st.lists(st.tuples(WHICH, CALLERS, SECONDS), max_size=8),
+        then=TIMES,
     )
     def begin(
         self,
@@ -142,6 +143,7 @@ class SharedGate(RuleBasedStateMachine):
         connecting: float,
         there: float,
         load: list[tuple[int, str, float]],
+        then: float,
     ) -> None:
         self.limits = [(0.0, slots, places)]
         self.database = Database(latency=latency, notices=notices)
@@ -152,6 +154,7 @@ class SharedGate(RuleBasedStateMachine):
         self.do(self.add_processes(PROCESSES))
         for which, caller, seconds in load:
             self.ask(which, caller, None, 1, seconds, 0.0)
+        self.do(asyncio.sleep(then))
 
     async def add_processes(self, most: int) -> None:
         self.processes = [each for each in self.processes if not each.is_over]
@@ -406,3 +409,15 @@ class TestSomeHistories(SharedGate.TestCase):  # type: ignore[name-defined]
 @pytest.mark.slow
 class TestMoreHistories(SharedGate.TestCase):  # type: ignore[name-defined]
     settings = _some(16)
+
+
+def test_a_process_that_freezes_before_it_sends_and_is_taken_over_sends_nothing_when_it_wakes():
+    history = SharedGate()
+    load = [(0, "ann", 0.2), (1, ADMIN, 2.0)]
+    try:
+        history.begin(2, 30, True, 0.002, connecting=2.0, there=1.0, load=load, then=1.0)
+        history.freeze(1, 30.0, only_loop=False, then=40.0)
+    finally:
+        history.teardown()
+
+    assert 2 == history.database.generations["g1"].number
