@@ -236,7 +236,7 @@ def test_a_lease_is_refused_when_all_permits_are_in_use(client):
 
 def test_a_renewed_lease_lasts_longer_and_an_ended_one_is_gone(client):
     create(client)
-    taken = lease(client, 5).json
+    taken = lease(client).json
     time.sleep(0.002)  # the dates are in milliseconds
 
     renewed = renew(client, taken["lease_id"])
