@@ -300,7 +300,7 @@ def test_answers_about_semaphores_match_the_document(client):
         request("post", f"/semaphores/{name}/leases", leases, json={"ttl": ttl})
     work = client.post(
         "/generate",
-        json=PICTURE | {"external_semaphore_id": "gpu"},
+        json=PICTURE | {"prompt": "[[hang]]", "external_semaphore_id": "gpu"},
         headers=ADMIN | {"Prefer": "respond-async"},
     )
     conforms(work, "/generate")
@@ -310,7 +310,7 @@ def test_answers_about_semaphores_match_the_document(client):
         path = f"/semaphores/gpu/leases/{lease_id}"
         request("post", f"{path}/renew", f"{leases}/{{lease_id}}/renew")
         request("delete", path, f"{leases}/{{lease_id}}")
-    finished(client, work.headers["Location"])
+    client.delete(work.headers["Location"], headers=ADMIN)
     until(lambda: client.delete("/_admin/semaphores/gpu", headers=ADMIN).status_code == 204)
     request("delete", "/_admin/semaphores/gpu", one)
     conforms(client.get("/_admin/semaphores", headers=USER), "/_admin/semaphores", "get")

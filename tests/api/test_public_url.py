@@ -7,11 +7,14 @@ import pytest
 import requests
 
 from harness.service_process import free_port, running_service, until
-from tests.support.api_client import ASYNC, PICTURE, ended, submit
+from tests.support.api_client import ASYNC, PICTURE, ended, meanwhile, picture, submit
 from tests.support.callers import ADMIN
 from tests.support.served_in_process import online
 
 PUBLIC = "https://example.org/gen"
+
+RUNNING = picture("[[hang]]")
+"""A request that is not over when it is answered."""
 
 
 @pytest.fixture
@@ -28,8 +31,8 @@ def status(client, address):
 @pytest.mark.parametrize(
     ("path", "body", "where"),
     [
-        ("/generate", PICTURE, "generations/gen_"),
-        ("/generate-batch", {"requests": [PICTURE]}, "batches/batch_"),
+        ("/generate", RUNNING, "generations/gen_"),
+        ("/generate-batch", {"requests": [RUNNING]}, "batches/batch_"),
     ],
 )
 def test_location_headers_have_the_path(make_app, given, path, body, where):
@@ -76,12 +79,13 @@ def test_routes_are_found_with_and_without_the_path(client, prefix):
 @pytest.mark.parametrize(
     "path", ["/files", "/docs", "/generate", "/generations", "/a/b", "/v1.0", "/my%20pictures"]
 )
-def test_links_and_routes_work_with_any_path(make_app, path):
+def test_links_and_routes_work_with_any_path(make_app, simulator, path):
     client = make_app(PUBLIC_URL=f"https://example.org{path}").test_client()
 
-    accepted = client.post("/generate", json=PICTURE, headers=ADMIN | ASYNC)
+    accepted = client.post("/generate", json=RUNNING, headers=ADMIN | ASYNC)
     location = accepted.headers["Location"]
-    link = ended(client, accepted.json["id"], by=ADMIN)["files"][0]
+    result = meanwhile(simulator.finish, lambda: ended(client, accepted.json["id"], by=ADMIN))
+    link = result["files"][0]
 
     assert f"{path}/generations/{accepted.json['id']}" == location
     for address in (
@@ -124,7 +128,7 @@ def test_a_public_url_without_a_path_prefixes_nothing(make_app, public):
     assert [{"url": "/"}] == client.get("/openapi.json").json["servers"]
     assert "/docs#not_found" == client.get("/gen/health").json["type"]
     assert (
-        client.post("/generate", json=PICTURE, headers=ADMIN | ASYNC)
+        client.post("/generate", json=RUNNING, headers=ADMIN | ASYNC)
         .headers["Location"]
         .startswith("/generations/")
     )
