@@ -211,9 +211,9 @@ _MOVES: Final = (
     """,
     "UPDATE leases SET state = 9 WHERE process = ANY(%(dead)s) AND state = 0",
     """
-    UPDATE leases SET state = 5 FROM generations
-    WHERE leases.process = ANY(%(dead)s) AND leases.state = 4 AND generations.id = split_part(leases.reference, '.', 1)
-        AND generations.ended_at IS NOT NULL
+    UPDATE leases SET state = 5 WHERE process = ANY(%(dead)s) AND state = 4 AND NOT EXISTS (
+        SELECT FROM attempts JOIN generations ON generations.id = generation_id
+        WHERE open AND ended_at IS NULL AND reference = generation_id || '.' || number)
     """,
     """
     UPDATE leases SET process = NULL, left_at = processes.until, seen = -1 FROM processes
@@ -225,7 +225,7 @@ _MOVES: Final = (
 """What a dead process leaves. This process continues with the admin's work (`own`), also with what a process without a
 server token has suspended. Users' work is suspended, since their tokens are not stored. What cannot be resumed is ended
 here: work of the other mode, and what was cancelled before anything was sent. A key without work was claimed just
-before its work was to be accepted. A lease that was not sent is gone, and one whose generation has ended is over.
+before its work was to be accepted. A lease that was not sent is gone, and one whose attempt has ended is over.
 Another one belongs to no process, and its creation may have been sent until `left_at`."""
 
 _FORGET: Final = "DELETE FROM processes WHERE taken_at < clock_timestamp() - interval '7 days'"

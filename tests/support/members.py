@@ -11,7 +11,7 @@ from harness.postgres import server
 from ledger import Profile
 from ledger.postgres import PostgresBackend
 from ledger.recent import Place
-from ledger.records import Record
+from ledger.records import Record, with_attempts
 from ledger.tables import MAPPINGS
 from ledger.writer import TakenOver
 
@@ -85,10 +85,13 @@ class Process:
         return is_lossy
 
     def write(self, *records: Any) -> None:
-        """Write these as records of this process, or nothing."""
+        """Write these as records of this process, with their attempts, or nothing."""
+        changes: dict[Place, Record] = {}
         for each in records:
             assert each.process is None
-        self.backend.write({place_of(each): replace(each, process=self.backend.process) for each in records})
+            mine = with_attempts(replace(each, process=self.backend.process))
+            changes |= {place_of(part): part for part in mine}
+        self.backend.write(changes)
 
     def bury(self) -> bool:
         with self.transaction() as cursor:

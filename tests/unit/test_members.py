@@ -6,6 +6,7 @@ Each test has a clock of its own in the database, which stands still until the t
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from math import inf
 
 import psycopg
@@ -14,10 +15,20 @@ from structlog.testing import capture_logs
 
 from harness.service_process import until
 from ledger.queries import SqlQueries
-from ledger.records import BatchRecord, Delivery, KeyRecord, LeaseRecord, LeaseState, PlanRecord
+from ledger.records import (
+    AttemptRecord,
+    BatchRecord,
+    Delivery,
+    KeyRecord,
+    LeaseRecord,
+    LeaseState,
+    PlanRecord,
+)
 from ledger.writer import TakenOver
 from tests.support.members import TTL, running_cluster
 from tests.support.records import generation
+
+AN_ATTEMPT = AttemptRecord(generation_id="a", number=1, model="flux-dev", open=True)
 
 
 @pytest.fixture
@@ -385,7 +396,10 @@ def test_a_key_whose_work_was_not_accepted_is_free_again(cluster, left):
 def test_leases_that_may_have_been_sent_stay_and_the_others_are_gone(cluster):
     dead, heir = cluster.process(), cluster.process()
     states = (LeaseState.WANTED, LeaseState.SENT, LeaseState.ANSWERED, LeaseState.OVER)
-    dead.write(*(LeaseRecord(id=state.name, caller="admin", state=state) for state in states))
+    dead.write(
+        generation("a", state="running", attempts=(AN_ATTEMPT,)),
+        *(LeaseRecord(id=state.name, caller="admin", state=state, reference="a.1") for state in states),
+    )
     dead.backend.close()
     cluster.execute("UPDATE leases SET seen = state")
     assert heir.bury()
@@ -400,20 +414,23 @@ def test_leases_that_may_have_been_sent_stay_and_the_others_are_gone(cluster):
     ] == cluster.execute(leases)
 
 
-def test_a_lease_whose_generation_has_ended_is_over_when_its_process_dies(cluster):
+def test_a_lease_whose_attempt_has_ended_is_over_when_its_process_dies(cluster):
     dead, heir = cluster.process(), cluster.process()
-    dead.write(
-        generation("ended", state="canceled", ended_at=2.0, caller_id="user_1"),
-        generation("running", state="running", caller_id="user_1"),
-        *(
-            LeaseRecord(id=each, caller="user_1", state=LeaseState.ANSWERED, reference=f"{each}.1")
-            for each in ("ended", "running")
-        ),
-    )
+    generations = {
+        "ended": generation("ended", state="canceled", ended_at=2.0, caller_id="user_1"),
+        "refused": generation("refused", state="queued", caller_id="admin"),
+        "running": generation("running", state="running", caller_id="user_1"),
+    }
+    for name, each in generations.items():
+        dead.write(
+            replace(each, attempts=(replace(AN_ATTEMPT, generation_id=name, open=name != "refused"),)),
+            LeaseRecord(id=name, caller=each.caller_id, state=LeaseState.ANSWERED, reference=f"{name}.1"),
+        )
     dead.backend.close()
     assert heir.bury()
 
-    assert [("ended", LeaseState.OVER), ("running", LeaseState.ANSWERED)] == cluster.execute(
+    over, answered = LeaseState.OVER, LeaseState.ANSWERED
+    assert [("ended", over), ("refused", over), ("running", answered)] == cluster.execute(
         "SELECT id, state FROM leases WHERE seen <> state AND process IS NULL ORDER BY id"
     )
 
