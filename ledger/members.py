@@ -212,8 +212,8 @@ _MOVES: Final = (
     "UPDATE leases SET state = 9 WHERE process = ANY(%(dead)s) AND state = 0",
     """
     UPDATE leases SET state = 5 WHERE process = ANY(%(dead)s) AND state = 4 AND NOT EXISTS (
-        SELECT FROM attempts JOIN generations ON generations.id = generation_id
-        WHERE open AND ended_at IS NULL AND reference = generation_id || '.' || number)
+        SELECT FROM attempts JOIN generations ON generations.id = generation_id AND ended_at IS NULL AND open
+        WHERE generation_id = split_part(reference, '.', 1) AND reference = generation_id || '.' || number)
     """,
     """
     UPDATE leases SET process = NULL, left_at = processes.until, seen = -1 FROM processes
