@@ -44,7 +44,7 @@ recording: .venv/dev ## compare what the service answers with what 0.7.0 did, to
 bench: .venv/dev .venv-bench/made ## measure against the simulator, into bench/results.md: half an hour (AGAINST=REF: compare with that commit)
 	$(BIN)/python -m bench $(if $(AGAINST),--against $(AGAINST))
 
-bench-scale: .venv/dev ## measure many processes on one PostgreSQL, into bench/results-scale.md: two hours (SCALE=0.1: a tenth, PART=kills: one part)
+bench-scale: .venv/dev ## measure many processes on one PostgreSQL, into bench/results-scale.md: two hours (PART=kills: one part, SCALE=0.1: a tenth, not written)
 	$(BIN)/python -m bench.scale --scale $(or $(SCALE),1) $(PART)
 
 clean: ## remove generated files, except the service's data/

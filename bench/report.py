@@ -65,6 +65,14 @@ def markdown(section: Section) -> str:
     return "\n\n".join("\n".join(lines) for lines in parts if any(lines)) + "\n"
 
 
+def updated(report: str, section: Section) -> str:
+    """The report with this section, in place of an earlier one with the same title."""
+    head, *sections = report.split("\n## ")
+    titled = {each.partition("\n")[0]: each for each in sections}
+    titled[section.title] = markdown(section).removeprefix("## ")
+    return "\n## ".join([head, *titled.values()])
+
+
 def _wrapped(paragraph: str) -> str:
     return fill(" ".join(paragraph.split()), 110, break_long_words=False, break_on_hyphens=False)
 

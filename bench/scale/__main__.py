@@ -1,6 +1,6 @@
-"""Runs the parts, prints each, and writes `bench/results-scale.md`. Exits with 1 if a target is missed.
+"""Runs the parts, prints each, and writes its section of `bench/results-scale.md`. Exits with 1 if a target is missed.
 
-Parts can be named, and `--scale 0.1` runs a tenth of each; then nothing is written.
+Parts can be named. `--scale 0.1` runs a tenth of each, and writes nothing.
 """
 
 import argparse
@@ -9,10 +9,11 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.report import Section, markdown
+from bench.report import Section, markdown, updated
 from bench.scale.faults import blackholes, crashes, freezes
 from bench.scale.kills import kills
 from bench.scale.latency import latency
@@ -36,17 +37,29 @@ PARTS: Mapping[str, Callable[[Scale], Section]] = {
 }
 RESULTS = Path(__file__).parents[1] / "results-scale.md"
 
+_HEAD = f"""\
+# Results of `make bench-scale`
+
+Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores, PostgreSQL 18.
+Processes, simulator, database and callers share the machine over loopback.
+"""
+
+_CONDITIONS = "Measured on {:%Y-%m-%d}; the machine's load average was {:.1f} before it began."
+
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all processes started here end
-    conditions, done = _conditions(), []
+    done = []
     for name in parsed.parts or PARTS:
-        print(f"\n{name}, from {datetime.now(UTC):%H:%M:%S} on", flush=True)
-        done.append(PARTS[name](Scale(parsed.scale)))
+        began = datetime.now(UTC)
+        load = os.getloadavg()[0]
+        print(f"\n{name}, from {began:%H:%M:%S} on", flush=True)
+        section = PARTS[name](Scale(parsed.scale))
+        done.append(replace(section, note=f"{section.note} {_CONDITIONS.format(began, load)}"))
         print(f"\n{markdown(done[-1])}", flush=True)
-    if parsed.scale == 1 and not parsed.parts:
-        RESULTS.write_text("\n".join([conditions, *map(markdown, done)]))
+        if parsed.scale == 1:
+            RESULTS.write_text(updated(RESULTS.read_text() if RESULTS.exists() else _HEAD, done[-1]))
     return 1 if any(section.missed for section in done) else 0
 
 
@@ -60,22 +73,6 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", type=float, default=1.0, help="the part of the full size (default %(default)s)"
     )
     return parser
-
-
-def _conditions() -> str:
-    machine = (
-        f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores, PostgreSQL 18"
-    )
-    return "\n".join(
-        [
-            "# Results of `make bench-scale`",
-            "",
-            f"{datetime.now(UTC):%Y-%m-%d}, {machine}.",
-            f"The machine's load average was {os.getloadavg()[0]:.1f} before it began.",
-            "Processes, simulator, database and callers share the machine over loopback.",
-            "",
-        ]
-    )
 
 
 if __name__ == "__main__":

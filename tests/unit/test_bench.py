@@ -17,7 +17,7 @@ from bench.figures import AGAIN, NEW, OLD, Figure, compared, load_figure
 from bench.load import Load, Plan, measured
 from bench.overhead import Comparison
 from bench.plots import PLOTS, charts
-from bench.report import markdown
+from bench.report import Claim, claimed, markdown, updated
 from bench.rounds import Round, Turns, failures
 from harness.service_process import ROOT
 from tests.support.wiring import on_a_loop
@@ -116,6 +116,18 @@ def test_a_machine_without_git_is_reported_in_one_line(tmp_path, monkeypatch):
 def test_the_program_ends_with_two_if_the_commit_is_missing(capsys):
     assert 2 == against.main(["no-such-commit"])
     assert 1 == capsys.readouterr().err.count("\n")
+
+
+def test_a_part_that_is_measured_again_replaces_its_section_of_the_report(capsys):
+    first, second, third = (
+        claimed(title, [Claim("kills", figure)], note=f"A note\n of {title}.")
+        for title, figure in (("One", "1"), ("Two", "2"), ("One", "3"))
+    )
+    head = "# Results\n\nA machine.\n"
+
+    report = updated(updated(updated(head, first), second), third)
+
+    assert report == "\n".join([head, markdown(third), markdown(second)])
 
 
 def test_contenders_take_turns_in_alternating_order():
