@@ -43,7 +43,7 @@ def audit(server: Server, simulator: Simulator, load: FleetLoad) -> Audit:
     """Audit a run whose work has ended."""
     counts, made = simulator.counts(), simulator.predictions()
     refused = counts.requests.get("create", 0) - counts.creations_accepted
-    generations = dict(server.execute("SELECT id, state FROM generations"))
+    generations = _accepted(server, load)
     return Audit(
         generations=len(generations),
         predictions=counts.creations_accepted,
@@ -56,6 +56,20 @@ def audit(server: Server, simulator: Simulator, load: FleetLoad) -> Audit:
         errors=load.errors(),
         healed=load.healed(),
     )
+
+
+def _accepted(server: Server, load: FleetLoad) -> dict[str, str]:
+    """The states of the accepted generations by their ids. The others were refused, since it was not certain that they
+    were on disk: no caller has their ids, and they are cancelled without an attempt."""
+    received = {each for work in load.works for each in work.ids}
+    rows = server.execute(
+        "SELECT id, batch_id, state, EXISTS (SELECT FROM attempts WHERE generation_id = id) FROM generations"
+    )
+    return {
+        generation: state
+        for generation, batch, state, has_attempts in rows
+        if state != "canceled" or has_attempts or received & {generation, batch}
+    }
 
 
 def densest(moments: Iterable[float], span: float = MINUTE) -> int:
