@@ -1,7 +1,7 @@
 """What every part needs: a simulator in this process, a server of PostgreSQL, a fleet, and the claims of its audit."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from harness.fleet import ADMIN, Fleet, running_fleet
 from harness.fleet_audit import Audit, audit
 from harness.fleet_load import FleetLoad
 from harness.postgres import Server
+from harness.service_process import until
 from simulator import Options, running
 from simulator.threaded import Simulator
 
@@ -91,6 +92,10 @@ def audited(stage: Stage, what: str, disturb: Callable[[], None], *, pause: floa
         stage.fleet.start()
     finally:
         load.finish(timeout=SETTLED)
+    # A caller may have given up before the end of work whose creation is still searched for.
+    unfinished = "SELECT count(*) FROM generations WHERE ended_at IS NULL"
+    with suppress(AssertionError):  # the audit says what has not ended
+        until(lambda: stage.server.execute(unfinished) == [(0,)], timeout=SETTLED)
     yield from claims(what, audit(stage.server, stage.simulator, load), stage.fleet.logs)
 
 
