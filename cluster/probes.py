@@ -1,8 +1,8 @@
-"""Finds out whether the upstream answers while the outcome of a creation is unknown and nothing else is sent.
+"""Finds out whether the upstream answers while the outcome of a creation is unknown and no other request is sent.
 
 The creation of a dead process without an answer stops others until the upstream has answered a later request. If it is
-of a user, nothing searches for it before the user returns. Without running predictions, which are polled, and without
-searches, no request would be sent.
+of a user, no process searches for it before the user returns. Without running predictions, which are polled, and
+without searches, no request would be sent.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ log = structlog.get_logger("gate")
 
 async def run(gate: AnyGate, ask: Callable[[], Awaitable[object]]) -> NoReturn:
     """While creations are in doubt, await `ask` each few seconds, until this is cancelled. It makes a request to the
-    upstream that creates nothing, if work waits here."""
+    upstream that creates no prediction, if work waits here."""
     while True:
         await asyncio.sleep(PAUSE)
         if gate.statistics().stall.in_doubt:

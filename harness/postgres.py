@@ -107,7 +107,7 @@ class Server:
         until(self._answers)
 
     def fall_behind(self) -> None:
-        """Receive nothing more from the primary. All that has arrived so far will survive a promotion."""
+        """Receive no more changes from the primary. All that has arrived so far will survive a promotion."""
         self.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         until(lambda: not self.execute("SELECT FROM pg_stat_wal_receiver"))
 

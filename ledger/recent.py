@@ -1,7 +1,7 @@
 """The rows that a process has written lately, for a database that has lost its last commits.
 
-A row is kept for a minute, and as long as it may change again. The minute stands still while nothing can be committed,
-since an outage before the loss may be long. Each row is complete by itself, so it can be written once more.
+A row is kept for a minute, and as long as it may change again. The minute stands still while no transaction can be
+committed, since an outage before the loss may be long. Each row is complete by itself, so it can be written once more.
 """
 
 import time

@@ -1,6 +1,6 @@
 """The timelines of the server. A promoted standby begins one, and may lack the last commits of the one before.
 
-Whether it does is not visible, since what is missing may be all that shows it. So each process writes again, in a new
+Whether it does is not visible, since only the missing rows may show it. So each process writes again, in a new
 timeline, what it wrote in the last minute and what it still runs (`recent.py`). Until the timeline is *settled*, a
 fixed time after the first process came to it, no process claims, grants, takes over or sends anything, as the rows of
 another one may still be missing. A process that comes too late for that ends, since the others go on without its rows.
@@ -39,7 +39,7 @@ _ADD: Final = f"""
         + CASE WHEN EXISTS (SELECT FROM timelines) THEN make_interval(secs => %s) ELSE interval '-1 day' END
     FROM pg_control_system() ON CONFLICT (id) DO NOTHING
 """  # noqa: S608 - our own text
-"""The first timeline of a ledger is settled, since there is nothing to lose."""
+"""The first timeline of a ledger is settled, since no commit can be lost."""
 
 _FIND: Final = f"""
     SELECT id, extract(epoch FROM settled_at - clock_timestamp())::float8 FROM timelines, pg_control_system()
@@ -88,7 +88,7 @@ class Timelines:
 
     @property
     def unsettled(self) -> str | None:
-        """Why nothing may be claimed, sent or accepted now. None if the timeline is settled."""
+        """The reason why no work may be claimed, sent or accepted now. None if the timeline is settled."""
         seconds = self._settled_at - time.monotonic()
         return _UNSETTLED.format(seconds=seconds + 1) if seconds > 0 else None
 

@@ -72,7 +72,7 @@ class Backend(Protocol):
 
     @property
     def unsettled(self) -> str | None:
-        """A sentence that says why nothing may be claimed or accepted now although writes succeed. Usually None."""
+        """A sentence that says why no work may be claimed or accepted now although writes succeed. Usually None."""
 
     def open(self) -> bool:
         """Connect, and create or migrate the tables. Returns whether commits of this process may be lost since it was

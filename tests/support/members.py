@@ -44,7 +44,7 @@ class Cluster:
         self.execute(f"UPDATE clock SET at = at + interval '{seconds} s'")
 
     def fail_over(self) -> None:
-        """From now on the server is a standby that was promoted. The test deletes what is lost."""
+        """From now on the server is a standby that was promoted. The test deletes the lost rows."""
         self.execute("UPDATE clock SET timeline = timeline + 1")
 
     def live(self, seconds: float, *processes: "Process") -> None:

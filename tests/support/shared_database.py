@@ -16,7 +16,7 @@ from ledger.records import LeaseRecord, LeaseState
 from tests.support.places import WORLD
 
 TTL = 5.0
-"""Seconds as in `ledger.members`: a process that has written nothing for so long may be buried."""
+"""Seconds as in `ledger.members`: a process that has not written for so long may be buried."""
 
 PATIENCE = 5.0
 """Seconds until a process gives up a silent connection."""
@@ -95,7 +95,7 @@ class Database:
     """The rows, the role, and which processes are dead. A transaction is committed after `latency` seconds, and a look
     arrives `delay` seconds later.
 
-    While it `is_away`, nothing can be read or written. Processes that are `cut_off` learn that after some seconds. The
+    While it `is_away`, no transaction succeeds. Processes that are `cut_off` learn that after some seconds. The
     next `lost_answers` transactions are committed, and seem to fail. If `notices` is False, processes look for news
     instead; if it `is_deaf`, notices are lost without a sign."""
 
@@ -207,7 +207,7 @@ class Database:
         self.started_at = now()
 
     def copy(self) -> "Database":
-        """The rows and the role, as a standby has them that receives nothing more."""
+        """The rows and the role, as a standby has them that receives no more changes."""
         rows = {each: replace(row) for each, row in self.rows.items()}
         return replace(self, rows=rows)
 

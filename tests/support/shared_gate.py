@@ -16,7 +16,7 @@ from tests.support.places import Place
 from tests.support.shared_database import TTL, Buried, Database, Generation, Row, now
 
 _MARGIN = 0.1 * TTL
-"""Seconds before the end of its TTL in which a process sends nothing."""
+"""Seconds before the end of its TTL in which a process sends no request."""
 
 _HEARTBEAT = TTL / 5
 

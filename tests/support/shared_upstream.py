@@ -15,7 +15,7 @@ class Lost(Exception):
 
 
 class Refused(Exception):
-    """The upstream has answered that it makes nothing."""
+    """The upstream has refused the creation."""
 
 
 @dataclass

@@ -22,18 +22,6 @@ class Connection:
         self.sock.close()
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def closer(clock):
     closer = Closer(clock)

@@ -20,18 +20,6 @@ from tests.support.members import place_of
 from tests.support.records import generation
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def recent(clock):
     return RecentRows(clock)
