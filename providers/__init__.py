@@ -82,8 +82,13 @@ class Prediction:
     """The kind of failure, if it failed."""
     created_at: datetime | None = None
     seconds: float | None = None
-    """Seconds from creation to completion. This and `created_at` are by the provider's clock, if it shows
-    them."""
+    """Seconds from creation to completion. This, `created_at` and `started_at` are by the provider's clock, if it
+    shows them."""
+    started_at: datetime | None = None
+    """When the model began to run it."""
+    metrics: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the provider measured or counted, by its own names: finite numbers, booleans and short texts. At Replicate
+    `predict_time` and `total_time` in seconds, and what is billed, such as `image_output_count`."""
     started: bool = False
     """Whether it ever ran, if the provider shows that. A prediction that never ran is not billed."""
     age: float = 0.0

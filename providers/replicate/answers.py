@@ -32,6 +32,15 @@ _MOST = 1_000
 
 _DROPPED = "An output was left out, since its address holds a credential."
 
+_METRICS = 50
+"""The most metrics that are taken from one prediction."""
+
+_METRIC_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_LONGEST_METRIC = 200
+"""Characters of a metric that is a text."""
+
+_LARGEST_METRIC = 1e15
+
 _LOGS_READ = 2_000
 """Characters read from the end of the logs, which may be long and are read at every poll."""
 
@@ -123,6 +132,8 @@ def _prediction(answer: Mapping[str, Any], identity: str, status: str, redact: R
         cause=cause_of(error),
         created_at=created_at,
         seconds=_seconds(created_at, moment(answer.get("completed_at"))),
+        started_at=moment(answer.get("started_at")),
+        metrics=_metrics(answer.get("metrics"), redact),
         # A real answer may leave it out; without it, a cancelled one counts as billed.
         started=status in {"processing", "succeeded"} or bool(answer.get("started_at", status == "canceled")),
         is_removed=answer.get("data_removed") is True,
@@ -261,6 +272,24 @@ def _progress(logs: Any) -> float | None:
         return None
     shares = [share for found in _PER_CENT.findall(logs[-_LOGS_READ:]) if (share := float(found)) <= 100]
     return shares[-1] if shares else None
+
+
+def _metrics(metrics: Any, redact: Redaction) -> dict[str, Any]:
+    """The metrics that can be counted or shown. Replicate lists none of the names, and models may add their own."""
+    if not isinstance(metrics, dict):
+        return {}
+    usable = (
+        (name, redact(value) if isinstance(value, str) else value)
+        for name, value in metrics.items()
+        if _METRIC_NAME.fullmatch(name) and not redact.is_in(name) and _is_metric(value)
+    )
+    return dict(islice(usable, _METRICS))
+
+
+def _is_metric(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_METRIC
+    return isinstance(value, int | float) and -_LARGEST_METRIC <= value <= _LARGEST_METRIC  # false for nan
 
 
 def _text(value: Any, redact: Redaction) -> str | None:

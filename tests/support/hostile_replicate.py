@@ -22,6 +22,7 @@ MAKES = 3.0
 FIELDS = (
     "id", "status", "output", "error", "logs", "created_at", "started_at", "completed_at", "data_removed", "input",
     "results", "next", "urls", "key", "username", "detail", "title", "retry_after", "invalid_fields", "model",
+    "version", "deployment", "metrics",
 )  # fmt: skip
 
 

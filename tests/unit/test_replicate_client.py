@@ -4,6 +4,7 @@ import asyncio
 import json
 import tomllib
 from contextlib import suppress
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from catalog.references import Upload
 from providers import Text, Url, fingerprint
 from providers.replicate.answers import Account, read_prediction
 from providers.replicate.client import CLIENTS_KEPT, cancel_after_header
+from providers.replicate.redaction import REDACTED, Redaction
 from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
 from simulator import Options
@@ -582,6 +584,44 @@ def test_the_duration_of_a_prediction_is_by_replicates_clock():
 
     assert 1.5 == read_prediction({"id": "p", "status": "succeeded", **stamps}).seconds
     assert read_prediction({"id": "p", "status": "succeeded", "created_at": "then"}).seconds is None
+
+
+def test_the_start_of_a_prediction_is_by_replicates_clock_and_none_until_it_shows_one():
+    started = {"id": "p", "status": "processing", "started_at": "2025-01-01T00:00:00.5Z"}
+
+    assert datetime(2025, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC) == read_prediction(started).started_at
+    assert read_prediction(started | {"started_at": None}).started_at is None
+    assert read_prediction(started | {"started_at": 7}).started_at is None
+    assert read_prediction({"id": "p", "status": "starting"}).started_at is None
+
+
+def test_metrics_are_numbers_booleans_and_short_texts_and_all_else_is_left_out():
+    usable = {"predict_time": 1.5, "image_output_count": 2, "with_audio": True, "resolution_target": "720p"}
+    unusable = {
+        "nan": float("nan"), "inf": float("inf"), "huge": 10**400, "long": "x" * 201, "none": None,
+        "list": [1], "object": {"a": 1}, "a name\n": 1, "n" * 101: 1, "": 1,
+    }  # fmt: skip
+
+    assert usable == read_prediction({"id": "p", "status": "succeeded", "metrics": usable | unusable}).metrics
+
+
+@pytest.mark.parametrize("metrics", [None, [], "1.5", 7, {}])
+def test_a_prediction_without_metrics_has_none(metrics):
+    assert {} == read_prediction({"id": "p", "status": "succeeded", "metrics": metrics}).metrics
+
+
+def test_at_most_fifty_metrics_are_kept():
+    metrics = {f"count_{each}": each for each in range(1_000)}
+
+    assert 50 == len(read_prediction({"id": "p", "status": "succeeded", "metrics": metrics}).metrics)
+
+
+def test_a_credential_among_the_metrics_is_removed():
+    metrics = {"by": SERVER_TOKEN, SERVER_TOKEN: 1}
+
+    read = read_prediction({"id": "p", "status": "succeeded", "metrics": metrics}, Redaction(SERVER_TOKEN))
+
+    assert {"by": REDACTED} == read.metrics
 
 
 @pytest.mark.parametrize(
