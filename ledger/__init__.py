@@ -16,7 +16,10 @@ from ledger.records import (
     Delivery,
     GenerationRecord,
     KeyRecord,
+    LookupRecord,
+    ModelRecord,
     Record,
+    SchemaRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
 )
@@ -121,7 +124,32 @@ class Progress:
     ended: int = 0
 
 
-class Queries(Protocol):
+class ModelQueries(Protocol):
+    """Reads what is known of models that were looked up, each either `simulated` or not. `readers` are the readers of
+    `ModelRecord` of which the asking caller is one; the empty text is one of them."""
+
+    def known_model(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[ModelRecord]:
+        """What these readers know of the model, the latest look-up first. It may have been missing."""
+
+    def known_version(self, readers: Collection[str], version: str, *, simulated: bool) -> ModelRecord | None:
+        """The record of `owner/name:version` with this version, if these readers have it."""
+
+    def known_models(self, search: str, *, limit: int, simulated: bool) -> Sequence[ModelRecord]:
+        """Public models, without their versions, whose name or description has each word of `search`. The latest
+        look-up comes first."""
+
+    def schema(self, version: str, *, simulated: bool) -> SchemaRecord | None:
+        """The schema of a version, which the caller must be known to have read."""
+
+    def lookups(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[LookupRecord]:
+        """The look-ups of a model for these readers that are under way or over."""
+
+    def outdated_models(self, before: float) -> Sequence[ModelRecord | LookupRecord]:
+        """Models that were missing before this time, and look-ups that counted until then: rows to delete. It may not
+        return all."""
+
+
+class Queries(ModelQueries, Protocol):
     """Reads records. Every method blocks, is safe on any thread, and raises LedgerDown. Records that are not flushed
     may be missing."""
 

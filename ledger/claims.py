@@ -62,7 +62,36 @@ class ClaimBudget:
     simulated: bool
 
 
-Claim = ClaimKey | ClaimSuspended | ClaimBatch | ClaimCancelled | ClaimSent | ClaimBudget
+@dataclass(frozen=True, slots=True)
+class ClaimLookup:
+    """Look a model up `until` this time for all processes, unless another look-up of this name for this reader is under
+    way at the time `now`."""
+
+    reader: str
+    name: str
+    simulated: bool
+    now: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndLookup:
+    """End the look-up of this claim, unless it was taken over. No other is needed before the time `again_at`."""
+
+    claim: ClaimLookup
+    again_at: float
+
+
+Claim = (
+    ClaimKey
+    | ClaimSuspended
+    | ClaimBatch
+    | ClaimCancelled
+    | ClaimSent
+    | ClaimBudget
+    | ClaimLookup
+    | EndLookup
+)
 
 SENT: Final = """
     UPDATE leases SET state = 2, reference = claims.reference, runs_for = claims.runs_for, sent_at = clock_timestamp()
@@ -104,6 +133,15 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     ClaimCancelled: """
         UPDATE generations SET cancelled = TRUE WHERE (id = ? OR batch_id = ?) AND ended_at IS NULL
     """,
+    ClaimLookup: """
+        INSERT INTO lookups (reader, name, simulated, until, is_over) VALUES (?, ?, ?, ?, FALSE)
+        ON CONFLICT (reader, name, simulated) DO UPDATE SET until = excluded.until, is_over = FALSE
+        WHERE lookups.is_over OR lookups.until <= ?
+    """,
+    EndLookup: """
+        UPDATE lookups SET until = ?, is_over = TRUE
+        WHERE reader = ? AND name = ? AND simulated = ? AND until = ? AND NOT is_over
+    """,
     ClaimBudget: f"SELECT FROM ({BUDGET_TOTAL}) sums WHERE total <= %s",
 }
 
@@ -116,6 +154,15 @@ _IS_FREE: Final = {
 
 LOCKS: Final[Mapping[type[Claim], str]] = {ClaimBudget: "SELECT FROM meta WHERE name = 'name' FOR UPDATE"}
 """A statement before that of the claim, which sees what others wrote before they let go of the lock."""
+
+
+def lock_order(claim: Claim) -> tuple[str, ...]:
+    """Sorts the claims of a transaction. Two processes make the same claims in one order, so that none waits for one
+    that waits for it. Other claims come first."""
+    match claim:
+        case (ClaimLookup() as lookup) | EndLookup(lookup):
+            return (lookup.reader, lookup.name)
+    return ()
 
 
 def total_of(caller_id: str, day: int, simulated: bool) -> tuple[Any, ...]:
@@ -136,6 +183,10 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
             parameters = (work_id, work_id)
         case ClaimSent():
             raise ValueError("leases have a statement for all of them")
+        case ClaimLookup(reader, name, simulated, now, until):
+            parameters = (reader, name, simulated, until, now)
+        case EndLookup(ClaimLookup(reader, name, simulated, _, until), again_at):
+            parameters = (again_at, reader, name, simulated, until)
         case ClaimBudget(caller_id, most, day, simulated):
             parameters = (*total_of(caller_id, day, simulated), most)
     is_free = _IS_FREE[process is not None]

@@ -14,16 +14,22 @@ from sqlalchemy.dialects import postgresql
 from ledger.recent import Changes
 from ledger.records import LeaseRecord, Record
 from ledger.shared import LEASE_STATEMENTS
-from ledger.tables import MAPPINGS, Key, Statements, all_statements
+from ledger.tables import MAPPINGS, MODELS, SCHEMAS, Key, Statements, all_statements
 from ledger.writer import by_statement
 
 _MOST_ROWS: Final = 1000
 """Rows in one parameter, which may have 1 GB. A row may have some hundred kilobytes."""
 
 
+_OF_ALL: Final = {SCHEMAS, MODELS}
+"""Tables in which several processes write the same rows. They do so in one order, so that none waits for one that waits
+for it."""
+
+
 def _rows_of(table: Table, names: Sequence[str]) -> Any:
     rows = func.json_populate_recordset(literal_column(f"NULL::{table.name}"), bindparam("rows"))
-    return select(*map(column, names)).select_from(rows.table_valued(*names))
+    query: Any = select(*map(column, names)).select_from(rows.table_valued(*names))
+    return query.order_by(*(column(each.name) for each in table.primary_key)) if table in _OF_ALL else query
 
 
 _STATEMENTS: Final[Mapping[type[Record], Statements]] = {

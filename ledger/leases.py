@@ -33,6 +33,7 @@ _HOLD: Final = f"""
 _ROWS: Final = """
     UPDATE leases SET seen = state WHERE {condition}
     RETURNING id, process, caller, batch, max_concurrent, semaphore, state, granted, reference, runs_for,
+        boots, started,
         extract(epoch FROM clock_timestamp() - wanted_at)::float8 AS wanted_ago,
         extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_ago,
         extract(epoch FROM clock_timestamp() - answered_at)::float8 AS answered_ago,
@@ -81,7 +82,7 @@ _FIGURES: Final = """
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRow:
     """A row of `leases`. Times are seconds until now by the clock of the database. `left_ago`, if its process is dead:
-    since when that process cannot have sent anything."""
+    since when that process cannot have sent anything. `boots` and `started` are as in `LeaseRecord`."""
 
     id: str
     process: str | None
@@ -97,6 +98,8 @@ class LeaseRow:
     sent_ago: float | None
     answered_ago: float | None
     left_ago: float | None
+    boots: str | None = None
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True)

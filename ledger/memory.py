@@ -8,11 +8,22 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period, Progress, Source, date_of
-from ledger.claims import Claim, ClaimBatch, ClaimBudget, ClaimCancelled, ClaimKey, ClaimSent, ClaimSuspended
+from ledger.claims import (
+    Claim,
+    ClaimBatch,
+    ClaimBudget,
+    ClaimCancelled,
+    ClaimKey,
+    ClaimLookup,
+    ClaimSent,
+    ClaimSuspended,
+    EndLookup,
+)
+from ledger.memory_published import MemoryModels, Rows
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -30,10 +41,6 @@ from ledger.records import (
 from ledger.tables import MAPPINGS, Key
 from ledger.usage import figures, usage_of
 
-R = TypeVar("R", bound=Record)
-
-Rows = dict[type[Record], dict[Key, Record]]
-
 COMMIT_DELAY: Final = 0.02
 """Seconds until a change is committed without a `flush`."""
 
@@ -41,7 +48,7 @@ _RETRY_DELAY: Final = 1.0
 """Seconds between attempts to commit while `trouble` is set."""
 
 
-class MemoryLedger:
+class MemoryLedger(MemoryModels):
     """`ledger.Ledger` and `ledger.Queries`. While `trouble` is set, nothing is committed."""
 
     def __init__(
@@ -105,6 +112,8 @@ class MemoryLedger:
                 return True
             case ClaimBudget(caller_id, most, day, simulated):
                 return self.budget_total(caller_id, day, simulated=simulated) <= most
+            case ClaimLookup() | EndLookup():
+                return self.claimed(claim)
             case ClaimSent():
                 return False  # only the holder of a shared gate grants leases, and this ledger has none
 
@@ -356,10 +365,6 @@ class MemoryLedger:
             return [figures(groups[None])]
         name = date_of if by == "day" else str
         return [{by: name(group)} | figures(groups[group]) for group in sorted(groups)]
-
-    def all(self, kind: type[R]) -> list[R]:
-        """Every committed record of this kind, in the order of its first commit."""
-        return cast("list[R]", list(self.rows[cast("type[Record]", kind)].values()))
 
     def _generations(self, matches: Callable[[GenerationRecord], bool]) -> list[GenerationRecord]:
         return [each for each in self.all(GenerationRecord) if matches(each)]

@@ -58,10 +58,63 @@ def semaphores(driver: sqlite3.Connection) -> None:
     )
 
 
-STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores)
+def published_models(driver: sqlite3.Connection) -> None:
+    """From version 5 (0.9.0): add tables for models with their published schemas, and what such a model adds to a
+    generation. Rows that are there get the value of a declared model."""
+    for column in ("version TEXT", "kind TEXT", "cost_basis TEXT"):
+        driver.execute(f"ALTER TABLE generations ADD COLUMN {column}")
+    driver.execute("ALTER TABLE generations ADD COLUMN warnings JSON NOT NULL DEFAULT '[]'")
+    driver.execute("ALTER TABLE generations ADD COLUMN has_secrets BOOLEAN NOT NULL DEFAULT false")
+    driver.execute(
+        """CREATE TABLE schemas (
+            version TEXT NOT NULL, simulated BOOLEAN NOT NULL, model TEXT NOT NULL, document BLOB NOT NULL,
+            seen_at FLOAT NOT NULL, PRIMARY KEY (version, simulated)
+        )"""
+    )
+    driver.execute(
+        """CREATE TABLE models (
+            reader TEXT NOT NULL, name TEXT NOT NULL, simulated BOOLEAN NOT NULL, version TEXT, is_official BOOLEAN,
+            description TEXT NOT NULL, facts TEXT NOT NULL, missing BOOLEAN NOT NULL, looked_up_at FLOAT NOT NULL,
+            PRIMARY KEY (reader, name, simulated)
+        ) WITHOUT ROWID"""
+    )
+    driver.execute(
+        """CREATE TABLE lookups (
+            reader TEXT NOT NULL, name TEXT NOT NULL, simulated BOOLEAN NOT NULL, until FLOAT NOT NULL,
+            is_over BOOLEAN NOT NULL, PRIMARY KEY (reader, name, simulated)
+        ) WITHOUT ROWID"""
+    )
+
+
+STEPS: Final[Sequence[Step]] = (
+    facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores, published_models,
+)  # fmt: skip
 """Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
-POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {}
+POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
+    5: (
+        "ALTER TABLE generations ADD COLUMN version TEXT",
+        "ALTER TABLE generations ADD COLUMN kind TEXT",
+        "ALTER TABLE generations ADD COLUMN cost_basis TEXT",
+        "ALTER TABLE generations ADD COLUMN warnings TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE generations ADD COLUMN has_secrets BOOLEAN NOT NULL DEFAULT false",
+        "ALTER TABLE leases ADD COLUMN boots TEXT",
+        "ALTER TABLE leases ADD COLUMN started BOOLEAN NOT NULL DEFAULT false",
+        """CREATE TABLE schemas (
+            version TEXT NOT NULL, simulated BOOLEAN NOT NULL, model TEXT NOT NULL, document BYTEA NOT NULL,
+            seen_at FLOAT NOT NULL, PRIMARY KEY (version, simulated)
+        )""",
+        """CREATE TABLE models (
+            reader TEXT NOT NULL, name TEXT NOT NULL, simulated BOOLEAN NOT NULL, version TEXT, is_official BOOLEAN,
+            description TEXT NOT NULL, facts TEXT NOT NULL, missing BOOLEAN NOT NULL, looked_up_at FLOAT NOT NULL,
+            PRIMARY KEY (reader, name, simulated)
+        )""",
+        """CREATE TABLE lookups (
+            reader TEXT NOT NULL, name TEXT NOT NULL, simulated BOOLEAN NOT NULL, until FLOAT NOT NULL,
+            is_over BOOLEAN NOT NULL, PRIMARY KEY (reader, name, simulated)
+        )""",
+    ),
+}
 """The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first
 that PostgreSQL has. A released step is never changed. A version that changes only one of the two databases has an empty
 step for the other.

@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger import Profile
-from ledger.claims import LOCKS, SENT, Claim, ClaimSent, statement
+from ledger.claims import LOCKS, SENT, Claim, ClaimSent, lock_order, statement
 from ledger.json_rows import statements_of
 from ledger.members import FENCE, LOCK_TIMEOUT, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES, Schema, TooNew
@@ -181,16 +181,17 @@ class PostgresBackend:
                     cursor.executemany(sql, every)
                 for lock in {LOCKS[type(each)] for each in others if type(each) in LOCKS}:
                     cursor.execute(lock)
-                results = [
-                    connection.execute(*statement(each, self.process, placeholder="%s")) for each in others
-                ]
+                results = {
+                    at: connection.execute(*statement(others[at], self.process, placeholder="%s"))
+                    for at in sorted(range(len(others)), key=lambda at: lock_order(others[at]))
+                }
                 leases = (
                     connection.execute(SENT, (json.dumps([*map(asdict, sent)]), self.process)) if sent else ()
                 )
         except errors.DivisionByZero:
             raise self._member.fenced(connection) from None
         self._member.acknowledge(began, has_written=True)
-        made = iter([result.rowcount > 0 for result in results])
+        made = iter([results[at].rowcount > 0 for at in range(len(others))])
         granted = {lease for (lease,) in leases}
         return [each.lease_id in granted if isinstance(each, ClaimSent) else next(made) for each in claims]
 

@@ -1,16 +1,13 @@
 """The queries of the ledger in SQL: one generation, a caller's list, usage, unfinished work."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import eq, ge, lt
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Connection,
-    Engine,
     Float,
     LargeBinary,
     Select,
@@ -24,11 +21,10 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.exc import SQLAlchemyError
 
-from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period, Progress, date_of
 from ledger.claims import BUDGET_TOTAL, total_of
+from ledger.published import SqlModels
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -71,11 +67,8 @@ _BEGIN: Final = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATA
 """Begins a transaction that sees one moment, by dialect."""
 
 
-class SqlQueries:
+class SqlQueries(SqlModels):
     """`ledger.Queries` on a database. Each query takes a connection from the pool."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     def generation(self, generation_id: str) -> GenerationRecord | None:
         return next(iter(self._generations(_G.id == generation_id)), None)
@@ -263,12 +256,6 @@ class SqlQueries:
             rows.sort(key=lambda row: row[by])  # a database may sort texts by the rules of a language
         return [row | {"day": date_of(row["day"])} for row in rows] if by == "day" else rows
 
-    def _records(self, kind: type[R], *conditions: Any, limit: int | None = None) -> list[R]:
-        read = mapping(kind)
-        with self._reading() as connection:
-            rows = connection.execute(select(read.table).where(*conditions).limit(limit))
-            return [read.read(row) for row in rows]
-
     def _generations(
         self, *conditions: Any, order: Any = _G.seq, limit: int | None = None
     ) -> list[GenerationRecord]:
@@ -287,16 +274,6 @@ class SqlQueries:
             finally:
                 connection.exec_driver_sql("ROLLBACK")  # the transaction only reads
         return [read.read(row, attempts=tuple(attempts[row.id])) for row in rows]
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerDown(
-                f"The ledger cannot be read: {getattr(error, 'orig', None) or error}."
-            ) from error
 
 
 def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:

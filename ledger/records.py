@@ -72,6 +72,11 @@ class GenerationRecord:
     `process` is the process that runs it if several share the ledger, as in the other records that have this field. It
     is None in a suspended generation. `taken_at` is the time at which the process took it over from a dead one, until
     it resumes it.
+
+    `outputs` are JSON values. `version` is the id of the model's version that was checked, and that each attempt with
+    this model runs. `kind` is what was made, such as `image` or `text`. `cost_basis` says where `cost_usd` comes from:
+    `declared`, `learned` or `bounded`. `warnings` are sentences for the caller. One that `has_secrets` was sent with
+    secrets, which no record has.
     """
 
     seq: int | None = None
@@ -97,7 +102,7 @@ class GenerationRecord:
     queued_seconds: float = 0.0
     predicting_seconds: float = 0.0
     total_seconds: float = 0.0
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[Any, ...] = ()
     files: tuple[str, ...] = ()
     files_error: str | None = None
     placeholder: bool = False
@@ -110,6 +115,11 @@ class GenerationRecord:
     semaphore: str | None = None
     process: str | None = None
     taken_at: float | None = None
+    version: str | None = None
+    kind: str | None = None
+    cost_basis: str | None = None
+    warnings: tuple[str, ...] = ()
+    has_secrets: bool = False
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property
@@ -253,6 +263,53 @@ class BudgetRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaRecord:
+    """The published schema of a version of a model, which never changes. `document` is JSON, compressed by zlib: the
+    OpenAPI document, or null if the version has none. `model` is `owner/name`, and `seen_at` the time at which it was
+    read.
+
+    It does not say who may see it: those who have a `ModelRecord` with this version may."""
+
+    version: str
+    simulated: bool
+    model: str
+    document: bytes
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """A model as it was found at `looked_up_at`, or that it was `missing`.
+
+    `reader` is empty for a public model. Else it is the account, or the caller, that could read it. `name` is
+    `owner/name`, `owner/name:version` or `deployments/owner/name`. `version` is the latest one, that which the name
+    names, or that which the deployment runs. `is_official` is None if that was not said. `facts` is a JSON object with
+    what else was found."""
+
+    reader: str
+    name: str
+    simulated: bool
+    version: str | None = None
+    is_official: bool | None = None
+    description: str = ""
+    facts: str = "{}"
+    missing: bool = False
+    looked_up_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LookupRecord:
+    """A look-up of a model that one process makes for all. It counts until this time if it is not over before. Once it
+    `is_over`, those that know the model from before need no other until this time."""
+
+    reader: str
+    name: str
+    simulated: bool
+    until: float
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MetaRecord:
     """A value that the service stores for itself."""
 
@@ -276,7 +333,8 @@ class LeaseRecord:
     """A request of one process to the gate that all processes share, in PostgreSQL only.
 
     `reference` is the id of the attempt at its provider, once it is known. `sent_ago` is the number of seconds since
-    the creation was sent, if its answer was lost.
+    the creation was sent, if its answer was lost. `boots` is the version whose boot the prediction may wait for, and
+    `started` whether it has started since.
     """
 
     id: str
@@ -288,6 +346,8 @@ class LeaseRecord:
     state: int = LeaseState.WANTED
     reference: str | None = None
     sent_ago: float | None = None
+    boots: str | None = None
+    started: bool = False
 
 
 Record = (
@@ -299,6 +359,9 @@ Record = (
     | UsageRecord
     | SemaphoreRecord
     | SemaphoreLeaseRecord
+    | SchemaRecord
+    | ModelRecord
+    | LookupRecord
     | MetaRecord
     | LeaseRecord
     | BudgetRecord

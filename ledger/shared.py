@@ -37,13 +37,15 @@ LEASES: Final = Table(
     Column("left_at", DateTime(timezone=True)),
     Column("granted", Boolean, nullable=False, server_default=text("false")),
     Column("seen", SmallInteger, nullable=False, server_default=text("-1")),
+    Column("boots", Text),
+    Column("started", Boolean, nullable=False, server_default=text("false")),
     # Rows are written again and again, and live for about a minute.
     postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
 )
-"""Requests to the gate. The process writes `state`, `reference`, `runs_for` and the dates. The holder of the gate
-writes `granted`, and in `seen` the last state that it has seen. `runs_for` are the most seconds that the prediction may
-run. `left_at` is the time until which a dead process may have sent the creation. All times are by the clock of the
-database."""
+"""Requests to the gate. The process writes `state`, `reference`, `runs_for`, `boots`, `started` and the dates. The
+holder of the gate writes `granted`, and in `seen` the last state that it has seen. `runs_for` are the most seconds that
+the prediction may run. `boots` is the version whose boot it may wait for, until it has `started`. `left_at` is the time
+until which a dead process may have sent the creation. All times are by the clock of the database."""
 
 Index("leases_unseen", LEASES.c.id, postgresql_where=text("seen <> state"))
 Index("leases_of_process", LEASES.c.process)
@@ -79,23 +81,26 @@ LETTERS: Final = Table(
 LEASE_STATEMENTS: Final = Statements(
     """
     INSERT INTO leases
-        (id, process, caller, batch, max_concurrent, semaphore, state, reference, sent_at, answered_at)
-    SELECT id, process, caller, batch, max_concurrent, semaphore, state, reference,
+        (id, process, caller, batch, max_concurrent, semaphore, state, reference, boots, started, sent_at, answered_at)
+    SELECT id, process, caller, batch, max_concurrent, semaphore, state, reference, boots, started,
         clock_timestamp() - make_interval(secs => sent_ago),
         CASE WHEN state >= 4 THEN clock_timestamp() END
     FROM json_to_recordset(%s) AS rows (
         id text, process text, caller text, batch text, max_concurrent int, semaphore text, state smallint,
-        reference text, sent_ago float8
+        reference text, sent_ago float8, boots text, started boolean
     )
     ORDER BY id
     ON CONFLICT (id) DO UPDATE SET
         state = greatest(leases.state, excluded.state),
         reference = coalesce(excluded.reference, leases.reference),
         sent_at = coalesce(excluded.sent_at, leases.sent_at),
-        answered_at = coalesce(leases.answered_at, excluded.answered_at)
+        answered_at = coalesce(leases.answered_at, excluded.answered_at),
+        started = leases.started OR excluded.started,
+        seen = CASE WHEN excluded.started AND NOT leases.started THEN -1 ELSE leases.seen END
     WHERE leases.process = excluded.process
     """,
     ["DELETE FROM leases WHERE id = %s"],
 )
 """The statements that write leases, whose rows are JSON (`json_rows.py`). A state never goes back, so a row may be
-written twice. All transactions lock leases in the order of their ids, so that none waits for one that waits for it."""
+written twice. One that has started is shown to the holder of the gate again. All transactions lock leases in the order
+of their ids, so that none waits for one that waits for it."""

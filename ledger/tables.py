@@ -1,7 +1,7 @@
 """The tables of the ledger, derived from the records, and the mapping between rows and records.
 
 Each change writes the whole row, so writing one twice is harmless.
-Moments are Unix times in seconds, amounts are USD. Only lists are JSON: output URLs, file names, changes, problems.
+Moments are Unix times in seconds, amounts are USD. Lists are JSON: outputs, file names, changes, problems, warnings.
 """
 
 import json
@@ -42,12 +42,10 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
 )
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import UserDefinedType
 
-from ledger import DAY
+from ledger.column_types import DayOf, JsonList
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -57,9 +55,12 @@ from ledger.records import (
     GenerationRecord,
     KeyRecord,
     LeaseRecord,
+    LookupRecord,
     MetaRecord,
+    ModelRecord,
     PlanRecord,
     Record,
+    SchemaRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
     UsageRecord,
@@ -75,41 +76,6 @@ SHARED: Final = MetaData()
 """The tables that several processes need to share a ledger, in PostgreSQL only (`shared.py`)."""
 
 
-class JsonList(UserDefinedType[tuple[Any, ...]]):
-    """A JSON list, read as a tuple. Most lists are empty, so those are not parsed."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        return "JSON"
-
-    def result_processor(self, _dialect: Any, _type: Any) -> Callable[[str | None], tuple[Any, ...] | None]:
-        return lambda text: () if text == "[]" else None if text is None else tuple(json.loads(text))
-
-
-@compiles(JsonList, "postgresql")
-def _text(_list: JsonList, _compiler: Any, **_: Any) -> str:
-    return "TEXT"  # PostgreSQL compares no JSON
-
-
-class _DayOf(FunctionElement[int]):
-    """The day of a moment (UTC, counted from 1970)."""
-
-    name = "day_of"
-    type = Integer()
-    inherit_cache = True
-
-
-@compiles(_DayOf)
-def _day(moment: _DayOf, compiler: Any, **options: Any) -> str:
-    return f"CAST({compiler.process(moment.clauses, **options)} / {DAY} AS INTEGER)"
-
-
-@compiles(_DayOf, "postgresql")
-def _floored_day(moment: _DayOf, compiler: Any, **options: Any) -> str:
-    return f"CAST(floor({compiler.process(moment.clauses, **options)} / {DAY}) AS INTEGER)"  # a CAST rounds
-
-
 _NESTED: Final[Mapping[str, type]] = {"error": Failure, "plan": PlanRecord}
 """Fields that are records themselves: a column for each of their fields, named after both."""
 
@@ -117,6 +83,9 @@ _TYPES: Final[Mapping[Any, Any]] = {
     str: Text, Literal: Text, bool: Boolean, int: Integer, float: Float, bytes: LargeBinary, tuple: JsonList,
 }  # fmt: skip
 """The type of the column for the type of a field."""
+
+_DEFAULTS: Final = {"warnings": text("'[]'"), "has_secrets": text("false"), "started": text("false")}
+"""The values of columns in rows of processes that do not know them, which an upgrade leaves beside this one."""
 
 _SEQUENCE: Final = BigInteger().with_variant(Integer, "sqlite")
 """Each write of a row takes a number in PostgreSQL, also if the row exists."""
@@ -134,7 +103,10 @@ def _columns(record: type, *key: str, prefix: str = "", all_optional: bool = Fal
             name = f"{prefix}{field}"
             nullable = (is_optional or all_optional) and name not in key
             column_type = _SEQUENCE if name == "seq" else _TYPES[get_origin(kind) or kind]
-            yield Column(name, column_type, primary_key=name in key, nullable=nullable)
+            default = _DEFAULTS.get(name)
+            yield Column(
+                name, column_type, primary_key=name in key, nullable=nullable, server_default=default
+            )
 
 
 def _table(name: str, record: type, *key: str, **options: Any) -> Table:
@@ -174,12 +146,18 @@ SEMAPHORES: Final = _table("semaphores", SemaphoreRecord, "id")
 
 SEMAPHORE_LEASES: Final = _table("semaphore_leases", SemaphoreLeaseRecord, "id")
 
+SCHEMAS: Final = _table("schemas", SchemaRecord, "version", "simulated")
+
+MODELS: Final = _table("models", ModelRecord, "reader", "name", "simulated", sqlite_with_rowid=False)
+
+LOOKUPS: Final = _table("lookups", LookupRecord, "reader", "name", "simulated", sqlite_with_rowid=False)
+
 BUDGETS: Final = Table("budgets", SHARED, *_columns(BudgetRecord, "process", "day"))
 
 LEASES: Final = Table("leases", MetaData(), *_columns(LeaseRecord, "id"))
 """The columns of `leases` that a process writes. `shared.py` has the whole table."""
 
-DAY_OF_END: Final = _DayOf(GENERATIONS.c.ended_at)
+DAY_OF_END: Final = DayOf(GENERATIONS.c.ended_at)
 
 USAGE_OF_ONE: Final[Mapping[str, ColumnElement[Any]]] = {
     "generations": literal(1),
@@ -369,6 +347,9 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     SemaphoreRecord: RowMapping(SemaphoreRecord, SEMAPHORES, "id"),
     SemaphoreLeaseRecord: RowMapping(SemaphoreLeaseRecord, SEMAPHORE_LEASES, "id"),
     MetaRecord: RowMapping(MetaRecord, META, "name"),
+    SchemaRecord: RowMapping(SchemaRecord, SCHEMAS, "version", "simulated"),
+    ModelRecord: RowMapping(ModelRecord, MODELS, "reader", "name", "simulated"),
+    LookupRecord: RowMapping(LookupRecord, LOOKUPS, "reader", "name", "simulated"),
     LeaseRecord: RowMapping(LeaseRecord, LEASES, "id"),
     BudgetRecord: RowMapping(BudgetRecord, BUDGETS, "process", "day"),
 }

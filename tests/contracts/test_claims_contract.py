@@ -11,11 +11,20 @@ import pytest
 
 from harness.postgres import server
 from ledger import Ledger, Queries
-from ledger.claims import Claim, ClaimBatch, ClaimBudget, ClaimCancelled, ClaimKey, ClaimSuspended
+from ledger.claims import (
+    Claim,
+    ClaimBatch,
+    ClaimBudget,
+    ClaimCancelled,
+    ClaimKey,
+    ClaimLookup,
+    ClaimSuspended,
+    EndLookup,
+)
 from ledger.memory import MemoryLedger
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import BatchRecord, BudgetRecord, KeyRecord, PlanRecord
+from ledger.records import BatchRecord, BudgetRecord, KeyRecord, LookupRecord, ModelRecord, PlanRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running, write
@@ -182,6 +191,85 @@ def test_a_batch_is_taken_over_from_nobody_that_is_alive(shared):
     assert [False, False] == shared.claim(
         (shared.one, ClaimBatch("batch_2")), (shared.one, ClaimBatch("batch_3"))
     )
+
+
+def lookup(now=100.0, name="a/b", reader=""):
+    return ClaimLookup(reader, name, False, now, now + 20.0)
+
+
+def test_one_of_two_claims_of_a_look_up_gets_it(shared):
+    made = shared.claim((shared.one, lookup()), (shared.other, lookup(101.0)))
+
+    assert 1 == sum(made)
+    until = 120.0 if made[0] else 121.0
+    assert [LookupRecord("", "a/b", False, until)] == list(
+        shared.queries.lookups([""], "a/b", simulated=False)
+    )
+    assert [False] == shared.claim((shared.other, lookup(until - 0.5)))
+
+
+def test_look_ups_of_other_names_and_for_other_readers_and_simulated_ones_are_others(shared):
+    others = [
+        lookup(),
+        lookup(name="a/c"),
+        lookup(reader="account ann"),
+        replace(lookup(), simulated=True),
+    ]
+
+    assert [True] * 4 == shared.claim(*((shared.one, each) for each in others))
+
+
+def test_a_look_up_is_taken_over_once_its_time_has_passed(shared):
+    shared.claim((shared.one, lookup()))
+
+    made = shared.claim((shared.one, lookup(120.0)), (shared.other, lookup(120.0)))
+
+    assert 1 == sum(made)
+
+
+def test_a_look_up_that_is_over_may_be_followed_by_another(shared):
+    first = lookup()
+    shared.claim((shared.one, first))
+
+    assert [True] == shared.claim((shared.one, EndLookup(first, 110.0)))
+
+    assert [LookupRecord("", "a/b", False, 110.0, is_over=True)] == list(
+        shared.queries.lookups([""], "a/b", simulated=False)
+    )
+    assert [False] == shared.claim((shared.one, EndLookup(first, 0.0))), "it has ended already"
+    assert [True] == shared.claim((shared.other, lookup(101.0)))
+
+
+def test_the_end_of_a_look_up_that_was_taken_over_leaves_the_other_one(shared):
+    slow, other = lookup(), lookup(125.0)
+    shared.claim((shared.one, slow))
+    shared.claim((shared.other, other))
+
+    assert [False] == shared.claim((shared.one, EndLookup(slow, 0.0)))
+    assert [False] == shared.claim((shared.one, lookup(130.0)))
+    assert [True] == shared.claim((shared.other, EndLookup(other, 0.0)))
+
+
+def test_two_processes_look_up_the_same_models_in_any_order_and_none_waits_for_ever(shared):
+    """They also end look-ups and write models in the transactions of their claims."""
+    names = [f"a/{number}" for number in range(20)]
+
+    async def look_up(ledger, order, now):
+        for turn in range(5):
+            claims = [lookup(now + 40 * turn, name) for name in order]
+            made = await asyncio.gather(*map(ledger.claim, claims))
+            for name in order:
+                ledger.upsert(ModelRecord(reader="", name=name, simulated=False, looked_up_at=now))
+            mine = [claim for claim, is_made in zip(claims, made, strict=True) if is_made]
+            await asyncio.gather(*(ledger.claim(EndLookup(claim, 0.0)) for claim in mine))
+
+    async def both():
+        async with asyncio.timeout(60):
+            await asyncio.gather(look_up(shared.one, names, 100.0), look_up(shared.other, names[::-1], 100.5))
+
+    asyncio.run(both())
+
+    assert 20 == len(shared.queries.known_models("", limit=99, simulated=False))
 
 
 several = pytest.mark.parametrize("shared", [in_memory, on_postgres], indirect=True)

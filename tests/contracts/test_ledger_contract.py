@@ -28,8 +28,11 @@ from ledger.records import (
     Failure,
     GenerationRecord,
     KeyRecord,
+    LookupRecord,
     MetaRecord,
+    ModelRecord,
     PlanRecord,
+    SchemaRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
 )
@@ -52,11 +55,11 @@ class Opened:
         write(self.ledger, *records)
 
     def delete(self, *works) -> None:
-        """Delete these, given by kind and id, in one flush."""
+        """Delete these, given by kind and key, in one flush."""
 
         async def story():
-            for kind, work_id in works:
-                self.ledger.delete(kind, work_id)
+            for kind, *key in works:
+                self.ledger.delete(kind, *key)
             await self.ledger.flush()
 
         asyncio.run(story())
@@ -137,9 +140,10 @@ ATTEMPTS = (
 WHOLE = generation(
     "gen_1", batch_id="batch_1", position=3, state="failed", file_name="fox", lists_attempts=True, request=None,
     webhook="https://hooks.example.com/", address="http://here", ended_at=9.0, cancelled=True, queued_seconds=0.125,
-    predicting_seconds=2.5, total_seconds=3.75, outputs=("https://a/1", "text ☃"), files=("0.png", "1.png"),
-    files_error="One is gone.", placeholder=True, error=FAILURE, cost_usd=0.03, images=2, video_seconds=1.5, credits=4,
-    semaphore="gpu", attempts=ATTEMPTS,
+    predicting_seconds=2.5, total_seconds=3.75, outputs=("https://a/1", "text ☃", {"mesh": [1, None, "nul \0"]}, True),
+    files=("0.png", "1.png"), files_error="One is gone.", placeholder=True, error=FAILURE, cost_usd=0.03, images=2,
+    video_seconds=1.5, credits=4, semaphore="gpu", version="5c7d" * 16, kind="3d", cost_basis="bounded",
+    warnings=("It says “maybe”.", "It is old."), has_secrets=True, attempts=ATTEMPTS,
 )  # fmt: skip
 PLAN = PlanRecord("window", 12.3456789, 0.1, 7)
 BATCH = BatchRecord(
@@ -177,6 +181,105 @@ def test_only_work_that_has_not_ended_names_a_semaphore(opened):
     )
 
     assert [True, False, False] == [opened.queries.names_semaphore(each) for each in ("gpu", "db", "other")]
+
+
+V1, V2 = "1" * 64, "2" * 64
+
+
+def model(name, reader="", at=5.0, **facts):
+    return ModelRecord(reader=reader, name=name, **{"simulated": False, "looked_up_at": at} | facts)
+
+
+def known(opened, readers, name, *, simulated=False):
+    return list(opened.queries.known_model(readers, name, simulated=simulated))
+
+
+def test_a_model_and_its_schema_are_read_back_as_they_were_written_last(opened):
+    first = model("a/b", version=V1, is_official=True, description="Fast ☃", facts='{"run_count": 3}')
+    latest = model("a/b", at=6.5, version=V2)
+    schema = SchemaRecord(V2, False, "a/b", b"\0\xff{", 6.5)
+    opened.write(first)
+    assert [first] == known(opened, [""], "a/b")
+
+    opened.write(latest, schema, replace(schema, simulated=True, document=b"{}"))
+
+    assert [latest] == known(opened, [""], "a/b")
+    assert schema == opened.queries.schema(V2, simulated=False)
+    assert b"{}" == opened.queries.schema(V2, simulated=True).document
+    assert opened.queries.schema(V1, simulated=False) is None
+    assert [] == known(opened, [""], "a/b", simulated=True)
+
+
+def test_a_model_is_shown_to_those_who_have_read_it_the_latest_look_up_first(opened):
+    public, mine = model("a/b"), model("a/b", "account ann", at=7.0, missing=True)
+    theirs, other = model("a/b", "user_eve", at=9.0), model("a/c", "account ann")
+    opened.write(public, mine, theirs, other)
+
+    assert [mine, public] == known(opened, ["", "account ann"], "a/b")
+    assert [public] == known(opened, ["", "account bob"], "a/b")
+    assert [] == known(opened, ["account bob"], "a/b")
+
+    opened.delete((ModelRecord, "", "a/b", False))
+    assert [mine] == known(opened, ["", "account ann"], "a/b")
+
+
+def test_a_version_is_found_by_its_id_for_those_who_have_read_it(opened):
+    def found(version, *readers, simulated=False):
+        return opened.queries.known_version(readers, version, simulated=simulated)
+
+    named = model(f"a/b:{V1}", "ann", version=V1)
+    opened.write(named, model("deployments/a/b", "", version=V1), model(f"a/b:{V2}", "ann", missing=True))
+
+    assert named == found(V1, "", "ann")
+    assert [None] * 4 == [
+        found(V1, ""),
+        found(V2, "ann"),
+        found(V1, "ann", simulated=True),
+        found("1", "ann"),
+    ]
+
+
+def test_public_models_are_searched_by_all_words_in_their_names_and_descriptions(opened):
+    fox, owl = (
+        model("zoo/fox", description="Quick and RED"),
+        model("zoo/owl", at=8.0, description="100 % wise_"),
+    )
+    opened.write(
+        fox,
+        owl,
+        model("zoo/ant", missing=True),
+        model(f"zoo/fox:{V1}", version=V1),
+        model("zoo/bat", "account ann"),
+        model("zoo/cat", simulated=True),
+    )
+
+    def names(search, limit=9):
+        return [each.name for each in opened.queries.known_models(search, limit=limit, simulated=False)]
+
+    assert ["zoo/owl", "zoo/fox"] == names("") == names("ZOO")
+    assert ["zoo/owl"] == names("zoo", limit=1)
+    assert ["zoo/fox"] == names("red zoo")
+    assert ["zoo/owl"] == names("%") == names("wise_")
+    assert [] == names("red wise_") + names("e%d") + names("bat") + names("_ox")
+
+
+def test_missing_models_and_look_ups_are_outdated_after_their_time(opened):
+    old, new, found = (
+        model("a/b", at=5.0, missing=True),
+        model("a/c", at=9.0, missing=True),
+        model("a/d", at=1.0),
+    )
+    over, running = LookupRecord("", "a/b", False, 5.0, True), LookupRecord("ann", "a/c", False, 9.0)
+    opened.write(old, new, found, over, running)
+
+    outdated = opened.queries.outdated_models(9.0)
+
+    assert {old, over} == set(outdated)
+    opened.delete(*((type(each), each.reader, each.name, each.simulated) for each in outdated))
+    assert [] == list(opened.queries.outdated_models(9.0))
+    assert [running] == list(opened.queries.lookups(["", "ann"], "a/c", simulated=False))
+    assert [] == list(opened.queries.lookups(["", "ann"], "a/b", simulated=False))
+    assert [new] == known(opened, [""], "a/c")
 
 
 def test_what_is_not_there_is_none(opened):

@@ -18,7 +18,8 @@ from auth import Principal
 from concurrency import Gate
 from errors import ServiceError
 from generations.recovery import load_startup_state
-from ledger.memory import MemoryLedger, Rows
+from ledger.memory import MemoryLedger
+from ledger.memory_published import Rows
 from providers.replicate.provider import Replicate
 from simulator import Options
 from tests.support.connections import FakeConnections

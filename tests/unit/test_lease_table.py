@@ -96,3 +96,28 @@ async def test_the_row_of_a_sent_lease_says_how_long_its_prediction_may_run():
 
         (sent,) = (await table.look(held.term)).rows
         assert (LeaseState.SENT, "gen.1", 30.0) == (sent.state, sent.reference, sent.runs_for)
+
+
+@on_a_loop
+async def test_the_holder_sees_a_lease_again_once_its_prediction_has_started():
+    async with a_table() as (_, ledger, _, table):
+        held = await table.look(None)
+        wanted = LeaseRecord(id=ID, caller="anna", boots="v1")
+        ledger.upsert(wanted)
+        await ledger.flush()
+        (new,) = (await table.look(held.term)).rows
+        assert ("v1", False) == (new.boots, new.started)
+        assert await table.grant(held.term, [ID])
+        answered = replace(wanted, state=LeaseState.ANSWERED)
+        ledger.upsert(answered)
+        await ledger.flush()
+        await table.look(held.term)
+
+        shown = []
+        for started in (True, True, False):  # a row may be written again
+            ledger.upsert(replace(answered, started=started))
+            await ledger.flush()
+            rows = (await table.look(held.term)).rows
+            shown.append([(each.boots, each.started) for each in rows])
+
+        assert [[("v1", True)], [], []] == shown

@@ -178,8 +178,25 @@ def test_a_ledger_of_version_4_keeps_its_rows_and_its_work_names_no_semaphore(ol
     assert opened(old) is None
 
     assert before
-    assert [(*row, None, None, None) for row in before] == fetched(old, "SELECT * FROM generations")
+    after = fetched(old, "SELECT * FROM generations")
+    assert [(*row, None, None, None) for row in before] == [row[: len(before[0]) + 3] for row in after]
     assert [] == fetched(old, "SELECT * FROM semaphores") + fetched(old, "SELECT * FROM semaphore_leases")
+
+
+def test_a_ledger_of_version_5_keeps_its_rows_and_knows_no_published_models(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        for step in STEPS[:4]:
+            step(connection)
+        connection.execute("PRAGMA user_version = 5")
+    before = fetched(old, "SELECT * FROM generations")
+
+    assert opened(old) is None
+
+    assert before
+    expected = [(*row, None, None, None, "[]", 0) for row in before]
+    assert expected == fetched(old, "SELECT * FROM generations")
+    tables = ("schemas", "models", "lookups")
+    assert [] == [row for table in tables for row in fetched(old, f"SELECT * FROM {table}")]
 
 
 def test_the_old_ledger_is_copied_once_and_whole_and_only_its_owner_can_read_the_copy(old):

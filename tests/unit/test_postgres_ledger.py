@@ -17,7 +17,7 @@ from ledger import HASH_KEY, Page, Period
 from ledger.claims import ClaimSuspended
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import BatchRecord, GenerationRecord, KeyRecord
+from ledger.records import BatchRecord, GenerationRecord, KeyRecord, LookupRecord, ModelRecord, SchemaRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked
@@ -401,10 +401,33 @@ def everything(queries) -> list[object]:
         [queries.usage(each, by=by) for each in periods for by in ("model", "caller", "day")],
         queries.meta(HASH_KEY),
         queries.meta("name"),
+        queries.known_models("", limit=99, simulated=False),
+        queries.known_version(["account ann"], VERSION, simulated=False),
+        queries.schema(VERSION, simulated=False),
+        queries.outdated_models(1e12),
     ]
 
 
+VERSION = "1" * 64
+
+MODEL = ModelRecord(
+    reader="", name="a/b", simulated=False, version=VERSION, is_official=True, description="Fast ☃",
+    facts='{"run_count": 3}', looked_up_at=5.5,
+)  # fmt: skip
+
+
 def test_a_moved_ledger_answers_every_question_as_before_and_continues(kept, url):
+    with opened("", backend=lambda _: SqliteBackend(f"sqlite:///{kept}")) as ledger:
+        write(
+            ledger,
+            MODEL,
+            replace(MODEL, reader="account ann", name=f"a/b:{VERSION}"),
+            replace(MODEL, name="a/c", missing=True),
+            SchemaRecord(VERSION, False, "a/b", b"\0\xff", 5.5),
+            LookupRecord("", "a/b", False, 6.5, is_over=True),
+            generation("later", state="failed", ended_at=9.0, outputs=({"a": [1]},), has_secrets=True),
+        )
+
     assert 0 == main(["--move-ledger", f"sqlite:///{kept}", url])
 
     with opened(url) as ledger:

@@ -6,6 +6,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 import sqlalchemy
+from sqlalchemy import Column, MetaData, Table
+from sqlalchemy.dialects import postgresql
 
 from harness.postgres import server
 from harness.service_process import until
@@ -13,6 +15,8 @@ from ledger import Profile
 from ledger.migrations import POSTGRES, TooNew
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
+from ledger.records import GenerationRecord
+from ledger.tables import GENERATIONS, RowMapping
 from tests.support.records import generation
 
 PRESENT = POSTGRES.version
@@ -111,6 +115,34 @@ def test_a_row_that_an_older_process_writes_again_keeps_what_only_a_later_one_kn
     write(older, generation("a", state="running"))
 
     assert [("running", "calm")] == execute("SELECT state, mood FROM ledger.generations")
+
+
+def written_by_version_5(record) -> tuple[str, tuple]:
+    """The statement with which a process of version 5 writes a generation, and its parameters."""
+    added = {"version", "kind", "cost_basis", "warnings", "has_secrets"}
+    columns = [Column(each.name, each.type) for each in GENERATIONS.c if each.name not in added]
+    mapping = RowMapping(GenerationRecord, Table("generations", MetaData(), *columns), "id")
+    dialect = postgresql.dialect(paramstyle="format")
+    return mapping.statements(dialect, postgresql.insert).upsert, mapping.values(record)
+
+
+def test_what_published_models_add_to_a_row_survives_the_writes_of_a_process_of_version_5(start):
+    process = start()
+    later = generation(
+        "a", version="1" * 64, kind="3d", cost_basis="learned", warnings=("Old.",), has_secrets=True
+    )
+    write(process, later)
+
+    with process.transaction() as cursor:
+        cursor.execute(*written_by_version_5(replace(later, state="running")))
+        cursor.execute(*written_by_version_5(generation("b")))
+        cursor.execute("INSERT INTO leases (id, caller, state) VALUES ('one', 'anna', 0)")
+        leases = cursor.execute("SELECT boots, started FROM leases").fetchall()
+
+    found = SqlQueries(process.engine).unfinished()
+    expected = [replace(later, state="running"), generation("b")]
+    assert expected == [replace(each, seq=None, process=None) for each in found]
+    assert [(None, False)] == leases
 
 
 def test_an_older_process_starts_and_connects_again_on_a_later_compatible_ledger(start):

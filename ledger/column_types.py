@@ -1,0 +1,47 @@
+"""Types and functions of columns that each database writes in its own way."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Integer
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import UserDefinedType
+
+from ledger import DAY
+
+
+class JsonList(UserDefinedType[tuple[Any, ...]]):
+    """A JSON list, read as a tuple. Most lists are empty, so those are not parsed."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "JSON"
+
+    def result_processor(self, _dialect: Any, _type: Any) -> Callable[[str | None], tuple[Any, ...] | None]:
+        return lambda text: () if text == "[]" else None if text is None else tuple(json.loads(text))
+
+
+@compiles(JsonList, "postgresql")
+def _text(_list: JsonList, _compiler: Any, **_: Any) -> str:
+    return "TEXT"  # PostgreSQL compares no JSON
+
+
+class DayOf(FunctionElement[int]):
+    """The day of a moment (UTC, counted from 1970)."""
+
+    name = "day_of"
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(DayOf)
+def _day(moment: DayOf, compiler: Any, **options: Any) -> str:
+    return f"CAST({compiler.process(moment.clauses, **options)} / {DAY} AS INTEGER)"
+
+
+@compiles(DayOf, "postgresql")
+def _floored_day(moment: DayOf, compiler: Any, **options: Any) -> str:
+    return f"CAST(floor({compiler.process(moment.clauses, **options)} / {DAY}) AS INTEGER)"  # a CAST rounds

@@ -1,0 +1,81 @@
+"""The queries of the ledger in SQL for models that were looked up, and their published schemas."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, func, not_, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from errors import LedgerDown
+from ledger.records import LookupRecord, ModelRecord, Record, SchemaRecord
+from ledger.tables import LOOKUPS, MODELS, SCHEMAS, mapping
+
+R = TypeVar("R", bound=Record)
+
+_L: Final = LOOKUPS.c
+_M: Final = MODELS.c
+_S: Final = SCHEMAS.c
+
+_LATEST_FIRST: Final = (_M.looked_up_at.desc(), _M.name)
+
+_AT_ONCE: Final = 1_000
+
+
+class SqlReader:
+    """Reads records from a database, each time by a connection from the pool. Raises LedgerDown."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _records(
+        self, kind: type[R], *conditions: Any, order: Sequence[Any] = (), limit: int | None = None
+    ) -> list[R]:
+        read = mapping(kind)
+        with self._reading() as connection:
+            rows = connection.execute(select(read.table).where(*conditions).order_by(*order).limit(limit))
+            return [read.read(row) for row in rows]
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise LedgerDown(
+                f"The ledger cannot be read: {getattr(error, 'orig', None) or error}."
+            ) from error
+
+
+class SqlModels(SqlReader):
+    """`ledger.ModelQueries` on a database."""
+
+    def known_model(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[ModelRecord]:
+        mine = _M.reader.in_(readers), _M.name == name, _M.simulated == simulated
+        return self._records(ModelRecord, *mine, order=_LATEST_FIRST)
+
+    def known_version(self, readers: Collection[str], version: str, *, simulated: bool) -> ModelRecord | None:
+        mine = _M.reader.in_(readers), _M.version == version, _M.simulated == simulated
+        named = _M.name.endswith(f":{version}"), not_(_M.missing)
+        return next(iter(self._records(ModelRecord, *mine, *named, order=_LATEST_FIRST, limit=1)), None)
+
+    def known_models(self, search: str, *, limit: int, simulated: bool) -> Sequence[ModelRecord]:
+        public = _M.reader == "", _M.simulated == simulated, not_(_M.missing), not_(_M.name.contains(":"))
+        text = func.lower(_M.name + " " + _M.description)
+        words = [text.contains(word, autoescape=True) for word in search.lower().split()]
+        return self._records(ModelRecord, *public, *words, order=_LATEST_FIRST, limit=limit)
+
+    def schema(self, version: str, *, simulated: bool) -> SchemaRecord | None:
+        found = self._records(SchemaRecord, _S.version == version, _S.simulated == simulated)
+        return next(iter(found), None)
+
+    def lookups(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[LookupRecord]:
+        mine = _L.reader.in_(readers), _L.name == name, _L.simulated == simulated
+        return self._records(LookupRecord, *mine)
+
+    def outdated_models(self, before: float) -> Sequence[ModelRecord | LookupRecord]:
+        missing = self._records(
+            ModelRecord, _M.missing, _M.looked_up_at < before, order=list(MODELS.primary_key), limit=_AT_ONCE
+        )
+        over = self._records(LookupRecord, _L.until < before, order=list(LOOKUPS.primary_key), limit=_AT_ONCE)
+        return [*missing, *over]
