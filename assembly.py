@@ -13,6 +13,7 @@ import structlog
 from auth import Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
+from catalog.tariff import Tariff, read_prices
 from cluster import AnyGate
 from concurrency import Gate
 from files import Files
@@ -110,14 +111,24 @@ def open_files(settings: Settings) -> Files | None:
 
 def context(settings: Settings) -> ParseContext:
     return ParseContext(
-        registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
+        registry(settings),
+        loopback=settings.REPLICATE_SIMULATE,
+        webhook_hosts=settings.webhook_hosts,
     )
 
 
 def registry(settings: Settings) -> Registry:
-    """The declared models, with fallbacks from FALLBACKS_FILE if it is set. Raises SettingsError."""
+    """The declared models, with fallbacks from FALLBACKS_FILE and prices from PRICES_FILE. Raises SettingsError."""
     path = settings.FALLBACKS_FILE
-    return declared(rules=read_rules(path, declared()) if path else None)
+    rules = read_rules(path, declared()) if path else None
+    return declared(rules, tariff(settings))
+
+
+def tariff(settings: Settings) -> Tariff:
+    """The prices of PRICES_FILE, and what a model without a price counts as. Raises SettingsError."""
+    path = settings.PRICES_FILE
+    prices = read_prices(path, declared()) if path else {}
+    return Tariff(prices, settings.UNPRICED_USD_PER_SECOND)
 
 
 def storage(settings: Settings) -> FileStorage:

@@ -26,13 +26,14 @@ from catalog.model import (
     Inputs,
     Model,
     Percent,
-    Price,
     References,
     Seed,
     Side,
     Text,
 )
+from catalog.prices import Price
 from catalog.registry import Registry, Rules
+from catalog.tariff import PUBLISHED, Tariff
 from errors import Problem
 
 FluxRatio = Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]
@@ -303,9 +304,9 @@ MODELS = (
 )
 
 
-def declared(rules: Rules | None = None) -> Registry:
-    """A registry of the models above. `rules` replace the fallbacks that they declare."""
-    return Registry(MODELS, rules=rules)
+def declared(rules: Rules | None = None, tariff: Tariff = PUBLISHED) -> Registry:
+    """A registry of the models above. `rules` replace the fallbacks that they declare, and a `tariff` their prices."""
+    return Registry(map(tariff.priced, MODELS), rules=rules)
 
 
 if __name__ == "__main__":

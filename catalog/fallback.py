@@ -5,8 +5,6 @@ operator may replace. No model is tried twice. Its input is adapted from the cal
 from the input of an earlier attempt, so that no parameter is lost.
 """
 
-import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from catalog.model import Fallback, Model
 from catalog.registry import Registry, Rules
 from errors import every_error
 from settings import SettingsError
+from settings.tables import read_table
 
 CODES = tuple(error.code for error in every_error() if error.falls_back)
 """The error codes after which another model may be tried."""
@@ -109,14 +108,7 @@ def read_rules(path: Path, registry: Registry) -> Rules:
 
     Raises SettingsError that lists all mistakes.
     """
-    try:
-        content = path.read_text(encoding="utf-8")
-        table = json.loads(content) if path.suffix == ".json" else tomllib.loads(content)
-    except (OSError, ValueError) as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise SettingsError(f"FALLBACKS_FILE: {path} cannot be read as {kind}: {error}.") from None
-    if not isinstance(table, dict):
-        raise SettingsError(f"FALLBACKS_FILE: {path} must be a table of models.")
+    table = read_table("FALLBACKS_FILE", path)
     wrong: list[str] = []
     rules = dict(_read_rule(name, entries, registry, wrong) for name, entries in table.items())
     if wrong:

@@ -4,8 +4,9 @@
 from those declarations.
 """
 
+import math
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from catalog import references
+from catalog.prices import LONGEST, NOTHING, USD_PER_RUNNING_SECOND, Basis, Price
 from errors import Problem
 
 Kind = Literal["image", "video"]
@@ -109,21 +111,6 @@ class Inputs(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """USD for one unit of output."""
-
-    usd: float
-    per: Literal["image", "call", "second"]
-
-    def of(self, *, outputs: int, seconds: float) -> float:
-        """USD for a prediction with so many outputs, each of so many seconds."""
-        if not outputs:
-            return 0.0
-        amount = {"image": outputs, "call": 1, "second": seconds}[self.per]
-        return round(self.usd * amount, 6)
-
-
-@dataclass(frozen=True, slots=True)
 class References:
     """The parameter that takes reference images, and how many at most. Images that the requested model does not take go
     to a `preferred` model."""
@@ -150,12 +137,15 @@ class Fallback:
 class Model:
     """One entry of the registry. `asks_for` has the values to send for parameters that the caller leaves out. `credits`
     is the cost of one generation in a plan. `usual_seconds` is an estimate until generations have been measured. The
-    inputs of an image model have `output_format`, by whose default its files are named."""
+    inputs of an image model have `output_format`, by whose default its files are named.
+
+    A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
+    models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle."""
 
     name: str
     aliases: tuple[str, ...]
     kind: Kind
-    price: Price
+    price: Price | None
     tier: Tier
     credits: int
     usual_seconds: float
@@ -164,10 +154,17 @@ class Model:
     references: References | None = None
     fallbacks: tuple[Fallback, ...] = ()
     asks_for: Mapping[str, Any] = field(default_factory=dict)
+    running_usd: float = USD_PER_RUNNING_SECOND
+    bills_setup: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.aliases)
+
+    @property
+    def target(self) -> str:
+        """What the provider runs."""
+        return self.name
 
     @property
     def short_name(self) -> str:
@@ -198,11 +195,57 @@ class Model:
         """The model's own default of a parameter."""
         return self.inputs.model_fields[name].default if name in self.inputs.model_fields else None
 
-    def cost(self, sent: Mapping[str, Any], *, outputs: int | None = None) -> float:
-        """USD for a prediction with this input and this number of outputs, by default the number in the input."""
-        count = int(sent.get("num_outputs", 1)) if outputs is None else outputs
-        seconds = sent.get("duration") or self.default("duration") or 0
-        return self.price.of(outputs=count, seconds=float(seconds))
+    @property
+    def billing(self) -> Price:
+        """Its price, or the one by which it counts without: the most that a second may cost in which it runs."""
+        return self.price or Price(self.running_usd, "running_second")
+
+    @property
+    def bills_running(self) -> bool:
+        """Whether it is billed for the seconds in which it runs, and not for what it makes."""
+        return self.billing.per == "running_second"
+
+    def bound(self, sent: Mapping[str, Any], *, longest: float = LONGEST) -> float:
+        """The most USD that a prediction with this input may cost, if it may take `longest` seconds."""
+        most = self.billing.bound(sent, self, longest=longest)
+        return most if math.isfinite(most) else round(self.running_usd * longest, 6)
+
+    def cost(
+        self,
+        sent: Mapping[str, Any],
+        *,
+        outputs: int | None = None,
+        metrics: Mapping[str, Any] = NOTHING,
+        longest: float = LONGEST,
+    ) -> float:
+        """USD for a prediction with this input and this number of outputs, by default the number in the input. What
+        Replicate has counted (`metrics`) comes first, and it is never more than the bound."""
+        usd = self.billing.cost(sent, self, outputs=outputs, metrics=metrics, longest=longest)
+        return min(usd, self.bound(sent, longest=longest))
+
+    def basis(self, metrics: Mapping[str, Any] = NOTHING) -> Basis:
+        """How the cost of a prediction with these metrics is known."""
+        if not self.bills_running:
+            return "declared"
+        if self.billing.counted(metrics) is None:
+            return "bounded"
+        return "learned" if self.price is None else "declared"
+
+    def takes(self, name: str) -> bool:
+        return name in self.inputs.model_fields
+
+    def choices(self, name: str) -> Sequence[Any]:
+        """The values of an input, if it has a list of them."""
+        values: Sequence[Any] = self._plain(name).get("enum", ())
+        return values
+
+    def maximum(self, name: str) -> float | None:
+        """The greatest number that an input takes, None without a maximum."""
+        return self._plain(name).get("maximum")
+
+    def _plain(self, name: str) -> Mapping[str, Any]:
+        schema = self.input_schema["properties"].get(name, {})
+        return next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
 
     def as_json(self) -> dict[str, Any]:
         """The model in the body of `GET /models`."""
@@ -215,7 +258,8 @@ class Model:
             "name": self.name,
             "aliases": list(self.aliases),
             "kind": self.kind,
-            "price": asdict(self.price),
+            "price": self.price.as_json() if self.price else None,
+            **({} if self.price else {"unpriced": self._unpriced()}),
             "tier": self.tier,
             "credits": self.credits,
             "references": takes,
@@ -224,6 +268,10 @@ class Model:
             "input_schema": self.input_schema,
             "example": {"model_name": self.short_name, **self.example},
         }
+
+    def _unpriced(self) -> dict[str, Any]:
+        """How a model without a price counts, in the body of `GET /models`."""
+        return {"usd_per_running_second": self.running_usd, "bills_setup_and_idle": self.bills_setup}
 
 
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:

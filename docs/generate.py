@@ -26,6 +26,7 @@ _HEADINGS = {
     "DATA_DIR": "Persistent data",
     "FILES_DIR": "Outputs",
     "PUBLIC_URL": "Links, webhooks, budget",
+    "PRICES_FILE": "Prices",
     "FALLBACKS_FILE": "Fallback",
     "REPLICATE_BASE_URL": "Replicate",
     "HOST": "Listening (commented out, since the container sets HOST to 0.0.0.0)",
@@ -69,7 +70,7 @@ def _model(model: Model) -> Sequence[str]:
         f"`{model.name}`",
         ", ".join(f"`{alias}`" for alias in model.aliases),
         f"{model.kind}, `{model.extension}`",
-        f"{model.price.usd:g} / {model.price.per}",
+        str(model.price) if model.price else "",
         f"{model.tier}, {model.credits}",
         ", ".join(f"`{name}`" for name in model.inputs.model_fields if name != "prompt"),
     )

@@ -12,6 +12,7 @@ from typing import Any
 from auth import Caller
 from catalog.adaptation import Change, Step
 from catalog.model import Model
+from catalog.prices import seconds
 from concurrency import Lease
 from contract.states import ENDED, State
 from errors import InvalidRequest, OutcomeUnknown, ServiceError
@@ -90,7 +91,7 @@ class Attempt:
         if self.prediction.has_succeeded:
             # A text instead of an image costs nothing if the price is per image, and the full price if it is
             # per call.
-            billed = self.made if self.model.price.per == "image" else self.prediction.outputs
+            billed = self.made if self.model.billing.per == "image" else self.prediction.outputs
             return self.model.cost(self.sent, outputs=len(billed))
         return self.model.cost(self.sent) if self.prediction.may_be_billed else 0.0
 
@@ -320,7 +321,7 @@ class Generation:
         outputs = len(self.last.made)
         if self.model.kind == "image":
             return outputs, 0.0
-        return 0, outputs * float(self.last.sent.get("duration") or self.model.default("duration") or 0)
+        return 0, outputs * seconds(self.last.sent, self.model)
 
 
 def failure(error: ServiceError) -> Failure:

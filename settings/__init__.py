@@ -188,6 +188,15 @@ class Settings(BaseModel):
         ge=0,
         description="USD that the service's token may spend per day (UTC); more gets 402. If empty, no limit.",
     )
+    PRICES_FILE: Path | None = Field(
+        None,
+        description="TOML or JSON file with prices of models and deployments that have none here, or other ones.",
+    )
+    UNPRICED_USD_PER_SECOND: float = Field(
+        0.001525,
+        gt=0,
+        description="The most USD that a second of a model without a price may cost. The default is that of an H100.",
+    )
     FALLBACKS_FILE: Path | None = Field(
         None,
         description="TOML or JSON file with the fallbacks of each model, for requests that allow fallbacks.",

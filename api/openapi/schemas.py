@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from catalog.model import TIERS
+from catalog.prices import UNITS
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
 from parsing.queries import GROUPS
@@ -237,33 +238,59 @@ def _of_the_service() -> JSON:
 
 
 def _model() -> JSON:
+    properties: JSON = {
+        "name": TEXT,
+        "aliases": {"type": "array", "items": TEXT},
+        "kind": {"enum": ["image", "video"]},
+        "price": {"anyOf": [_price(), {"type": "null"}], "description": "Null if it is not known."},
+        "unpriced": an_object(
+            {"usd_per_running_second": _NUMBER, "bills_setup_and_idle": _YES_NO},
+            description="How a model without a price counts: the most USD for each second that a prediction takes. "
+            "Setup, failures and idle time of private models and deployments are billed as well.",
+        ),
+        "tier": {"enum": list(TIERS)},
+        "credits": _COUNT,
+        "references": {
+            "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
+            "description": "The parameter for reference images, and its maximum number of images.",
+        },
+        "fallbacks": {
+            "type": "array",
+            "items": an_object(
+                {
+                    "to": TEXT,
+                    "references": {"type": ["boolean", "null"]},
+                    "on": {"type": "array", "items": TEXT},
+                }
+            ),
+            "description": "The models that a request with `fallback: true` tries after this one fails.",
+        },
+        "default_extension": TEXT,
+        "input_schema": {"type": "object"},
+        "example": {"type": "object"},
+    }
+    return an_object(properties, required=[name for name in properties if name != "unpriced"])
+
+
+def _price() -> JSON:
+    values: JSON = {"type": "object", "description": "Values of inputs; of a list, one must fit."}
     return an_object(
         {
-            "name": TEXT,
-            "aliases": {"type": "array", "items": TEXT},
-            "kind": {"enum": ["image", "video"]},
-            "price": an_object({"usd": _NUMBER, "per": {"enum": ["image", "call", "second"]}}),
-            "tier": {"enum": list(TIERS)},
-            "credits": _COUNT,
-            "references": {
-                "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
-                "description": "The parameter for reference images, and its maximum number of images.",
-            },
-            "fallbacks": {
+            "usd": {"type": "number", "description": "USD for one unit, with `by` that of a usual call."},
+            "per": {"enum": list(UNITS)},
+            "by": {
                 "type": "array",
-                "items": an_object(
-                    {
-                        "to": TEXT,
-                        "references": {"type": ["boolean", "null"]},
-                        "on": {"type": "array", "items": TEXT},
-                    }
-                ),
-                "description": "The models that a request with `fallback: true` tries after this one fails.",
+                "items": an_object({"usd": _NUMBER, "when": values}),
+                "description": "The rates for values of inputs. The first that fits counts, or else the dearest.",
             },
-            "default_extension": TEXT,
-            "input_schema": {"type": "object"},
-            "example": {"type": "object"},
-        }
+            "units": {"type": "string", "description": "The input with the number of units."},
+            "each": {
+                "type": "object",
+                "additionalProperties": _NUMBER,
+                "description": "USD for each item of these inputs.",
+            },
+        },
+        required=["usd", "per"],
     )
 
 

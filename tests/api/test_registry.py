@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 from pydantic import Field
 
 from api import incoming
-from catalog.model import KINDS, TIERS, Fallback, Image, Inputs, Model, Price, References, Text
+from catalog.model import KINDS, TIERS, Fallback, Image, Inputs, Model, References, Text
+from catalog.prices import Price
 from catalog.registry import Registry
 from errors import InvalidRequest
 from models import declared
