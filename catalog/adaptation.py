@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from catalog.model import ACCEPTED, Model
+from catalog.model import Model
 from catalog.registry import Registry
 
 OUTPUTS = "num_outputs"
@@ -85,11 +83,7 @@ class Step:
 
 def is_taken(model: Model, name: str, value: Any) -> bool:
     """Whether the model has a parameter of this name that accepts this value."""
-    try:
-        model.inputs.model_validate({"prompt": "a", name: value}, context=ACCEPTED)
-    except ValidationError:
-        return False
-    return True
+    return name in model.inputs and model.inputs[name].takes(value)
 
 
 def makes_enough(model: Model, given: Mapping[str, Any]) -> bool:
@@ -104,7 +98,7 @@ class Adaptation:
         self._is_other = model is not requested
         self._registry = registry
         self._model = model
-        self._fields = model.inputs.model_fields
+        self._fields = model.inputs
         self._sent: dict[str, Any] = {}
         self._changes: list[Change] = []
         self._unfit: str | None = None
@@ -121,7 +115,7 @@ class Adaptation:
                 self._sent[name] = value
             else:
                 self._take(name, value, given)
-        for problem in list(self._model.inputs.rules(self._sent)):
+        for problem in list(self._model.inputs.broken_rules(self._sent)):
             is_reference = problem.field in self._registry.reference_names
             value = self._sent.pop(problem.field)
             self._changes.append(Change(problem.field, value, of_references=is_reference))
@@ -154,8 +148,8 @@ class Adaptation:
             self._changes.append(Change(name, value, parameter, fitting))
 
     def _fitting(self, name: str, value: Any, given: Mapping[str, Any]) -> Any:
-        schema = plain_schema(self._model, name)
-        choices = schema.get("enum", ())
+        taken = self._fields[name]
+        choices = taken.choices
         if value == "match_input_image" and not self._has_image():
             return INSTEAD_OF_MATCHING if INSTEAD_OF_MATCHING in choices else None
         if is_taken(self._model, name, value):
@@ -167,7 +161,9 @@ class Adaptation:
                 return min(
                     filter(_is_number, choices), key=lambda each: (abs(each - value), each), default=None
                 )
-            clamped = min(max(value, schema.get("minimum", -math.inf)), schema.get("maximum", math.inf))
+            low = -math.inf if taken.minimum is None else taken.minimum
+            high = math.inf if taken.maximum is None else taken.maximum
+            clamped = min(max(value, low), high)
             return clamped if is_taken(self._model, name, clamped) else None
         stand_in = _STAND_INS.get(name, {}).get(value)
         return stand_in if stand_in in choices else None
@@ -210,12 +206,6 @@ class Adaptation:
 
     def _has_image(self) -> bool:
         return self._model.references is not None and self._model.references.parameter in self._sent
-
-
-def plain_schema(model: Model, name: str) -> Mapping[str, Any]:
-    """The JSON Schema of one parameter, without its null."""
-    schema: Mapping[str, Any] = model.input_schema["properties"][name]
-    return next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
 
 
 def _nearest_ratio(value: Any, given: Mapping[str, Any], choices: Sequence[Any]) -> str | None:

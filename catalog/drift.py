@@ -7,19 +7,12 @@ A file holds a response to `GET /v1/models/{owner}/{name}`, a version with its `
 alone, or only the input schema, as replicate.com/<owner>/<name>/api/schema shows it. Only the first names its model.
 For the others the file's name does (`flux-dev.json`, `qwen--qwen-image.json`), or `NAME=` before it.
 
-Both schemas are first normalized: references are resolved, `allOf` is merged, null is taken out of the type. An unknown
-keyword is compared unchanged, so that new keywords are reported. Titles, descriptions, examples and order are ignored.
-By design, the registry differs in these points, which are not reported:
+The registry's schema is the published one as it was saved (`schemas/`). Both are first normalized (`plain_schema.py`).
+An unknown keyword is compared unchanged, so that new keywords are reported. Titles, descriptions, examples and order
+are ignored, and so is null where it means no value. What a declaration adds to its schema is no difference: limits and
+rules that the model states in words only, and defaults that the service sends in place of the model's.
 
-- null, where Replicate does not mention it: the parameter is left out, and null is never sent;
-- the 64 bits of a `seed` or of any other integer, where Replicate publishes no bound;
-- `pattern`, `maxLength`, `maxItems` and `multipleOf`, where Replicate publishes none: limits of texts and images, and
-  steps that a model only describes, since Cog cannot publish a step;
-- defaults that the service sends in place of the model's (`Model.asks_for`);
-- rules between parameters, and the refusal of unknown parameters, which Replicate does not publish.
-
-The exit status is 0 if all agree, 1 if some differ, 2 if some could not be checked. How Replicate writes schemas:
-github.com/replicate/cog, docs/python.md; the form is OpenAPI 3.0.2's.
+The exit status is 0 if all agree, 1 if some differ, 2 if some could not be checked.
 """
 
 import argparse
@@ -33,6 +26,7 @@ from typing import Any
 import httpx
 
 from catalog.model import Model
+from catalog.plain_schema import NoInputs, PlainSchemas, canonical
 from catalog.registry import Registry
 from settings import Settings, SettingsError, load
 
@@ -77,48 +71,44 @@ def main(arguments: Sequence[str], registry: Registry, *, load: Callable[[], Set
 def differences(model: Model, schema: Mapping[str, Any]) -> list[str]:
     """The differences between a published OpenAPI document and the registry, for the inputs of one model: lines
     `model: parameter: difference`. Raises CannotCheck if the document describes no inputs."""
-    theirs, they_require, their_rest = _inputs(schema, "#/components/schemas/Input")
-    ours, we_require, our_rest = _inputs(model.inputs.model_json_schema(), "#")
+    try:
+        theirs, they_require, their_rest = PlainSchemas(schema).inputs()
+    except NoInputs as reason:
+        raise CannotCheck(str(reason)) from None
+    ours, we_require, our_rest = PlainSchemas(model.document).inputs()
     found = []
     for name, input_ in theirs.items():
         if name not in ours:
             does = "requires" if name in they_require else "takes"
             found.append((name, f"the registry lacks this input, which Replicate {does}: {_shown(input_)}"))
             continue
-        found += [(name, what) for what in _unlike(input_, _without_our_own(ours[name], input_))]
+        found += [(name, what) for what in _unlike(_without_null(input_), _without_null(ours[name]))]
         if (name in they_require) != (name in we_require):
             found.append((name, f"required: {_both_sides(name in they_require, name in we_require)}"))
     found += [(name, "Replicate lacks this input of the registry's") for name in ours if name not in theirs]
+    if their_rest.get("additionalProperties") is False:  # the service refuses unknown parameters anyway
+        del their_rest["additionalProperties"]
     spoken_of = {keyword: value for keyword, value in our_rest.items() if keyword in their_rest}
     found += [("Input", what) for what in _unlike(their_rest, spoken_of)]
     return [f"{model.name}: {_shown(name)[1:-1]}: {what}" for name, what in found]
 
 
-_OUR_OWN = {"nullable", "pattern", "maxLength", "maxItems", "multipleOf"}
-_SIXTY_FOUR_BITS = {"minimum": -(2**63), "maximum": 2**63 - 1}
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema without `nullable`, unless it has a default: null then means the same as no value."""
+    return {key: value for key, value in schema.items() if key != "nullable" or "default" in schema}
 
-_KNOWN = _OUR_OWN | {
+
+_KNOWN = {
     "type", "format", "default", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
     "minLength", "minItems", "uniqueItems", "items", "deprecated",
+    "nullable", "pattern", "maxLength", "maxItems", "multipleOf",
 }  # fmt: skip
-
-
-def _without_our_own(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The registry's schema without the differences by design; see the module."""
-    kept = {
-        keyword: value
-        for keyword, value in ours.items()
-        if keyword in theirs or (keyword not in _OUR_OWN and _SIXTY_FOUR_BITS.get(keyword) != value)
-    }
-    if isinstance(kept.get("items"), dict) and isinstance(theirs.get("items"), dict):
-        kept["items"] = _without_our_own(kept["items"], theirs["items"])
-    return kept
 
 
 def _unlike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
     for keyword in sorted(theirs.keys() | ours.keys()):
         there, here = theirs.get(keyword), ours.get(keyword)
-        if _canonical(there) == _canonical(here):
+        if canonical(there) == canonical(here):
             continue
         if keyword == "items" and isinstance(there, dict) and isinstance(here, dict):
             yield from (f"each item's {what}" for what in _unlike(there, here))
@@ -132,8 +122,8 @@ def _unlike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]
 
 
 def _only_in(these: list[Any], those: list[Any]) -> list[str]:
-    known = {_canonical(choice) for choice in those}
-    return [_shown(choice) for choice in these if _canonical(choice) not in known]
+    known = {canonical(choice) for choice in those}
+    return [_shown(choice) for choice in these if canonical(choice) not in known]
 
 
 def _both_sides(there: Any, here: Any) -> str:
@@ -141,120 +131,9 @@ def _both_sides(there: Any, here: Any) -> str:
     return "{} at Replicate, {} in the registry".format(*sides)
 
 
-def _canonical(value: Any) -> str:
-    """One text for each JSON value: 3 is 3.0, and neither is "3"."""
-    return json.dumps(_whole(value), sort_keys=True)
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _whole(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _shown(value: Any) -> str:
     text = json.dumps(value)  # always ASCII and one line
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-_NOTES = {"title", "description", "example", "examples", "externalDocs", "$comment", "x-order"}
-_COMBINED = ("$ref", "allOf", "anyOf", "oneOf")
-
-_SAYS_NOTHING = {
-    ("default", "null"), ("nullable", "false"), ("deprecated", "false"), ("readOnly", "false"), ("items", "{}"),
-    ("writeOnly", "false"), ("uniqueItems", "false"), ("minItems", "0"), ("minLength", "0"),
-    ("exclusiveMinimum", "false"), ("exclusiveMaximum", "false"), ("additionalProperties", "true"),
-}  # fmt: skip
-"""Keywords with values that mean the same as no keyword."""
-
-_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
-
-
-def _inputs(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """The inputs by name, the names of the required inputs, and the constraints on all inputs together."""
-    plain = _Plain(document)
-    rest = plain.of({"$ref": where})
-    inputs, required = rest.pop("properties", None), rest.pop("required", [])
-    if not isinstance(inputs, Mapping) or not isinstance(required, list):
-        raise CannotCheck("it does not describe its inputs (components.schemas.Input: properties, required).")
-    names = [str(name) for name in required]
-    described = {name: plain.of(schema) for name, schema in inputs.items()}
-    return described | {name: {} for name in names if name not in described}, names, rest
-
-
-class _Plain:
-    """The schemas of one document, each as one flat dict of the keywords that constrain it."""
-
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self._document = document
-        self._targets: dict[str, dict[str, Any]] = {}
-
-    def of(self, schema: Any) -> dict[str, Any]:
-        if not isinstance(schema, Mapping):
-            return {} if schema is True else {"schema": schema}
-        plain = {key: value for key, value in schema.items() if key not in _NOTES and key not in _COMBINED}
-        if "items" in plain:
-            plain["items"] = self.of(plain["items"])
-        for keyword in (each for each in _COMBINED if each in schema):
-            self._combine(plain, keyword, schema[keyword])
-        return _tidy(plain)
-
-    def _combine(self, plain: dict[str, Any], keyword: str, value: Any) -> None:
-        if keyword != "$ref" and not isinstance(value, list):
-            plain[keyword] = value
-            return
-        parts = [self._target(value)] if keyword == "$ref" else [self.of(part) for part in value]
-        if keyword in ("anyOf", "oneOf"):
-            if {"type": "null"} in parts:
-                plain["nullable"] = True
-                parts = [part for part in parts if part != {"type": "null"}]
-            if len(parts) > 1:
-                plain[keyword] = sorted(parts, key=_canonical)
-                return
-        for part in parts:  # none in an empty `anyOf`, such as Replicate writes into items
-            _merge(plain, part)
-
-    def _target(self, pointer: Any) -> dict[str, Any]:
-        """The schema that a `$ref` points at. If there is none, or the reference is circular, the `$ref` itself."""
-        if not isinstance(pointer, str) or not pointer.startswith("#"):
-            return {"$ref": pointer}
-        if pointer not in self._targets:
-            self._targets[pointer] = {"$ref": pointer}
-            found: Any = self._document
-            for step in pointer.split("/")[1:]:
-                found = found.get(step) if isinstance(found, Mapping) else None
-            if found is not None:
-                self._targets[pointer] = self.of(found)
-        return self._targets[pointer]
-
-
-def _merge(plain: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Add the keywords of a part. A second, different value is kept under another name, so that it is reported, except
-    for a default, of which the first counts."""
-    for keyword, value in part.items():
-        if _canonical(plain.setdefault(keyword, value)) != _canonical(value) and keyword != "default":
-            plain[f"{keyword} (another)"] = value
-
-
-def _tidy(plain: dict[str, Any]) -> dict[str, Any]:
-    """Write null, a single choice, exclusive bounds and the type of choices in one way."""
-    if "const" in plain and "enum" not in plain:
-        plain["enum"] = [plain.pop("const")]
-    for keyword, null in (("type", "null"), ("enum", None)):
-        values = plain.get(keyword)
-        if isinstance(values, list) and null in values and len(values) > 1:
-            plain |= {keyword: [value for value in values if value != null], "nullable": True}
-    kinds, choices = plain.get("type"), plain.get("enum")
-    if isinstance(choices, list) and kinds is None:
-        kinds = list({_TYPES.get(type(choice)) for choice in choices} - {None})
-    if isinstance(kinds, list) and len(kinds) == 1:
-        plain["type"] = kinds[0]
-    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if plain.get(exclusive) is True and bound in plain:  # as OpenAPI 3.0 has it
-            plain[exclusive] = plain.pop(bound)
-    return {key: value for key, value in plain.items() if (key, _canonical(value)) not in _SAYS_NOTHING}
 
 
 Outcome = tuple[Model, list[str]] | CannotCheck

@@ -1,113 +1,26 @@
-"""The declaration of a model: its inputs as one pydantic class, and facts such as its price and its fallbacks.
+"""The declaration of a model: its published inputs, and facts such as its price and its fallbacks.
 
-`models.py` declares the models with this. Validation, `/models`, OpenAPI, `/docs` and the README's table all follow
-from those declarations.
+`models.py` declares the models with `declare`. Validation, `/models`, OpenAPI, `/docs` and the README's table all
+follow from those declarations.
 """
 
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationInfo,
-    WithJsonSchema,
-)
-
-from catalog import references
+from catalog.inputs import LARGEST, Inputs, Rule
 from catalog.prices import LONGEST, NOTHING, USD_PER_RUNNING_SECOND, Basis, Price
-from errors import Problem
+from catalog.published import Overlay, compiled, saved
+from errors import ABSENT
 
 Kind = Literal["image", "video"]
 Tier = Literal["free", "basic", "premium"]
 
 KINDS: tuple[str, ...] = get_args(Kind)
 TIERS: tuple[str, ...] = get_args(Tier)
-
-
-ACCEPTED: Final = {"accepted": True}
-"""The validation context of a request that an earlier version may have accepted: rules that came later must not
-end running work."""
-
-_BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-"""Hangul fillers and the empty Braille pattern: invisible, though Unicode classes them as letters and symbols."""
-
-
-def was_accepted(info: ValidationInfo) -> bool:
-    """Whether the request was accepted before."""
-    return info.context is ACCEPTED
-
-
-def is_blank(text: str) -> bool:
-    """Whether the text has no visible character: only spaces, controls, format characters, marks, blank letters."""
-    return all(
-        character in _BLANK_LETTERS
-        or unicodedata.category(character)[0] in "ZM"
-        or unicodedata.category(character) in {"Cc", "Cf"}
-        for character in set(text)
-    )
-
-
-def _text(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("must not contain NUL")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must not contain lone surrogates") from None
-    return value
-
-
-def _prompt(value: str, info: ValidationInfo) -> str:
-    if is_blank(value) and not was_accepted(info):
-        raise ValueError("must not be empty")
-    return value
-
-
-def _image(value: Any, info: ValidationInfo) -> str | references.Upload:
-    return references.reference(value, accepted=was_accepted(info))
-
-
-Text = Annotated[str, AfterValidator(_text), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*$"})]
-Prompt = Annotated[
-    Text,
-    AfterValidator(_prompt),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$",
-            "description": "With at least one visible character.",
-        }
-    ),
-]
-Image = Annotated[str | references.Upload, PlainValidator(_image), WithJsonSchema(references.JSON_SCHEMA)]
-Images = Annotated[list[Image], Field(max_length=3)]
-Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Percent = Annotated[int, Field(ge=0, le=100)]
-Side = Annotated[int, Field(ge=256, le=1440, multiple_of=32)]
-
-
-class Inputs(BaseModel):
-    """The parameters of a model, under its own names. Only `prompt` is required."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True
-    )
-
-    prompt: Prompt
-
-    @classmethod
-    def rules(cls, given: Mapping[str, Any]) -> Iterator[Problem]:  # noqa: ARG003 - most models have none
-        """The problems between parameters. `given` has only values that are valid by themselves."""
-        yield from ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +48,8 @@ class Fallback:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One entry of the registry. `asks_for` has the values to send for parameters that the caller leaves out. `credits`
+    """One entry of the registry. `document` is the OpenAPI document of its version, from which `inputs` are made.
+    `asks_for` has the values to send for parameters that the caller leaves out. `credits`
     is the cost of one generation in a plan. `usual_seconds` is an estimate until generations have been measured. The
     inputs of an image model have `output_format`, by whose default its files are named.
 
@@ -149,13 +63,19 @@ class Model:
     tier: Tier
     credits: int
     usual_seconds: float
-    inputs: type[Inputs]
+    document: Mapping[str, Any] = field(repr=False)
+    inputs: Inputs = field(repr=False)
     example: Mapping[str, Any]
     references: References | None = None
     fallbacks: tuple[Fallback, ...] = ()
     asks_for: Mapping[str, Any] = field(default_factory=dict)
     running_usd: float = USD_PER_RUNNING_SECOND
     bills_setup: bool = False
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is not declared, but known by the schema that Replicate publishes."""
+        return self.inputs.lenient
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -186,14 +106,12 @@ class Model:
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the model's inputs. The defaults are those that a caller sees, so `asks_for`
         overrides the model's own. An optional parameter may be `null`, which means that it is left out."""
-        schema = self.inputs.model_json_schema()
-        for name, value in self.asks_for.items():
-            schema["properties"][name]["default"] = value
-        return nullable(schema)
+        return self.inputs.schema(self.asks_for)
 
     def default(self, name: str) -> Any:
-        """The model's own default of a parameter."""
-        return self.inputs.model_fields[name].default if name in self.inputs.model_fields else None
+        """The model's own default of a parameter, None if it has none."""
+        found = self.inputs[name].default if name in self.inputs else None
+        return None if found is ABSENT else found
 
     @property
     def billing(self) -> Price:
@@ -232,20 +150,16 @@ class Model:
         return "learned" if self.price is None else "declared"
 
     def takes(self, name: str) -> bool:
-        return name in self.inputs.model_fields
+        return name in self.inputs
 
     def choices(self, name: str) -> Sequence[Any]:
         """The values of an input, if it has a list of them."""
-        values: Sequence[Any] = self._plain(name).get("enum", ())
-        return values
+        return self.inputs[name].choices if name in self.inputs else ()
 
     def maximum(self, name: str) -> float | None:
         """The greatest number that an input takes, None without a maximum."""
-        return self._plain(name).get("maximum")
-
-    def _plain(self, name: str) -> Mapping[str, Any]:
-        schema = self.input_schema["properties"].get(name, {})
-        return next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
+        found = self.inputs[name].maximum if name in self.inputs else None
+        return None if found == LARGEST else found
 
     def as_json(self) -> dict[str, Any]:
         """The model in the body of `GET /models`."""
@@ -274,6 +188,27 @@ class Model:
         return {"usd_per_running_second": self.running_usd, "bills_setup_and_idle": self.bills_setup}
 
 
+def declare(
+    name: str,
+    *,
+    references: References | None = None,
+    limits: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    rules: tuple[Rule, ...] = (),
+    document: Mapping[str, Any] | None = None,
+    **facts: Any,
+) -> Model:
+    """A model with its published `document`, by default the one that is saved in `catalog/schemas/`, and its other
+    facts.
+
+    `limits` are further keywords of inputs, and `rules` rules between inputs, which the model states in words only."""
+    keywords = {each: dict(limit) for each, limit in limits.items()}
+    if references and references.most > 1:
+        keywords.setdefault(references.parameter, {})["maxItems"] = references.most
+    published = saved(name) if document is None else document
+    inputs = compiled(published, overlay=Overlay(keywords, rules))
+    return Model(name=name, document=published, inputs=inputs, references=references, **facts)
+
+
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:
     """The JSON Schema of an object whose optional properties may be null."""
     for name, each in schema["properties"].items():
@@ -288,15 +223,6 @@ def nullable(schema: dict[str, Any]) -> dict[str, Any]:
 def text_fields(schema: Mapping[str, Any]) -> set[str]:
     """The properties of a JSON Schema that hold text."""
     return {name for name, each in schema["properties"].items() if any(_texts(each))}
-
-
-def free_text_fields(schema: Mapping[str, Any]) -> set[str]:
-    """Those of `text_fields` that hold free text, neither one of several choices nor a URL."""
-    return {
-        name
-        for name, each in schema["properties"].items()
-        if any(not option.keys() & {"enum", "const", "format"} for option in _texts(each))
-    }
 
 
 def _texts(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -1,8 +1,10 @@
-"""Reference images: an https URL, a `data:` URI, or a file uploaded with the request.
+"""Files among the inputs: reference images, and files of any type for models that take them. Each is a URL, a `data:`
+URI, or a file uploaded with the request.
 
-The type of an image follows from its content and not from its name, and it must be whole (`media/pictures.py`). An
-image of up to 256 kB is sent to Replicate inline, as a `data:` URI. A larger one goes through Replicate's files (up to
-100 MB, kept for 24 hours). Replicate fetches a URL, and this service never does, so the URL must name a public host.
+The type of a reference image follows from its content and not from its name, and it must be whole
+(`media/pictures.py`). An image of up to 256 kB is sent to Replicate inline, as a `data:` URI. A larger one goes through
+Replicate's files (up to 100 MB, kept for 24 hours). Replicate fetches a URL, and this service never does, so the URL
+must name a public host.
 
 Facts: replicate.com/docs/topics/predictions/input-files.
 """
@@ -14,6 +16,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
+from catalog.texts import usable_text
 from media.formats import GIF, HEAD, JPEG, PNG, UNKNOWN, WEBP, media_type
 from media.pictures import check_whole
 from network.addresses import public_host
@@ -32,6 +35,7 @@ LONGEST_URL = 8192
 
 _TAKEN = (PNG, JPEG, WEBP, GIF)
 _URL = re.compile(r"https://[!-~]+", re.IGNORECASE)
+_ANY_URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _DATA = re.compile(r"data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
 _BARE = re.compile(r"[A-Za-z0-9+/_-]{24,}")
 _ESCAPES = {"%2B": "+", "%2F": "/", "%3D": "=", "%20": " ", "%09": "\t", "%0A": "\n", "%0D": "\r"}
@@ -45,6 +49,15 @@ JSON_SCHEMA = {
     "description": "An https URL, or a base64 data: URI of a PNG, JPEG, WebP or GIF image, which must be whole.",
 }
 """The JSON Schema of a reference."""
+
+FILE_SCHEMA = {
+    "type": "string",
+    "format": "uri",
+    "pattern": rf"^\s*(?:[Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u001f\u007f\\]{{1,{LONGEST_URL - 7}}}"
+    r"|[Dd][Aa][Tt][Aa]:[^,]*,[^\u0000]*)$",
+    "description": "The URL of a file, or a data: URI. A file may be uploaded with the request instead.",
+}
+"""The JSON Schema of the address of any file."""
 
 
 class Upload:
@@ -86,6 +99,39 @@ def reference(given: Any, *, accepted: bool = False) -> str | Upload:
     if public_host(url) is None:
         raise ValueError("must name a public host, since Replicate fetches it")
     return url
+
+
+def file(given: Any) -> str | Upload:
+    """The valid address of a file of any type: a URL or `data:` URI that is sent as it is, or an `Upload` that must be
+    uploaded first. Raises ValueError."""
+    if isinstance(given, Upload):
+        if given.size > LARGEST:
+            raise ValueError(f"must be at most {LARGEST // 1_000_000} MB")
+        return given
+    if not isinstance(given, str):
+        raise ValueError("must be a string: a URL or a data: URI")
+    given = usable_text(given.strip())
+    if given[:5].lower() == "data:":
+        return str(given)
+    url = str(given) if len(given) > LONGEST_URL else encoded_url(given)
+    if len(url) > LONGEST_URL:
+        raise ValueError(f"must be at most {LONGEST_URL} characters")
+    if not _ANY_URL.fullmatch(url):
+        raise ValueError("must be a URL with a host, a data: URI, or a file uploaded with the request")
+    if public_host(url) is None:
+        raise ValueError("must name a public host, since Replicate fetches it")
+    return url
+
+
+def large_file(given: str) -> bytes | None:
+    """The content of a `data:` URI that is too large to be sent inline; else None."""
+    if len(given) <= INLINE or given.lstrip()[:5].lower() != "data:":
+        return None
+    try:
+        _, content = decoded_data_uri(given.strip())
+    except ValueError:
+        return None
+    return content if len(content) > INLINE else None
 
 
 def large_image(given: str) -> bytes | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from catalog.model import Fallback, Model, free_text_fields, text_fields
+from catalog.model import Fallback, Model
 from catalog.references import NAMES
 
 Rules = Mapping[str, Sequence[Fallback]]
@@ -39,7 +39,7 @@ class Registry:
             for name in model.names:
                 if name in self._by_name:
                     raise ValueError(f"{name} is already the name of a model")
-            also = {name: (*self.takers.get(name, ()), model) for name in model.inputs.model_fields}
+            also = {name: (*self.takers.get(name, ()), model) for name in model.inputs}
             self.takers = {**self.takers, **also}
             if model.references and model.references.parameter not in self.reference_names:
                 self.reference_names = (*self.reference_names, model.references.parameter)
@@ -84,17 +84,21 @@ class Registry:
 
     @property
     def list_parameters(self) -> set[str]:
-        """The parameters that take a list of reference images."""
+        """The parameters that take a list of files."""
         return {
-            each.references.parameter for each in self.models if each.references and each.references.most > 1
+            name
+            for each in self.models
+            for name, it in each.inputs.fields.items()
+            if it.is_list and it.takes_files
         }
 
     @property
     def text_parameters(self) -> set[str]:
         """The parameters that hold text, including reference images."""
-        return set(self.reference_names).union(*(text_fields(each.input_schema) for each in self.models))
+        texts = (name for each in self.models for name, it in each.inputs.fields.items() if it.is_text)
+        return {*self.reference_names, *texts}
 
     @property
     def free_texts(self) -> set[str]:
         """The parameters that hold free text, in which an empty text is a value."""
-        return set().union(*(free_text_fields(each.input_schema) for each in self.models))
+        return {name for each in self.models for name, it in each.inputs.fields.items() if it.is_free_text}

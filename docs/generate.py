@@ -72,7 +72,7 @@ def _model(model: Model) -> Sequence[str]:
         f"{model.kind}, `{model.extension}`",
         str(model.price) if model.price else "",
         f"{model.tier}, {model.credits}",
-        ", ".join(f"`{name}`" for name in model.inputs.model_fields if name != "prompt"),
+        ", ".join(f"`{name}`" for name in model.inputs if name != "prompt"),
     )
 
 

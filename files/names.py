@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, ValidationInfo, WithJsonSchema
 
-from catalog.model import Text, was_accepted
+from catalog.texts import Text, was_accepted
 from media.formats import BY_EXTENSION
 
 MAX_LENGTH = 150

@@ -138,16 +138,14 @@ class AttemptRunner:
             self._raise_if_not_made(generation, attempt, attempt.age, "while this service was away")
 
     async def _upload(self, caller: Caller, attempt: Attempt) -> None:
-        """Upload the images that are too large to send inline, and put their addresses into the input."""
-        parameter = attempt.model.references.parameter if attempt.model.references else None
-        images = None if parameter is None else attempt.input.get(parameter)
-        if parameter is None or images is None:
-            return
-        sent = [
-            await self._provider.upload(caller, image) if isinstance(image, Upload) else image
-            for image in (images if isinstance(images, list) else [images])
-        ]
-        attempt.sent = {**attempt.input, parameter: sent if isinstance(images, list) else sent[0]}
+        """Upload the files that are too large to send inline, and put their addresses into the input."""
+
+        async def address(value: Any) -> Any:
+            if isinstance(value, list):
+                return [await address(each) for each in value]
+            return await self._provider.upload(caller, value) if isinstance(value, Upload) else value
+
+        attempt.sent = {name: await address(value) for name, value in attempt.input.items()}
 
     async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
         attempt.fingerprint = fingerprint(attempt.sent)

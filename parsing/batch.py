@@ -1,6 +1,7 @@
-"""Parses the body of `POST /generate-batch`: a list of requests, or one request with many prompts."""
+"""Parses the body of `POST /generate-batch`: a list of requests, or one request with many prompts or inputs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -8,6 +9,7 @@ from pydantic import TypeAdapter
 from errors import ABSENT, Problem
 from files.names import DownloadName, distinct_names, first_collision
 from parsing.generation import (
+    INPUT,
     LONGEST_INPUT,
     PROMPT,
     ParseContext,
@@ -43,11 +45,16 @@ def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
     problems: list[Problem] = []
     fields = validated(BatchFields, own, problems)
     webhook = read_webhook(own.get("webhook"), context, problems)
-    is_whole = "requests" in rest
-    requests = (_read_whole if is_whole else _read_prompts)(rest, context, problems)
+    if "requests" in rest:
+        read, apart = _read_whole, set(rest)
+    elif "inputs" in rest:
+        read, apart = _read_inputs, {"inputs"}
+    else:  # each prompt goes into the parameters of its item
+        read, apart = _read_prompts, {"prompts", "file_names", INPUT}
+    requests = read(rest, context, problems)
     if problems or fields is None:
         refuse(problems)
-    shared = {} if is_whole else {name: rest[name] for name in rest if name not in {"prompts", "file_names"}}
+    shared = {name: value for name, value in rest.items() if name not in apart}
     bound = fields.max_concurrent and min(fields.max_concurrent, MAX_BATCH_ITEMS)  # more has no effect
     return BatchRequest(
         requests,
@@ -96,6 +103,37 @@ def _read_whole(
     ]
 
 
+def _read_inputs(
+    body: dict[str, Any], context: ParseContext, problems: list[Problem]
+) -> list[GenerationRequest]:
+    """`{"model_name": "…", "inputs": [{…}, {…}], …}`: each item has all parameters of its generation."""
+    shared = {name: value for name, value in body.items() if name != "inputs"}
+    own = set(_fields_beside_prompts(())) - {"prompts", "file_names"}
+    problems.extend(
+        Problem(name, "cannot stand beside `inputs`; put it into each of them", shared.pop(name))
+        for name in list(shared)
+        if name not in own
+    )
+    requests = []
+    for index, item in enumerate(_listed("inputs", body["inputs"], problems)):
+        found = read_normalised({**shared, INPUT: item}, context, item_fields)
+        if isinstance(found, GenerationRequest):
+            requests.append(replace(found, given={INPUT: item}))
+        else:
+            problems.extend(_of_item(index, problem) for problem in found if problem not in problems)
+        if len(problems) > MAX_PROBLEMS:
+            break
+    return requests
+
+
+def _of_item(index: int, problem: Problem) -> Problem:
+    """The problem of one of the `inputs`, or the same problem if it is one of the shared fields."""
+    field = problem.field
+    if field != INPUT and not field.startswith(f"{INPUT}."):
+        return problem
+    return replace(problem, field=f"inputs[{index}]{field.removeprefix(INPUT)}")
+
+
 def _read_prompts(
     body: dict[str, Any], context: ParseContext, problems: list[Problem]
 ) -> list[GenerationRequest]:
@@ -109,7 +147,9 @@ def _read_prompts(
                 else f"is for one; a batch has `{several}`"
             )
             problems.append(Problem(name, why, shared.pop(name)))
-    found = read_normalised(shared | {"prompt": "a stand-in"}, context, _fields_beside_prompts)
+    found = read_normalised(_with_prompt(shared, "a stand-in"), context, _fields_beside_prompts)
+    if not isinstance(found, GenerationRequest):
+        found = [_about_prompts(each) for each in found]
     prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
     beside = input_size(found.first.input) if isinstance(found, GenerationRequest) else 0
     for index, prompt in enumerate(prompts):
@@ -124,7 +164,26 @@ def _read_prompts(
         return []
     if problems:
         return []
-    return [found.with_prompt(prompt, file_name=name) for prompt, name in zip(prompts, names, strict=True)]
+    inside = shared.get(INPUT)
+    return [
+        found.with_prompt(prompt, file_name=name, inside=inside if isinstance(inside, dict) else None)
+        for prompt, name in zip(prompts, names, strict=True)
+    ]
+
+
+def _with_prompt(shared: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+    """The shared fields with a prompt among the parameters of the model."""
+    inside = shared.get(INPUT)
+    if isinstance(inside, dict) and "prompt" not in inside:
+        return {**shared, INPUT: {**inside, "prompt": prompt}}
+    return {**shared, "prompt": prompt}
+
+
+def _about_prompts(problem: Problem) -> Problem:
+    """The problem of a stand-in for the prompts, as one of the prompts: the model takes none."""
+    if problem.field not in {"prompt", f"{INPUT}.prompt"}:
+        return problem
+    return Problem("prompts", "are not taken by this model; list its parameters in `inputs`")
 
 
 def _fields_beside_prompts(inputs: Iterable[str]) -> tuple[str, ...]:

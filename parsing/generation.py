@@ -11,16 +11,16 @@ models that take them.
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
-
-from pydantic import TypeAdapter
 
 from catalog import references
 from catalog.adaptation import OUTPUTS, Step, is_taken
 from catalog.fallback import Route
-from catalog.model import ACCEPTED, Inputs, Model, Prompt
+from catalog.inputs import Input
+from catalog.model import Model
 from catalog.registry import Registry
+from catalog.texts import ACCEPTED
 from errors import Problem
 from network.host_rules import NO_HOSTS, HostRules
 from network.public_http import check_url
@@ -32,7 +32,10 @@ from parsing.validation import not_a_field, problems_with, refuse, refuse_if_any
 FieldsOf = Callable[[Iterable[str]], tuple[str, ...]]
 """Returns all fields of a route for a model with these inputs."""
 
-PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
+PROMPT: Final = Input(name="prompt", type="string", content="prompt", required=True)
+
+INPUT: Final = "input"
+"""The field that may hold all parameters of the model, in place of flat ones."""
 
 LONGEST_INPUT: Final = 4_000_000
 """The most bytes of a model's input as JSON. Replicate repeats the input in each response. This service does not
@@ -48,12 +51,22 @@ _LONGEST_ESCAPE: Final = 12
 class ParseContext:
     """What parsing depends on: the models, whether webhooks may go to this machine (`loopback`), and to which hosts of
     the operator. A request that was `accepted` before, by an earlier version or under other settings, is not refused by
-    newer rules."""
+    newer rules. `resolved` has the other models of the request by the names that it uses, or why a name leads to
+    none."""
 
     registry: Registry
     loopback: bool = False
     webhook_hosts: HostRules = NO_HOSTS
     accepted: bool = False
+    resolved: Mapping[str, Model | str] = field(default_factory=dict)
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name, declared or resolved."""
+        declared = self.registry.find(name)
+        if declared is not None:
+            return declared
+        found = self.resolved.get(name)
+        return found if isinstance(found, Model) else None
 
     @property
     def validation(self) -> Mapping[str, Any] | None:
@@ -88,18 +101,12 @@ def read_normalised(
     fields = validated(own_fields, own, problems, context=context.validation)
     webhook = read_webhook(own.get("webhook"), context, problems)
     name = own.get("model_name")
-    model = context.registry.find(name) if isinstance(name, str) else None
+    model = context.find(name) if isinstance(name, str) else None
     if model is None:
-        return _without_model(name, given, problems, context.registry, fields_of)
+        return _without_model(name, given, problems, context, fields_of)
     asks_for_fallback = own.get("fallback", False) is not False
-    order = _order(own.get("fallback"), model, context.registry, problems)
-    reader = _Reader(model, context, fields_of, problems)
-    valid = reader.for_any(given) if asks_for_fallback else reader.for_one(given)
-    if not context.accepted and input_size(valid) > LONGEST_INPUT:
-        longest = max(valid, key=lambda name: input_size(valid[name]))
-        problems.append(Problem(longest, _TOO_LONG))
-    wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in problems}
-    problems += model.inputs.rules({name: value for name, value in valid.items() if name not in wrong})
+    order = _order(own.get("fallback"), model, context, problems)
+    valid = _params(model, given, context, fields_of, problems, for_any=asks_for_fallback)
     if problems or fields is None:
         return problems
     route = Route(model, valid, context.registry, order) if asks_for_fallback else None
@@ -121,6 +128,46 @@ def read_normalised(
         dry_run=isinstance(fields, SingleFields) and fields.dry_run,
         given=body,
     )
+
+
+def _params(
+    model: Model,
+    given: dict[str, Any],
+    context: ParseContext,
+    fields_of: FieldsOf,
+    problems: list[Problem],
+    *,
+    for_any: bool,
+) -> dict[str, Any]:
+    """The valid parameters, flat or in `input`, of the model or `for_any` model. Their problems are added."""
+    inside = _inside(given, problems)
+    found: list[Problem] = []
+    reader = _Reader(model, context, fields_of, found)
+    valid = (reader.for_any if for_any else reader.for_one)(given if inside is None else inside)
+    if not context.accepted and input_size(valid) > LONGEST_INPUT:
+        longest = max(valid, key=lambda name: input_size(valid[name]))
+        found.append(Problem(longest, _TOO_LONG))
+    wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in found}
+    found += model.inputs.broken_rules({name: value for name, value in valid.items() if name not in wrong})
+    problems += found if inside is None else [each.within(INPUT) for each in found]
+    return valid
+
+
+def _inside(given: dict[str, Any], problems: list[Problem]) -> dict[str, Any] | None:
+    """The parameters in the field `input`, None if the request has them flat. A model may have a parameter with the
+    name of a field of this service, which can only stand there."""
+    if INPUT not in given:
+        return None
+    inside = given.pop(INPUT)
+    if unusable := unusable_reasons(INPUT, inside):
+        problems += unusable
+        return {}
+    if given:
+        flat = ", ".join(sorted(given)[:5])
+        problems.append(
+            Problem(INPUT, f"has the parameters of the model, so none can stand beside it: {flat}")
+        )
+    return dict(inside)
 
 
 def input_size(params: object) -> int:
@@ -169,9 +216,9 @@ class _Reader:
     def for_one(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The model's own parameters. A parameter of another model is a problem that names that model."""
         model, registry = self.model, self.context.registry
-        strange = {
-            name for name in given if name not in model.inputs.model_fields and name in registry.takers
-        }
+        if model.is_published:
+            return self._checked(given, model.inputs)
+        strange = {name for name in given if name not in model.inputs and name in registry.takers}
         takes = model.references
         if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
             strange.add(takes.parameter)
@@ -181,10 +228,7 @@ class _Reader:
             if name in strange
         )
         mine = {name: value for name, value in given.items() if name not in strange}
-        inputs = self._validated(mine, model.inputs.model_fields)
-        if inputs is not None and takes and takes.parameter in mine:
-            mine[takes.parameter] = getattr(inputs, takes.parameter)
-        return mine
+        return self._checked(mine, model.inputs)
 
     def for_any(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of this model or of any other, and reference images by any name, one or several."""
@@ -195,25 +239,32 @@ class _Reader:
                 found = self._references(name, value)
                 if found:
                     valid[name] = found
-            elif name in model.inputs.model_fields or name not in registry.takers:
+            elif name in model.inputs or name not in registry.takers:
                 mine[name] = value
             else:
                 takers = registry.takers[name]
                 if any(is_taken(each, name, value) for each in takers):
                     valid[name] = value
                 else:
-                    validated(takers[0].inputs, {"prompt": "a stand-in", name: value}, self.problems)
-        self._validated(mine, registry.takers)
+                    self.problems.extend(problems_with(takers[0].inputs[name], name, value))
+        mine = self._checked(mine, registry.takers)
         most = registry.most_references
         if len(registry.references_in(valid)) > most:
             self.problems.append(Problem("fallback", f"takes at most {most} reference images in all"))
         return valid | mine
 
-    def _validated(self, given: Mapping[str, Any], inputs: Iterable[str]) -> Inputs | None:
-        known = self.fields_of(inputs)
-        return validated(
-            self.model.inputs, given, self.problems, known=known, context=self.context.validation
+    def _checked(self, given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """The valid values among these parameters. The others, and unknown ones, are problems; an unknown one may mean
+        one of the `names`."""
+        inputs, known = self.model.inputs, self.fields_of(names)
+        checked = inputs.check(given, accepted=self.context.accepted)
+        self.problems.extend(checked.problems)
+        self.problems.extend(
+            Problem(name, not_a_field(name, known), value)
+            for name, value in given.items()
+            if name not in inputs
         )
+        return dict(checked.values)
 
     def _references(self, name: str, given: Any) -> Any:
         """Valid reference images, one or a list of them."""
@@ -227,18 +278,20 @@ class _Reader:
         return found if several else next(iter(found), None)
 
 
-def _order(given: Any, model: Model, registry: Registry, problems: list[Problem]) -> tuple[Model, ...] | None:
+def _order(
+    given: Any, model: Model, context: ParseContext, problems: list[Problem]
+) -> tuple[Model, ...] | None:
     """The models that the request lists, or None if it leaves the order to the rules."""
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         return None
-    most = len(registry.models)
+    most = len(context.registry.models)
     if len(given) > most:
         problems.append(Problem("fallback", f"must name at most {most} models", given))
     order = []
     for index, name in enumerate(given[:most]):
-        found = registry.find(name)
+        found = context.find(name)
         if found is None:
-            problems.append(Problem(f"fallback[{index}]", _unknown_model(name, registry), name))
+            problems.append(Problem(f"fallback[{index}]", _unknown_model(name, context), name))
         elif found.kind != model.kind:
             problems.append(Problem(f"fallback[{index}]", f"makes {found.kind}s, not {model.kind}s", name))
         else:
@@ -295,16 +348,19 @@ def _takers_of(least: int, registry: Registry) -> str:
 
 
 def _without_model(
-    name: Any, given: Mapping[str, Any], problems: list[Problem], registry: Registry, fields_of: FieldsOf
+    name: Any, given: Mapping[str, Any], problems: list[Problem], context: ParseContext, fields_of: FieldsOf
 ) -> list[Problem]:
     """The problems found before, and those of a request without a known model."""
+    registry = context.registry
+    if isinstance(name, str) and isinstance(reason := context.resolved.get(name), str):
+        return [*problems, Problem("model_name", reason, name)]
     names = ", ".join(model.name for model in registry.models)
     found = [
         replace(each, message=f"{each.message}; there are {names}") if each.field == "model_name" else each
         for each in problems
     ]
     if isinstance(name, str) and len(found) == len(problems):
-        found.append(Problem("model_name", _unknown_model(name, registry), name))
+        found.append(Problem("model_name", _unknown_model(name, context), name))
     if "prompt" in given:
         found += problems_with(PROMPT, "prompt", given["prompt"])
     else:
@@ -316,11 +372,14 @@ def _without_model(
     return found
 
 
-def _unknown_model(name: str, registry: Registry) -> str:
+def _unknown_model(name: str, context: ParseContext) -> str:
+    if isinstance(reason := context.resolved.get(name), str):
+        return reason
+    registry = context.registry
     near = ", ".join(registry.nearest_first(name))
     return f"is not a model known here; these are, the nearest first: {near}"
 
 
 _UP_TO = {1: "one", 2: "up to two", 3: "up to three"}
 
-_BATCH_ONLY = (*BatchFields.model_fields, "prompts", "file_names", "requests")
+_BATCH_ONLY = (*BatchFields.model_fields, "prompts", "file_names", "requests", "inputs")

@@ -12,7 +12,7 @@ from catalog.registry import Registry
 from parsing.shapes import BatchFields, SingleFields
 
 OPTIONAL: Final = frozenset(
-    {*SingleFields.model_fields, *BatchFields.model_fields, "prompts", "file_names", "requests"}
+    {*SingleFields.model_fields, *BatchFields.model_fields, "prompts", "file_names", "requests", "inputs"}
 ) - {"model_name"}
 """The optional fields of all routes."""
 

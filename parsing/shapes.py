@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 
 from catalog.adaptation import OUTPUTS, Step
 from catalog.fallback import Route
-from catalog.model import Model, Text
+from catalog.model import Model
+from catalog.texts import Text
 from files.names import DownloadName
 
 MAX_TIMEOUT = 1800
@@ -123,7 +124,9 @@ class GenerationRequest:
 
     @property
     def prompt(self) -> str:
-        return str(self.first.input["prompt"])
+        """The prompt, empty if the model takes none."""
+        prompt = self.first.input.get("prompt", "")
+        return prompt if isinstance(prompt, str) else ""
 
     @property
     def model_cost(self) -> float:
@@ -138,10 +141,17 @@ class GenerationRequest:
     def named(self, file_name: str) -> "GenerationRequest":
         return replace(self, file_name=file_name, given={**self.given, "file_name": file_name})
 
-    def with_prompt(self, prompt: str, *, file_name: str | None) -> "GenerationRequest":
+    def with_prompt(
+        self, prompt: str, *, file_name: str | None, inside: Mapping[str, Any] | None = None
+    ) -> "GenerationRequest":
+        """The request with another prompt. `inside` are its parameters if the body has them in `input`."""
         first = replace(self.first, input={**self.first.input, "prompt": prompt})
         route = self.route and self.route.with_prompt(prompt)
-        given = {"prompt": prompt} if file_name is None else {"prompt": prompt, "file_name": file_name}
+        given: dict[str, Any] = (
+            {"prompt": prompt} if inside is None else {"input": {**inside, "prompt": prompt}}
+        )
+        if file_name is not None:
+            given["file_name"] = file_name
         return replace(self, first=first, route=route, file_name=file_name, given=given)
 
 

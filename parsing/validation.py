@@ -7,6 +7,7 @@ from typing import Any, Never, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from catalog.inputs import Input, Wrong
 from errors import ABSENT, InvalidRequest, Problem
 from parsing.normal import whole
 
@@ -82,10 +83,15 @@ def unusable_reasons(where: str, given: Any) -> list[Problem]:
     return []
 
 
-def problems_with(shape: TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
+def problems_with(shape: Input | TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
     """The problems of one field, named `where`, whose value must fit a shape."""
     try:
-        shape.validate_python(given, strict=True)
+        if isinstance(shape, Input):
+            shape.read(given)
+        else:
+            shape.validate_python(given, strict=True)
+    except Wrong as wrong:
+        return [Problem(where + wrong.path, wrong.message, wrong.given)]
     except ValidationError as invalid:
         return problems_of(invalid, within=where, given=given)
     return []

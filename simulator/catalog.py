@@ -95,7 +95,7 @@ def _number(default: float, low: float, high: float) -> Property:
 
 
 def _side() -> Property:
-    return {"type": "integer", "minimum": 256, "maximum": 1440, "multipleOf": 32}
+    return {"type": "integer", "minimum": 256, "maximum": 1440}
 
 
 def _flag(default: bool) -> Property:
@@ -131,6 +131,7 @@ def _model(
 
 _SQUARE_FIRST = _choice("1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21")
 _PICTURE_FORMAT = _choice("webp", "jpg", "png")
+_STEPS = {"multipleOf": 32}  # Cog cannot publish a step, so the schema does not say it
 _WITH_CUSTOM = {"not": {}, "description": "Only allowed when aspect_ratio is custom"}
 
 _SCHNELL_INPUTS: dict[str, Property] = {
@@ -180,6 +181,7 @@ MODELS = (
         },
         rules={
             "if": {"properties": {"aspect_ratio": {"const": "custom"}}, "required": ["aspect_ratio"]},
+            "then": {"properties": {"width": _STEPS, "height": _STEPS}},
             "else": {"properties": {"width": _WITH_CUSTOM, "height": _WITH_CUSTOM}},
         },
     ),
@@ -221,9 +223,12 @@ MODELS = (
             "strength": _number(0.9, 0, 1),
             "output_format": _PICTURE_FORMAT,
             "output_quality": _whole(80, 0, 100),
-            "seed": _seed(),
-            "lora_weights": _text(),
+            "seed": _seed() | {"nullable": True},
+            "lora_weights": _text() | {"nullable": True},
+            "replicate_weights": _text() | {"nullable": True},
             "lora_scale": {"type": "number", "default": 1},
+            "extra_lora_weights": {"type": "array", "items": {"type": "string"}, "nullable": True},
+            "extra_lora_scale": {"type": "array", "items": {"type": "number"}, "nullable": True},
             "disable_safety_checker": _flag(False),
         },
     ),

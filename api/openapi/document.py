@@ -5,6 +5,7 @@ The schemas of requests come from the registry and the parser, those of errors f
 answers. No framework does this: docs/decisions/0006-openapi-from-declarations.md gives the reasons.
 """
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -61,9 +62,9 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
 
 
 def _schemas(models: tuple[Model, ...]) -> JSON:
-    taken = {name for model in models for name in model.inputs.model_fields}
+    taken = {name for model in models for name in model.inputs}
     optional = OPTIONAL.union(NAMES, taken) - {"prompt"}
-    requests = {_schema_name(model): _with_nulls(_request_schema(model), optional) for model in models}
+    requests = {schema_name(model): _with_nulls(_request_schema(model), optional) for model in models}
     with_fallback = _with_fallback(models)
     return {
         "GenerationRequest": {"oneOf": [*(ref(name) for name in requests), ref("WithFallback")]},
@@ -118,7 +119,7 @@ def _request_schema(model: Model) -> JSON:
     own["fallback"] = {"enum": [False, None], "default": False}
     return {
         **schema,
-        "title": _schema_name(model),
+        "title": schema_name(model),
         "properties": {**own, **schema["properties"]},
         "required": ["model_name", *schema["required"]],
         "examples": [model.as_json()["example"]],
@@ -177,5 +178,5 @@ def _properties(shape: Any) -> JSON:
     return properties
 
 
-def _schema_name(model: Model) -> str:
-    return model.inputs.__name__
+def schema_name(model: Model) -> str:
+    return "".join(part.capitalize() for part in re.split(r"[^A-Za-z0-9]+", model.short_name))

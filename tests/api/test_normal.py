@@ -4,7 +4,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from api.openapi.document import openapi_document
-from catalog.model import is_blank
+from catalog.texts import is_blank
 from parsing import generation
 from parsing.limits import parse_limits
 from parsing.normal import OPTIONAL
@@ -102,9 +102,7 @@ def test_null_is_refused_where_a_batch_needs_a_value(body, wrong):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", sorted(OPTIONAL.union(*(model.inputs.model_fields for model in MODELS.values())))
-)
+@pytest.mark.parametrize("name", sorted(OPTIONAL.union(*(model.inputs for model in MODELS.values()))))
 @pytest.mark.parametrize("model", MODELS)
 def test_null_for_an_optional_field_of_another_route_or_model_counts_as_omitted(model, name):
     alone = {"model_name": model, "prompt": "a"}
@@ -305,7 +303,7 @@ def test_hints_beside_prompts_are_the_fields_of_a_batch(given, meant):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_list_of_known_fields_has_each_field_of_the_route_once_and_no_other(model):
-    parameters = set(MODELS[model].inputs.model_fields)
+    parameters = set(MODELS[model].inputs)
     own, batch = set(OwnFields.model_fields), set(BatchFields.model_fields)
     alone = {"model_name": model, "prompt": "a", "xyzzy": 1}
     cases = [

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from api.openapi.document import openapi_document
+from api.openapi.document import openapi_document, schema_name
 from errors import InvalidRequest, every_error
 from harness.service_process import until
 from parsing.limits import parse_limits
@@ -191,7 +191,7 @@ def test_the_schema_and_validation_agree_on_every_mutation_of_them(name):
 
 def test_the_schema_and_validation_agree_on_each_parameter_alone():
     for model in MODELS.values():
-        check = validator(model.inputs.__name__)
+        check = validator(schema_name(model))
         for parameter in model.input_schema["properties"]:
             for strange in STRANGE:
                 body = {"model_name": model.name, "prompt": "a", parameter: strange}

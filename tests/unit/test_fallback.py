@@ -259,12 +259,7 @@ def test_a_change_reports_the_number_of_images_and_never_their_content():
     ] == shown
 
 
-SAFE = [
-    (model, setting)
-    for model in MODELS.values()
-    for setting in SAFETY
-    if setting in model.inputs.model_fields
-]
+SAFE = [(model, setting) for model in MODELS.values() for setting in SAFETY if setting in model.inputs]
 
 
 @pytest.mark.parametrize(("model", "setting"), SAFE, ids=lambda each: getattr(each, "short_name", each))
@@ -281,9 +276,7 @@ def test_no_safety_setting_is_sent_that_is_weaker_than_the_callers_or_the_models
         for name, each in sent.items():
             assert SAFETY[name].index(each) <= SAFETY[name].index(to.default(name))
         if scale.index(value) < scale.index(model.default(setting)):
-            as_cautious = (
-                sent.get(setting) == value if setting in to.inputs.model_fields else most_cautious(to, sent)
-            )
+            as_cautious = sent.get(setting) == value if setting in to.inputs else most_cautious(to, sent)
             assert step.unfit or as_cautious
 
 
