@@ -58,7 +58,8 @@ def _generation_of(
     """The requested generation, or the response to a dry run. The body is released from memory on return."""
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=True) as body:
-        wanted = parse_generation(incoming.with_images_on_disk(body), service.context)
+        context = service.context
+        wanted = parse_generation(incoming.with_files_on_disk(body, context), context)
         if wanted.dry_run:
             plan = service.loop.run(
                 service.generations.forecast(BatchRequest([wanted], semaphore=wanted.semaphore), caller)
@@ -73,7 +74,8 @@ def _batch_of(service: Runtime, caller: Caller, preference: incoming.Preference)
     """The requested batch with its plan, or the response to a dry run."""
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=True) as body, incoming.turn_for(body, caller.turn):
-        wanted = parse_batch(incoming.with_images_on_disk(body), service.context)
+        context = service.context
+        wanted = parse_batch(incoming.with_files_on_disk(body, context), context)
         may_exist = key is not None and not wanted.dry_run
         plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
         if wanted.dry_run:

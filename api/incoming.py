@@ -28,7 +28,8 @@ from generations.submission import (
 from generations.supervisor import new_id
 from ledger.records import PlanRecord
 from network.addresses import network_of
-from parsing import inline_images, strict_json
+from parsing import inline_files, strict_json
+from parsing.generation import ParseContext
 from parsing.multipart_form import read_form
 from parsing.normal import normalised, normalised_batch
 from parsing.shapes import BatchRequest, GenerationRequest
@@ -260,13 +261,13 @@ def turn_for(body: Any, caller_id: str) -> AbstractContextManager[None]:
     return nullcontext() if is_quick else limits().parsing.turn(caller_id)
 
 
-def with_images_on_disk(body: Any) -> Any:
-    """The body with its large inline images moved to files, so that waiting work does not hold them in memory. Raises
+def with_files_on_disk(body: Any, context: ParseContext) -> Any:
+    """The body with its large inline files moved to the disk, so that waiting work does not hold them in memory. Raises
     LedgerDown if they cannot be written."""
     try:
-        return inline_images.moved(body, service().uploads_dir)
+        return inline_files.moved(body, service().uploads_dir, context)
     except OSError as error:
-        raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
+        raise LedgerDown(f"The files cannot be stored: {error.strerror}. Nothing was spent.") from error
 
 
 def _form(memory: _Memory) -> Any:

@@ -12,7 +12,7 @@ write both. Models that are only known by their published schema are also `lenie
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, Literal, Protocol
 
@@ -305,8 +305,8 @@ class Inputs:
     fields: Mapping[str, Input]
     rules: tuple[Rule, ...] = ()
     lenient: bool = False
-    rest: Mapping[str, Any] = field(default_factory=dict)
-    """Constraints on all inputs together that the schema has, which are not checked."""
+    is_open: bool = False
+    """Whether the inputs are not known, so that any input is passed on unchecked."""
 
     def __contains__(self, name: object) -> bool:
         return name in self.fields
@@ -340,6 +340,8 @@ class Inputs:
                 continue
             if self.lenient and _is_turned(value, values[name]):
                 turned.append(Turned(name, value, values[name]))
+        if self.is_open:
+            values = {**given, **values}
         ordered = {name: values[name] for name in given if name in values}
         return Checked(ordered, problems, turned)
 
@@ -358,7 +360,7 @@ class Inputs:
             "type": "object",
             "properties": properties,
             "required": [name for name, each in self.fields.items() if each.required],
-            "additionalProperties": False,
+            "additionalProperties": self.is_open,
         }
         for rule in self.rules:
             schema |= rule.schema

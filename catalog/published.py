@@ -59,11 +59,27 @@ class Overlay:
     rules: tuple[Rule, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The published document of a version, and what is made of it."""
+
+    document: Mapping[str, Any]
+    inputs: Inputs
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Published":
+        """If the document does not describe the inputs, any are passed on."""
+        try:
+            return cls(document, compiled(document))
+        except NoInputs:
+            return cls(document, Inputs({}, lenient=True, is_open=True))
+
+
 def compiled(document: Mapping[str, Any], *, overlay: Overlay | None = None) -> Inputs:
     """The inputs of a model from the OpenAPI document of its version. Without an `overlay`, the model is known by this
     document only, and its inputs are checked leniently. Raises NoInputs."""
     try:
-        plain, required, rest = PlainSchemas(document).inputs()
+        plain, required, _ = PlainSchemas(document).inputs()
     except RecursionError:
         raise NoInputs("its schemas are nested too deeply.") from None
     if len(plain) > _MOST_INPUTS:
@@ -74,7 +90,7 @@ def compiled(document: Mapping[str, Any], *, overlay: Overlay | None = None) -> 
         name: compiler.input(name, plain[name], required=name in required, about=described.get(name, {}))
         for name in sorted(plain, key=lambda name: _position(described.get(name, {})))
     }
-    return Inputs(fields, overlay.rules if overlay else (), lenient=overlay is None, rest=rest)
+    return Inputs(fields, overlay.rules if overlay else (), lenient=overlay is None)
 
 
 @cache
@@ -129,6 +145,7 @@ class _Compiler:
         if options is not None:
             parts = tuple(self._input(name, each, depth=depth + 1) for each in options)
             if any(each.unchecked is not None for each in parts):
+                about["nullable"] = True
                 return Input(name=name, unchecked="One of its types is not described.", **about)
             return Input(name=name, options=parts, **about)
         kind: Type | None = plain.get("type")
@@ -136,7 +153,7 @@ class _Compiler:
         return Input(
             name=name,
             type=kind,
-            choices=tuple(dict.fromkeys(plain.get("enum", ()))) if "enum" in plain else (),
+            choices=tuple(dict.fromkeys(plain.get("enum", ()))),
             items=self._input(name, items, depth=depth + 1) if kind == "array" and items else None,
             content=self._content(name, plain),
             **_bounds(plain),
@@ -183,21 +200,21 @@ def _contradiction(plain: Schema, options: Any, depth: int) -> str | None:
         return f"Its type is {json.dumps(kind)[:100]}."
     if kind is None and "enum" not in plain:
         return "Its schema names no type."
-    choices = plain.get("enum")
-    if choices is not None:
-        if (
-            not isinstance(choices, list)
-            or not choices
-            or any(isinstance(each, list | dict) for each in choices)
-        ):
-            return "Its choices are not a list of values."
-        if kind is not None and not any(_fits(kind, each) for each in choices):
-            return f"None of its choices is of its type, {kind}."
+    if "enum" in plain and (reason := _contradiction_of_choices(kind, plain["enum"])) is not None:
+        return reason
     wrong = [key for key in _NUMBERS if key in plain and not _is_number(plain[key])]
     if wrong:
         return f"Its {wrong[0]} is no number."
     low, high = plain.get("minimum"), plain.get("maximum")
     return None if low is None or high is None or low <= high else "Its minimum is above its maximum."
+
+
+def _contradiction_of_choices(kind: str | None, choices: Any) -> str | None:
+    if not isinstance(choices, list) or not choices or any(isinstance(each, list | dict) for each in choices):
+        return "Its choices are not a list of values."
+    if kind is not None and not any(_fits(kind, each) for each in choices):
+        return f"None of its choices is of its type, {kind}."
+    return None
 
 
 _NUMBERS: Final = (

@@ -130,6 +130,18 @@ def read_normalised(
     )
 
 
+def names_in(body: Any) -> set[str]:
+    """The names of models in a body of any route, also of the fallbacks and in each of the `requests`."""
+    requests = body.get("requests") if isinstance(body, dict) else None
+    parts = [body, *(requests if isinstance(requests, list) else ())]
+    found: set[str] = set()
+    for part in (each for each in parts if isinstance(each, dict)):
+        fallback = part.get("fallback")
+        names = [part.get("model_name"), *(fallback if isinstance(fallback, list) else ())]
+        found.update(name for name in names if isinstance(name, str))
+    return found
+
+
 def _params(
     model: Model,
     given: dict[str, Any],

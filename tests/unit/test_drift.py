@@ -95,7 +95,7 @@ EDITS = [
         "flux-dev",
         "seed",
         {"maximum": 4294967295},
-        f"maximum: 4294967295 at Replicate, {2**63 - 1} in the registry",
+        "maximum: 4294967295 at Replicate, none in the registry",
     ),
     ("qwen-image", "lora_scale", {"maximum": 4}, "maximum: 4 at Replicate, none in the registry"),
     ("flux-1.1-pro", "width", {"multipleOf": 16}, "multipleOf: 16 at Replicate, none in the registry"),
