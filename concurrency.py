@@ -33,8 +33,9 @@ class Lease:
     """A slot and a place, held together: `with await gate.acquire(…) as lease`.
 
     The sender calls `sent` once, when the creation is sent, and `answered` when the answer arrives. If the answer is
-    lost, the sender calls `lost`, and `answered` after a search has found the creation or ruled it out. Leaving the
-    block frees the slot, and the place too if no creation was sent. `granted` is done once the lease has both.
+    lost, the sender calls `lost`, and `answered` after a search has found the creation or ruled it out. If the
+    prediction may have to wait for a boot, the sender calls `started` when it runs. Leaving the block frees the slot,
+    and the place too if no creation was sent. `granted` is done once the lease has both.
     """
 
     __slots__ = ("_admit_soon", "_policy", "_state", "granted")
@@ -89,6 +90,12 @@ class Lease:
         if self._state in {"sent", "lost"}:
             self._state = "answered"
             self._policy.answered(self, _now())
+            self._admit_soon()
+
+    def started(self) -> None:
+        """Its prediction runs, and waits for no boot any more. A second call has no effect."""
+        if self._state in {"sent", "lost", "answered"}:
+            self._policy.started(self, _now())
             self._admit_soon()
 
     def window_has_room(self) -> bool:
@@ -159,14 +166,15 @@ class Gate(Estimates):
         batch: str | None = None,
         max_concurrent: int | None = None,
         semaphore: str | None = None,
+        boots: str | None = None,
     ) -> Lease:
         """Wait for a slot and a place together, in turn with all other requests.
 
         `batch` groups the requests of one batch; without it this is a single call, for which a user waits.
         `max_concurrent` limits the batch below `concurrent_limit`. With a `semaphore`, the lease also has a permit of
-        it. Cancelling the wait leaves nothing behind, even in the tick in which it is granted. Raises the exception of
-        `close` or `dismiss`."""
-        limits = {"batch": batch, "max_concurrent": max_concurrent, "semaphore": semaphore}
+        it. `boots` is the version whose boot its prediction may have to wait for. Cancelling the wait leaves nothing
+        behind, even in the tick in which it is granted. Raises the exception of `close` or `dismiss`."""
+        limits = {"batch": batch, "max_concurrent": max_concurrent, "semaphore": semaphore, "boots": boots}
         return await until_granted(self.request(caller, **limits))
 
     def request(self, caller: str, **limits: Any) -> Lease:

@@ -374,4 +374,5 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
         "requests_per_minute_limit": gate.requests_per_minute_limit,
         "current_rate_per_minute": gate.current_rate_per_minute,
         "paused_seconds": round(gate.paused_seconds, 1),
+        "booting": gate.booting,
     }

@@ -24,7 +24,8 @@ _SLOTS_REMEMBERED: Final = 256
 @dataclass(frozen=True, slots=True)
 class Took:
     """How long one generation took, in seconds: `held` its slot, of which `answered` until its creation was answered,
-    and `after` from the release of the slot to the end, while its files were fetched."""
+    and `after` from the release of the slot to the end, while its files were fetched. The wait for a boot is left out,
+    since the next prediction of that version may need none."""
 
     held: float
     after: float = 0.0

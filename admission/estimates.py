@@ -36,6 +36,7 @@ class Estimates:
             current_rate_per_minute=policy.window.used(now),
             paused_seconds=policy.queue.longest_pause(now),
             stall=StallStats(in_doubt=len(policy.stall.in_doubt)),
+            booting=policy.boots.booting,
         )
 
     def snapshot(self, semaphore: str | None = None) -> GateSnapshot:
@@ -58,11 +59,13 @@ class Estimates:
         *,
         usual: float,
         bound: int | None = None,
+        boots: str | None = None,
     ) -> float:
         """Estimate the seconds until a ticket is admitted that has `ahead` tickets of its own flow before it.
 
         `usual` is how long such a generation takes, in seconds; before any slot was released, it is also taken for how
-        long a slot is held. `bound` is the `max_concurrent` of the batch."""
+        long a slot is held. `bound` is the `max_concurrent` of the batch, and `boots` the version that may have to
+        boot."""
         now, policy = self._clock(), self._policy
         policy.update(now)
         reserve, window = policy.reserve, policy.window
@@ -74,6 +77,7 @@ class Estimates:
         own_wait = 0.0 if bound is None else (ahead + 1) * usual / bound
         if (named := policy.semaphores.find(semaphore)) is not None:
             own_wait = max(own_wait, self._permit_wait(named, caller, batch, ahead, usual))
+        own_wait = max(own_wait, self._boot_wait(boots, position))
         wanted = max(policy.queue.batched, ahead + 1 if batch is not None else 0)
         unpaced = max(0, free - reserve.left(now))
         starts = [0.0] * unpaced  # when each free place is taken if only these tickets wait
@@ -126,6 +130,14 @@ class Estimates:
         leased = len(semaphore.leases) >= semaphore.limit
         first = min(semaphore.leases.values(), default=now) - now if leased else 0.0
         return max(0.0, first) + beyond * held / _permits(semaphore)
+
+    def _boot_wait(self, version: str | None, position: int) -> float:
+        """Estimate the seconds until the boot of a version has room for a ticket at this position in the queue."""
+        boots = self._policy.boots
+        if (boot := boots.find(version)) is None:
+            return 0.0
+        beyond = min(position, max(1, boot.waiting)) - boot.room
+        return max(0, beyond) * boots.usual_wait(boot.version) / boot.limit
 
     def _turnover(self, usual: float) -> float:
         """Seconds from one release of a slot to the next while all are held."""

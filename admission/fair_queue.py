@@ -6,14 +6,16 @@ Adding, taking and discarding cost O(log n) for n waiting parties.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 
-from admission.flows import UNPROVEN, UNPROVEN_TURN, Caller, Flow, FlowFilter, Taken, Ticket, Turns
+from admission.boots import Boot, BootSnapshot, Ticket
+from admission.flows import UNPROVEN, UNPROVEN_TURN, Caller, Flow, FlowFilter, Taken, Turns
 from admission.semaphores import Semaphore
 
 
 @dataclass(frozen=True, slots=True)
 class FlowSnapshot:
-    """How many tickets of one flow wait and run."""
+    """How many tickets of one flow wait and run. `boots` are those of them that may have to wait for a boot."""
 
     caller: str
     batch: str | None
@@ -21,6 +23,17 @@ class FlowSnapshot:
     in_flight: int
     max_concurrent: float
     semaphore: str | None = None
+    boots: tuple[BootSnapshot, ...] = ()
+
+    def queued(self) -> list[str | None]:
+        """For each waiting ticket the version that it may have to wait for. Their order is not known."""
+        versions = [each.version for each in self.boots for _ in range(each.waiting)]
+        return [*versions, *repeat(None, self.waiting - len(versions))]
+
+    def running(self) -> list[str | None]:
+        """For each running ticket the version that it may wait for still."""
+        versions = [each.version for each in self.boots for _ in range(each.booting)]
+        return [*repeat(None, self.in_flight - len(versions)), *versions]
 
 
 class FairQueue:
@@ -56,14 +69,13 @@ class FairQueue:
         batch: str | None = None,
         max_concurrent: float | None = None,
         semaphore: Semaphore | None = None,
+        boot: Boot | None = None,
     ) -> None:
         """Add tickets in this order behind those of the same flow."""
         flow = self.flow(caller, batch, max_concurrent, semaphore)
-        owner, before = flow.owner, len(self._flow_of)
-        for ticket in tickets:
-            flow.waiting[ticket] = None
-            self._flow_of[ticket] = flow
-        added = len(self._flow_of) - before
+        owner, tickets = flow.owner, list(tickets)
+        self._flow_of.update(dict.fromkeys(tickets, flow))
+        added = flow.waiting.add(tickets, boot)
         owner.waiting += added
         if batch is not None:
             self.batched += added
@@ -136,7 +148,7 @@ class FairQueue:
         """Remove a waiting ticket. An unknown ticket is ignored."""
         flow = self._flow_of.pop(ticket, None)
         if flow is not None:
-            del flow.waiting[ticket]
+            flow.waiting.discard(ticket)
             flow.owner.waiting -= 1
             self.batched -= flow.batch is not None
             if (semaphore := flow.semaphore) is not None:
@@ -210,6 +222,7 @@ class FairQueue:
                 flow.in_flight,
                 flow.max_concurrent,
                 flow.semaphore.id if flow.semaphore else None,
+                flow.boots(),
             )
             for name, caller in self.callers.items()
             for flow in caller.flows.values()

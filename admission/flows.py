@@ -5,19 +5,21 @@ smallest tag goes next. So an absent caller accumulates no turns, a caller who r
 round like the others, and no caller starves. Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996. Every turn
 has length one here, except that of `UNPROVEN`.
 
-A party that may not go now (a paused caller, a batch at its `max_concurrent`, a batch that waits for the pace) is
-skipped at a cost of O(log n). A flow whose semaphore is full is parked there (`semaphores.py`) at no cost.
+A party that may not go now (a paused caller, a batch at its `max_concurrent`, a batch that waits for the pace, a flow
+of which every ticket waits for the room of a boot) is skipped at a cost of O(log n). A flow whose semaphore is full is
+parked there (`semaphores.py`) at no cost.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from admission.boots import Boot, BootSnapshot, Line, Ticket
 from admission.semaphores import Semaphore
 
 UNPROVEN: Final = "unproven"
@@ -31,9 +33,6 @@ _SINGLES: Final = (None, UNPROVEN)
 
 FlowKey: TypeAlias = str | tuple[str | None, Semaphore] | None
 """A batch, or the single calls that name a semaphore, or all others."""
-
-Ticket: TypeAlias = Any
-"""Identifies one item that waits or runs: any hashable value."""
 
 FlowFilter: TypeAlias = Callable[["Flow"], bool]
 """Whether the next ticket of a flow may go. None in its place allows every flow."""
@@ -125,7 +124,7 @@ class Turns(Generic[P]):
 
 class Flow(Party):
     """The tickets of one batch, or of the caller's single calls with the same `semaphore` if `batch` is None: first in,
-    first out. `was_refused`: a creation was refused since the caller was last unrestricted."""
+    first out, as `Line` has it. `was_refused`: a creation was refused since the caller was last unrestricted."""
 
     def __init__(self, owner: "Caller", batch: str | None, semaphore: Semaphore | None) -> None:
         self.owner = owner
@@ -134,7 +133,9 @@ class Flow(Party):
         self.max_concurrent = math.inf
         self.in_flight = 0
         self.was_refused = False
-        self.waiting: OrderedDict[Ticket, None] = OrderedDict()
+        self.waiting = Line()
+        self._booting: dict[Ticket, Boot] = {}
+        """Its admitted tickets that have not started."""
 
     def closed(self, now: float) -> Semaphore | None:
         return self.semaphore if self.semaphore is not None and self.semaphore.room(now) <= 0 else None
@@ -146,7 +147,11 @@ class Flow(Party):
             count = min(count, self.semaphore.room(now))
         if count <= 0 or (allowed is not None and not allowed(self)):
             return None
-        tickets = [waiting.popitem(last=False)[0] for _ in range(int(count))]
+        taken = waiting.take(int(count))
+        if not taken:
+            return None
+        tickets = [ticket for ticket, _ in taken]
+        self._booting.update((ticket, boot) for ticket, boot in taken if boot is not None)
         owner.waiting -= len(tickets)
         self._hold(len(tickets))
         if self.semaphore is not None:
@@ -163,18 +168,35 @@ class Flow(Party):
         calls of the caller."""
         return self.owner.singles_in_flight if self.batch is None else self.owner.in_flight
 
-    def adopted(self) -> None:
+    def adopted(self, ticket: Ticket, boot: Boot | None = None) -> None:
         """Count a running ticket that was admitted elsewhere. It was sent before any pause here, so it is no probe."""
         self._hold(1)
         if self.semaphore is not None:
             self.semaphore.held += 1
+        if boot is not None:
+            boot.booting += 1
+            self._booting[ticket] = boot
+
+    def started(self, ticket: Ticket) -> Boot | None:
+        """A ticket has started, or has ended without: it leaves its room to others. None if it had none."""
+        boot = self._booting.pop(ticket, None)
+        if boot is not None:
+            boot.booting -= 1
+        return boot
 
     def released(self, ticket: Ticket) -> None:
+        self.started(ticket)
         self._hold(-1)
         if self.semaphore is not None:
             self.semaphore.held -= 1
         if self.owner.probe == ticket:
             self.owner.probe = None
+
+    def boots(self) -> tuple[BootSnapshot, ...]:
+        """Its tickets that may boot, by version."""
+        waiting = self.waiting.of_versions()
+        booting = Counter(boot.version for boot in self._booting.values())
+        return tuple(BootSnapshot(each, waiting[each], booting[each]) for each in waiting | booting)
 
     def _hold(self, more: int) -> None:
         self.in_flight += more

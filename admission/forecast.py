@@ -7,19 +7,21 @@ touch the gate, so any thread may run it.
   a mean hides. The random generator has a fixed seed, so equal requests get equal plans. A small batch, in which one
   draw matters, is simulated many times.
 - **Progress is spread evenly** over the predictions in flight, since it is not known.
+- **Boots** are simulated for versions whose latest predictions waited for one, for as long as they usually did.
 - **Other services** return a permit of a semaphore when its lease expires. They may renew it, or return it earlier.
 - **Failures are left out.** A batch that needs retries, fallbacks or pauses takes longer than planned.
 """
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from statistics import fmean
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from admission.durations import Durations, Took
 from admission.fair_queue import FlowSnapshot
@@ -29,6 +31,8 @@ from admission.sliding_window import WINDOW
 from admission.snapshot import GateSnapshot
 
 Strategy = Literal["immediate", "window", "queue"]
+
+_Ticket: TypeAlias = tuple[int, int]
 
 _SIMULATED: Final = 2_000
 _MOST_SIMULATIONS: Final = 50
@@ -43,12 +47,14 @@ _NEWCOMER: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One generation to plan. `usual_seconds` counts until a generation of its model has been measured."""
+    """One generation to plan. `usual_seconds` counts until a generation of its model has been measured. `boots` is the
+    version that may have to boot."""
 
     model: str
     usual_seconds: float
     cost_usd: float
     credits: int
+    boots: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,12 @@ def plan(
     admissions = len(items) + sum(flow.waiting for flow in seen.flows)
     runs = [
         Simulation(
-            [chance.choice(expected[item.model]) for item in items], seen, caller, max_concurrent, semaphore
+            [chance.choice(expected[item.model]) for item in items],
+            seen,
+            caller,
+            max_concurrent,
+            semaphore,
+            [item.boots for item in items],
         ).run()
         for _ in range(max(1, min(_MOST_SIMULATIONS, _SIMULATED // max(1, admissions))))
     ]
@@ -103,11 +114,12 @@ def _strategy(items: int, seen: GateSnapshot, *, at_once: int) -> Strategy:
 
 
 class Simulation:
-    """One simulated run of the batch. `draws` are the durations of its items, in input order.
+    """One simulated run of the batch. `draws` are the durations of its items, in input order, and `boots` the versions
+    that may have to boot for them.
 
     A ticket is the number of its flow and its number in that flow. The last flow is the batch. An event is its moment,
-    a serial number that keeps simultaneous events in order, and the event: a ticket ends, or is answered, which
-    ends the caution of its caller, or the lease of another service expires.
+    a serial number that keeps simultaneous events in order, and the event: a ticket starts or ends, or is answered,
+    which ends the caution of its caller, or the lease of another service expires.
     """
 
     def __init__(
@@ -117,6 +129,7 @@ class Simulation:
         caller: str,
         max_concurrent: int | None,
         semaphore: str | None = None,
+        boots: Sequence[str | None] = (),
     ) -> None:
         self._began = self._now = self._end = seen.now
         self._draws = draws
@@ -128,6 +141,8 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._serial = count()
         self._paused = seen.paused_until
+        self._waits = seen.boots
+        self._version: dict[_Ticket, str] = {}
         self._callers = [*(flow.caller for flow in seen.flows), caller]
         durations = Durations()
         for held in seen.held:
@@ -144,8 +159,8 @@ class Simulation:
             self._add(number, flow)
         answers_again = max(seen.now, seen.stalled_until)
         self._policy.restore(seen, unanswered=answers_again + self._answer + WINDOW)
-        own = ((self._own, item) for item in range(len(draws)))
-        self._policy.enqueue(own, caller, batch=_NEWCOMER, max_concurrent=max_concurrent, semaphore=semaphore)
+        limits = {"batch": _NEWCOMER, "max_concurrent": max_concurrent, "semaphore": semaphore}
+        self._enqueue(self._own, boots or [None] * len(draws), caller, **limits)
 
     def run(self) -> tuple[float, int]:
         """The seconds until the last item has ended, and how many items were admitted at once."""
@@ -164,7 +179,7 @@ class Simulation:
 
     def _add(self, number: int, flow: FlowSnapshot) -> None:
         usual = fmean(self._held)
-        for running in range(flow.in_flight):
+        for running, version in enumerate(flow.running()):
             ticket = (number, flow.waiting + running)
             left = usual * (running + 0.5) / flow.in_flight
             self._policy.adopt(
@@ -172,16 +187,23 @@ class Simulation:
                 flow.caller,
                 batch=flow.batch,
                 semaphore=flow.semaphore,
+                boots=version,
                 now=self._now + left - usual,
             )
+            if version is not None:
+                wait = self._waits.get(version, 0.0) * (running + 0.5) / flow.in_flight
+                self._start_after(min(wait, left), ticket)
             self._after(left, partial(self._policy.release, ticket, self._now + left))
-        self._policy.enqueue(
-            ((number, waiting) for waiting in range(flow.waiting)),
-            flow.caller,
-            batch=flow.batch,
-            max_concurrent=flow.max_concurrent,
-            semaphore=flow.semaphore,
-        )
+        limits = {"batch": flow.batch, "max_concurrent": flow.max_concurrent, "semaphore": flow.semaphore}
+        self._enqueue(number, flow.queued(), flow.caller, **limits)
+
+    def _enqueue(self, flow: int, versions: Iterable[str | None], caller: str, **limits: Any) -> None:
+        """Add the tickets of a flow, each with the version that may have to boot for it."""
+        for version, tickets in groupby(enumerate(versions), key=itemgetter(1)):
+            together = [(flow, number) for number, _ in tickets]
+            if version is not None:
+                self._version.update(dict.fromkeys(together, version))
+            self._policy.enqueue(together, caller, boots=version, **limits)
 
     def _open(self, seen: SemaphoreSnapshot) -> None:
         self._policy.semaphores.set_limit(seen.id, seen.limit)
@@ -192,13 +214,16 @@ class Simulation:
                 self._after(max(0.0, until - self._now), partial(semaphore.leases.pop, str(number)))
 
     def _step(self) -> Step:
-        """Admit every ticket that may go now, and schedule its answer and its end."""
+        """Admit every ticket that may go now, and schedule its answer, its start and its end."""
         step = self._policy.step(self._now)
         for ticket in step.admitted:
             flow, number = ticket
+            version = self._version.get(ticket)
+            wait = 0.0 if version is None else self._waits.get(version, 0.0)
             if flow == self._own:
                 took = self._draws[number]
-                held, answered = took.held, took.answered
+                answered = took.answered
+                held = took.held + max(0.0, wait - answered)
                 self._left -= 1
                 self._end = max(self._end, self._now + held + took.after)
             else:
@@ -209,8 +234,13 @@ class Simulation:
                 self._after(
                     answered, partial(self._policy.proceed, self._callers[flow], self._now + answered)
                 )
+            if version is not None:
+                self._start_after(min(wait, held), ticket)
             self._after(held, partial(self._policy.release, ticket, self._now + held))
         return step
+
+    def _start_after(self, seconds: float, ticket: _Ticket) -> None:
+        self._after(seconds, partial(self._policy.started, ticket, self._now + seconds))
 
     def _after(self, seconds: float, happen: Callable[[], object]) -> None:
         heappush(self._events, (self._now + seconds, next(self._serial), happen))

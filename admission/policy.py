@@ -20,6 +20,9 @@ Turns suffice while much is free. When little is left, `Policy._preferences` ref
 **Semaphores** (`semaphores`) are further limits, each on the tickets that name it. A ticket gets its permit together
 with its slot and place, and no ticket waits behind one that gets none.
 
+**Boots** (`boots`): predictions of one version that wait for it to boot hold at most half of the slots. A ticket beyond
+that is passed over until one of them has started or ended.
+
 **The window is exact**: a log of times. A leaky bucket of 600 a minute lets 1,199 creations into one 60-second window.
 A place is taken from the admission until 60 seconds after the *answer*. The request reaches Replicate between its
 sending and its answer, so any two requests that use one place reach Replicate at least 60 seconds apart.
@@ -40,9 +43,10 @@ from typing import NamedTuple
 
 from admission import slots
 from admission.arrivals import Arrivals
+from admission.boots import Boots, Ticket
 from admission.durations import Durations
 from admission.fair_queue import FairQueue
-from admission.flows import Flow, FlowFilter, Ticket, all_of, is_single
+from admission.flows import Flow, FlowFilter, all_of, is_single
 from admission.reserve import Reserve
 from admission.semaphores import Semaphores
 from admission.sliding_window import WINDOW, SlidingWindow
@@ -79,8 +83,8 @@ class Policy:
     """Slots, an exact sliding window, and a fair queue before both.
 
     Report each event by a method, then call `step`. `queue`, `window`, `stall` and `semaphores` take the events that
-    concern only them. `interactive_reserve` is the `share` of a `Reserve`, `bounds_unproven` the `is_bounded` of
-    `Unproven`. `durations` records how long slots are held.
+    concern only them, and `boots` only counts. `interactive_reserve` is the `share` of a `Reserve`, `bounds_unproven`
+    the `is_bounded` of `Unproven`. `durations` records how long slots are held.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class Policy:
         self._in_flight: dict[Ticket, _Admission] = {}
         self.queue = FairQueue()
         self.semaphores = Semaphores()
+        self.boots = Boots()
         self.window = SlidingWindow(0)
         self.stall = Stall()
         self._expected_until: dict[Ticket, float] = {}
@@ -112,12 +117,14 @@ class Policy:
         batch: str | None = None,
         max_concurrent: float | None = None,
         semaphore: str | None = None,
+        boots: str | None = None,
     ) -> None:
         """Add waiting tickets, in this order: of one batch or, without `batch`, single calls. `max_concurrent` limits
-        the batch below `concurrent_limit`. Each needs a permit of the `semaphore`, if there is one with this id."""
+        the batch below `concurrent_limit`. Each needs a permit of the `semaphore`, if there is one with this id.
+        `boots` is the version that they may have to wait for."""
         self._arrivals.note(caller, batch)
-        named = self.semaphores.find(semaphore)
-        self.queue.add(tickets, caller, queue_batch(caller, batch), max_concurrent, named)
+        named, boot = self.semaphores.find(semaphore), self.boots.of(boots)
+        self.queue.add(tickets, caller, queue_batch(caller, batch), max_concurrent, named, boot)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Remove a ticket that waits, or that was admitted and sent nothing. Its slot and place are free at once. An
@@ -140,19 +147,21 @@ class Policy:
         batch: str | None = None,
         max_concurrent: float | None = None,
         semaphore: str | None = None,
+        boots: str | None = None,
         now: float,
         lost: float | None = None,
         expected: Ticket | None = None,
         is_pending: bool = False,
     ) -> None:
-        """Add a ticket that was admitted elsewhere. It takes a slot and a permit even if none is free.
+        """Add a ticket that was admitted elsewhere. It takes a slot and a permit even if none is free, and waits for a
+        boot unless `boots` is None, as it is once its prediction has started.
 
         Its place must be counted in `window`. But if the answer to its creation was lost, `lost` is the moment of its
         sending, and it takes a place here: the one that was `expected` under that name, if any. It also takes one if it
         `is_pending`: the creation may be sent still, or may be answered."""
         named = self.semaphores.find(semaphore)
         flow = self.queue.flow(caller, queue_batch(caller, batch), max_concurrent, named)
-        flow.adopted()
+        flow.adopted(ticket, self.boots.of(boots))
         admission = self._in_flight[ticket] = _Admission(flow, now, now)
         if lost is not None:
             self.window.forget(self._expected_until.pop(expected, math.inf))
@@ -184,6 +193,12 @@ class Policy:
         if admission.unanswered and ticket not in self.stall.in_doubt:
             self.stall.created(ticket, admission.sent)
         self._start_expiry(now, ticket, admission)
+
+    def started(self, ticket: Ticket, now: float) -> None:
+        """The prediction of an admitted ticket has started, so it waits for no boot. A second call has no effect."""
+        admission = self._in_flight[ticket]
+        if (boot := admission.flow.started(ticket)) is not None:
+            self.boots.note_wait(boot.version, now - admission.since)
 
     def release(self, ticket: Ticket, now: float) -> None:
         """An admitted ticket has ended and frees its slot. If there was no answer, its place is free in 60 seconds."""
@@ -232,6 +247,8 @@ class Policy:
         self.reserve.restore(seen.reserve, unanswered=unanswered)
         self._arrivals = Arrivals(seen.arrivals)
         self.stall.expect(seen.stalled_until)
+        for version, seconds in seen.boots.items():
+            self.boots.note_wait(version, seconds)
         for caller, until in seen.paused_until.items():
             self.queue.pause(caller, until)
 
@@ -267,6 +284,7 @@ class Policy:
             flows=self.queue.snapshot(),
             stalled_until=self.stall.expected_until(now),
             semaphores=self.semaphores.waited_for(semaphore),
+            boots=self.boots.waits(),
         )
 
     @property
@@ -281,6 +299,7 @@ class Policy:
         self.concurrent_limit = concurrent_limit
         self.window.limit = requests_per_minute
         self._unproven.set_limit(requests_per_minute)
+        self.boots.set_slots(concurrent_limit)
 
     def update(self, now: float) -> None:
         self._arrivals.stamp(now)

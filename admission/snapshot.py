@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from admission.arrivals import ArrivalsState
 from admission.fair_queue import FlowSnapshot
@@ -23,7 +23,8 @@ class StallStats:
 
 @dataclass(frozen=True, slots=True)
 class GateStats:
-    """The gate at one instant. `paused_seconds` is the time until the last pause ends."""
+    """The gate at one instant. `paused_seconds` is the time until the last pause ends. `booting` predictions hold a
+    slot and may still wait for their version to boot."""
 
     concurrent_limit: int
     current_concurrent: int
@@ -32,6 +33,7 @@ class GateStats:
     current_rate_per_minute: int
     paused_seconds: float
     stall: StallStats = StallStats()
+    booting: int = 0
 
     @property
     def available_slots(self) -> int:
@@ -52,6 +54,7 @@ class GateSnapshot:
         unproven: As `places`, but only those of unproven callers.
         stalled_until: When a stall of the upstream is expected to end; -infinity without one.
         semaphores: The named semaphores.
+        boots: How long predictions of each version usually wait for their start, in seconds.
     """
 
     now: float
@@ -66,6 +69,7 @@ class GateSnapshot:
     unproven: tuple[float, ...] = ()
     stalled_until: float = -math.inf
     semaphores: tuple[SemaphoreSnapshot, ...] = ()
+    boots: dict[str, float] = field(default_factory=dict)
 
     def shifted(self, by: float) -> "GateSnapshot":
         """The same by another clock, which is ahead by so many seconds."""

@@ -15,7 +15,7 @@ answer was lost is *in doubt* until a search has found it or ruled it out. Reque
 import math
 from typing import Final
 
-from admission.flows import Ticket
+from admission.boots import Ticket
 
 _EXPECTED: Final = (1.0, 60.0)
 """The shortest and longest expected duration of a stall, in seconds."""

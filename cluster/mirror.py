@@ -4,8 +4,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import count
-from typing import Final
+from itertools import count, groupby
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
@@ -42,10 +42,12 @@ def mirrored(seen: GateSnapshot, semaphores: Mapping[str, int], durations: Durat
         policy.semaphores.set_limit(name, limit)
     numbers = count()
     for flow in seen.flows:
-        limits = {"batch": flow.batch, "max_concurrent": flow.max_concurrent, "semaphore": flow.semaphore}
-        for _ in range(flow.in_flight):
-            policy.adopt(next(numbers), flow.caller, now=seen.now, **limits)  # type: ignore[arg-type]
-        waiting = [next(numbers) for _ in range(flow.waiting)]
-        policy.enqueue(waiting, flow.caller, **limits)  # type: ignore[arg-type]
+        limits: dict[str, Any] = {
+            "batch": flow.batch, "max_concurrent": flow.max_concurrent, "semaphore": flow.semaphore
+        }  # fmt: skip
+        for version in flow.running():
+            policy.adopt(next(numbers), flow.caller, now=seen.now, boots=version, **limits)
+        for version, waiting in groupby(flow.queued()):
+            policy.enqueue([next(numbers) for _ in waiting], flow.caller, boots=version, **limits)
     policy.restore(seen, unanswered=math.inf)
     return policy

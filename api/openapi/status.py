@@ -15,7 +15,7 @@ def schemas() -> JSON:
     figures = dict.fromkeys(
         (
             "concurrent_limit", "current_concurrent", "available_slots", "waiting",
-            "requests_per_minute_limit", "current_rate_per_minute",
+            "requests_per_minute_limit", "current_rate_per_minute", "booting",
         ),
         _COUNT,
     )  # fmt: skip

@@ -98,6 +98,7 @@ def test_status_has_exactly_the_promised_fields(client):
             "requests_per_minute_limit": 600,
             "current_rate_per_minute": 0,
             "paused_seconds": 0.0,
+            "booting": 0,
         },
         "ledger": "ok",
         "upstream": {

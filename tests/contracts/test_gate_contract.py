@@ -343,6 +343,108 @@ def test_lowering_the_window_limit_admits_nothing_until_places_expire_below_it(o
     assert [68.0, 69.0, 128.0, 129.0] == run(scenario())
 
 
+# ── Boots ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def boot(gate, admissions, *, boots="cold", starts=10.0, runs=2.0, **how) -> None:
+    """Run one generation whose prediction starts and ends after so many seconds."""
+    with await gate.acquire("ann", boots=boots, **how) as lease:
+        admissions.append(now())
+        lease.sent()
+        lease.answered()
+        await asyncio.sleep(starts)
+        lease.started()
+        await asyncio.sleep(runs)
+
+
+def test_half_of_the_slots_boot_at_a_time_and_each_start_admits_the_next(open_gate):
+    async def scenario():
+        gate = open_gate(concurrent_limit=4, requests_per_minute=1000)
+        admissions = []
+        works = [asyncio.create_task(boot(gate, admissions)) for _ in range(5)]
+        await tick()
+        assert (2, 2, 3) == figures(gate)
+        assert 2 == gate.statistics().booting
+        await asyncio.gather(*works)
+        assert 0 == gate.statistics().booting
+        return admissions
+
+    assert [0.0, 0.0, 10.0, 10.0, 20.0] == run(scenario())
+
+
+def test_boots_delay_nothing_else_not_even_of_the_same_batch(open_gate):
+    async def scenario():
+        gate = open_gate(concurrent_limit=4, requests_per_minute=1000)
+        cold = []
+        booting = [asyncio.create_task(boot(gate, cold, batch="b")) for _ in range(8)]
+        other = [asyncio.create_task(boot(gate, [], boots="colder")) for _ in range(1)]
+        await tick()
+        warm = await generate_many(gate, 3, more=1.0, batch="b")
+        for each in (*booting, *other):
+            each.cancel()
+        return warm
+
+    assert [0.0, 1.0, 2.0] == run(scenario())
+
+
+def test_the_end_of_a_prediction_that_never_started_admits_the_next(open_gate):
+    async def scenario():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=1000)
+        lease = await gate.acquire("ann", boots="cold")
+        waiter = asyncio.create_task(gate.acquire("ann", boots="cold"))
+        await asyncio.sleep(5)
+        lease.release()
+        lease.started()
+        await waiter
+        return now()
+
+    assert 5.0 == run(scenario())
+
+
+def test_a_lease_that_is_not_sent_starts_nothing(open_gate):
+    async def scenario():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=1000)
+        lease = await gate.acquire("ann", boots="cold")
+        lease.started()
+        waiter = asyncio.create_task(gate.acquire("ann", boots="cold"))
+        await tick()
+        assert (1, 1, 1) == figures(gate)
+        lease.sent()
+        lease.answered()
+        for _ in range(2):
+            lease.started()
+        await waiter
+        return figures(gate)
+
+    assert (2, 2, 0) == run(scenario())
+
+
+def test_more_slots_let_more_boot_at_once(open_gate):
+    async def scenario():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=1000)
+        admissions = []
+        works = [asyncio.create_task(boot(gate, admissions)) for _ in range(4)]
+        await asyncio.sleep(5)
+        gate.configure(concurrent_limit=6)
+        await asyncio.gather(*works)
+        return admissions
+
+    assert [0.0, 5.0, 5.0, 10.0] == run(scenario())
+
+
+def test_adopted_predictions_boot_until_they_start(open_gate):
+    async def scenario():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=1000)
+        adopted = gate.adopt("ann", boots="cold")
+        waiter = asyncio.create_task(gate.acquire("bob", boots="cold"))
+        await asyncio.sleep(5)
+        adopted.started()
+        await waiter
+        return now()
+
+    assert 5.0 == run(scenario())
+
+
 # ── Pausing one caller ──────────────────────────────────────────────────────────────────────────────
 
 

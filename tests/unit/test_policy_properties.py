@@ -26,6 +26,7 @@ PLACES = st.integers(1, 12) | st.just(1000)
 BOUNDS = st.none() | st.integers(1, 3)
 NAMES = st.sampled_from([None, "gpu", "db"])
 SEMAPHORES = st.sampled_from(["gpu", "db"])
+VERSIONS = ["cold", "colder"]
 OF_BATCH = {"one": None, "two": "gpu"}
 """The semaphore that each batch names. Single calls name any. Only `AnyHistoryWithSemaphores` has semaphores."""
 
@@ -50,6 +51,11 @@ class AnyHistory(RuleBasedStateMachine):
         self.caller_of: list[str] = []
         self.batch_of: list[str | None] = []
         self.semaphore_of: list[str | None] = []
+        self.version_of: list[str | None] = []
+        """The version that may have to boot for each ticket."""
+        self.next_version: str | None = None
+        """That of the next tickets."""
+        self.started: set[int] = set()
         self.came: dict[tuple[str, bool], float] = {}
         """When each caller last added tickets: of a batch (False) or single calls (True)."""
         self.durations_held: deque[float] = deque(maxlen=256)
@@ -97,9 +103,25 @@ class AnyHistory(RuleBasedStateMachine):
         }
 
     def is_open(self, flow) -> bool:
-        """Whether it has waiting tickets, and neither its bound nor its semaphore holds them back."""
+        """Whether it has waiting tickets that neither its bound nor its semaphore nor a boot holds back."""
         has_permit = flow.semaphore is None or flow.semaphore.room(self.now) > 0
-        return bool(flow.waiting) and flow.in_flight < flow.max_concurrent and has_permit
+        return any(map(self.has_room, flow.waiting)) and flow.in_flight < flow.max_concurrent and has_permit
+
+    def booting(self, version: str) -> int:
+        """How many tickets of a version hold a slot and have not started."""
+        held = self.unanswered | self.running
+        return sum(self.version_of[each] == version and each not in self.started for each in held)
+
+    def most_booting(self) -> int:
+        return max(1, self.slots // 2)
+
+    def has_room(self, ticket: int) -> bool:
+        """Whether no boot holds this ticket back."""
+        version = self.version_of[ticket]
+        return version is None or self.booting(version) < self.most_booting()
+
+    def flows(self):
+        return [flow for caller in self.policy.queue.callers.values() for flow in caller.flows.values()]
 
     def flows_that_may_go(self) -> list[tuple[str, str | None]]:
         """The same by caller and batch."""
@@ -213,6 +235,8 @@ class AnyHistory(RuleBasedStateMachine):
             self.unanswered.add(ticket)
             self.since[ticket] = self.now
             self.admitted[self.caller_of[ticket]] += 1
+        for version in {self.version_of[ticket] for ticket in admitted} - {None}:
+            assert self.booting(version) <= self.most_booting()
         return held_much
 
     def flows_that_hold_less_went_first(self):
@@ -229,14 +253,18 @@ class AnyHistory(RuleBasedStateMachine):
         self.waiting |= set(tickets)
         name = OF_BATCH.get(batch, name)
         self.semaphore_of += [name] * count
-        self.policy.enqueue(tickets, caller, batch=batch, max_concurrent=bound, semaphore=name)
+        self.version_of += [self.next_version] * count
+        limits = {"batch": batch, "max_concurrent": bound, "semaphore": name}
+        self.policy.enqueue(tickets, caller, boots=self.next_version, **limits)
 
     @rule(caller=CALLERS, batch=BATCHES, name=NAMES)
     def adopt(self, caller, batch, name):
         self.running.add(len(self.caller_of))
         name = OF_BATCH.get(batch, name)
         self.semaphore_of.append(name)
-        self.policy.adopt(len(self.caller_of), caller, batch=batch, semaphore=name, now=self.now)
+        self.version_of.append(self.next_version)
+        limits = {"batch": batch, "semaphore": name, "boots": self.next_version}
+        self.policy.adopt(len(self.caller_of), caller, now=self.now, **limits)
         self.since[len(self.caller_of)] = self.now
         self.caller_of.append(caller)
         self.batch_of.append(batch)
@@ -260,9 +288,9 @@ class AnyHistory(RuleBasedStateMachine):
         self.note("lost", sent)
         semaphore = OF_BATCH.get(batch)
         self.semaphore_of.append(semaphore)
-        self.policy.adopt(
-            ticket, caller, batch=batch, semaphore=semaphore, now=self.now, lost=sent, expected=name
-        )
+        self.version_of.append(self.next_version)
+        limits = {"batch": batch, "semaphore": semaphore, "boots": self.next_version}
+        self.policy.adopt(ticket, caller, now=self.now, lost=sent, expected=name, **limits)
         self.since[ticket] = self.now
         self.caller_of.append(caller)
         self.batch_of.append(batch)
@@ -358,8 +386,9 @@ class AnyHistory(RuleBasedStateMachine):
         self.step()
         seen = self.policy.snapshot(self.now)
         cautious = any(each.cautious for each in self.policy.queue.callers.values())
-        if seen.paused_until or cautious or self.state() == "cautious":
-            return
+        is_mixed = any(len({self.version_of[each] for each in flow.waiting}) > 1 for flow in self.flows())
+        if seen.paused_until or cautious or self.state() == "cautious" or is_mixed:
+            return  # a snapshot does not tell the order within a flow
         durations = Durations()
         for held in seen.held:
             durations.note_slot(held)
@@ -370,10 +399,13 @@ class AnyHistory(RuleBasedStateMachine):
             durations=durations,
         )
         for number, line in enumerate(seen.flows):
-            for running in range(line.in_flight):
-                copy.adopt((number, "runs", running), line.caller, batch=line.batch, now=self.now)
+            for running, version in enumerate(line.running()):
+                ticket = (number, "runs", running)
+                copy.adopt(ticket, line.caller, batch=line.batch, boots=version, now=self.now)
+            version = next(iter(line.queued()), None)
             waiting = [(number, "waits", waiting) for waiting in range(line.waiting)]
-            copy.enqueue(waiting, line.caller, batch=line.batch, max_concurrent=line.max_concurrent)
+            limits = {"batch": line.batch, "max_concurrent": line.max_concurrent}
+            copy.enqueue(waiting, line.caller, boots=version, **limits)
         copy.restore(seen, unanswered=math.inf)
         self.configure(self.slots + 2, self.places + 3)
         before = len(self.waiting)
@@ -387,6 +419,11 @@ class AnyHistory(RuleBasedStateMachine):
         assert self.used() == self.policy.window.used(self.now)
         assert len(self.waiting) == len(self.policy.queue)
         assert self.in_doubt == self.policy.stall.in_doubt
+        for version in VERSIONS:
+            boot = self.policy.boots.find(version)
+            waiting = sum(self.version_of[each] == version for each in self.waiting)
+            found = (0, 0) if boot is None else (boot.booting, boot.waiting)
+            assert (self.booting(version), waiting) == found
 
     def teardown(self):
         """After enough time, every remaining ticket is admitted, and nothing is left behind."""
@@ -419,8 +456,29 @@ class AnyHistoryWithPauses(AnyHistory):
         self.policy.proceed(caller, self.now, exhausted_for=exhausted_for)
 
 
-class AnyHistoryWithSemaphores(AnyHistoryWithPauses):
-    """Tickets and other services hold permits. Their limits change."""
+class AnyHistoryWithBoots(AnyHistoryWithPauses):
+    """Predictions of some versions have to wait for a boot, and start or end later."""
+
+    @rule(version=st.sampled_from([None, *VERSIONS]))
+    def name_a_version(self, version):
+        self.next_version = version
+
+    @precondition(lambda self: any(self.booting(version) for version in VERSIONS))
+    @rule(data=st.data())
+    def start(self, data):
+        held = sorted((self.unanswered | self.running) - self.started)
+        ticket = data.draw(st.sampled_from([each for each in held if self.version_of[each] is not None]))
+        self.started.add(ticket)
+        self.policy.started(ticket, self.now)
+
+    @rule(caller=CALLERS, batch=BATCHES, ahead=st.integers(0, 5), version=st.sampled_from(VERSIONS))
+    def estimate(self, caller, batch, ahead, version):
+        estimates = Estimates(self.policy, lambda: self.now)
+        assert 0 <= estimates.estimated_wait(caller, batch, ahead, usual=5.0, boots=version)
+
+
+class AnyHistoryWithSemaphores(AnyHistoryWithBoots):
+    """Tickets and other services hold permits. Their limits change. Some predictions have to wait for a boot."""
 
     @initialize(
         slots=SLOTS,
@@ -506,6 +564,8 @@ class AnyHistoryWithSemaphores(AnyHistoryWithPauses):
 
 TestAnyHistory = AnyHistory.TestCase
 TestAnyHistoryWithPauses = AnyHistoryWithPauses.TestCase
+TestAnyHistoryWithBoots = AnyHistoryWithBoots.TestCase
 TestAnyHistoryWithSemaphores = AnyHistoryWithSemaphores.TestCase
-for _case in (TestAnyHistory, TestAnyHistoryWithPauses, TestAnyHistoryWithSemaphores):
+_CASES = (TestAnyHistory, TestAnyHistoryWithPauses, TestAnyHistoryWithBoots, TestAnyHistoryWithSemaphores)
+for _case in _CASES:
     _case.settings = settings(max_examples=250, stateful_step_count=40, deadline=None, derandomize=True)
