@@ -1,8 +1,10 @@
 """A local Replicate: a real HTTP server with Replicate's API, for tests and demos.
 
 It accepts and refuses the requests that Replicate accepts and refuses, with the same messages. It applies the same
-limits to each account, takes realistic time, and signs webhooks. Its outputs are real images with the prompt written
-on them, and real videos. So tests need no mocks: the service and the official client use this server over a socket.
+limits to each account, takes realistic time, and signs webhooks. It runs any model whose published schema it has:
+official ones by name, others by version, and deployments. Its outputs have the form of the schema and are real files:
+images with the prompt written on them, videos, sounds and more. So tests need no mocks: the service and the official
+client use this server over a socket.
 
 It also does what Replicate cannot:
 
@@ -12,8 +14,9 @@ It also does what Replicate cannot:
   of creations (`counts`). It bills by its own price list (`billing`).
 
 A request passes these modules: `server` routes it, `middleware` counts and admits it, `api` handles it, `creation`
-parses it. `state` holds everything known, `predictions` run on timers, `representations` turns them into JSON, and
-`sending` sends the response or damages it. `delivery` serves the images of `drawing` and the videos of `video`.
+parses it and finds its model in the `registry`, whose models are those of `catalog` and of files (`loading`), each with
+its `schemas`. `state` holds everything known, `predictions` run on timers, `outputs` makes what they put out,
+`representations` turns them into JSON, and `sending` sends the response or damages it. `delivery` serves the `files`.
 `controls` has the HTTP calls that only a simulator has, and `threaded` the same for Python.
 
     from simulator import Options, running

@@ -44,11 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
             creations_per_minute=parsed.creations_per_minute,
             others_per_minute=parsed.others_per_minute,
             seed=parsed.seed,
+            models=tuple(parsed.models),
+            boot_seconds=parsed.boot_seconds,
         )
-    except ValueError as reason:
+        server = Server(options)
+    except (ValueError, OSError) as reason:
         return _fail(str(reason))
     try:
-        asyncio.run(_serve(Server(options), exit_on_eof=parsed.exit_on_stdin_eof))
+        asyncio.run(_serve(server, exit_on_eof=parsed.exit_on_stdin_eof))
     except OSError as reason:
         return _fail(f"cannot listen on {parsed.host} port {parsed.port}: {reason.strerror}")
     return 0
@@ -128,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--creations-per-minute", type=int, default=600, help="an account's (default %(default)s)")
     add("--others-per-minute", type=int, default=3000, help="an account's (default %(default)s)")
     add("--seed", type=int, help="makes durations and delays repeatable")
+    add(
+        "--models",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a directory of published models, a file each; may be repeated",
+    )
+    add("--boot-seconds", type=float, help="how long each community model boots (default: as its file says)")
     add("--exit-on-stdin-eof", action="store_true", help="end when standard input does")
     return parser
 

@@ -12,13 +12,15 @@ from datetime import UTC, datetime, timedelta
 from aiohttp import web
 from yarl import URL
 
-from simulator import catalog, creation, representations, responses
+from simulator import creation, representations, responses
 from simulator.middleware import TOKEN, Middleware
+from simulator.model import HIDDEN, Model
 from simulator.predictions import Prediction
 from simulator.responses import ApiResponse
 from simulator.state import SimulatorState, page
 
 PAGE = 100
+_LONGEST_SEARCH = 50
 
 
 class Api:
@@ -42,17 +44,28 @@ class Api:
             web.get("/v1/account", middleware.wrap("account", self.account)),
             web.get("/v1/webhooks/default/secret", middleware.wrap("secret", self.secret)),
             web.get("/v1/models/{owner}/{name}", middleware.wrap("model", self.model)),
-            web.get("/v1/models/{owner}/{name}/versions/{id}", middleware.wrap("model", self.version)),
+            web.get("/v1/models/{owner}/{name}/versions", middleware.wrap("versions", self.versions)),
+            web.get("/v1/models/{owner}/{name}/versions/{id}", middleware.wrap("version", self.version)),
+            web.get("/v1/deployments/{owner}/{name}", middleware.wrap("deployment", self.deployment)),
+            web.post(
+                "/v1/deployments/{owner}/{name}/predictions",
+                middleware.wrap("create", self.create_deployed),
+            ),
+            web.get("/v1/search", middleware.wrap("search", self.search)),
             web.route("*", "/v1/{rest:.*}", middleware.wrap("unknown", self.unknown)),
         ]
 
     async def create_official(self, request: web.Request) -> ApiResponse:
         """`POST /v1/models/{owner}/{name}/predictions`"""
-        return await self._create(request, _named(request))
+        return await self._create(request, name=_named(request))
+
+    async def create_deployed(self, request: web.Request) -> ApiResponse:
+        """`POST /v1/deployments/{owner}/{name}/predictions`"""
+        return await self._create(request, deployment=_named(request))
 
     async def create_version(self, request: web.Request) -> ApiResponse:
         """`POST /v1/predictions`"""
-        return await self._create(request, None)
+        return await self._create(request)
 
     async def get(self, request: web.Request) -> ApiResponse:
         """`GET /v1/predictions/{id}`"""
@@ -111,33 +124,69 @@ class Api:
 
     async def model(self, request: web.Request) -> ApiResponse:
         """`GET /v1/models/{owner}/{name}`"""
-        found = catalog.find(_named(request))
-        if found is None:
+        return ApiResponse(representations.model(self._model(request)))
+
+    async def versions(self, request: web.Request) -> ApiResponse:
+        """`GET /v1/models/{owner}/{name}/versions`, which an official model does not have."""
+        model = self._model(request)
+        if model.is_official:
             raise responses.not_found()
-        return ApiResponse(representations.model(found))
+        shown = [representations.version(each) for each in model.versions]
+        return ApiResponse({"next": None, "previous": None, "results": shown})
 
     async def version(self, request: web.Request) -> ApiResponse:
-        """`GET /v1/models/{owner}/{name}/versions/{id}`, which the client reads before a run."""
+        """`GET /v1/models/{owner}/{name}/versions/{id}`"""
         version = request.match_info["id"]
-        return ApiResponse(
-            representations.version(creation.model_of(f"{_named(request)}:{version}"), version)
-        )
+        found = self._model(request).find(version) if version != HIDDEN else None
+        if found is None:
+            raise responses.not_found()
+        return ApiResponse(representations.version(found))
+
+    async def deployment(self, request: web.Request) -> ApiResponse:
+        """`GET /v1/deployments/{owner}/{name}`"""
+        found = self._state.models.deployment(_named(request), token=request[TOKEN])
+        if found is None:
+            raise responses.not_found()
+        return ApiResponse(representations.deployment(found))
+
+    async def search(self, request: web.Request) -> ApiResponse:
+        """`GET /v1/search?query=&limit=`: public models, at most 50."""
+        query, limit = request.query.get("query", ""), request.query.get("limit", "20")
+        if not query or not limit.isdecimal() or not 1 <= int(limit) <= _LONGEST_SEARCH:
+            raise responses.malformed(f"query is required, and limit is between 1 and {_LONGEST_SEARCH}")
+        found = self._state.models.search(query, limit=int(limit), token=request[TOKEN])
+        return ApiResponse(representations.found(query, found))
 
     async def unknown(self, _request: web.Request) -> ApiResponse:
         """Any other path under `/v1`."""
         raise responses.not_found()
 
-    async def _create(self, request: web.Request, name: str | None) -> ApiResponse:
+    async def _create(
+        self, request: web.Request, *, name: str | None = None, deployment: str | None = None
+    ) -> ApiResponse:
         token = request[TOKEN]
         if self._state.accounts.get(token).credit == "empty":
             raise responses.insufficient_credit()
-        created = await creation.parse(request, token=token, base_url=_base(request), name=name)
+        created = await creation.parse(
+            request,
+            token=token,
+            base_url=_base(request),
+            models=self._state.models,
+            name=name,
+            deployment=deployment,
+        )
         prediction = self._state.create(created)
         seconds = creation.wait_seconds(request.headers.get("Prefer"))
         if seconds is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(prediction.settled.wait(), seconds)
         return ApiResponse(representations.prediction(prediction), 201)
+
+    def _model(self, request: web.Request) -> Model:
+        found = self._state.models.find(_named(request), token=request[TOKEN])
+        if found is None:
+            raise responses.not_found()
+        return found
 
     def _mine(self, request: web.Request) -> Prediction:
         found = self._state.predictions.find(request.match_info["id"], token=request[TOKEN])

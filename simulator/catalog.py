@@ -1,72 +1,24 @@
-"""The models of the simulator, as plain data.
+"""The nine official models that the service declares first, as plain data.
 
-A model has the facts that a caller can notice: its inputs and their bounds, whether its output is a list of URLs or one
-URL, whether it makes images or videos, its usual duration, and its price. `GET /v1/models/{owner}/{name}` shows the
-same schema that validates inputs, so the two cannot disagree.
+Their inputs and bounds are those of Replicate's published schemas. `GET /v1/models/{owner}/{name}` shows the same
+schema that validates inputs, so the two cannot disagree. Other models are files (`loading`).
 
 Only `prompt` is required. As at Replicate, inputs that the schema does not have are ignored.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from jsonschema import Draft202012Validator
+from simulator.model import Facts, Model, Price, Version
+from simulator.schemas import Schema, document
 
 Property = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Replicate's price in USD: for each image, for a call, or for each second of video."""
-
-    usd: float
-    per: Literal["image", "call", "second"]
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model. `seconds` is its usual time from creation to completion."""
-
-    name: str
-    kind: Literal["image", "video"]
-    output: Literal["list", "string"]
-    seconds: float
-    price: Price
-    inputs: Mapping[str, Property]
-    validator: Draft202012Validator
-    client: bool = True
-
-    @property
-    def version(self) -> str:
-        """The id of the model's latest version: 64 hexadecimal digits."""
-        return hashlib.sha256(self.name.encode()).hexdigest()
-
-    def default(self, name: str) -> Any:
-        """The default of the input `name`, or None."""
-        return self.inputs.get(name, {}).get("default")
-
-    def requested_outputs(self, inputs: Mapping[str, Any]) -> int:
-        """The number of outputs that `inputs` request: one, if the model has no input for it."""
-        if self.inputs and "num_outputs" not in self.inputs:
-            return 1
-        number = inputs.get("num_outputs")
-        return int(number) if isinstance(number, int | float) and 1 <= number <= 4 else 1
-
-
 def find(name: str) -> Model | None:
-    """The official model `owner/name`, or None."""
-    return _BY_NAME.get(name)
-
-
-def community(name: str, version: str) -> Model:
-    """The model with this version id: a known model, or else a LoRA that takes any input.
-
-    A LoRA costs nothing here, since Replicate charges it by hardware time, which is not simulated.
-    """
-    free = Price(0.0, "call")
-    return _BY_VERSION.get(version) or Model(name, "image", "list", 3.0, free, {}, _validator({}), False)
+    """The one of these models with this name, or None."""
+    return next((model for model in MODELS if model.name == name), None)
 
 
 def _prompt() -> Property:
@@ -106,15 +58,6 @@ def _seed() -> Property:
     return {"type": "integer", "description": "Random seed, for a repeatable picture"}
 
 
-def _validator(
-    inputs: Mapping[str, Property],
-    rules: Mapping[str, Any] | None = None,
-) -> Draft202012Validator:
-    required = ["prompt"] if "prompt" in inputs else []
-    schema = {"type": "object", "properties": dict(inputs), "required": required}
-    return Draft202012Validator(schema | dict(rules or {}))
-
-
 def _model(
     name: str,
     output: Literal["list", "string"],
@@ -125,8 +68,18 @@ def _model(
     kind: Literal["image", "video"] = "image",
     rules: Mapping[str, Any] | None = None,
 ) -> Model:
-    inputs = {"prompt": _prompt()} | inputs
-    return Model(name, kind, output, seconds, price, inputs, _validator(inputs, rules))
+    puts_out: Property = {"type": "array", "items": _url()} if output == "list" else _url()
+    schema = Schema(document({"prompt": _prompt()} | inputs, puts_out), rules)
+    page = {
+        "description": f"A simulated {name.partition('/')[2]}",
+        "visibility": "public",
+        "is_official": True,
+        "run_count": 1_000_000,
+        "default_example": None,
+    }
+    version = Version(hashlib.sha256(name.encode()).hexdigest(), schema)
+    facts = Facts(kind=kind, seconds=seconds, price=price)
+    return Model(name=name, versions=(version,), page=page, facts=facts)
 
 
 _SQUARE_FIRST = _choice("1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21")
@@ -290,6 +243,3 @@ MODELS = (
         kind="video",
     ),
 )
-
-_BY_NAME = {model.name: model for model in MODELS}
-_BY_VERSION = {model.version: model for model in MODELS}

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from simulator import responses
+from simulator import representations, responses
 from simulator.predictions import Prediction, timestamp
 from simulator.responses import ApiResponse
 from simulator.sending import web_response
@@ -28,9 +28,12 @@ itself: no model runs, and nothing is charged. Any token that begins with r8_ is
   GET     /simulator/faults        the remaining faults; DELETE removes them
   POST    /simulator/stall         {"seconds": 60}: stop responding, then serve the requests that arrived meanwhile
   POST    /simulator/accounts      {"token": "r8_x", "credit": "low"}
+  GET     /simulator/models        all models with their versions
+  POST    /simulator/models        publish a model or a new version, in the form of GET /v1/models/{owner}/{name}
   POST    /simulator/reset         forget everything
 
-A prompt can choose the outcome of its prediction: [[fail]] [[nsfw]] [[transient]] [[hang]] [[slow=3]] and more.
+A prompt can choose the outcome of its prediction: [[fail]] [[nsfw]] [[transient]] [[hang]] [[slow=3]] [[boot=9]] and
+more. For a model without a prompt, any text of its input can.
 """
 
 
@@ -51,6 +54,8 @@ class Controls:
             web.delete("/simulator/faults", self.clear_faults),
             web.post("/simulator/stall", self.stall),
             web.post("/simulator/accounts", self.account),
+            web.get("/simulator/models", self.models),
+            web.post("/simulator/models", self.publish),
             web.post("/simulator/reset", self.reset),
         ]
 
@@ -106,6 +111,27 @@ class Controls:
             return web_response(responses.malformed(str(reason)).response)
         return web_response(ApiResponse({"token": _fingerprint(changes["token"])}))
 
+    async def models(self, _request: web.Request) -> web.Response:
+        """All models: their versions, newest first, and whether they run by name."""
+        return web.json_response(
+            {
+                model.name: {
+                    "is_official": model.is_official,
+                    "visibility": model.page.get("visibility"),
+                    "versions": [each.id for each in model.versions],
+                }
+                for model in self._state.models
+            }
+        )
+
+    async def publish(self, request: web.Request) -> web.Response:
+        """Publishes a model, a new version of one, or new facts about one."""
+        try:
+            model = self._state.models.publish(await _json(request))
+        except ValueError as reason:
+            return web_response(responses.malformed(str(reason)).response)
+        return web.json_response({"name": model.name, "version": model.version})
+
     async def reset(self, _request: web.Request) -> web.Response:
         """Resets the simulator to its start."""
         self._state.reset()
@@ -121,8 +147,10 @@ def _shown(it: Prediction) -> dict[str, Any]:
     return {
         "id": it.id,
         "model": made.model.name,
+        "version": made.version,
+        "deployment": made.deployment,
         "token": _fingerprint(made.token),
-        "input": made.input,
+        "input": representations.shown_input(made),
         "status": it.status,
         "created_at": timestamp(it.created_at),
         "completed_at": timestamp(it.completed_at) if it.completed_at else None,

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+LOOKUPS = ("model", "version", "versions", "deployment", "search")
+"""The kinds of requests that look up models: a model, one version, all versions, a deployment, a search."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
     """The counts since the start or the last reset.
 
     Attributes:
-        requests: Arrivals by kind: create, get, cancel, list, file, account, secret, model,
-            delivery, unknown.
+        requests: Arrivals by kind: create, get, cancel, list, file, account, secret, model, version, versions,
+            deployment, search, delivery, unknown.
         refusals: Responses of 400 and above, by status, injected faults included.
         creations_accepted: Predictions that were created.
         creations_peak_per_minute: The most creations, accepted or refused, that one token sent in
@@ -48,9 +51,14 @@ class Counts:
     deliveries_with_token: int
     billed_usd: float
 
+    @property
+    def lookups(self) -> int:
+        """The requests that looked up what can be run."""
+        return sum(self.requests.get(kind, 0) for kind in LOOKUPS)
+
     def as_json(self) -> dict[str, Any]:
         """The counts as a JSON object."""
-        return asdict(self)
+        return asdict(self) | {"lookups": self.lookups}
 
 
 class Counters:

@@ -11,35 +11,59 @@ from typing import Any
 
 from aiohttp import web
 
-from simulator import catalog, responses, webhooks
-from simulator.catalog import Model
+from simulator import responses, webhooks
+from simulator.model import HIDDEN, Model
 from simulator.predictions import Creation
+from simulator.registry import Registry
+from simulator.schemas import Schema
 
 SHORTEST_DEADLINE_SECONDS = 5
 LONGEST_WAIT_SECONDS = 60
 
 _VERSION = re.compile(r"(?:(?P<name>[\w.-]+/[\w.-]+):)?(?P<id>[0-9a-f]{64})")
+_OPTIONAL = {"webhook", "webhook_events_filter", "webhook_completed", "stream"}
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _WAIT = re.compile(r"\bwait(?:\s*=\s*(\d+))?\b")
 
 
-async def parse(request: web.Request, *, token: str, base_url: str, name: str | None) -> Creation:
-    """Parse a creation for the official model `name`, or without a name for the version in the body.
+async def parse(
+    request: web.Request,
+    *,
+    token: str,
+    base_url: str,
+    models: Registry,
+    name: str | None = None,
+    deployment: str | None = None,
+) -> Creation:
+    """Parse a creation for the official model `name`, for a `deployment`, or for the version in the body.
 
     Raises:
         ApiError: 400, 404 or 422, as Replicate responds.
     """
-    client = None if name is None else catalog.find(name)
-    if name is not None and client is None:
+    released = models.deployment(deployment, token=token) if deployment else None
+    official = models.find(name, token=token) if name else None
+    if (deployment and released is None) or (name and not (official and official.is_official)):
         raise responses.not_found()
     content = await request.read()
     body = _object(content)
-    model, version = (client, "hidden") if client else _versioned(body)
+    _check_names(body, {"input"} if deployment or name else {"version", "input"})
+    if released:
+        model, version = models.deployed(released), released.version
+    elif official:
+        model, version = official, HIDDEN
+    else:
+        model, version = _run_by(body["version"], models, token=token)
+    found = model.find(version)
+    if found is None:
+        raise responses.unknown_version()
+    if found.is_disabled:
+        raise responses.disabled_version()
     return Creation(
         model=model,
         version=version,
+        deployment=released,
         token=token,
-        input=_input(model, body),
+        input=_input(found.schema, body),
         body=body,
         headers=dict(request.headers),
         base_url=base_url,
@@ -77,21 +101,6 @@ def cancel_after(header: str | None) -> float | None:
     return total
 
 
-def model_of(version: object) -> Model:
-    """The model of `version`: 64 hexadecimal digits, with or without `owner/name:` in front.
-
-    Raises:
-        ApiError: 422 if it has another form, or the named model does not have the version.
-    """
-    found = _VERSION.fullmatch(version) if isinstance(version, str) else None
-    if found is None:
-        raise responses.unknown_version()
-    model = catalog.community(found["name"] or "unknown/model", found["id"])
-    if found["name"] not in (None, model.name):
-        raise responses.unknown_version()
-    return model
-
-
 def _object(content: bytes) -> dict[str, Any]:
     try:
         body = json.loads(content)
@@ -102,18 +111,43 @@ def _object(content: bytes) -> dict[str, Any]:
     return body
 
 
-def _versioned(body: dict[str, Any]) -> tuple[Model, str]:
-    version = body.get("version")
-    if version is None:
-        raise _invalid("version", "version is required", kind="required")
-    return model_of(version), str(version)[-64:]
+def _check_names(body: dict[str, Any], required: set[str]) -> None:
+    """Refuse a body that lacks a required field, or has a field that Replicate does not know."""
+    problems = [
+        responses.problem("required", "", f"{name} is required")
+        for name in sorted(required, reverse=True)
+        if body.get(name) is None
+    ]
+    problems += [
+        responses.problem("additional_property_not_allowed", "", f"Additional property {name} is not allowed")
+        for name in body
+        if name not in required | _OPTIONAL
+    ]
+    if problems:
+        raise responses.invalid_input(problems)
 
 
-def _input(model: Model, body: dict[str, Any]) -> dict[str, Any]:
-    if "input" not in body:
-        raise _invalid("input", "input is required", kind="required")
+def _run_by(version: object, models: Registry, *, token: str) -> tuple[Model, str]:
+    """The model and the version that a body names: `owner/name` of an official model, or 64 hexadecimal digits, with or
+    without `owner/name:` in front. An official model does not run by its version.
+
+    Raises:
+        ApiError: 422 if there is none.
+    """
+    text = version if isinstance(version, str) else ""
+    official = models.find(text, token=token)
+    if official and official.is_official:
+        return official, HIDDEN
+    found = _VERSION.fullmatch(text)
+    known = models.by_version(found["id"], token=token) if found else None
+    if found is None or known is None or known[0].is_official or found["name"] not in (None, known[0].name):
+        raise responses.unknown_version()
+    return known[0], found["id"]
+
+
+def _input(schema: Schema, body: dict[str, Any]) -> dict[str, Any]:
     inputs = body["input"]
-    problems = responses.input_problems(model, inputs)
+    problems = responses.input_problems(schema, inputs)
     if problems:
         raise responses.invalid_input(problems)
     if not isinstance(inputs, dict):

@@ -1,4 +1,4 @@
-"""Serves the files that predictions put out. Pictures are drawn on request.
+"""Serves the files that predictions put out. They are made on request.
 
 As on `replicate.delivery`, no token is needed: the path has the prediction's unguessable id. A file vanishes an hour
 after its prediction ended. Requests that send a token are counted, since a token must not go to the host of an output.
@@ -11,9 +11,9 @@ from functools import partial
 
 from aiohttp import web
 
-from simulator import directives, drawing, sending, video
+from simulator import billing, directives, files, outputs, sending
 from simulator.accounts import MINUTE
-from simulator.drawing import Picture
+from simulator.files import Subject
 from simulator.middleware import TOKEN_PREFIX
 from simulator.predictions import Prediction
 from simulator.responses import ApiResponse, not_found
@@ -66,7 +66,7 @@ class Delivery:
             case "gone":
                 return not_found().response
             case "blank":
-                return ApiResponse(b"", content_type=drawing.CONTENT_TYPES.get(ending, video.CONTENT_TYPE))
+                return ApiResponse(b"", content_type=files.CONTENT_TYPES[ending])
             case "page":
                 return ApiResponse(_PAGE, content_type="text/html")
         draw = partial(_draw, prediction, int(number), ending)
@@ -76,17 +76,17 @@ class Delivery:
         content = (
             await asyncio.get_running_loop().run_in_executor(self._executor, draw) if in_thread else draw()
         )
-        kind = drawing.CONTENT_TYPES.get(ending, video.CONTENT_TYPE)
+        kind = files.CONTENT_TYPES[ending]
         return ApiResponse(content, content_type=kind, headers={"Cache-Control": "public, max-age=3600"})
 
     async def _send(self, request: web.Request, response: ApiResponse) -> web.Response:
         return sending.counted_response(request, response, self._state.counters)
 
     def _has(self, prediction: Prediction, name: str) -> bool:
-        output, ended = prediction.output, prediction.settled_at
-        if output is None or ended is None or self._state.clock() - ended > VANISH_AFTER:
+        ended = prediction.settled_at
+        if ended is not None and self._state.clock() - ended > VANISH_AFTER:
             return False
-        return any(url.endswith(name) for url in (output if isinstance(output, list) else [output]))
+        return any(url.endswith(name) for url in outputs.links(prediction.output, prediction.files))
 
 
 def _has_secret(request: web.Request) -> bool:
@@ -98,29 +98,22 @@ def _has_secret(request: web.Request) -> bool:
 
 def _draw(prediction: Prediction, number: int, ending: str) -> bytes:
     made = prediction.creation
-    inputs, model = made.input, made.model
-    ratio = inputs.get("aspect_ratio", model.default("aspect_ratio"))
-    if ratio == "custom":
+    inputs, schema = made.input, made.schema
+    ratio = schema.value(inputs, "aspect_ratio")
+    if ratio in (None, "custom"):
         ratio = f"{inputs.get('width', 1024)}:{inputs.get('height', 1024)}"
     seed, quality = prediction.seed + number, inputs.get("output_quality", 80)
-    text = directives.remove(_printable(inputs.get("prompt", "")))
-    foot = f"simulated · {model.name.rpartition('/')[2]} · seed {seed}"
-    if ending == "mp4":
-        seconds = int(inputs.get("duration", model.default("duration")))
-        return video.encode(ratio, seconds, label=f"{text}\n{foot}")
-    width, height = drawing.size(ratio)
-    picture = Picture(
-        text=text,
-        foot=foot,
+    subject = Subject(
+        text=directives.remove(_printable(outputs.said(schema, inputs))),
+        foot=f"simulated · {made.model.name.rpartition('/')[2]} · seed {seed}",
         seed=seed,
-        width=width,
-        height=height,
-        format=ending,
+        ratio=str(ratio),
+        seconds=billing.length(inputs, made.release),
         quality=quality if isinstance(quality, int) and 0 <= quality <= 100 else 80,
     )
-    return drawing.encode(picture)
+    return files.encode(subject, ending)
 
 
-def _printable(prompt: object) -> str:
+def _printable(prompt: str) -> str:
     """The prompt without lone surrogates, which JSON allows and no font can draw."""
-    return str(prompt).encode("utf-8", "replace").decode()
+    return prompt.encode("utf-8", "replace").decode()

@@ -9,6 +9,8 @@ reader of the README's examples, gets a chosen outcome:
     [[hang]]                 processing until it is cancelled or its deadline passes
     [[cold]]                 starting until it is cancelled or its deadline passes
     [[slow=3]]               exactly three seconds; with 0 the response to its creation shows its end
+    [[boot=60]]              starting for so many seconds before it runs, beside the boot of its model
+    [[output={"a": "<png>"}]]  succeeded with this output, in which <png>, <mp4>, <glb> and so on are links of files
     [[empty]]                succeeded with no output at all
     [[fewer]]                succeeded with one output fewer than found for
     [[text]] [[text=words]]  succeeded with a text in place of pictures; with [[fewer]], in place of one of them
@@ -17,6 +19,8 @@ reader of the README's examples, gets a chosen outcome:
     [[early]]                it has its output while its status is still processing
     [[sparse]]               responses leave out every optional field
     [[only=flux-dev,x/y]]    the other directives are only for these models, by short or full name
+
+For a model without a prompt, the directives are those in any text of its input, such as the URL of an image.
 
 Durations and outcomes combine: `[[slow=0.2]] [[nsfw]]`. With `[[only=...]]` one prompt can fail on one
 model and succeed on the next: for other models than those named, the prompt has no directives.
@@ -35,7 +39,8 @@ INTERRUPTED = "Prediction interrupted; please retry (code: PA)"
 
 FOREVER = float("inf")
 
-_DIRECTIVE = re.compile(r"\[\[(\w+)(?:=([^\]]*))?\]\]")
+# The last two of a row of brackets end it, so that JSON may end with a bracket.
+_DIRECTIVE = re.compile(r"\[\[(\w+)(?:=(.*?))?\]\](?!\])", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Plan:
         outputs: The part of the requested outputs that it puts out: "all", "fewer" or "none".
         text: The text that it puts out in place of pictures.
         content: The content at the URLs of its outputs, in place of pictures: "gone", "blank" or "page".
+        output: The JSON text of the output that it puts out in place of that of its schema.
         sparse: Whether its JSON leaves out every optional field.
     """
 
@@ -61,6 +67,7 @@ class Plan:
     sparse: bool = False
     text: str | None = None
     content: str | None = None
+    output: str | None = None
 
 
 def parse(prompt: str, *, model: str) -> dict[str, str]:
@@ -90,6 +97,8 @@ def plan(found: dict[str, str], *, usual: float, interrupted: bool) -> Plan:
     """
     total = _seconds(found.get("slow"), usual)
     boot = min(total / 5, 1.0)
+    extra = _seconds(found.get("boot"), 0.0)
+    boot, total = boot + extra, total + extra
     if "hang" in found:
         total = FOREVER
     if "cold" in found:
@@ -99,7 +108,8 @@ def plan(found: dict[str, str], *, usual: float, interrupted: bool) -> Plan:
         boot = FOREVER
     text = (found["text"] or DECLINED) if "text" in found else None
     content = next((each for each in ("gone", "blank", "page") if each in found), None)
-    return Plan(boot, total, final_status, error, outputs, "sparse" in found, text, content)
+    output = found.get("output") or None
+    return Plan(boot, total, final_status, error, outputs, "sparse" in found, text, content, output)
 
 
 def _seconds(value: str | None, usual: float) -> float:

@@ -29,7 +29,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 KINDS = ("status", "reset", "hang", "delay", "garbage", "truncate", "drop", "set", "slow")
-REQUESTS = ("create", "get", "cancel", "list", "file", "account", "secret", "model", "any", "delivery")
+REQUESTS = (
+    *("create", "get", "cancel", "list", "file", "account", "secret"),
+    *("model", "version", "versions", "deployment", "search", "any", "delivery"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

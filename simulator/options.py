@@ -31,6 +31,8 @@ class Options:
         webhook_retry_seconds: The pause before the first retry of a webhook. It doubles with each retry.
         keep: The number of predictions to keep. The oldest is dropped first.
         seed: Makes durations, delays and seeds repeatable. None makes them random.
+        models: Directories with further models, a file each (`loading`).
+        boot_seconds: How long each community model boots before its first prediction; None for what its file says.
 
     Raises:
         ValueError: If a setting is invalid. The message names it.
@@ -50,6 +52,8 @@ class Options:
     webhook_retry_seconds: float = 0.5
     keep: int = 100_000
     seed: int | None = None
+    models: tuple[Path, ...] = ()
+    boot_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not self.allow_remote and not _is_loopback(self.host):
@@ -58,8 +62,9 @@ class Options:
             raise ValueError(f"port must be between 0 and 65535, got {self.port}")
         if self.certificate is not None and not self.certificate.is_file():
             raise ValueError(f"certificate must be a file, got {str(self.certificate)!r}")
-        if self.prediction_seconds is not None and not 0 <= self.prediction_seconds <= 1800:
-            raise ValueError(f"prediction_seconds must be between 0 and 1800, got {self.prediction_seconds}")
+        for name, most in (("prediction_seconds", 1800), ("boot_seconds", 3600)):
+            _check_seconds(name, getattr(self, name), most)
+        _check_directories(self.models)
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter must be at least 0 and below 1, got {self.jitter}")
         _check_bounds("answer_delay", self.answer_delay)
@@ -77,6 +82,17 @@ def _check_bounds(name: str, bounds: tuple[float, float]) -> None:
     least, most = bounds
     if not 0 <= least <= most:
         raise ValueError(f"{name} must be (least, most) seconds, got {bounds}")
+
+
+def _check_seconds(name: str, seconds: float | None, most: float) -> None:
+    if seconds is not None and not 0 <= seconds <= most:
+        raise ValueError(f"{name} must be between 0 and {most}, got {seconds}")
+
+
+def _check_directories(directories: tuple[Path, ...]) -> None:
+    for directory in directories:
+        if not directory.is_dir():
+            raise ValueError(f"models must be directories, got {str(directory)!r}")
 
 
 def _is_loopback(host: str) -> bool:

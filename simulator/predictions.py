@@ -13,6 +13,7 @@ it, and Replicate documents it as done.
 
 import asyncio
 import base64
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +21,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from simulator import billing
+from simulator import billing, outputs
 from simulator.accounts import Clock
-from simulator.catalog import Model
 from simulator.counts import Counters
 from simulator.directives import Plan
+from simulator.model import Deployment, Model, Version
+from simulator.schemas import Schema
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
 LONGEST_SECONDS = 30 * 60
@@ -38,7 +40,10 @@ EventListener = Callable[["Prediction", str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Creation:
-    """The parsed request that created a prediction. `size` is in bytes."""
+    """The parsed request that created a prediction.
+
+    `version` is the id of a version of `model`, or `hidden` for an official model. `size` is in bytes.
+    """
 
     model: Model
     version: str
@@ -51,6 +56,20 @@ class Creation:
     webhook: str | None
     webhook_events: frozenset[str]
     size: int
+    deployment: Deployment | None = None
+
+    @property
+    def release(self) -> Version:
+        """The version that runs."""
+        found = self.model.find(self.version)
+        if found is None:
+            raise LookupError(f"{self.model.name} has no version {self.version}")
+        return found
+
+    @property
+    def schema(self) -> Schema:
+        """The schema of the version that runs."""
+        return self.release.schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +81,15 @@ class PredictionRecord:
 
     id: str
     model: str
+    version: str
+    deployment: str | None
     token: str = field(repr=False)
     input: Mapping[str, Any]
     status: str
     output: Any
     error: str | None
     created_at: datetime
+    started_at: datetime | None
     completed_at: datetime | None
     webhook: str | None
     cancel_after: float | None
@@ -129,10 +151,14 @@ class Prediction:
         return None if after is None else self.created_at + timedelta(seconds=after)
 
     @property
+    def files(self) -> str:
+        """The start of the addresses of its files. A number and an extension follow."""
+        return f"{self.creation.base_url}/delivery/{self.id}/"
+
+    @property
     def pictures(self) -> int:
-        """The number of pictures or videos in its output."""
-        outputs = self.output if isinstance(self.output, list) else [self.output]
-        return 0 if self.plan.content else sum(_is_link(each, self.creation) for each in outputs)
+        """The number of files in its output, unless they have no picture."""
+        return 0 if self.plan.content else sum(1 for _ in outputs.links(self.output, self.files))
 
     def settle(self, status: str, now: int) -> None:
         """End it at `now`, in nanoseconds of the simulator's clock."""
@@ -140,10 +166,7 @@ class Prediction:
         self.settled_at = now
         if status in TERMINAL:
             self.completed_at = self._wall_clock.now()
-        made, started = self.creation, self.started_at is not None
-        self.billed_usd = billing.charge(
-            made.model, made.input, status=status, started=started, output=self.output, pictures=self.pictures
-        )
+        self.billed_usd = billing.charge(self._run(status))
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()
@@ -151,18 +174,48 @@ class Prediction:
         # A hundred thousand events would take 50 MB, so all ended predictions share one.
         self.settled = _SETTLED
 
+    def make_output(self) -> Any:
+        """The whole output that it puts out at its end, as planned."""
+        made = self.creation
+        return outputs.make(
+            made.schema,
+            made.input,
+            self.plan,
+            model=made.model.name,
+            kind=made.model.kind,
+            base=self.files,
+        )
+
+    def _run(self, status: str) -> billing.Run:
+        made, end = self.creation, self._wall_clock.now()
+        started = self.started_at
+        return billing.Run(
+            model=made.model,
+            version=made.release,
+            deployment=made.deployment,
+            inputs=made.input,
+            status=status,
+            output=self.output,
+            pictures=self.pictures,
+            boot=((started or end) - self.created_at).total_seconds(),
+            ran=(end - started).total_seconds() if started else None,
+        )
+
     def record(self) -> PredictionRecord:
         """A snapshot of it."""
         made = self.creation
         return PredictionRecord(
             id=self.id,
             model=made.model.name,
+            version=made.version,
+            deployment=made.deployment.name if made.deployment else None,
             token=made.token,
             input=made.input,
             status=self.status,
             output=self.output,
             error=self.error,
             created_at=self.created_at,
+            started_at=self.started_at,
             completed_at=self.completed_at,
             webhook=made.webhook,
             cancel_after=made.cancel_after,
@@ -250,13 +303,29 @@ class PredictionStore:
         if plan.total <= 0:  # the response to the creation shows its end
             self._finish(prediction)
             return
-        longest = min(prediction.creation.cancel_after or LONGEST_SECONDS, LONGEST_SECONDS)
+        longest = min(prediction.creation.cancel_after or math.inf, _longest(plan))
         if plan.boot < plan.total:
             prediction.timers.append(later(plan.boot, self._start, prediction))
+            self._schedule_pieces(prediction)
         if plan.total <= longest:
             prediction.timers.append(later(plan.total, self._finish, prediction))
         else:
             prediction.timers.append(later(longest, self._time_out, prediction))
+
+    def _schedule_pieces(self, prediction: Prediction) -> None:
+        """Let the output grow while it runs, if its model streams."""
+        plan = prediction.plan
+        if not prediction.creation.schema.streams or not math.isfinite(plan.total):
+            return
+        whole = prediction.make_output()
+        later = asyncio.get_running_loop().call_later
+        for made in range(1, len(whole) if isinstance(whole, list) else 0):
+            moment = plan.boot + (plan.total - plan.boot) * made / len(whole)
+            prediction.timers.append(later(moment, self._grow, prediction, whole[:made]))
+
+    def _grow(self, prediction: Prediction, output: list[Any]) -> None:
+        prediction.output = output
+        self._publish(prediction, "output")
 
     def _start(self, prediction: Prediction) -> None:
         prediction.status = "processing"
@@ -268,7 +337,7 @@ class PredictionStore:
         if prediction.started_at is None and plan.final_status != "aborted":
             self._start(prediction)
         prediction.error = plan.error
-        prediction.output = _output(prediction)
+        prediction.output = prediction.make_output()
         if prediction.started_at is not None:
             self._publish(prediction, "logs")
         if prediction.output is not None:
@@ -306,23 +375,6 @@ def timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _is_link(output: Any, made: Creation) -> bool:
-    return isinstance(output, str) and output.startswith(f"{made.base_url}/delivery/")
-
-
-def _output(prediction: Prediction) -> Any:
-    plan, made = prediction.plan, prediction.creation
-    if plan.outputs == "none":
-        return None
-    model = made.model
-    number = model.requested_outputs(made.input)
-    if plan.outputs == "fewer":
-        number = max(1, number - 1)
-    format_ = made.input.get("output_format", model.default("output_format") or "webp")
-    extension = format_ if format_ in ("webp", "jpg", "png") else "webp"
-    extension = "mp4" if model.kind == "video" else extension
-    urls = [f"{made.base_url}/delivery/{prediction.id}/{n}.{extension}" for n in range(number)]
-    if plan.text is not None:
-        kept = urls[: model.requested_outputs(made.input) - 1] if plan.outputs == "fewer" else []
-        urls = [*kept, plan.text]
-    return urls if model.output == "list" else urls[0]
+def _longest(plan: Plan) -> float:
+    """The most seconds from creation to the end. Only a run is bounded, so a boot comes on top of it."""
+    return LONGEST_SECONDS + (plan.boot if math.isfinite(plan.boot) else 0.0)

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from simulator.catalog import Model
-from simulator.predictions import Prediction, timestamp
+from simulator import billing, outputs
+from simulator.model import Deployment, Model, Version
+from simulator.predictions import Creation, Prediction, timestamp
+
+REDACTED = "[REDACTED]"
 
 _OPTIONAL = ("version", "logs", "metrics", "urls", "data_removed", "started_at", "completed_at")
 
@@ -26,7 +29,7 @@ def _body(it: Prediction, *, logs: str) -> dict[str, Any]:
         "id": it.id,
         "model": made.model.name,
         "version": made.version,
-        "input": made.input,
+        "input": shown_input(made),
         "logs": logs,
         "output": it.output,
         "error": it.error,
@@ -38,6 +41,8 @@ def _body(it: Prediction, *, logs: str) -> dict[str, Any]:
         "metrics": _metrics(it),
         "urls": _urls(it),
     }
+    if made.deployment:
+        body["deployment"] = made.deployment.name
     if it.deadline:
         body["deadline"] = timestamp(it.deadline)
     if made.webhook:
@@ -48,68 +53,83 @@ def _body(it: Prediction, *, logs: str) -> dict[str, Any]:
     return body
 
 
+def shown_input(made: Creation) -> dict[str, Any]:
+    """The input of a prediction as responses show it: secrets are replaced once they were sent to the model."""
+    secrets = made.schema.secrets
+    return {name: REDACTED if name in secrets else value for name, value in made.input.items()}
+
+
 def model(it: Model) -> dict[str, Any]:
     """A model with its latest version. Its OpenAPI schema is the one that validates inputs."""
     owner, _, name = it.name.partition("/")
-    return {
+    facts = {
         "url": f"https://replicate.com/{it.name}",
         "owner": owner,
         "name": name,
-        "description": f"A simulated {name}",
+        "description": None,
         "visibility": "public",
-        "is_official": it.client,
         "github_url": None,
         "paper_url": None,
         "license_url": None,
-        "run_count": 1_000_000,
+        "run_count": 0,
         "cover_image_url": None,
         "default_example": None,
-        "latest_version": version(it, it.version),
     }
+    return {**facts, **it.page, "latest_version": version(it.versions[0]) if it.versions else None}
 
 
-def version(it: Model, name: str) -> dict[str, Any]:
+def version(it: Version) -> dict[str, Any]:
     """A version of a model, with the schema of its inputs."""
     return {
-        "id": name,
-        "created_at": "2025-01-01T00:00:00.000000Z",
-        "cog_version": "0.13.7",
-        "openapi_schema": _openapi(it),
+        "id": it.id,
+        "created_at": it.created_at,
+        "cog_version": it.cog_version,
+        "openapi_schema": it.schema.document or None,
     }
 
 
-def _openapi(it: Model) -> dict[str, Any]:
-    choices: dict[str, Any] = {}
-    properties: dict[str, Any] = {}
-    for order, (name, schema) in enumerate(it.inputs.items()):
-        shown = {key: value for key, value in schema.items() if key not in ("enum", "type")}
-        if "enum" in schema:
-            # Replicate keeps choices in schemas of their own, to which the input refers.
-            kept = {key: schema[key] for key in ("enum", "type")}
-            choices[name] = kept | {"title": name, "description": "An enumeration."}
-            shown["allOf"] = [{"$ref": f"#/components/schemas/{name}"}]
-        else:
-            shown |= {"type": schema["type"], "title": name.replace("_", " ").title()}
-        properties[name] = shown | {"x-order": order}
-    uri: dict[str, Any] = {"type": "string", "format": "uri"}
-    output = uri if it.output == "string" else {"type": "array", "items": uri}
-    required = [name for name in it.inputs if name == "prompt"]
-    fields = {"type": "object", "title": "Input", "required": required, "properties": properties}
-    schemas = {"Input": fields, "Output": output | {"title": "Output"}} | choices
+def deployment(it: Deployment) -> dict[str, Any]:
+    """A deployment, with the version that it runs."""
+    owner, _, name = it.name.partition("/")
     return {
-        "openapi": "3.0.2",
-        "info": {"title": "Cog", "version": "0.1.0"},
-        "paths": {},
-        "components": {"schemas": schemas},
+        "owner": owner,
+        "name": name,
+        "current_release": {
+            "number": 1,
+            "model": it.model,
+            "version": it.version,
+            "created_at": "2025-01-01T00:00:00.000000Z",
+            "created_by": {"type": "organization", "username": owner, "name": owner},
+            "configuration": {
+                "hardware": it.hardware,
+                "min_instances": it.min_instances,
+                "max_instances": it.max_instances,
+            },
+        },
     }
+
+
+def found(query: str, models: list[Model]) -> dict[str, Any]:
+    """The models that a search found, the best first."""
+    shown = [
+        {
+            "model": model(each),
+            "metadata": {
+                "generated_description": each.page.get("description"),
+                "tags": [each.kind],
+                "score": 1.0,
+            },
+        }
+        for each in models
+    ]
+    return {"query": query, "models": shown, "collections": [], "pages": []}
 
 
 def _logs(it: Prediction) -> str:
     """The seed, and a progress bar for each finished step."""
     if it.started_at is None:
         return ""
-    steps = it.creation.input.get("num_inference_steps")
-    steps = steps or it.creation.model.default("num_inference_steps")
+    steps = it.creation.schema.value(it.creation.input, "num_inference_steps")
     steps = steps if isinstance(steps, int) and steps > 0 else 20
     lines = [f"Using seed: {it.seed}"]
     for step in range(int(steps * _progress(it)) + 1):
@@ -120,7 +140,7 @@ def _logs(it: Prediction) -> str:
 
 def _progress(it: Prediction) -> float:
     """The finished share of its run, from 0 to 1. It is 1 only if there is an output."""
-    if it.output is not None:
+    if it.output is not None and it.status in ("succeeded", "processing") and it.settled.is_set():
         return 1.0
     age = it.age if it.completed_at is None else (it.completed_at - it.created_at).total_seconds()
     run = it.plan.total - it.plan.boot
@@ -134,9 +154,25 @@ def _metrics(it: Prediction) -> dict[str, Any]:
     if it.started_at is None:
         return total
     metrics = {"predict_time": (it.completed_at - it.started_at).total_seconds()} | total
-    if it.output is not None and it.creation.model.kind == "image":
-        metrics["image_count"] = it.pictures
-    return metrics
+    return metrics if it.output is None else metrics | _counted(it)
+
+
+def _counted(it: Prediction) -> dict[str, Any]:
+    """What Replicate counts in an output: files of official models, which are billed by them, and words of any text."""
+    made = it.creation
+    length = billing.length(made.input, made.release)
+    match made.model.kind:
+        case "image" if made.model.is_official:
+            return {"image_count": it.pictures}
+        case "video" if made.model.is_official:
+            return {"video_output_count": it.pictures, "video_output_duration_seconds": length * it.pictures}
+        case "audio" if made.model.is_official:
+            return {"audio_output_duration_seconds": length * it.pictures}
+        case "text":
+            asked = sum(len(each.split()) for each in outputs.texts(made.input))
+            answered = sum(len(each.split()) for each in outputs.texts(it.output))
+            return {"input_token_count": asked, "output_token_count": answered}
+    return {}
 
 
 def _urls(it: Prediction) -> dict[str, str]:

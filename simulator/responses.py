@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
-from simulator.catalog import Model
+from simulator.schemas import Schema
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -68,9 +68,18 @@ def unknown_version() -> ApiError:
     return ApiError(_problem(422, "Invalid version or not permitted", detail))
 
 
+def disabled_version() -> ApiError:
+    """422: a version that Replicate does not run any more."""
+    detail = "Sorry, this version is currently disabled due to failing setup runs."
+    return ApiError(_problem(422, "Version disabled", detail))
+
+
 def invalid_input(problems: list[dict[str, str]]) -> ApiError:
-    """422: invalid input. Each problem has `type`, `field` and `description`."""
-    detail = "".join(f"- {item['field']}: {item['description']}\n" for item in problems)
+    """422: invalid input. Each problem has `type`, `field` and `description`; the field of the body itself is empty."""
+    places = [f"{item['field']}: " if item["field"] else "" for item in problems]
+    detail = "".join(
+        f"- {place}{item['description']}\n" for place, item in zip(places, problems, strict=True)
+    )
     response = _problem(422, "Input validation failed", detail)
     response.body["invalid_fields"] = problems
     return ApiError(response)
@@ -104,9 +113,9 @@ def of_status(status: int) -> ApiResponse:
     return _problem(status, title, f"The server answered {status}.")
 
 
-def input_problems(model: Model, value: Any) -> list[dict[str, str]]:
-    """All problems of `value` as an input of `model`, with Replicate's messages."""
-    return [_as_problem(error) for error in model.validator.iter_errors(value)]
+def input_problems(schema: Schema, value: Any) -> list[dict[str, str]]:
+    """All problems of `value` as the input of a version, with Replicate's messages."""
+    return [_as_problem(error) for error in schema.errors(value)]
 
 
 def problem(kind: str, where: str, description: str) -> dict[str, str]:
@@ -128,7 +137,8 @@ def _as_problem(error: ValidationError) -> dict[str, str]:
             missing = next(name for name in bound if name not in instance)
             return problem("required", where, f"{missing} is required")
         case "type":
-            found = f"Invalid type. Expected: {bound}, given: {_json_type(instance)}"
+            expected = bound[0] if isinstance(bound, list) else bound
+            found = f"Invalid type. Expected: {expected}, given: {_json_type(instance)}"
             return problem("invalid_type", where, found)
         case "enum":
             choices = ", ".join(f'"{each}"' if isinstance(each, str) else str(each) for each in bound)

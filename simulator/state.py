@@ -10,13 +10,14 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from simulator import directives, representations, webhooks
+from simulator import directives, outputs, representations, webhooks
 from simulator.accounts import Accounts, Clock
 from simulator.counts import Counters
 from simulator.directives import Plan
 from simulator.faults import Faults
 from simulator.options import Options
 from simulator.predictions import Creation, Prediction, PredictionStore
+from simulator.registry import Registry
 from simulator.uploads import Uploads
 
 
@@ -38,6 +39,7 @@ class SimulatorState:
         self.chance = random.Random(options.seed)  # noqa: S311 - durations, not secrets
         self.counters = Counters()
         self.accounts = Accounts(options)
+        self.models = Registry(options)
         self.faults = Faults()
         self.uploads = Uploads(clock)
         self.webhooks = webhooks.Webhooks(retry_seconds=options.webhook_retry_seconds, counters=self.counters)
@@ -73,6 +75,7 @@ class SimulatorState:
         self.predictions.close()
         self.uploads.clear()
         self.faults.clear()
+        self.models.reset()
         self.accounts = Accounts(self.options)
         self.counters.reset()
         self.chance.seed(self.options.seed)
@@ -102,11 +105,14 @@ class SimulatorState:
         return self.chance.uniform(least, most) if most else 0.0
 
     def _plan(self, creation: Creation) -> Plan:
-        prompt = creation.input.get("prompt")
-        found = directives.parse(prompt, model=creation.model.name) if isinstance(prompt, str) else {}
+        text, model = outputs.said(creation.schema, creation.input), creation.model
+        found = directives.parse(text, model=model.name)
         account = self.accounts.get(creation.token)
-        interrupted = "transient" in found and account.is_first_use(str(prompt))
+        interrupted = "transient" in found and account.is_first_use(text)
         plan = directives.plan(found, usual=self._duration(creation), interrupted=interrupted)
+        now = asyncio.get_running_loop().time()
+        boot = self.models.boot(model, creation.version, creation.deployment, now=now)
+        plan = replace(plan, boot=plan.boot + boot, total=plan.total + boot)
         error = self.uploads.failed_download(creation)
         if error is None or math.isinf(plan.boot):  # a prediction that never starts downloads nothing
             return plan
@@ -114,7 +120,7 @@ class SimulatorState:
 
     def _duration(self, creation: Creation) -> float:
         usual = self.options.prediction_seconds
-        usual = creation.model.seconds if usual is None else usual
+        usual = creation.model.facts.seconds if usual is None else usual
         jitter = self.options.jitter
         return usual * self.chance.uniform(1 - jitter, 1 + jitter)
 

@@ -7,7 +7,7 @@ so a test may call it from any thread.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -110,6 +110,18 @@ class Simulator:
             ValueError: If a change is unknown or invalid.
         """
         self._call(lambda: self.server.state.accounts.configure(token, **changes))
+
+    def publish(self, document: Mapping[str, Any]) -> None:
+        """Publish a model, a new version of one, or new facts about one, from a document (`loading`).
+
+        Raises:
+            ValueError: If the document is invalid. Then nothing is changed.
+        """
+        self._call(lambda: self.server.state.models.publish(document))
+
+    def latest_version(self, model: str) -> str:
+        """The id of the latest version of a model `owner/name`, or an empty text if it has none."""
+        return self._call(lambda: {each.name: each.version for each in self.server.state.models}[model])
 
     def counts(self) -> Counts:
         """The counts at this moment."""

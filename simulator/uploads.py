@@ -113,9 +113,9 @@ class Uploads:
 
 def _files(made: Creation) -> Iterator[tuple[str, str, str]]:
     """The inputs that are URLs of this server's files: the input's name, the URL, and the file's id."""
-    here, model = urlsplit(made.base_url).netloc, made.model
+    here, known = urlsplit(made.base_url).netloc, made.schema.inputs
     for name, value in made.input.items():
-        if name == "prompt" or (model.inputs and name not in model.inputs):
+        if name == "prompt" or (known and name not in known):
             continue
         for each in value if isinstance(value, list) else [value]:
             found = _URL.fullmatch(each) if isinstance(each, str) else None

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from simulator import Options, catalog
+from simulator import Options
 from simulator.predictions import Creation
+from simulator.registry import Registry
 from simulator.state import SimulatorState
 from tests.support import virtual_time
 
@@ -13,16 +14,31 @@ BANANA = "google/nano-banana"
 VEO = "google/veo-3-fast"
 KLING = "kwaivgi/kling-v2.1-master"
 
+WATERCOLOR = "acme/watercolor"
+"""A trained LoRA, as all `acme` models shipped with the simulator."""
+
 MINE = {"Authorization": "Bearer r8_mine"}
 OTHERS = {"Authorization": "Bearer r8_other"}
 
 
-def creation(prompt="a fox", *, model=FLUX_DEV, cancel_after=None, **given):
+def creation(
+    prompt="a fox",
+    *,
+    model=FLUX_DEV,
+    deployment=None,
+    token="r8_mine",
+    cancel_after=None,
+    models=None,
+    **given,
+):
+    models = models or Registry(Options())
+    found = models.find(model, token=token)
     return Creation(
-        model=catalog.find(model) or catalog.community(model, "ab" * 32),
-        version="hidden",
-        token="r8_mine",
-        input={"prompt": prompt, **given},
+        model=found,
+        version="hidden" if found.is_official else found.version,
+        deployment=deployment and models.deployment(deployment, token=token),
+        token=token,
+        input=({} if prompt is None else {"prompt": prompt}) | given,
         body={},
         headers={},
         base_url="http://replicate.test",
@@ -33,13 +49,14 @@ def creation(prompt="a fox", *, model=FLUX_DEV, cancel_after=None, **given):
     )
 
 
-def run_in_virtual_time(*creations, cancelled_after=None, seconds=10):
+def run_in_virtual_time(*creations, cancelled_after=None, seconds=10, **options):
     """The records of predictions that take `seconds`, and the counts, an hour after their creation."""
 
     async def main():
         loop = asyncio.get_running_loop()
-        options = Options(prediction_seconds=seconds, jitter=0)
-        world = SimulatorState(options, clock=lambda: round(loop.time() * 1e9))
+        world = SimulatorState(
+            Options(prediction_seconds=seconds, jitter=0, **options), clock=lambda: round(loop.time() * 1e9)
+        )
         made = [world.create(each) for each in creations]
         if cancelled_after is not None:
             await asyncio.sleep(cancelled_after)

@@ -32,7 +32,6 @@ def bill(*arguments, cancelled_after=None, **named):
         (VEO, {"duration": 4}, 3.32),
         (KLING, {}, 1.4),
         (KLING, {"duration": 10}, 2.8),
-        ("unknown/lora", {"num_outputs": 4}, 0.0),
     ],
 )
 def test_a_success_costs_its_models_price(model, inputs, usd):

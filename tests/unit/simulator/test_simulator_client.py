@@ -30,8 +30,9 @@ def test_the_client_runs_a_model(sim, client):
     assert output.startswith(f"{sim.url}/delivery/")
 
 
-def test_the_client_runs_a_version(client):
-    outputs = client.run(f"someone/lora:{'ab' * 32}", input={"prompt": "a fox"}, wait=5)
+def test_the_client_runs_a_version(sim, client):
+    version = sim.latest_version("acme/watercolor")
+    outputs = client.run(f"acme/watercolor:{version}", input={"prompt": "a fox"}, wait=5)
     assert len(outputs) == 1
 
 
