@@ -7,7 +7,8 @@ end of a holder is for the gate what a restart is for a single process.
 The gate counts a place until 60 seconds after the keeper has *seen* the answer, which is never too early.
 
 A row of a dead process is *left*. The process that continues its work writes a new row for the same attempt, which
-takes over slot and place. Until then it keeps its slot for as long as its prediction may run. The place of a creation
+takes over slot and place, and the room of a boot that it may wait for. Until then it keeps them for as long as its
+prediction may run. The place of a creation
 without an answer stays until the upstream has answered a request that was sent later.
 """
 
@@ -50,7 +51,7 @@ _KEPT: Final = WINDOW + 1.0
 _SEARCHED_WITHIN: Final = 60.0
 """Seconds within which a process that continues the admin's left work searches for a creation without an answer."""
 
-_LONGEST_RUN: Final = 1820.0
+_LONGEST_RUN: Final = 3620.0
 """The most seconds that a prediction may run if its row does not say so."""
 
 log = structlog.get_logger("gate")
@@ -221,7 +222,7 @@ class Keeper:
         gate = self.gate
         assert gate is not None  # noqa: S101 - rows are seen while there is one
         limits: dict[str, Any] = {"batch": row.batch, "max_concurrent": row.max_concurrent}
-        limits["semaphore"] = row.semaphore
+        limits |= {"semaphore": row.semaphore, "boots": None if row.started else row.boots}
         continued = self._continued(row)
         if row.state >= LeaseState.OVER and continued is None:
             counts = row.granted and row.answered_ago is not None
@@ -276,6 +277,8 @@ class Keeper:
             lease.lost(row.sent_ago)
         elif row.state >= LeaseState.ANSWERED:
             lease.answered()
+        if row.started:
+            lease.started()
         if row.state == LeaseState.OVER:
             lease.release()
             self._end(row.id, kept=_KEPT)

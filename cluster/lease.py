@@ -82,6 +82,12 @@ class RemoteLease(Lease):
         if self.record.state in {LeaseState.SENT, LeaseState.LOST} and self._sent is not None:
             self._advance(LeaseState.ANSWERED)
 
+    def started(self) -> None:
+        is_running = LeaseState.SENT <= self.record.state < LeaseState.OVER and self._sent is not None
+        if is_running and self.record.boots is not None and not self.record.started:
+            self.record = replace(self.record, started=True)
+            self._write()
+
     def window_has_room(self) -> bool:
         seen = self._gate.statistics()
         return seen.current_rate_per_minute < seen.requests_per_minute_limit

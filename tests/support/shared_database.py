@@ -48,6 +48,7 @@ class Row:
     sent_at: float | None = None
     answered_at: float | None = None
     left_at: float | None = None
+    started: bool = False
 
     @property
     def waits(self) -> bool:
@@ -72,6 +73,7 @@ class Generation:
     caller: str
     batch: str | None
     process: str | None
+    version: str | None = None
     state: str = "queued"
     number: int = 0
     prediction: str | None = None

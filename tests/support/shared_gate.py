@@ -256,6 +256,8 @@ class Rows:
             return
         row.state = max(row.state, record.state)
         row.reference = record.reference or row.reference
+        if record.started and not row.started:
+            row.started, row.seen = True, -1
         if record.sent_ago is not None:
             row.sent_at = now() - record.sent_ago
         if record.state >= LeaseState.ANSWERED and row.answered_at is None:
@@ -317,7 +319,7 @@ def _read(row: Row) -> LeaseRow:
         id=record.id, process=row.process, caller=record.caller, batch=record.batch,
         max_concurrent=record.max_concurrent, semaphore=record.semaphore, state=row.state, granted=row.granted,
         reference=row.reference, runs_for=row.runs_for, wanted_ago=now() - row.wanted_at, sent_ago=ago(row.sent_at),
-        answered_ago=ago(row.answered_at), left_ago=ago(row.left_at),
+        answered_ago=ago(row.answered_at), left_ago=ago(row.left_at), boots=record.boots, started=row.started,
     )  # fmt: skip
 
 

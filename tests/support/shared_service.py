@@ -189,26 +189,24 @@ class Service(Process):
         self.start(flush())
 
     async def _attempt(self, work: Work) -> None:
-        lease = await self.gate.acquire(work.record.caller, batch=work.record.batch)
+        lease = await self.gate.acquire(work.record.caller, **_limits(work))
         assert isinstance(lease, RemoteLease)
         with lease:
             await self._persist(work, lease)
             await self._create(work, lease)
-            await self._watch(work)
+            await self._watch(work, lease)
         await self._end(work)
 
     async def _continue(self, work: Work) -> None:
         """Continue an attempt of another process."""
         record = work.record
         lost = None if record.prediction else now() - record.submitted_at
-        with self.gate.adopt(
-            record.caller, batch=record.batch, lost=lost, expected=record.reference
-        ) as lease:
+        with self.gate.adopt(record.caller, lost=lost, expected=record.reference, **_limits(work)) as lease:
             if record.prediction is None:
                 await self._search(work)
                 lease.answered()
                 self._save_soon(work, state="running", prediction=record.reference)
-            await self._watch(work)
+            await self._watch(work, lease)
         await self._end(work)
 
     async def _end(self, work: Work) -> None:
@@ -232,7 +230,7 @@ class Service(Process):
 
     def _runs_for(self, work: Work) -> float:
         """The most seconds that its prediction may run after the answer to its creation."""
-        return self._seconds[work.record.id] + 10 * self._upstream.there
+        return self._upstream.booting + self._seconds[work.record.id] + 10 * self._upstream.there
 
     async def _create(self, work: Work, lease: RemoteLease) -> None:
         creation = self.start(self._sent(work, lease))
@@ -283,11 +281,13 @@ class Service(Process):
             absent += 1
         raise Again
 
-    async def _watch(self, work: Work) -> None:
-        is_over = False
-        while not is_over:
+    async def _watch(self, work: Work, lease: Lease) -> None:
+        state = "starting"
+        while state != "over":
             await asyncio.sleep(POLL_PAUSE)
-            is_over = await self._asked(partial(self._upstream.is_over, work.record.reference))
+            state = await self._asked(partial(self._upstream.state, work.record.reference))
+            if state == "processing":
+                lease.started()
 
     async def _asked(self, request: Callable[[], asyncio.Future[Any]]) -> Any:
         """The answer to a request, which is made until there is one."""
@@ -298,6 +298,10 @@ class Service(Process):
                 self.gate.upstream_answered(sent)
                 return answer
             await asyncio.sleep(POLL_PAUSE)
+
+
+def _limits(work: Work) -> dict[str, Any]:
+    return {"batch": work.record.batch, "boots": work.record.version}
 
 
 async def _answer(future: asyncio.Future[Any]) -> Any:

@@ -24,24 +24,35 @@ class Prediction:
     caller: str
     began: float
     granted_at: float
-    is_over: bool = False
+    version: str | None = None
+    state: str = "starting"
+
+    @property
+    def is_over(self) -> bool:
+        return self.state == "over"
 
 
 @dataclass
 class Upstream:
-    """Makes predictions. To connect takes `connecting` seconds, and each way `there` seconds.
+    """Makes predictions. To connect takes `connecting` seconds, and each way `there` seconds. A prediction of a version
+    waits `booting` seconds until it runs.
 
     While it `is_stalled`, requests are kept, and take effect in their order at the end. `faults` are those of the next
     creations: `lost` on the way there, `unanswered`, `slow` to answer, or `refused`."""
 
     connecting: float = 0.1
     there: float = 0.05
+    booting: float = 3.0
     is_stalled: bool = False
     faults: deque[str] = field(default_factory=deque)
     predictions: dict[str, list[Prediction]] = field(default_factory=dict)
     arrivals: list[Prediction] = field(default_factory=list)
     on_arrival: Callable[[Prediction], object] = lambda _: None
     _kept: deque[Callable[[], object]] = field(default_factory=deque)
+
+    def boots(self, version: str | None) -> list[Prediction]:
+        """The predictions of a version that have not started."""
+        return [each for each in self.running if (each.version, each.state) == (version, "starting")]
 
     @property
     def running(self) -> list[Prediction]:
@@ -50,7 +61,10 @@ class Upstream:
     def create(self, row: Row, seconds: float) -> asyncio.Future[Any]:
         """Send the creation of a lease, for a prediction that runs so long. The result is the reference."""
         fault = self.faults.popleft() if self.faults else ""
-        made = Prediction(row.reference or "", row.record.caller, 0.0, row.granted_at)
+        loop = asyncio.get_running_loop()
+        version = row.record.boots
+        made = Prediction(row.reference or "", row.record.caller, 0.0, row.granted_at, version)
+        boot = 0.0 if version is None else self.booting
 
         def effect() -> str:
             made.began = now()
@@ -60,9 +74,8 @@ class Upstream:
                 raise Refused
             self.predictions.setdefault(made.reference, []).append(made)
             self.on_arrival(made)
-            asyncio.get_running_loop().call_later(
-                seconds, vars(made).update, {"is_over": True}, context=WORLD
-            )
+            for after, state in ((boot, "processing"), (boot + seconds, "over")):
+                loop.call_later(after, vars(made).update, {"state": state}, context=WORLD)
             return made.reference
 
         if fault == "lost":
@@ -74,8 +87,8 @@ class Upstream:
         """Search for a prediction. The result is whether it is there."""
         return self._send(lambda: reference in self.predictions)
 
-    def is_over(self, reference: str) -> asyncio.Future[Any]:
-        return self._send(lambda: self.predictions[reference][0].is_over)
+    def state(self, reference: str) -> asyncio.Future[Any]:
+        return self._send(lambda: self.predictions[reference][0].state)
 
     def begin_stall(self) -> None:
         self.is_stalled = True

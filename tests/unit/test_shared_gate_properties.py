@@ -2,8 +2,9 @@
 
 Hypothesis submits generations, lets time pass, kills, freezes, blocks and stops processes, stalls the upstream and
 loses its answers, stops and crashes the database, and loses its answers and notices. No 60 seconds hold more arrivals
-at the upstream than the limit, no more predictions run than there are slots, callers take turns, and each generation
-gets one prediction. When the faults cease, all work ends, and nothing is left behind.
+at the upstream than the limit, no more predictions run than there are slots, at most half of these wait for a version
+to boot, callers take turns, and each generation gets one prediction. When the faults cease, all work ends, and nothing
+is left behind.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from structlog.testing import capture_logs
 
+from admission.boots import most_booting
 from admission.sliding_window import WINDOW
 from auth import ADMIN
 from tests.support.places import WORLD, PlacesLoop
@@ -60,7 +62,8 @@ class Turns:
         self.problems: list[str] = []
 
     def look(self) -> None:
-        waiting = {row.record.caller for row in self._database.rows.values() if row.waits and row.seen >= 0}
+        rows = self._database.rows.values()
+        waiting = {row.record.caller for row in rows if _needs_only_a_turn(row) and row.seen >= 0}
         if self._database.term != self._term:
             self._term, self._new, self._waiting = self._database.term, set(), {}
         for caller in [each for each in self._waiting if each not in waiting]:
@@ -78,15 +81,16 @@ class Turns:
         )
         for caller in self._waiting:
             self._is_full[caller] |= 2 * (held[caller] + 1) >= self._slots()
-        left = Counter(row.record.caller for row in self._database.rows.values() if row.waits)
-        left += Counter(row.record.caller for row in rows)
+        warm = [row for row in rows if row.record.boots is None]
+        left = Counter(row.record.caller for row in self._database.rows.values() if _needs_only_a_turn(row))
+        left += Counter(row.record.caller for row in warm)
         for row in rows:
             other = row.record.caller
             for counts in self._waiting.values():
                 counts[other] += 1
             for caller in self._waiting:
                 self._compare(caller, other)
-            left[other] -= 1
+            left[other] -= row in warm
             if left[other] == 0:
                 self._waiting.pop(other, None)
 
@@ -99,6 +103,11 @@ class Turns:
         both = min(self._waiting[caller], self._waiting[other], key=Counter.total)
         if both[other] > both[caller] + 2:
             self.problems.append(f"{other} got {both[other]} turns, and {caller} {both[caller]}")
+
+
+def _needs_only_a_turn(row: Row) -> bool:
+    """Whether it waits, and for no room of a boot."""
+    return row.waits and row.record.boots is None
 
 
 class SharedGate(RuleBasedStateMachine):
@@ -185,15 +194,25 @@ class SharedGate(RuleBasedStateMachine):
         most=st.sampled_from([1, 1, 2, 5]),
         seconds=SECONDS,
         then=TIMES,
+        version=st.sampled_from([None, None, "cold", "colder"]),
     )
-    def ask(self, which: int, caller: str, batch: str | None, most: int, seconds: float, then: float) -> None:
+    def ask(
+        self,
+        which: int,
+        caller: str,
+        batch: str | None,
+        most: int,
+        seconds: float,
+        then: float,
+        version: str | None = None,
+    ) -> None:
         process = self.process(which)
         if process.is_draining or len(self.asked) >= 20:
             return
 
         async def submit() -> None:
             for _ in range(most):
-                generation = Generation(f"g{len(self.asked)}", caller, batch, process.name)
+                generation = Generation(f"g{len(self.asked)}", caller, batch, process.name, version)
                 self.asked.append(generation)
                 self.seconds[generation.id] = seconds
                 process.submit(generation)
@@ -309,8 +328,17 @@ class SharedGate(RuleBasedStateMachine):
         running = self.upstream.running
         if running and len(running) > self.limit_at(max(each.granted_at for each in running), 1):
             self.problems.append(f"{len(running)} predictions at {arrival.began}: {running}")
+        booting = self.upstream.boots(arrival.version)
+        if arrival.version is not None and len(booting) > self.most_booting(booting):
+            self.problems.append(
+                f"{len(booting)} predictions wait for one boot at {arrival.began}: {booting}"
+            )
         if len(self.upstream.predictions.get(arrival.reference, [])) > 1:
             self.problems.append(f"two predictions of {arrival.reference}")
+
+    def most_booting(self, booting: list[Prediction]) -> int:
+        last = max((each.granted_at for each in booting), default=0.0)
+        return most_booting(self.limit_at(last, 1))
 
     def limit_at(self, moment: float, which: int) -> int:
         """The highest limit of the last seconds before a moment."""
@@ -360,8 +388,9 @@ class SharedGate(RuleBasedStateMachine):
     async def wait_until(self, has_ended: Callable[[Generation], bool], *owners: str) -> None:
         _, slots, places = self.limits[-1]
         left = [each for each in self.database.generations.values() if not has_ended(each)]
-        seconds = sum(self.seconds[each.id] + 1.0 for each in left)
-        deadline = now() + 150.0 + seconds / slots + WINDOW * (len(left) / places + 1)
+        boot = self.upstream.booting + 2.0
+        seconds = sum(self.seconds[each.id] + 1.0 + boot * (each.version is not None) for each in left)
+        deadline = now() + 150.0 + seconds / most_booting(slots) + WINDOW * (len(left) / places + 1)
         while left := [each for each in self.database.generations.values() if not has_ended(each)]:
             assert now() < deadline, f"these do not end: {left}"
             await self.add_processes(PROCESSES)
