@@ -14,7 +14,7 @@ It also does what Replicate cannot:
   of creations (`counts`). It bills by its own price list (`billing`).
 
 A request passes these modules: `server` routes it, `middleware` counts and admits it, `api` handles it, `creation`
-parses it and finds its model in the `registry`, whose models are those of `catalog` and of files (`loading`), each with
+parses it and finds its model in the `registry`, which has those of `catalog`, `official` and `loading`, each with
 its `schemas`. `state` holds everything known, `predictions` run on timers, `outputs` makes what they put out,
 `representations` turns them into JSON, and `sending` sends the response or damages it. `delivery` serves the `files`.
 `controls` has the HTTP calls that only a simulator has, and `threaded` the same for Python.

@@ -1,7 +1,7 @@
 """The nine official models that the service declares first, as plain data.
 
 Their inputs and bounds are those of Replicate's published schemas. `GET /v1/models/{owner}/{name}` shows the same
-schema that validates inputs, so the two cannot disagree. Other models are files (`loading`).
+schema that validates inputs, so the two cannot disagree. Other models are files (`official`, `loading`).
 
 Only `prompt` is required. As at Replicate, inputs that the schema does not have are ignored.
 """
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from simulator import official
 from simulator.model import Facts, Model, Price, Version
 from simulator.schemas import Schema, document
 
@@ -17,8 +18,8 @@ Property = dict[str, Any]
 
 
 def find(name: str) -> Model | None:
-    """The one of these models with this name, or None."""
-    return next((model for model in MODELS if model.name == name), None)
+    """The official model with this name, or None."""
+    return next((model for model in (*MODELS, *official.models()) if model.name == name), None)
 
 
 def _prompt() -> Property:

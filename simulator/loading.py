@@ -21,7 +21,6 @@ is in the field `simulator` of a model. All of it is optional:
      "deployments": {"acme/fast": {"hardware": "gpu-l40s", "min_instances": 1, "max_instances": 2}}}
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from simulator.model import KINDS, Deployment, Facts, Kind, Model, Per, Price, Version
-from simulator.schemas import Schema
+from simulator.schemas import Schema, id_of
 
 _OWNERS = (
     *("alibaba", "black-forest-labs", "bytedance", "google", "ideogram-ai", "kwaivgi", "lightricks", "luma"),
@@ -46,6 +45,21 @@ FACTS = frozenset(
     ("kind", "seconds", "price", "hardware", "boot_seconds", "tokens", "versions", "disabled", "deployments")
 )
 """The fields of `simulator` in a document."""
+
+_PAGE = (
+    *(
+        "url",
+        "owner",
+        "name",
+        "description",
+        "visibility",
+        "is_official",
+        "github_url",
+        "paper_url",
+        "license_url",
+    ),
+    *("run_count", "cover_image_url", "default_example"),
+)
 
 
 @cache
@@ -87,7 +101,7 @@ def model_of(document: Mapping[str, Any], known: Mapping[str, Model]) -> tuple[M
     versions += [each for each in (before.versions if before else ()) if each.id not in ids]
     if "disabled" in given:
         versions = [replace(each, is_disabled=each.id in given["disabled"]) for each in versions]
-    page = {key: value for key, value in document.items() if key not in ("latest_version", "simulator")}
+    page = {key: document[key] for key in _PAGE if key in document}
     model = Model(
         name=name,
         versions=tuple(versions),
@@ -122,8 +136,7 @@ def _name(stem: str) -> tuple[str, str]:
 
 def _version(document: Mapping[str, Any], name: str) -> Version:
     published = document.get("openapi_schema") or {}
-    content = json.dumps([name, published], sort_keys=True).encode()
-    made = Version(str(document.get("id") or hashlib.sha256(content).hexdigest()), Schema(published))
+    made = Version(str(document.get("id") or id_of(name, published)), Schema(published))
     extras = {key: document[key] for key in ("created_at", "cog_version") if key in document}
     return replace(made, **extras)
 

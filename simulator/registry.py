@@ -7,7 +7,7 @@ a version or changes facts, and `reset` returns to those of the start.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from simulator import catalog, loading
+from simulator import catalog, loading, official
 from simulator.model import Deployment, Model, Version
 from simulator.options import Options
 
@@ -24,7 +24,7 @@ class Registry:
 
     def __init__(self, options: Options) -> None:
         self._boot_seconds = options.boot_seconds
-        self._at_start: dict[str, Model] = {model.name: model for model in catalog.MODELS}
+        self._at_start = {model.name: model for model in (*official.models(), *catalog.MODELS)}
         self._deployments_at_start: dict[str, Deployment] = {}
         for model, deployments in loading.shipped():
             self._at_start[model.name] = model

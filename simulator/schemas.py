@@ -8,9 +8,11 @@ an optional input is not given, and a text that is exactly a number, `true` or `
 so. If all choices have another type than the declared one, no value could be right, so any is taken.
 """
 
+import hashlib
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -92,21 +94,28 @@ class Schema:
         return Draft202012Validator(schema | self._rules)
 
 
-def document(inputs: Mapping[str, Property], output: Property) -> dict[str, Any]:
-    """The OpenAPI document that Replicate would publish for these inputs. Only `prompt` is required."""
+def id_of(name: str, document: Mapping[str, Any]) -> str:
+    """An id for the version of the model `name` with this document: 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps([name, document], sort_keys=True).encode()).hexdigest()
+
+
+def document(
+    inputs: Mapping[str, Property], output: Property, *, required: Sequence[str] = ("prompt",)
+) -> dict[str, Any]:
+    """The OpenAPI document that Replicate would publish for these inputs."""
     choices: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     for order, (name, schema) in enumerate(inputs.items()):
         shown = {key: value for key, value in schema.items() if key not in ("enum", "type")}
         if "enum" in schema:
-            kept = {key: schema[key] for key in ("enum", "type")}
+            kept = {key: schema[key] for key in ("enum", "type") if key in schema}
             choices[name] = kept | {"title": name, "description": "An enumeration."}
             shown["allOf"] = [{"$ref": f"#/components/schemas/{name}"}]
         else:
-            shown |= {"type": schema["type"], "title": name.replace("_", " ").title()}
+            shown |= {key: schema[key] for key in ("type",) if key in schema}
+            shown |= {"title": name.replace("_", " ").title()}
         properties[name] = shown | {"x-order": order}
-    required = [name for name in inputs if name == "prompt"]
-    fields = {"type": "object", "title": "Input", "required": required, "properties": properties}
+    fields = {"type": "object", "title": "Input", "required": list(required), "properties": properties}
     return {
         "openapi": "3.0.2",
         "info": {"title": "Cog", "version": "0.1.0"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator import Options, loading, running
+from simulator import Options, loading, official, running
 from tests.unit.simulator.creations import FLUX_DEV, WATERCOLOR
 
 UPSCALER = "acme/upscaler"
@@ -315,6 +315,25 @@ def test_a_file_that_is_no_model_is_refused_by_its_name(tmp_path, name, content)
 
     with pytest.raises(ValueError, match=name):
         loading.read(tmp_path / name)
+
+
+def test_an_official_model_is_made_of_the_inputs_saved_for_the_service(tmp_path):
+    (tmp_path / "google").mkdir()
+    resolution = {"type": "string", "enum": ["1K", "4K"], "default": "1K"}
+    saved = {
+        "Input": {
+            "required": ["prompt"],
+            "properties": {"prompt": {"type": "string"}, "resolution": resolution},
+        }
+    }
+    (tmp_path / "google" / "nano-banana-pro.json").write_text(json.dumps(saved))
+    (model,) = official.models(tmp_path)
+
+    assert ("google/nano-banana-pro", True, "image") == (model.name, model.is_official, model.kind)
+    assert resolution.items() <= model.inputs["resolution"].items()
+    assert [0.15, 0.3, 0.3] == [
+        model.price.of(model.schema, given) for given in ({}, {"resolution": "4K"}, {"resolution": "9K"})
+    ]
 
 
 def test_the_document_lists_every_shipped_model_and_every_fact_of_a_file():
