@@ -112,7 +112,8 @@ class SimulatorState:
         plan = directives.plan(found, usual=self._duration(creation), interrupted=interrupted)
         now = asyncio.get_running_loop().time()
         boot = self.models.boot(model, creation.version, creation.deployment, now=now)
-        plan = replace(plan, boot=plan.boot + boot, total=plan.total + boot)
+        if boot:
+            plan = replace(plan, boot=plan.boot + boot, total=plan.total + boot)
         error = self.uploads.failed_download(creation)
         if error is None or math.isinf(plan.boot):  # a prediction that never starts downloads nothing
             return plan

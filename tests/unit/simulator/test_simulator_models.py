@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import requests
 
 from simulator import Options, loading, official, running
 from tests.unit.simulator.creations import FLUX_DEV, WATERCOLOR
@@ -229,6 +230,52 @@ def test_a_look_up_can_fail_on_request(sim, caller, versions, kind):
     sim.inject(on=kind, status=503)
 
     assert [503, 200] == [caller.get(paths[kind]).status_code for _ in range(2)]
+
+
+ROUTES = ["version", "deployment"]
+
+
+def created(caller, versions, route, img):
+    """The response to a creation by version or in a deployment."""
+    if route == "deployment":
+        return caller.post("/v1/deployments/acme/fast-upscaler/predictions", json={"input": {"img": img}})
+    return caller.post("/v1/predictions", json={"version": versions[UPSCALER], "input": {"img": img}})
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_faults_of_creations_apply_on_every_route(sim, caller, versions, route):
+    sim.inject(on="create", times=1, status=503)
+    sim.inject(on="create", times=1, reset="after")
+
+    assert 503 == created(caller, versions, route, FACE).status_code
+    with pytest.raises(requests.ConnectionError):
+        created(caller, versions, route, FACE)
+    assert (1, 1, 2) == (
+        sim.counts().creations_accepted,
+        sim.counts().answers_lost,
+        sim.counts().requests["create"],
+    )
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_hanging_prediction_of_any_model_can_be_finished_or_cancelled(sim, caller, versions, route):
+    hanging = [created(caller, versions, route, f"{FACE}?[[hang]]").json() for _ in range(2)]
+    caller.post(f"/v1/predictions/{hanging[0]['id']}/cancel")
+    sim.finish()
+
+    assert ["canceled", "succeeded"] == [caller.status(each) for each in hanging]
+
+
+def test_finishing_ends_a_boot_and_a_stream(sim, caller, versions):
+    boots, streams = (
+        caller.post("/v1/predictions", json={"version": versions[name], "input": {"prompt": prompt}}).json()
+        for name, prompt in (("acme/sleepy-portrait", "a fox"), ("acme/storyteller", "[[slow=60]] a fox"))
+    )
+    assert ("starting", None) == (boots["status"], boots["started_at"])
+    sim.finish()
+
+    assert ["succeeded"] * 2 == [caller.status(each) for each in (boots, streams)]
+    assert 8 == len(caller.get(f"/v1/predictions/{streams['id']}").json()["output"])
 
 
 def test_a_new_version_can_be_published_and_the_earlier_one_still_runs(sim, caller, run, versions):
