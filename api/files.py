@@ -11,6 +11,10 @@ from api import incoming
 from errors import NotFound, RangeNotSatisfiable
 from files.names import content_disposition, link_name, stored_name
 from files.storage import OpenFile
+from media.files import SVG
+
+_SHOWN = ("image/", "video/", "audio/")
+"""A browser shows these itself. It saves any other file, since an SVG or a page could run its scripts here."""
 
 CACHING = "public, max-age=31536000, immutable"
 
@@ -48,9 +52,12 @@ def answer(opened: OpenFile, request: Request, *, name: str) -> Response:
     response.last_modified = datetime.fromtimestamp(opened.modified, UTC)
     response.headers["Cache-Control"] = CACHING
     response.headers["Accept-Ranges"] = "bytes"
-    response.headers.set(
-        "Content-Disposition", "inline", **content_disposition(request.args.get("name", ""), name)
-    )
+    is_shown = opened.media_type.startswith(_SHOWN) and opened.media_type != SVG.name
+    shown = "inline" if is_shown else "attachment"
+    names = content_disposition(request.args.get("name", ""), name)
+    response.headers.set("Content-Disposition", shown, **names)
+    if not is_shown:
+        response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
     return response
 
 

@@ -12,11 +12,12 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from catalog.inputs import LARGEST, Inputs, Rule
+from catalog.outputs import FILES, OutputForm
 from catalog.prices import LONGEST, NOTHING, USD_PER_RUNNING_SECOND, Basis, Price
 from catalog.published import Overlay, compiled, saved
 from errors import ABSENT
+from media.formats import Kind
 
-Kind = Literal["image", "video"]
 Tier = Literal["free", "basic", "premium"]
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -69,6 +70,7 @@ class Model:
     references: References | None = None
     fallbacks: tuple[Fallback, ...] = ()
     asks_for: Mapping[str, Any] = field(default_factory=dict)
+    output: OutputForm = FILES
     running_usd: float = USD_PER_RUNNING_SECOND
     bills_setup: bool = False
 

@@ -31,7 +31,8 @@ from files.spool import MAX_DOWNLOADS, Spool, SpooledOutput
 from files.storage import MAX_OUTPUTS, FileStorage, OpenFile, StoredFile, parse_name
 from files.volume import DiskUsage, Volume
 from loop_thread import Pool
-from media.formats import MediaType, media_type
+from media.files import file_type
+from media.formats import HEAD, MediaType
 
 MAX_OUTPUT_BYTES: Final = 1_000_000_000
 
@@ -123,10 +124,12 @@ class Files:
             _log.warning("files_exceed_volume", max_bytes=self._max_bytes, room=max(0, room))
         self._janitor = asyncio.create_task(self._tidy_up(), name="files-janitor")
 
-    async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:
-        """Download all outputs of a generation (URLs or `data:` URIs) and store them. Failures are in the result; only
-        CancelledError is raised."""
-        found = await self._keep_all(generation_id, outputs)
+    async def keep(
+        self, generation_id: str, outputs: Sequence[str], *, any_type: bool = False
+    ) -> StoredOutputs:
+        """Download all outputs of a generation (URLs or `data:` URIs) and store them: pictures and films, or files of
+        `any_type`. Failures are in the result; only CancelledError is raised."""
+        found = await self._keep_all(generation_id, outputs, any_type)
         await self._evict()
         results = [self._unless_evicted(generation_id, each) for each in found]
         lost = {number: each for number, each in enumerate(results) if isinstance(each, OutputUnavailable)}
@@ -137,10 +140,8 @@ class Files:
 
     async def put(self, generation_id: str, number: int, content: bytes) -> str:
         """Store content that this service made as an output, and return its name. Raises OSError if the storage fails,
-        and ValueError if the content is neither an image nor a video or the id is malformed."""
-        media = media_type(content)
-        if media is None:
-            raise ValueError("the content is no picture or film of a kind that is known here")
+        and ValueError if the id is malformed."""
+        media = file_type(content[:HEAD])
         if len(content) > self._max_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {self._max_bytes} bytes")
         async with self._spool.output() as output:
@@ -175,22 +176,26 @@ class Files:
         await self._source.aclose()
         self._pool.close()
 
-    async def _keep_all(self, generation_id: str, outputs: Sequence[str]) -> list[str | OutputUnavailable]:
+    async def _keep_all(
+        self, generation_id: str, outputs: Sequence[str], any_type: bool
+    ) -> list[str | OutputUnavailable]:
         if len(outputs) == 1:  # as most are, so a task of its own would be a tenth of the work
-            return [await self._keep(generation_id, 0, outputs[0])]
+            return [await self._keep(generation_id, 0, outputs[0], any_type)]
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._keep(generation_id, number, url))
+                group.create_task(self._keep(generation_id, number, url, any_type))
                 for number, url in enumerate(outputs)
             ]
         return [task.result() for task in tasks]
 
-    async def _keep(self, generation_id: str, number: int, url: str) -> str | OutputUnavailable:
+    async def _keep(
+        self, generation_id: str, number: int, url: str, any_type: bool
+    ) -> str | OutputUnavailable:
         try:
             if number >= MAX_OUTPUTS:
                 return OutputUnavailable(f"more than {MAX_OUTPUTS} outputs are not kept")
             async with self._spool.output() as output:
-                media = await self._downloads.fetch(url, output)
+                media = await self._downloads.fetch(url, output, any_type=any_type)
                 return await self._store(generation_id, number, media, output)
         except OutputUnavailable as reason:
             _log.warning("output_fetch_failed", generation=generation_id, number=number, reason=str(reason))

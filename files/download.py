@@ -5,6 +5,7 @@ generation learns in time that an output is unavailable.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,12 +15,17 @@ from catalog.references import decoded_data_uri
 from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
 from files.spool import SpooledOutput
 from loop_thread import Pool
+from media.files import ending_of, file_type
 from media.formats import HEAD, MediaType, is_page, media_type
 from network.backoff import backoff
 
 MAX_CONSECUTIVE_FAILURES: Final = 32
 """After this many failed attempts in a row, over all outputs, each output gets one attempt until one succeeds. So a
 host that is down does not delay every caller by the whole timeout."""
+
+TypeOf = Callable[[bytes, str, str], MediaType]
+"""The type of a file by its first bytes, its declared type and the ending of its URL. Raises TemporarilyUnavailable if
+that is not accepted."""
 
 _log = structlog.get_logger("files")
 
@@ -49,9 +55,10 @@ class Downloads:
         self._pool = pool
         self._consecutive_failures = 0
 
-    async def fetch(self, url: str, into: SpooledOutput) -> MediaType:
-        """Write the output to `into`, and return the media type. Raises OutputUnavailable, and OSError if the output
-        cannot be written."""
+    async def fetch(self, url: str, into: SpooledOutput, *, any_type: bool = False) -> MediaType:
+        """Write the output to `into`, and return the media type. Only pictures and films are accepted, or files of
+        `any_type`. Raises OutputUnavailable, and OSError if the output cannot be written."""
+        type_of = _any_type if any_type else _picture_or_film
         failure = TemporarilyUnavailable("it took too long")
         try:
             # It includes the wait until few others are in progress, so that the caller learns of a failure in time.
@@ -62,7 +69,7 @@ class Downloads:
                             break
                         await asyncio.sleep(backoff(number, first=self._retry_policy.first_backoff))
                     try:
-                        media = await self._try(url, into)
+                        media = await self._try(url, into, type_of)
                     except TemporarilyUnavailable as error:
                         failure = error
                         self._consecutive_failures += not error.missing  # a host that responds is not down
@@ -75,16 +82,17 @@ class Downloads:
             failure = TemporarilyUnavailable(str(failure))
         raise failure
 
-    async def _try(self, url: str, into: SpooledOutput) -> MediaType:
+    async def _try(self, url: str, into: SpooledOutput, type_of: TypeOf) -> MediaType:
         await into.begin()
         try:
             async with asyncio.timeout(self._retry_policy.attempt_timeout):
-                return await (self._decode if url[:5].lower() == "data:" else self._receive)(url, into)
+                receive = self._decode if url[:5].lower() == "data:" else self._receive
+                return await receive(url, into, type_of)
         except TimeoutError as error:
             raise TemporarilyUnavailable("it took too long") from error
 
-    async def _receive(self, url: str, into: SpooledOutput) -> MediaType:
-        media = None
+    async def _receive(self, url: str, into: SpooledOutput, type_of: TypeOf) -> MediaType:
+        media, ending = None, ending_of(url)
         async with self._source.get(url) as response:
             self._check(response.length or 0)
             async for chunk in response.chunks:
@@ -92,18 +100,19 @@ class Downloads:
                 await into.write(chunk)
                 if media is None and len(into.head) == HEAD:
                     # Checked early, so that an error page or an endless response is not read to its end.
-                    media = _type_of(into.head, response.media_type)
-            return media or _type_of(into.head, response.media_type)
+                    media = type_of(into.head, response.media_type, ending)
+            return media or type_of(into.head, response.media_type, ending)
 
-    async def _decode(self, url: str, into: SpooledOutput) -> MediaType:
+    async def _decode(self, url: str, into: SpooledOutput, type_of: TypeOf) -> MediaType:
         try:
-            _, content = await self._pool.run(lambda: decoded_data_uri(url))
+            declared, content = await self._pool.run(lambda: decoded_data_uri(url))
         except ValueError as error:
             raise OutputUnavailable("its data: URI is not base64") from error
         self._check(len(content))
-        media = media_type(content[:HEAD])
-        if media is None:
-            raise OutputUnavailable("it is no picture or film of a kind that is known here")
+        try:
+            media = type_of(content[:HEAD], declared, "")
+        except TemporarilyUnavailable as error:
+            raise OutputUnavailable(str(error)) from error
         await into.write(content)
         return media
 
@@ -112,9 +121,15 @@ class Downloads:
             raise OutputUnavailable(f"it is larger than {self._largest} bytes")
 
 
-def _type_of(head: bytes, declared: str) -> MediaType:
+def _picture_or_film(head: bytes, declared: str, _ending: str) -> MediaType:
     found = media_type(head)
     if found is None:
         reason = "it is no picture or film of a kind that is known here"
         raise TemporarilyUnavailable(reason, missing=is_page(head, declared))
     return found
+
+
+def _any_type(head: bytes, declared: str, ending: str) -> MediaType:
+    if not head:
+        raise TemporarilyUnavailable("it is empty", missing=True)
+    return file_type(head, declared, ending)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, ValidationInfo, WithJsonSchema
 
 from catalog.texts import Text, was_accepted
-from media.formats import BY_EXTENSION
+from media.files import FILE_TYPES
 
 MAX_LENGTH = 150
 """Characters of a download name."""
@@ -39,7 +39,7 @@ _DEVICE = (
 )
 """Names of devices on Windows, with any extension (learn.microsoft.com/windows/win32/fileio/naming-a-file)."""
 
-_ENDINGS = {*BY_EXTENSION, ".jpeg"}
+_ENDINGS = {each.extension for each in FILE_TYPES.values() if each.kind not in {"text", "data"}} | {".jpeg"}
 _LINK = re.compile(
     r"(?P<generation>gen_[0-9a-f]{32})(?:-(?P<place>[2-9]|[1-9][0-9]{1,3}))?(?P<extension>\.\w+)"
 )
@@ -72,7 +72,8 @@ def _is_bare(name: str) -> bool:
 
 
 def stem(name: str) -> str:
-    """A requested name without the extension of an image or a video, which follows from the content."""
+    """A requested name without the extension of an image, a video, a sound or a 3D model, which follows from the
+    content."""
     ending = name[name.rfind(".") :] if name.rfind(".") > 0 else ""
     return name[: -len(ending)] if ending.lower() in _ENDINGS else name
 

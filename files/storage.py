@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from media.formats import BY_EXTENSION
+from media.files import FILE_TYPES
 
 MAX_OUTPUTS = 1000
 """The most outputs of one generation that are stored."""
 
-_NAME = re.compile(r"(?P<generation>gen_[0-9a-f]{32})/(?P<file>[0-9]{1,3}(?P<extension>\.[0-9a-z]{1,4}))")
+_NAME = re.compile(r"(?P<generation>gen_[0-9a-f]{32})/(?P<file>[0-9]{1,3}(?P<extension>\.[0-9a-z]{1,11}))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class FileName:
 def parse_name(name: str) -> FileName:
     """Split a name. Raises ValueError if it is malformed."""
     found = _NAME.fullmatch(name)
-    if found is None or (media := BY_EXTENSION.get(found["extension"])) is None:
+    if found is None or (media := FILE_TYPES.get(found["extension"])) is None:
         raise ValueError("not the name of a kept file")
     return FileName(found["generation"], found["file"], media.name)
 

@@ -12,7 +12,7 @@ search for a lost creation, and leaves the prediction to the next process, which
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 
 from auth import Caller
 from catalog.adaptation import Step
+from catalog.outputs import OutputForm
 from catalog.references import Upload
 from cluster import AnyGate
 from concurrency import Lease
@@ -126,7 +127,9 @@ class AttemptRunner:
                 attempt.lease = lease
                 try:
                     if attempt.prediction is None:
-                        search = asyncio.create_task(self._recover(generation, attempt))
+                        search = asyncio.create_task(
+                            _with_form(self._recover(generation, attempt), attempt.model.output)
+                        )
                         attempt.prediction = (await self._answer(generation, attempt, search)).prediction
                         lease.answered()
                     spent = time.time() - (attempt.answered_at or time.time())
@@ -150,19 +153,18 @@ class AttemptRunner:
     async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
         attempt.fingerprint = fingerprint(attempt.sent)
         await self._persist_submission(generation, attempt, lease)
-        creation = asyncio.create_task(
-            self._provider.create(
-                generation.caller,
-                attempt.model.name,
-                attempt.sent,
-                content=attempt.fingerprint,
-                lease=lease,
-                cancel_after=self._cancel_after(generation),
-                reference=attempt_id_of(generation, attempt),
-                callback=self._push_address(generation),
-                on_late=self._late.listener(generation, attempt),
-            )
+        creating = self._provider.create(
+            generation.caller,
+            attempt.model.name,
+            attempt.sent,
+            content=attempt.fingerprint,
+            lease=lease,
+            cancel_after=self._cancel_after(generation),
+            reference=attempt_id_of(generation, attempt),
+            callback=self._push_address(generation),
+            on_late=self._late.listener(generation, attempt),
         )
+        creation = asyncio.create_task(_with_form(creating, attempt.model.output))
         created = await self._answer(generation, attempt, creation)
         self._gate.proceed(generation.caller.turn, exhausted_for=created.exhausted_for)
         return created.prediction
@@ -328,15 +330,21 @@ class AttemptRunner:
         return replace(prediction, is_lost=True) if answered is None else answered
 
 
+async def _with_form(creating: Coroutine[Any, Any, Created], form: OutputForm) -> Created:
+    """The created prediction, with the form of its output."""
+    created = await creating
+    return replace(created, prediction=replace(created.prediction, form=form))
+
+
 def raise_no_outputs(attempt: Attempt, reason: str) -> None:
     """Fail an attempt that succeeded but none of whose outputs exists. `reason` is a sentence for the caller."""
     prediction = attempt.prediction
     assert prediction is not None  # noqa: S101 - it has succeeded
     if attempt.age >= OUTPUTS_LAST:
-        prediction = attempt.prediction = replace(prediction, outputs=(), is_removed=True)
+        prediction = attempt.prediction = replace(prediction, output=None, is_removed=True)
     with _failure_kept(attempt):
         raise_unless_made(
-            replace(prediction, outputs=()),
+            replace(prediction, output=None),
             otherwise=f"The model reported success without an output. {reason}",
         )
 

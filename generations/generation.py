@@ -12,14 +12,16 @@ from typing import Any
 from auth import Caller
 from catalog.adaptation import Change, Step
 from catalog.model import Model
+from catalog.outputs import Produced
 from catalog.prices import seconds
 from concurrency import Lease
 from contract.states import ENDED, State
 from errors import InvalidRequest, OutcomeUnknown, ServiceError
 from ledger import Ledger
 from ledger.records import AttemptRecord, Failure, GenerationRecord
+from media.formats import Kind
 from parsing.shapes import GenerationRequest
-from providers import Prediction, Url
+from providers import Prediction
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +33,7 @@ class Attempt:
     the creation. `submitted_at` and `answered_at` are Unix times of the creation. `clock_skew` is how many
     seconds the provider's clock was ahead at `submitted_at`, if known. `passed_over` means that the model was
     not called, for the reason in `error`. An `unrecoverable` attempt could not be searched for. `lease` is
-    its slot and its place in the window while it holds them. `missing` numbers the outputs that did not exist
+    its slot and its place in the window while it holds them. `missing` numbers the files that did not exist
     when they were fetched.
     """
 
@@ -69,6 +71,7 @@ class Attempt:
                 "starting",
                 created_at=None if created_at is None else datetime.fromtimestamp(created_at, UTC),
                 age=max(0.0, time.time() - since),
+                form=step.model.output,
             )
         return attempt
 
@@ -77,10 +80,14 @@ class Attempt:
         return self.prediction.id if self.prediction else None
 
     @property
-    def made(self) -> tuple[Url, ...]:
-        """Its images or videos, without those known to be missing."""
-        media = self.prediction.media if self.prediction else ()
-        return tuple(each for number, each in enumerate(media) if number not in self.missing)
+    def produced(self) -> Produced:
+        """What it has made, without the files known to be missing."""
+        return self.prediction.produced.without(self.missing) if self.prediction else Produced()
+
+    @property
+    def made(self) -> tuple[Any, ...]:
+        """Its outputs as a caller gets them, without those known to be missing."""
+        return self.produced.values
 
     @property
     def cost(self) -> float:
@@ -89,10 +96,10 @@ class Attempt:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
             return self.model.cost(self.sent) if is_unknown else 0.0
         if self.prediction.has_succeeded:
+            per_image = self.model.billing.per == "image"
             # A text instead of an image costs nothing if the price is per image, and the full price if it is
             # per call.
-            billed = self.made if self.model.billing.per == "image" else self.prediction.outputs
-            return self.model.cost(self.sent, outputs=len(billed))
+            return self.model.cost(self.sent, outputs=len(self.made) if per_image else 1)
         return self.model.cost(self.sent) if self.prediction.may_be_billed else 0.0
 
     @property
@@ -161,7 +168,8 @@ class Generation:
     base URL under which its caller reached this service. `request_json` is the request as text, which another process
     parses again. `next_model` is the model of the current or next attempt. `queued_seconds` and `predicting_seconds`
     add up all attempts, without the backoff between them; an interrupted attempt counts from its submission. `files`
-    are the names of the stored outputs, and `files_error` says why some are missing. With a `placeholder`, the only
+    are the names of the stored files, and `files_error` says why some are missing. `outputs` are those that the
+    caller gets, and `kinds` those of all files that were made. With a `placeholder`, the only
     file is a black image in place of the output, or its `data:` URI if it could not be stored. A `detached` generation
     continues without a waiting caller. A run that stops without `is_cancelled` was only interrupted. `persisted` is
     true once its record is on the disk. `reserved` is USD of the budget: its cost so far and its possible further cost.
@@ -189,6 +197,8 @@ class Generation:
     error: ServiceError | None = None
     files: tuple[str, ...] = ()
     files_error: str | None = None
+    outputs: tuple[Any, ...] = ()
+    kinds: tuple[Kind, ...] = ()
     placeholder: bool = False
     detached: bool = False
     is_cancelled: bool = False
@@ -234,6 +244,18 @@ class Generation:
     def prediction_id(self) -> str | None:
         called = self._last_called
         return called.prediction_id if called else None
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of its outputs, None if that is not known before they are made."""
+        model = self.model
+        if model.output.is_media:
+            return model.kind
+        if not self.succeeded:
+            return model.output.kind
+        media = [each for each in self.kinds if each not in {"text", "data"}]
+        is_text = {*self.kinds} <= {"text"} and all(isinstance(each, str) for each in self.outputs)
+        return media[0] if media else "text" if is_text else "data"
 
     @property
     def _last_called(self) -> Attempt | FinishedAttempt | None:
@@ -298,9 +320,8 @@ class Generation:
             queued_seconds=round(self.queued_seconds, 3),
             predicting_seconds=round(self.predicting_seconds, 3),
             total_seconds=round(took, 3),
-            outputs=tuple(each.value for each in self.last.made)
-            if over and self.last and not self.error
-            else (),
+            outputs=self.outputs if over and not self.error else (),
+            kind=self.kind,
             files=self.files,
             files_error=self.files_error,
             placeholder=self.placeholder,
@@ -318,10 +339,8 @@ class Generation:
         """The number of images, and the seconds of video."""
         if not self.succeeded or self.last is None:
             return 0, 0.0
-        outputs = len(self.last.made)
-        if self.model.kind == "image":
-            return outputs, 0.0
-        return 0, outputs * seconds(self.last.sent, self.model)
+        films = self.kinds.count("video")
+        return self.kinds.count("image"), films * seconds(self.last.sent, self.model) if films else 0.0
 
 
 def failure(error: ServiceError) -> Failure:

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from auth import Caller
+from catalog.outputs import OutputForm
 from errors import LedgerDown
 from generations.archive import Archive
 from generations.budget import Budget
@@ -41,7 +42,10 @@ class LatePredictions:
         generation in memory."""
         number = generation.attempts.index(attempt) + 1
         price = attempt.model.cost(attempt.sent)
-        return partial(self._take, weakref.ref(generation), generation.id, number, generation.caller, price)
+        form = attempt.model.output
+        return partial(
+            self._take, weakref.ref(generation), generation.id, number, generation.caller, price, form
+        )
 
     async def _take(
         self,
@@ -50,10 +54,12 @@ class LatePredictions:
         number: int,
         caller: Caller,
         price: float,
+        form: OutputForm,
         found: Prediction,
     ) -> None:
+        found = replace(found, form=form)
         ended = found if found.is_over else await self._provider.cancel(caller, found)
-        if ended is None or (ended.status == "succeeded" and not ended.outputs):
+        if ended is None or (ended.status == "succeeded" and not ended.has_output):
             # It could not be cancelled, or it was read from a list, which may omit outputs.
             ended = replace(ended or found, is_lost=True)
         cost = price if ended.may_be_billed else 0.0

@@ -41,12 +41,13 @@ from errors import (
     ServiceError,
     ShuttingDown,
 )
-from files import Files, StoredOutputs
+from files import Files
 from files.names import link_name
-from generations.attempt import AttemptRunner, raise_no_outputs
+from generations.attempt import AttemptRunner
 from generations.batch import Batch, Work
 from generations.budget import Budget, check_cost
 from generations.generation import Attempt, FinishedAttempt, Generation
+from generations.outputs import keep_outputs
 from ledger import Ledger
 from ledger.records import GenerationRecord
 from loop_thread import finish
@@ -219,8 +220,11 @@ class Runner:
         made_at, attempt = clock(), generation.last
         if attempt is None:
             return
-        if self._outputs is not None:
-            await self._store_outputs(self._outputs, generation, attempt)
+        self.fetching += 1
+        try:
+            await keep_outputs(self._outputs, generation, attempt)
+        finally:
+            self.fetching -= 1
         if (
             len(generation.attempts) == 1 and attempt.answer_seconds
         ):  # a duration that includes retries would distort the forecasts
@@ -295,26 +299,6 @@ class Runner:
         except (BudgetExceeded, LedgerDown) as error:
             return error.detail
         return None
-
-    async def _store_outputs(self, files: Files, generation: Generation, attempt: Attempt) -> None:
-        """Fetch and store the outputs. They are made and paid for, so an error here does not fail the attempt, unless
-        none of them exists."""
-        self.fetching += 1
-        try:
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise asyncio.CancelledError  # the prediction was done before it could be cancelled: do not fetch
-            kept = await files.keep(generation.id, [each.value for each in attempt.made])
-        except asyncio.CancelledError:
-            if not generation.is_cancelled:
-                raise
-            kept = StoredOutputs((), "The generation was cancelled before all outputs were fetched.")
-        finally:
-            self.fetching -= 1
-        attempt.missing = kept.missing
-        if not attempt.made:
-            raise_no_outputs(attempt, kept.error or "")
-        generation.files = tuple(link_name(generation.id, name) for name in kept.names if name is not None)
-        generation.files_error = kept.error
 
     async def _make_placeholder(self, generation: Generation) -> None:
         """Put a black image in place of the output, for requests with `placeholder`."""

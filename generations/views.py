@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from catalog.outputs import is_empty
 from catalog.references import NAMES
 from contract.states import State, iso8601
 from errors import ServiceError, restored
@@ -53,6 +54,8 @@ def facts(record: GenerationRecord, address: str) -> Body:
         "created_at": iso8601(record.accepted_at),
         "simulated": record.simulated,
     }
+    if record.kind is not None:
+        body["kind"] = record.kind
     if record.file_name is not None:
         body["file_name"] = names.stem(record.file_name)
     if record.files_error is not None:
@@ -130,7 +133,9 @@ def _result(record: GenerationRecord, address: str) -> Body:
     body = {"success": record.succeeded, **facts(record, address)}
     if record.error is not None:
         return body | {"error": failure(record.error)}
-    return body | {"output": list(record.outputs), "count": len(record.outputs)}
+    # Outputs that are too large for an answer are in the last of the files.
+    outputs = list(record.outputs) or body["files"][-1:]
+    return body | {"output": outputs, "count": sum(not is_empty(each) for each in outputs)}
 
 
 def _attempt(record: AttemptRecord) -> Body:

@@ -1,4 +1,4 @@
-"""Detects the media type of a file by its first bytes, not by its name or its declared type.
+"""Detects pictures and films by their first bytes, not by their name or declared type (`files.py`: any other file).
 
 Signatures: PNG (W3C PNG 5.2), JPEG (ITU-T T.81 B.1.1.3), GIF (GIF89a 17), WebP (RFC 9649), MP4 and QuickTime
 (ISO/IEC 14496-12 4.3), WebM (RFC 9559).
@@ -17,13 +17,17 @@ HEAD = 1445
 MIME Sniffing 5.2)."""
 
 
+Kind = Literal["image", "video", "audio", "text", "3d", "data"]
+"""What a file is to a caller. `data` is everything else."""
+
+
 @dataclass(frozen=True, slots=True)
 class MediaType:
     """`name` as in Content-Type; `extension` begins with a dot."""
 
     name: str
     extension: str
-    kind: Literal["image", "video", "unknown"]
+    kind: Kind
 
 
 PNG = MediaType("image/png", ".png", "image")
@@ -34,7 +38,7 @@ MP4 = MediaType("video/mp4", ".mp4", "video")
 QUICKTIME = MediaType("video/quicktime", ".mov", "video")
 WEBM = MediaType("video/webm", ".webm", "video")
 
-UNKNOWN = MediaType("application/octet-stream", "", "unknown")
+UNKNOWN = MediaType("application/octet-stream", "", "data")
 
 BY_EXTENSION = {each.extension: each for each in (PNG, JPEG, WEBP, GIF, MP4, QUICKTIME, WEBM)}
 
@@ -74,20 +78,27 @@ def is_page(head: bytes, declared: str = "") -> bool:
     """Whether a file without a `media_type` is a web page, other markup than SVG, or blank. `declared` is the type in
     its Content-Type header."""
     text = _text_of(head)
-    return _is_page(text, declared) and not _is_svg(text, declared)
+    return _is_page(text, declared) and not is_svg(text, declared)
 
 
 def is_text(head: bytes, declared: str = "") -> bool:
     """Whether a file without a `media_type` is a page or any other text, except for SVG."""
     text = _text_of(head)
-    return (_is_page(text, declared) or not _NO_TEXT.search(text)) and not _is_svg(text, declared)
+    return (_is_page(text, declared) or not _NO_TEXT.search(text)) and not is_svg(text, declared)
+
+
+def plain_text(head: bytes) -> str | None:
+    """The text, without the space before it. None if it has control characters or bytes that texts do not have."""
+    text = _text_of(head)
+    return None if _NO_TEXT.search(text) else text
 
 
 def _is_page(text: str, declared: str) -> bool:
     return not text or text.startswith("<") or declared in PAGES
 
 
-def _is_svg(text: str, declared: str) -> bool:
+def is_svg(text: str, declared: str) -> bool:
+    """Whether a text is an SVG."""
     is_declared = declared == "image/svg+xml" and text.startswith("<") and not _HTML.search(text)
     return is_declared or _SVG.match(text) is not None
 

@@ -12,9 +12,11 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, Literal, Protocol
 
 from auth import Caller
+from catalog.outputs import FILES, OutputForm, Produced, is_empty
 from catalog.references import Upload
 from concurrency import Lease
 from errors import LedgerDown, ServiceError
@@ -26,22 +28,6 @@ ledger that is down delays it as well."""
 ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
 """The statuses of a prediction that is over."""
 
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """An output to be fetched from an address, or a `data:` URI."""
-
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """An output that is the text itself."""
-
-    value: str
-
-
-Output = Url | Text
 
 OnLate = Callable[["Prediction"], Awaitable[None]]
 
@@ -69,15 +55,16 @@ class UpstreamState:
     throttled_until: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prediction:
-    """A prediction as its provider shows it."""
+    """A prediction as its provider shows it, and the form in which its model puts out."""
 
     id: str
     status: str
-    outputs: tuple[Output, ...] = ()
+    output: Any = None
+    """The JSON that it has put out so far, without credentials. A text that is an address of a file is a `Url`."""
     error: str | None = None
-    """The error message, or the text that the model made in place of a picture or film."""
+    """The error message, or the text that the model made in place of a file."""
     cause: Cause = "model"
     """The kind of failure, if it failed."""
     created_at: datetime | None = None
@@ -101,32 +88,51 @@ class Prediction:
     """Whether the provider has deleted its input and outputs."""
     progress: float | None = None
     """The percentage done that the model last printed. It may be wrong."""
+    form: OutputForm = FILES
+    """The form of its output, from who created it. A provider does not know it."""
+
+    @cached_property
+    def produced(self) -> Produced:
+        """What its output has, by its form."""
+        return self.form.read(self.output)
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """All that it has put out, also text in place of a file."""
+        refusal = self.produced.refusal
+        return (*self.produced.values, refusal) if refusal else self.produced.values
+
+    @property
+    def has_output(self) -> bool:
+        """Whether it has put out anything, of any kind."""
+        return not is_empty(self.output)
 
     @property
     def is_over(self) -> bool:
-        """A prediction with outputs is over even at `processing`: a provider may leave it there."""
-        return self.status in ENDED or (self.status == "processing" and bool(self.outputs))
+        """A prediction with output is over even at `processing`, since a provider may leave it there, unless its output
+        grows until its end."""
+        return self.status in ENDED or self._has_finished
 
     @property
     def is_made(self) -> bool:
-        """Whether it has made a picture or film."""
-        return self.has_succeeded and bool(self.media)
+        """Whether it has made what its model makes."""
+        return self.has_succeeded and bool(self.produced.items)
 
     @property
     def has_succeeded(self) -> bool:
-        """Whether it has finished with outputs of any type."""
-        return self.status in {"succeeded", "processing"} and bool(self.outputs)
+        """Whether it has finished with output of any kind."""
+        return self._has_finished or (self.status == "succeeded" and self.has_output)
 
     @property
-    def media(self) -> tuple[Url, ...]:
-        """Its pictures or films. All models make these, so an output of another type does not count."""
-        return tuple(each for each in self.outputs if isinstance(each, Url))
+    def _has_finished(self) -> bool:
+        return self.status == "processing" and self.has_output and not self.form.streams
 
     @property
     def may_be_billed(self) -> bool:
         """Finished predictions are billed, and predictions cancelled after their start. Failed ones are
         not."""
-        was_cut_short = self.status == "canceled" and self.started
+        is_stopped = self.status == "canceled" or (self.status == "processing" and self.has_output)
+        was_cut_short = is_stopped and self.started
         was_removed = self.status == "succeeded" and self.is_removed
         return self.has_succeeded or was_cut_short or was_removed or self.is_lost
 
@@ -256,11 +262,11 @@ class Provider(Protocol):
         """
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        """Wait until the prediction is over, and return its last state. Raises ServiceError."""
+        """Wait until the prediction is over, and return its last state, which keeps its form. Raises ServiceError."""
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
-        """Stop a prediction that still runs and is billed. Returns its state afterwards, None if unknown.
-        Does not raise."""
+        """Stop a prediction that still runs and is billed. Returns its state afterwards, which keeps its form, or None
+        if that is unknown. Does not raise."""
 
     async def recover(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from auth import Caller, Secret
+from catalog.outputs import Url
 from catalog.references import Upload
 from concurrency import Lease
 from errors import UpstreamError
@@ -30,10 +31,9 @@ from providers import (
     UncertainCreation,
     Untrusted,
     UpstreamState,
-    Url,
 )
 
-SUCCEEDED = Prediction("", "succeeded", (Url("https://memory.invalid/picture.png"),), started=True)
+SUCCEEDED = Prediction("", "succeeded", [Url("https://memory.invalid/picture.png")], started=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
             return prediction
         if prediction.id not in self.made:
             raise UpstreamError
-        return await asyncio.shield(self.made[prediction.id].over)
+        return replace(await asyncio.shield(self.made[prediction.id].over), form=prediction.form)
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:  # noqa: ARG002
         await asyncio.sleep(self._answer_after)
@@ -131,7 +131,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         if (made := self.made.get(prediction.id)) is None:
             return None
         _end(made, replace(made.now, status="canceled"))
-        return made.over.result()
+        return replace(made.over.result(), form=prediction.form)
 
     async def recover(
         self,
@@ -168,7 +168,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         if headers.get("webhook-signature") != secret:
             raise Untrusted("The message does not have the secret.")
         sent = json.loads(body)
-        return PushedResult(Prediction(sent["id"], sent["status"], tuple(map(Url, sent["output"]))))
+        return PushedResult(Prediction(sent["id"], sent["status"], [*map(Url, sent["output"])]))
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         made = self.made.get(pushed.prediction.id)

@@ -14,13 +14,13 @@ _READ: Final = 20_000
 def raise_unless_made(
     prediction: Prediction, *, otherwise: str = "The model reported success without an output."
 ) -> None:
-    """Raise the error of a finished prediction, unless it has made a picture or film. `otherwise` is the
-    detail if it has succeeded without any output, not even text."""
+    """Raise the error of a finished prediction, unless it has made what its model makes. `otherwise` is the detail if
+    it has succeeded without any output, not even text."""
     if prediction.is_made:
         return
     has_succeeded = prediction.status in {"succeeded", "processing"}
     if has_succeeded:
-        if not prediction.outputs and prediction.is_removed:
+        if not prediction.has_output and prediction.is_removed:
             raise Interrupted(
                 "The prediction succeeded, but Replicate deletes outputs after an hour, before they could be fetched."
             )

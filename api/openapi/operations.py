@@ -225,7 +225,7 @@ def _usage() -> Operation:
 
 
 def _file() -> Operation:
-    content: JSON = {"image/*": {}, "video/*": {}}
+    content: JSON = {"*/*": {}}
     return Operation(
         name="file",
         summary="Get a stored output, whole or in part",

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from catalog.model import TIERS
+from catalog.model import KINDS, TIERS
 from catalog.prices import UNITS
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
@@ -17,7 +17,13 @@ _YES_NO: Final[JSON] = {"type": "boolean"}
 _MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
 _LINKS: Final[JSON] = {"type": "array", "items": {"type": "string", "format": "uri"}}
 _OUTPUT: Final[JSON] = {
-    **_LINKS, "minItems": 1, "description": "URLs of the images or videos. Each of them exists."
+    "type": "array", "items": {}, "minItems": 1,
+    "description": "URLs of images, videos or other files, each of which exists; text; or any other JSON. If text and "
+    "JSON have more than 1 MB, the link to the file that has them.",
+}  # fmt: skip
+
+_KIND: Final[JSON] = {
+    "enum": [*KINDS], "description": "What was made, or will be. Left out while it is not known."
 }  # fmt: skip
 
 _WAITING: Final[JSON] = {
@@ -60,6 +66,7 @@ def _of_generations() -> JSON:
             "description": "The file name of the first output, without extension. If several `requests` of a batch "
             "have the same name, all but the first get a number.",
         },
+        "kind": _KIND,
         "files_error": {"type": "string", "description": "Why some outputs could not be stored."},
         "placeholder": {
             "const": True,
@@ -82,7 +89,7 @@ def _of_generations() -> JSON:
         "UnfinishedGeneration": an_object(
             {
                 **alive, **_SOON,
-                **{name: sometimes[name] for name in ("file_name", "batch_id", "external_semaphore_id")},
+                **{name: sometimes[name] for name in ("file_name", "kind", "batch_id", "external_semaphore_id")},
                 "progress": _PERCENT, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
                 "creation_in_doubt": _IN_DOUBT,
             },
@@ -241,7 +248,7 @@ def _model() -> JSON:
     properties: JSON = {
         "name": TEXT,
         "aliases": {"type": "array", "items": TEXT},
-        "kind": {"enum": ["image", "video"]},
+        "kind": {"enum": [*KINDS]},
         "price": {"anyOf": [_price(), {"type": "null"}], "description": "Null if it is not known."},
         "unpriced": an_object(
             {"usd_per_running_second": _NUMBER, "bills_setup_and_idle": _YES_NO},

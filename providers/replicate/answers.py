@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,18 +19,11 @@ from typing import Any, Literal
 
 from auth import Secret
 from errors import UpstreamError
-from providers import ENDED, Output, Prediction, Text, Url, fingerprint
+from providers import ENDED, Prediction, fingerprint
 from providers.replicate.errors import LONGEST_WAIT, cause_of
+from providers.replicate.outputs import read_output
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, Refusal
-
-_DEEPEST = 8
-"""The depth of nested lists and objects to which addresses of outputs are searched for."""
-
-_MOST = 1_000
-"""The most addresses that are taken from one list or object."""
-
-_DROPPED = "An output was left out, since its address holds a credential."
 
 _METRICS = 50
 """The most metrics that are taken from one prediction."""
@@ -50,7 +43,6 @@ _USERNAME = re.compile(r"[!-~]{1,200}")
 _ADDRESS = re.compile(r"https?://[!-~]{1,4000}", re.IGNORECASE)
 _NEXT = re.compile(r"[!-~]{0,8000}")
 _SECRET = re.compile(r"[!-~]{1,400}")
-_URL = re.compile(r"\s*(https?|data):", re.IGNORECASE)
 _PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 
 
@@ -127,7 +119,7 @@ def _prediction(answer: Mapping[str, Any], identity: str, status: str, redact: R
     return Prediction(
         id=identity,
         status=redact(status),
-        outputs=_outputs(answer.get("output"), redact),
+        output=read_output(answer.get("output"), redact),
         error=error,
         cause=cause_of(error),
         created_at=created_at,
@@ -166,7 +158,7 @@ def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
             ListedPrediction(prediction, model if isinstance(model, str) else None, item.get("input"))
         )
         known = predictions.get(prediction.id)
-        if isinstance(status, str) and not (known and known.is_over):
+        if isinstance(status, str) and not (known and known.is_over and prediction.status not in ENDED):
             predictions[prediction.id] = prediction
     dates = [each.prediction.created_at for each in listed if each.prediction.created_at]
     # Only the query of `next` is used: the token would go to any host that it names.
@@ -234,36 +226,6 @@ def moment(text: Any) -> datetime | None:
         return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _outputs(output: Any, redact: Redaction) -> tuple[Output, ...]:
-    """Models output one text or a list of texts. A nested list or an object is replaced by the addresses
-    inside it; without any, it becomes a JSON text. An address that contains a credential is left out, since
-    it would not work without the credential. If no other output is left, a text explains this."""
-    found: list[Output] = []
-    dropped = False
-    for item in output if isinstance(output, list) else [output]:
-        for each in dict.fromkeys(islice(_addresses(item, _DEEPEST), _MOST)) or [item] * bool(item):
-            if not _is_url(each):
-                found.append(Text(_text(each, redact) or ""))
-            elif redact.is_in(each):
-                dropped = True
-            else:
-                found.append(Url(redact(each).strip()))
-    return tuple(found) or (Text(_DROPPED),) * dropped
-
-
-def _addresses(value: Any, depth: int) -> Iterator[str]:
-    """The addresses in a JSON value, in order, nested at most this deep."""
-    if _is_url(value):
-        yield value
-    elif depth and isinstance(value, list | dict):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _addresses(each, depth - 1)
-
-
-def _is_url(output: Any) -> bool:
-    return isinstance(output, str) and _URL.match(output) is not None
 
 
 def _progress(logs: Any) -> float | None:

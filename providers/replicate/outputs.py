@@ -1,25 +1,39 @@
-"""Separates outputs that are pictures or films from text that the model made instead.
+"""Reads the output of a prediction: JSON of any shape. Its texts lose all credentials, and its addresses are marked.
 
-All models make pictures or films, but some answer with text instead, mostly to refuse. Such a prediction
-succeeds at Replicate. An output counts only if it is an address from which a picture or film can be fetched,
-or a `data:` URI that contains one.
+An address from which a file can be fetched is a `Url`: https, or plain HTTP of the upstream, which may be a simulator,
+or a `data:` URI with content. Whether it counts as a file is up to the form of the output (`catalog/outputs.py`).
+
+All declared models make pictures or films, but some answer with text instead, mostly to refuse. Such a prediction
+succeeds at Replicate, and the text becomes its error. For them, a `data:` URI must contain a picture or film.
 """
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from types import NoneType
+from typing import Any, Final
 
 from yarl import URL
 
+from catalog.outputs import Url
 from catalog.references import decoded_data_uri
 from media.formats import BY_EXTENSION, HEAD, is_text, media_type
 from network.urls import origin
-from providers import Output, Prediction, Text, Url
+from providers import Prediction
 from providers.replicate.errors import cause_of
 from providers.replicate.redaction import Redaction
 
+_DEEPEST: Final = 32
+_TOO_DEEP: Final = "This part of the output is nested too deep."
+"""Stands for lists and objects below that depth."""
+
+_DROPPED: Final = "An output was left out, since its address holds a credential."
+
+_URL: Final = re.compile(r"\s*(https?|data):", re.IGNORECASE)
 _ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
 _HOST: Final = re.compile(r"(?=.*\w)[\w.:-]+")
+_OWN_HOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*replicate\.delivery", re.IGNORECASE)
 _LARGEST_ERROR: Final = 2_000
 """The most characters that are kept of a text that replaces a picture."""
 
@@ -27,34 +41,102 @@ _KNOWN: Final = {"image/jpg", *(each.name for each in BY_EXTENSION.values())}
 """Types that are recognized by content. Content that claims one of them must be recognized as one."""
 
 
-def with_media_checked(prediction: Prediction, *, upstream: URL, redact: Redaction) -> Prediction:
-    """The prediction, with every output that is no picture or film turned into a `Text`. Their text becomes
-    its `error` if it has none. Plain HTTP addresses are accepted only from the `upstream`, which may be a
-    simulator."""
-    outputs = tuple(_checked(each, upstream) for each in prediction.outputs)
-    checked = replace(prediction, outputs=outputs)
-    # Redacted as a whole: a credential may be spread over several pieces.
-    said = " ".join(redact("".join(each.value for each in outputs if isinstance(each, Text))).split())
+def read_output(value: Any, redact: Redaction, depth: int = _DEEPEST) -> Any:
+    """The JSON of an output, without credentials in its texts, and without numbers that JSON does not have. A text that
+    looks like an address is a `Url`. A sentence stands for one that contains a credential, without which it would not
+    work, and for lists and objects that are nested too deep."""
+    if isinstance(value, str):
+        return _read_text(value, redact)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | dict) and not depth:
+        return _TOO_DEEP if value else value
+    if isinstance(value, dict):
+        return {redact(name): read_output(each, redact, depth - 1) for name, each in value.items()}
+    if not isinstance(value, list):
+        return value
+    types = set(map(type, value))
+    if _is_safe(value, types, redact):
+        return value
+    items = [read_output(each, redact, depth - 1) for each in value]
+    return _without_spread(value, items, redact) if str in types else items
+
+
+def _is_safe(value: list[Any], types: set[type], redact: Redaction) -> bool:
+    """Whether a list stays as it is. Long ones are common, such as vectors and the words of a text, so this is fast."""
+    if types == {float}:
+        return all(map(math.isfinite, value))
+    if types == {str}:
+        text = "".join(value)
+        return ":" not in text and redact(text) == text
+    return types <= {int, bool, NoneType}
+
+
+def _read_text(value: str, redact: Redaction) -> str:
+    if not _URL.match(value):
+        return redact(value)
+    return _DROPPED if redact.is_in(value) else Url(redact(value))
+
+
+def _without_spread(given: list[Any], items: list[Any], redact: Redaction) -> list[Any]:
+    """The items of a list, whose texts may be joined: a credential may be spread over several."""
+    texts = [each for each in items if isinstance(each, str)]
+    parts = ["".join(texts), "".join(each for each in texts if not isinstance(each, Url))]
+    if not any(map(redact.is_in, parts)):
+        return items
+    told = iter([redact("".join(each for each in given if isinstance(each, str)))])
+    return [next(told, "") if isinstance(each, str) else each for each in items]
+
+
+def with_addresses_checked(prediction: Prediction, *, upstream: URL, redact: Redaction) -> Prediction:
+    """The prediction, with each `Url` in its output turned into plain text if no file can be fetched there. Plain HTTP
+    addresses are accepted only from the `upstream`, which may be a simulator. If text came in place of a file, it
+    becomes its `error` if it has none."""
+    form = prediction.form
+    contains = _is_media if form.is_media else _has_content
+
+    def checked(value: str) -> str:
+        stripped = value.strip()
+        if form.kind == "text":
+            return str(value)
+        if stripped[:5].lower() == "data:":
+            return Url(stripped, is_own=True) if contains(stripped) else str(value)
+        return _address(stripped, upstream) or str(value)
+
+    prediction = replace(prediction, output=_with_urls(prediction.output, checked))
+    said = " ".join(redact(prediction.produced.refusal).split())
     if prediction.error or not said:
-        return checked
-    said = said[:_LARGEST_ERROR]
+        return prediction
+    said = _DROPPED if _DROPPED in said else said[:_LARGEST_ERROR]
     # It succeeded and may be billed, so it is not tried again.
-    return replace(checked, error=said, cause="content" if cause_of(said) == "content" else "model")
+    return replace(prediction, error=said, cause="content" if cause_of(said) == "content" else "model")
 
 
-def _checked(output: Output, upstream: URL) -> Output:
-    if not isinstance(output, Url):
-        return output
-    value = output.value
-    counts = _is_media(value) if value[:5].lower() == "data:" else _is_address(value, upstream)
-    return output if counts else Text(value)
+def _with_urls(value: Any, checked: Callable[[str], str]) -> Any:
+    if isinstance(value, Url):
+        return checked(value)
+    if isinstance(value, dict):
+        return {name: _with_urls(each, checked) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_urls(each, checked) if isinstance(each, str | list | dict) else each for each in value]
+    return value
 
 
-def _is_address(value: str, upstream: URL) -> bool:
+def _address(value: str, upstream: URL) -> Url | None:
     try:
         url = URL(value, encoded=True) if _ADDRESS.fullmatch(value) else URL()
-        is_ours = origin(url) == origin(upstream)
-        return bool(_HOST.fullmatch(url.raw_host or "")) and (url.scheme == "https" or is_ours)
+        is_upstream = origin(url) == origin(upstream)
+        host = url.raw_host or ""
+    except ValueError:
+        return None
+    if not _HOST.fullmatch(host) or not (url.scheme == "https" or is_upstream):
+        return None
+    return Url(value, is_own=is_upstream or _OWN_HOST.fullmatch(host) is not None)
+
+
+def _has_content(data_uri: str) -> bool:
+    try:
+        return bool(decoded_data_uri(data_uri)[1])
     except ValueError:
         return False
 

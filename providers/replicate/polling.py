@@ -15,7 +15,7 @@ often each is polled.
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -23,6 +23,7 @@ import structlog
 from admission.durations import Lengths
 from admission.sliding_window import WINDOW
 from auth import Caller
+from catalog.outputs import FILES, OutputForm
 from concurrency import Gate
 from providers import Prediction
 from providers.replicate.durations import SHORTEST, chance, next_poll, next_safety_poll
@@ -78,6 +79,7 @@ class Watch:
     since: float
     lengths: Lengths
     over: asyncio.Future[Prediction]
+    form: OutputForm = FILES
     seen: float = 0.0
     """Its age, in seconds, when it was last seen unfinished."""
     earliest: float = 0.0
@@ -103,6 +105,10 @@ class Watch:
         span = next_safety_poll if self.is_pushed() else next_poll
         earliest, latest = span(self.lengths.ordered, now - self.since)
         self.earliest, self.latest = self.since + earliest, self.since + latest
+
+    def formed(self, prediction: Prediction) -> Prediction:
+        """What a poll or a push shows of it, with the form of its output."""
+        return replace(prediction, form=self.form)
 
     def poll_for_followers(self, when: float) -> None:
         self.follow_at = when if self.followers else math.inf

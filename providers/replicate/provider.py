@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -51,7 +51,7 @@ from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
 from providers.replicate.clock import UNKNOWN_SKEW
 from providers.replicate.errors import is_about_token, may_have_arrived, seconds_to_wait
 from providers.replicate.late_search import LateSearches
-from providers.replicate.outputs import with_media_checked
+from providers.replicate.outputs import with_addresses_checked
 from providers.replicate.push import read_push, signing_secrets
 from providers.replicate.reconciliation import Creation, Creations
 from providers.replicate.redaction import redaction_of
@@ -302,7 +302,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                     with await self._others.acquire(caller.turn) as lease:
                         give_up = min(give_up, clock() + CANCEL_PATIENCE)
                         ended = await self._client.cancel_prediction(caller, prediction.id, lease=lease)
-                        return self._checked(caller, ended)
+                        return self._checked(caller, replace(ended, form=prediction.form))
             except Refusal as refusal:
                 refusals += is_about_token(refusal)  # the first refusal may be temporary
                 if refusals > 1 or (refusal.is_replicates and refusal.status in {404, 422}):
@@ -325,7 +325,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         await self._client.aclose()
 
     def _checked(self, caller: Caller, prediction: Prediction) -> Prediction:
-        return with_media_checked(prediction, upstream=self._base_url, redact=redaction_of(caller))
+        return with_addresses_checked(prediction, upstream=self._base_url, redact=redaction_of(caller))
 
     async def _list(
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER

@@ -23,6 +23,7 @@ Facts of the list: replicate.com/docs/reference/http#predictions.list.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -118,12 +119,13 @@ class Watcher:
         may have been pushed already, so the prediction is polled as usual."""
         if prediction.is_over:
             return prediction
-        if (early := self.pushes.early(prediction.id)) is not None:
+        early = self.pushes.early(prediction.id)
+        if early and (early := replace(early, form=prediction.form)).is_over:
             return early
         loop = asyncio.get_running_loop()
         lengths = self._durations.lengths(model)
         since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
-        watch = Watch(prediction.id, created_at, since, lengths, loop.create_future())
+        watch = Watch(prediction.id, created_at, since, lengths, loop.create_future(), prediction.form)
         watch.needs_own_poll = watch.created_at is UNDATED
         if prediction.is_announced and prediction.age == 0:
             watch.is_pushed = partial(self.pushes.are_expected, caller)
@@ -148,7 +150,8 @@ class Watcher:
         self.pushes.arrived(prediction.id)
         watched = list(self.watches_of(prediction.id))
         for watch in watched:
-            self._over(watch, prediction)
+            if (shown := watch.formed(prediction)).is_over:
+                self._over(watch, shown)
         if not watched:
             self.pushes.keep(prediction)
 
@@ -337,6 +340,7 @@ class Watcher:
         now = asyncio.get_running_loop().time()
         if watch.over.done():
             return
+        prediction = watch.formed(prediction)
         if not prediction.is_over:
             if by_page and watch.pages >= MAX_UNFINISHED_PAGES:
                 return  # a page that is not trusted does not delay the prediction's own poll
@@ -391,5 +395,5 @@ class Watcher:
 
 
 def shows_result(prediction: Prediction) -> bool:
-    """Whether a prediction that is over shows its outputs or its error. A page may show the end before either."""
-    return bool(prediction.outputs or prediction.error) or prediction.status in {"canceled", "aborted"}
+    """Whether a prediction that is over shows its output or its error. A page may show the end before either."""
+    return prediction.has_output or bool(prediction.error) or prediction.status in {"canceled", "aborted"}

@@ -526,3 +526,46 @@ def test_outputs_in_an_s3_bucket_are_served_after_a_restart(simulator, tmp_path)
     )
     assert whole.headers["ETag"] == part.headers["ETag"]
     assert [] == [each for each in (tmp_path / "files").rglob("*") if each.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("content", "ending", "kind", "is_shown"),
+    [
+        (b"RIFF\0\0\0\0WAVE", "wav", "audio/wav", True),
+        (b"\0\0\0\x1cftypavif" + bytes(20), "avif", "image/avif", True),
+        (
+            b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>",
+            "svg",
+            "image/svg+xml; charset=utf-8",
+            False,
+        ),
+        (b"<!doctype html><script>alert(1)</script>", "html", "text/plain; charset=utf-8", False),
+        (
+            b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'/>",
+            "xml",
+            "text/plain; charset=utf-8",
+            False,
+        ),
+        (b"a fox", "txt", "text/plain; charset=utf-8", False),
+        (b'{"a": "<script>"}', "json", "application/json", False),
+        (b"%PDF-1.7\n", "pdf", "application/pdf", False),
+        (b"glTF\2\0\0\0", "glb", "model/gltf-binary", False),
+        (b"\x7fELF" + bytes(9), "bin", "application/octet-stream", False),
+    ],
+)
+def test_a_browser_shows_pictures_films_and_sound_and_saves_any_other_file(
+    app, content, ending, kind, is_shown
+):
+    service, client = app.extensions["service"], app.test_client()
+    generation = "gen_" + "0a" * 16
+    name = service.loop.run(service.files.put(generation, 0, content))
+    assert f"0.{ending}" == name
+
+    with client.get(f"/files/{generation}/{generation}.{ending}?name=fox") as answer:
+        headers = answer.headers
+        assert (200, content, kind) == (answer.status_code, answer.data, headers["Content-Type"])
+    shown = "inline" if is_shown else "attachment"
+    assert f"{shown}; filename=fox.{ending}" == headers["Content-Disposition"]
+    assert "nosniff" == headers["X-Content-Type-Options"]
+    policy = None if is_shown else "default-src 'none'; sandbox"
+    assert policy == headers.get("Content-Security-Policy")

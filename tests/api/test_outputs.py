@@ -9,13 +9,14 @@ from urllib.parse import quote
 import pytest
 from yarl import URL
 
+from catalog.outputs import Url
 from files import StoredOutputs
 from generations.attempt import OUTPUTS_LAST
 from harness.service_process import until
-from providers import Prediction, Text, Url
+from providers import Prediction
 from providers.memory import SUCCEEDED, MemoryProvider
 from providers.replicate.answers import NOTHING_SECRET, read_prediction
-from providers.replicate.outputs import with_media_checked
+from providers.replicate.outputs import with_addresses_checked
 from providers.replicate.redaction import REDACTED, Redaction
 from tests.support import virtual_time
 from tests.support.api_client import PICTURE, ended, look_up, submit, submit_batch
@@ -35,7 +36,7 @@ A = "https://replicate.delivery/a.png"
 def checked(output, redact=NOTHING_SECRET, **fields):
     """A prediction that succeeded with this output, as the service returns it."""
     answer = {"id": "p", "status": "succeeded", "output": output, **fields}
-    return with_media_checked(read_prediction(answer, redact), upstream=UPSTREAM, redact=redact)
+    return with_addresses_checked(read_prediction(answer, redact), upstream=UPSTREAM, redact=redact)
 
 
 def data(content: bytes, kind: str = "image/png") -> str:
@@ -71,12 +72,12 @@ WRAPPED = "data:image/png;base64,\n" + base64.encodebytes(PNG * 3).decode()
 def test_an_address_and_a_data_uri_of_a_picture_or_film_are_outputs(output):
     prediction = checked(output)
 
-    assert (Url(output.strip()),) == prediction.media
+    assert (Url(output.strip()),) == prediction.produced.files
     assert (True, None) == (prediction.is_made, prediction.error)
 
 
 def test_spaces_around_an_address_are_left_out():
-    assert (Url(A), Url(A)) == checked([f" {A}", f"{A}\r\n"]).media
+    assert (Url(A), Url(A)) == checked([f" {A}", f"{A}\r\n"]).produced.files
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_spaces_around_an_address_are_left_out():
 def test_any_other_output_is_text_and_becomes_the_error(output):
     prediction = checked(output)
 
-    assert ((Text(output),), False) == (prediction.outputs, prediction.is_made)
+    assert ((output,), False) == (prediction.outputs, prediction.is_made)
     assert " ".join(output.split())[:2_000] == prediction.error
 
 
@@ -165,7 +166,7 @@ B = "https://replicate.delivery/b.png"
         ({"video": {"uri": data(MP4, "video/mp4")}}, [data(MP4, "video/mp4")]),
         ({"image": A, "preview": data(b"no", "text/plain")}, [A]),
         ([[[[[[[[A]]]]]]]], [A]),
-        ([[[[[[[[[[[A]]]]]]]]]]], []),
+        ([[[[[[[[[[[A]]]]]]]]]]], [A]),
         (
             {"images": [f"{A}?{number}" for number in range(1_500)]},
             [f"{A}?{number}" for number in range(1_000)],
@@ -177,7 +178,7 @@ B = "https://replicate.delivery/b.png"
     ],
 )
 def test_addresses_in_lists_and_objects_are_outputs(output, made):
-    assert tuple(map(Url, made)) == checked(output).media
+    assert tuple(map(Url, made)) == checked(output).produced.files
 
 
 def test_an_address_with_a_credential_is_left_out_and_the_error_states_so():
@@ -185,16 +186,16 @@ def test_an_address_with_a_credential_is_left_out_and_the_error_states_so():
     for output in (f"{A}?r8_marked_token", [f"{A}?r8_marked_token"], {"image": f"{A}?r8_marked_token"}):
         prediction = checked(output, redact)
 
-        assert ((), "model") == (prediction.media, prediction.cause)
+        assert ((), "model") == (prediction.produced.files, prediction.cause)
         assert "An output was left out, since its address holds a credential." == prediction.error
     beside = checked([f"{A}?r8_marked_token", B], redact)
-    assert ((Url(B),), None) == (beside.outputs, beside.error)
+    assert ((Url(B),), True) == (beside.produced.values, beside.is_made)
 
 
 def test_text_beside_a_picture_is_ignored():
     prediction = checked(["Here it is: ", A, "https://", data(PNG)])
 
-    assert (Url(A), Url(data(PNG))) == prediction.media
+    assert (Url(A), Url(data(PNG))) == prediction.produced.files
 
 
 @pytest.mark.parametrize(
@@ -375,14 +376,14 @@ class IncompleteStore(QuickStore):
     def __init__(self, *missing: int) -> None:
         self._missing = frozenset(missing)
 
-    async def keep(self, generation_id, outputs):  # noqa: ARG002
+    async def keep(self, generation_id, outputs, *, any_type=False):  # noqa: ARG002
         names = (None,) * len(outputs)
         return StoredOutputs(
             names, "Some outputs could not be kept.", self._missing & set(range(len(outputs)))
         )
 
 
-TWO = replace(SUCCEEDED, outputs=(Url(A), Text("and"), Url("https://replicate.delivery/b.png")))
+TWO = replace(SUCCEEDED, output=[Url(A), "and", Url("https://replicate.delivery/b.png")])
 
 
 def outcome(made: Prediction, *missing: int, **fields):

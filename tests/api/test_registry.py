@@ -262,7 +262,8 @@ def test_an_unknown_tier_or_kind_is_refused_with_the_known_ones(client):
     answer = client.get("/models?tier=gold&kind=")
 
     messages = {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
-    assert {"tier": "must be free or basic or premium", "kind": "must be image or video"} == messages
+    kinds = "must be image or video or audio or text or 3d or data"
+    assert {"tier": "must be free or basic or premium", "kind": kinds} == messages
 
 
 def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():

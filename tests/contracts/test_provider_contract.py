@@ -10,17 +10,18 @@ import pkgutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
 import pytest
 
 import providers
+from catalog.outputs import OutputForm, Url
 from catalog.references import Upload
 from concurrency import Gate
 from errors import InvalidRequest, Problem, ServiceError, UpstreamError, UpstreamRateLimited
-from providers import Prediction, Provider, Text, TryAgain, UncertainCreation, Untrusted, Url, fingerprint
+from providers import Prediction, Provider, TryAgain, UncertainCreation, Untrusted, fingerprint
 from providers.memory import SUCCEEDED, MemoryProvider
 from providers.replicate.provider import Replicate
 from simulator import Options
@@ -205,7 +206,23 @@ def test_a_wait_ends_with_the_prediction_and_its_outputs(story):
 
     is_same, is_made, outputs, _ = story(act)
     assert (True, True, 1) == (is_same, is_made, len(outputs))
-    assert all(isinstance(each, Url | Text) for each in outputs)
+    assert all(isinstance(each, Url) for each in outputs)
+
+
+def test_the_states_of_a_prediction_keep_the_form_of_its_output(story):
+    form = OutputForm(streams=True)
+
+    async def act(subject):
+        created = replace(await subject.create(), form=form)
+        ended = await subject.wait(created)
+        cancelled = await subject.provider.cancel(ADMIN, created)
+        hangs = replace(await subject.create("hangs", reference="gen_b.1"), form=form)
+        waiting = asyncio.create_task(subject.wait(hangs))
+        await asyncio.sleep(1)
+        stopped = await subject.provider.cancel(ADMIN, hangs)
+        return [each.form for each in (ended, cancelled, stopped, await waiting)]
+
+    assert [form] * 4 == story(act)
 
 
 @pytest.mark.parametrize(

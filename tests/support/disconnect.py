@@ -74,7 +74,13 @@ def next_service(fake: MemoryProvider, ledger: TransitionLedger, **how: Any) -> 
 class SlowStore:
     """A file store that fetches outputs forever. A placeholder is stored at once."""
 
-    async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:  # noqa: ARG002
+    async def keep(
+        self,
+        generation_id: str,  # noqa: ARG002
+        outputs: Sequence[str],  # noqa: ARG002
+        *,
+        any_type: bool = False,  # noqa: ARG002
+    ) -> StoredOutputs:
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
@@ -85,7 +91,13 @@ class SlowStore:
 class QuickStore(SlowStore):
     """A file store that finishes at once."""
 
-    async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:  # noqa: ARG002
+    async def keep(
+        self,
+        generation_id: str,  # noqa: ARG002
+        outputs: Sequence[str],  # noqa: ARG002
+        *,
+        any_type: bool = False,  # noqa: ARG002
+    ) -> StoredOutputs:
         return StoredOutputs(("0.jpg",), None)
 
 

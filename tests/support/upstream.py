@@ -14,16 +14,17 @@ from typing import Any, Final, Literal
 from admission.durations import Durations
 from admission.sliding_window import WINDOW
 from auth import Caller, credentials
+from catalog.outputs import Url
 from concurrency import Gate, Lease
 from errors import UpstreamError
-from providers import Output, Prediction, Url
+from providers import Prediction
 from providers.replicate.answers import Page
 from providers.replicate.polling import WatcherStats
 from providers.replicate.watcher import PollFailed, Watcher
 from tests.support.virtual_time import VirtualLoop
 
 MODEL = "someone/something"
-OUTPUT = (Url("https://replicate.delivery/picture.png"),)
+OUTPUT = [Url("https://replicate.delivery/picture.png")]
 HANGS: Final = "hangs"
 LOOK_TIMEOUT = 10.0
 """Seconds after which a poll times out, as in `providers.replicate.provider`."""
@@ -94,7 +95,7 @@ class Upstream:
         *,
         account: str = "ann",
         status: str = "succeeded",
-        outputs: tuple[Output, ...] = OUTPUT,
+        outputs: Any = OUTPUT,
         says_seconds: bool = True,
     ) -> Made:
         """Make a prediction that begins now."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from auth import Authenticator, Caller, credentials
+from catalog.outputs import Url
 from cluster.letters import Letters
 from concurrency import Gate
 from generations import views
@@ -31,7 +32,7 @@ from ledger.rivals import OtherAttempts
 from loop_thread import Pool
 from parsing.attachments import Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
-from providers import Prediction, Url
+from providers import Prediction
 from providers.replicate.absence import SearchTiming
 from providers.replicate.client import ReplicateClient, Timeouts
 from providers.replicate.errors import cause_of

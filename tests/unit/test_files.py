@@ -227,6 +227,29 @@ async def test_put_stores_content_that_was_not_downloaded(storage, spool):
 
 
 @in_virtual_time
+async def test_files_of_any_type_are_kept_and_opened_under_their_types(storage, spool):
+    weights = b'\x60\0\0\0\0\0\0\0{"a": 1}'
+    source = FakeSource(b"glTF\2\0\0\0", b"a,b\n", weights, PAGE)
+    urls = ["https://replicate.delivery/a.glb", "https://replicate.delivery/b.csv", URL, URL]
+    async with virtual(storage, spool, source=source) as files:
+        kept = await files.keep(GEN, urls, any_type=True)
+        assert StoredOutputs(("0.glb", "1.csv", "2.safetensors", "3.html"), None) == kept
+        opened = [files.open(GEN, name) for name in kept.names]
+        assert ["model/gltf-binary", "text/csv", "application/octet-stream", "text/plain"] == [
+            each.media_type for each in opened
+        ]
+        assert [b"glTF\2\0\0\0", b"a,b\n", weights, PAGE] == [content(each) for each in opened]
+    assert [f"{GEN}/{name}" for name in kept.names] == names(storage)
+
+
+@in_virtual_time
+async def test_put_stores_text_and_json(tmp_path, spool):
+    async with virtual(Directory(tmp_path), spool) as files:
+        assert "0.json" == await files.put(GEN, 0, b'[{"a": 1}]')
+        assert "1.txt" == await files.put(GEN, 1, b"a fox")
+
+
+@in_virtual_time
 async def test_only_the_user_of_the_service_can_read_stored_and_temporary_files(tmp_path, spool):
     source = FakeSource(PNG, [(0, picture(BUFFER)), (1e6, b"")])
     async with virtual(Directory(tmp_path / "kept"), spool, source=source, max_bytes=10**7) as files:
@@ -241,10 +264,8 @@ async def test_only_the_user_of_the_service_can_read_stored_and_temporary_files(
 
 
 @in_virtual_time
-async def test_put_refuses_unknown_content_invalid_names_and_oversized_files(tmp_path, spool):
+async def test_put_refuses_invalid_names_and_oversized_files(tmp_path, spool):
     async with virtual(Directory(tmp_path / "kept"), spool, max_bytes=1000) as files:
-        with pytest.raises(ValueError, match="no picture or film"):
-            await files.put(GEN, 0, PAGE)
         for generation_id, number in [("gen_1", 0), ("../../etc", 0), (GEN, 1000), (GEN, -1)]:
             with pytest.raises(ValueError, match="not the name"):
                 await files.put(generation_id, number, PNG)

@@ -33,13 +33,13 @@ class Storage:
             self.content = bytes(source.content)
 
 
-async def fetched(tmp_path, source, url=URL, *, largest=10_000, **retry_policy):
+async def fetched(tmp_path, source, url=URL, *, largest=10_000, any_type=False, **retry_policy):
     """Download and store `url`. Returns the content and its media type."""
     pool = Pool(Inline())
     downloads = Downloads(source, largest=largest, retry_policy=RetryPolicy(**retry_policy), pool=pool)
     storage = Storage()
     async with Spool(tmp_path, pool, Volume()).output() as output:
-        media = await downloads.fetch(url, output)
+        media = await downloads.fetch(url, output, any_type=any_type)
         await output.store(storage, "0.png")
         assert output.size == len(storage.content)
     return storage.content, media.name
@@ -295,3 +295,29 @@ async def test_a_cancelled_download_leaves_no_temporary_file(tmp_path):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "kind"),
+    [
+        (URL, PNG, "image/png"),
+        ("https://replicate.delivery/a.csv?x=1", b"a,b\n1,2\n", "text/csv"),
+        (URL, PAGE, "text/plain"),
+        (URL, b"<svg/>", "image/svg+xml"),
+        (URL, b'{"error": 1}', "application/json"),
+        (URL, b"MZ" + bytes(100), "application/octet-stream"),
+        ("data:audio/wav;base64,UklGRgAAAABXQVZF", b"RIFF\0\0\0\0WAVE", "audio/wav"),
+        ("data:text/csv,a%2Cb", b"a,b", "text/csv"),
+        ("data:,a%20fox", b"a fox", "text/plain"),
+    ],
+)
+@in_virtual_time
+async def test_a_file_of_any_type_is_kept_where_any_is_wanted(tmp_path, url, body, kind):
+    assert (body, kind) == await fetched(tmp_path, FakeSource(body), url, any_type=True)
+
+
+@in_virtual_time
+async def test_an_empty_file_is_missing_whatever_type_is_wanted(tmp_path):
+    with pytest.raises(OutputUnavailable, match="it is empty") as lost:
+        await fetched(tmp_path, FakeSource(b""), any_type=True)
+    assert lost.value.missing

@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from admission.flows import UNPROVEN
+from catalog.outputs import Url
 from concurrency import Gate
 from errors import QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
 from generations.lifecycle import MAX_ATTEMPTS, MAX_THROTTLED
-from providers import TryAgain, Url
+from providers import TryAgain
 from providers.memory import MemoryProvider
 from tests.support import virtual_time
 from tests.support.wiring import (

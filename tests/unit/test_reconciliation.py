@@ -12,8 +12,9 @@ from itertools import pairwise
 import pytest
 
 from auth import credentials
+from catalog.outputs import Url
 from errors import OutcomeUnknown
-from providers import Prediction, TryAgain, Url, fingerprint
+from providers import Prediction, TryAgain, fingerprint
 from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import is_placeholder, read_page
 from providers.replicate.reconciliation import Creations

@@ -11,9 +11,10 @@ from itertools import pairwise
 import httpx
 import pytest
 
+from catalog.outputs import Url
 from concurrency import Gate
 from errors import OutcomeUnknown, ServerTokenRejected, TokenRejected
-from providers import Prediction, PushedResult, TryAgain, Url, fingerprint
+from providers import Prediction, PushedResult, TryAgain, fingerprint
 from providers.replicate.provider import Replicate
 from simulator import Options
 from tests.support.callers import SERVER_TOKEN

@@ -13,8 +13,9 @@ import pytest
 from replicate import Client
 
 from auth import Caller, credentials
+from catalog.outputs import Url
 from catalog.references import Upload
-from providers import Text, Url, fingerprint
+from providers import fingerprint
 from providers.replicate.answers import Account, read_prediction
 from providers.replicate.client import CLIENTS_KEPT, cancel_after_header
 from providers.replicate.redaction import REDACTED, Redaction
@@ -255,7 +256,7 @@ async def test_trap_6_an_output_host_gets_no_token_and_no_request(simulator):
         simulator.inject(on="get", times=100, set={"status": "succeeded", "output": [f"{host.url}/a.png"]})
         ended = await service.run()
 
-    assert (Text(f"{host.url}/a.png"),) == ended.prediction.outputs
+    assert (f"{host.url}/a.png",) == ended.prediction.outputs
     assert [] == host.seen
 
 

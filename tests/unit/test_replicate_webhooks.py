@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auth import credentials
+from catalog.outputs import Url
 from errors import OutcomeUnknown, ServerTokenRejected, UpstreamError
-from providers import Prediction, PushedResult, TryAgain, Untrusted, Url, fingerprint
+from providers import Prediction, PushedResult, TryAgain, Untrusted, fingerprint
 from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import read_page, read_secret
 from providers.replicate.push import GOOD_FOR, SECRETS_KEPT, read_push, signing_secrets

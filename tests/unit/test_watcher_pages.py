@@ -126,7 +126,7 @@ def test_an_end_without_a_result_on_a_page_is_confirmed_by_a_separate_poll(statu
         upstream = Upstream()
         upstream.shows = bare
         await upstream.learn(20.0, 20.0, 20.0)
-        outputs = () if status in {"canceled", "aborted"} else ("https://replicate.delivery/a.png",)
+        outputs = None if status in {"canceled", "aborted"} else ("https://replicate.delivery/a.png",)
         made = [
             upstream.make(20.0, f"p{n}", status=status, outputs=outputs, says_seconds=False) for n in range(5)
         ]

@@ -90,7 +90,7 @@ def suffered(troubles: list[Trouble], poll: Poll) -> Exception | str | None:
 def shown(case: Case, made: Made) -> Prediction | None:
     prediction = made.shown_at(0.0 if case.on_pages == "stale" else now())
     if case.on_pages == "bare":
-        prediction = replace(prediction, outputs=(), error=None)
+        prediction = replace(prediction, output=None, error=None)
     return None if case.on_pages == "hidden" else prediction
 
 
@@ -124,7 +124,7 @@ def test_every_wait_ends_in_time_within_the_window_and_leaves_nothing(
 
         async def live(number: int, each: Case) -> float:
             await asyncio.sleep(each.begins)
-            outputs = () if each.status == "canceled" else OUTPUT
+            outputs = None if each.status == "canceled" else OUTPUT
             made = upstream.make(
                 each.seconds, str(number), account=each.account, status=each.status, outputs=outputs
             )
