@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from catalog.inputs import LARGEST, SMALLEST, Content, Input, Inputs, Rule
+from catalog.outputs import OutputForm, output_form
 from catalog.plain_schema import NoInputs, PlainSchemas, Schema
 from errors import ABSENT
 
@@ -65,14 +66,16 @@ class Published:
 
     document: Mapping[str, Any]
     inputs: Inputs
+    output: OutputForm
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Published":
         """If the document does not describe the inputs, any are passed on."""
+        output = output_form(document)
         try:
-            return cls(document, compiled(document))
+            return cls(document, compiled(document), output)
         except NoInputs:
-            return cls(document, Inputs({}, lenient=True, is_open=True))
+            return cls(document, Inputs({}, lenient=True, is_open=True), output)
 
 
 def compiled(document: Mapping[str, Any], *, overlay: Overlay | None = None) -> Inputs:

@@ -91,7 +91,7 @@ async def _keep_if_large(files: Files, generation: Generation, attempt: Attempt,
 def _kind(model: Model, url: Url, name: str | None) -> Kind:
     """The kind of a file: by its content, if it is kept under this name or is a `data:` URI."""
     if model.output.is_media:
-        return model.kind
+        return model.kind or "data"
     if name is None and url[:5].lower() == "data:":
         with suppress(ValueError):
             declared, content = decoded_data_uri(url)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.outputs import FILES, OutputForm, Url, is_empty, output_form
+from catalog.published import Published
 
 URI = {"type": "string", "format": "uri"}
 TEXT = {"type": "string"}
@@ -131,6 +132,14 @@ def test_only_null_and_what_is_empty_is_no_output(schema, came):
 def test_zero_and_false_are_outputs(came):
     assert not is_empty(came)
     assert form({}).read(came).items
+
+
+def test_a_published_document_has_the_form_of_its_output_also_without_inputs():
+    schemas = {"Output": a_list(URI, **STREAM)}
+    document = {"components": {"schemas": schemas}}
+
+    assert form(schemas["Output"]) == Published.of(document).output
+    assert OutputForm() == Published.of({}).output
 
 
 def test_references_are_resolved_wherever_they_stand():
