@@ -52,8 +52,8 @@ class Model:
     """One entry of the registry. `document` is the OpenAPI document of its version, from which `inputs` are made.
     `asks_for` has the values to send for parameters that the caller leaves out. `credits` is the cost of one generation
     in a plan. `usual_seconds` is an estimate until generations have been measured. The inputs of an image model have
-    `output_format`, by whose default its files are named. `output` is the form of its output, and `kind` is None if that
-    does not say what it makes.
+    `output_format`, by whose default its files are named. `output` is the form of its output. `kind` is None if
+    that does not say what the model makes.
 
     A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
     models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle."""
