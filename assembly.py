@@ -114,6 +114,7 @@ def context(settings: Settings) -> ParseContext:
         registry(settings),
         loopback=settings.REPLICATE_SIMULATE,
         webhook_hosts=settings.webhook_hosts,
+        timeout=settings.GENERATION_TIMEOUT,
     )
 
 

@@ -61,10 +61,10 @@ def _generation_of(
         context = service.context
         wanted = parse_generation(incoming.with_files_on_disk(body, context), context)
         if wanted.dry_run:
-            plan = service.loop.run(
+            forecast = service.loop.run(
                 service.generations.forecast(BatchRequest([wanted], semaphore=wanted.semaphore), caller)
             )
-            return jsonify(views.dry_run(wanted, plan))
+            return jsonify(views.dry_run(wanted, forecast))
         return incoming.submission(
             "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
         )
@@ -77,10 +77,10 @@ def _batch_of(service: Runtime, caller: Caller, preference: incoming.Preference)
         context = service.context
         wanted = parse_batch(incoming.with_files_on_disk(body, context), context)
         may_exist = key is not None and not wanted.dry_run
-        plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
+        forecast = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
         if wanted.dry_run:
-            return jsonify({"dry_run": True, "total": len(wanted.requests), **views.plan(plan)})
+            return jsonify(views.forecast(len(wanted.requests), forecast))
         return incoming.submission(
             "batch", wanted, body, caller=caller, address=address, key=key,
-            seconds=preference.seconds, plan=plan,
+            seconds=preference.seconds, plan=forecast.plan,
         )  # fmt: skip

@@ -79,7 +79,7 @@ class AttemptRunner:
             return
         if generation.is_cancelled:  # cancelled during the previous attempt
             raise asyncio.CancelledError
-        attempt = Attempt(step.model, step.input, step.changes)
+        attempt = Attempt(step.model, step.input, step.changes, longest=generation.request.longest)
         clock = asyncio.get_running_loop().time
         with _failure_kept(attempt):
             try:

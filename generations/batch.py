@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from catalog.prices import weakest
 from generations import views
 from generations.generation import Generation
 from ledger.records import BatchRecord, GenerationRecord, PlanRecord
@@ -41,12 +42,9 @@ class Batch:
 
     @property
     def expected_cost(self) -> float:
-        """USD that it has cost so far and may still cost."""
+        """USD that it has cost so far and may still cost at the most."""
         return sum(
-            max(each.cost_usd, each.reserved)
-            if isinstance(each, Generation) and not each.has_ended
-            else each.cost_usd
-            for each in self.items
+            each.cost_usd if each.has_ended else max(each.cost_usd, each.reserved_usd) for each in self.items
         )
 
     def summary(self) -> dict[str, Any]:
@@ -63,6 +61,7 @@ class Batch:
             **views.plan(self.plan),
             "actual_seconds": self._seconds(),
             "actual_cost_usd": round(sum(each.cost_usd for each in self.items), 6),
+            "cost_basis": weakest((each.cost_basis or "declared" for each in self.items), "declared"),
         }
 
     def item(self, index: int, address: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from generations.events import Events
 from generations.figures import WorkFigures, figures_of
 from generations.idempotency import IdempotencyKeys
 from generations.late import LatePredictions
+from generations.learned import Learned
 from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.limits import ConfiguredLimits
 from generations.push import PushInbox
@@ -85,6 +86,7 @@ class Core:
         self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
         """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""
         self.budget = _budget(settings, ledger, archive)
+        self._learned = _learned(settings, ledger, archive)
         self.recovery = Recovery(attachments=attachments, context=context)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = _outbox(settings, ledger, archive)
@@ -198,6 +200,7 @@ class Core:
             budget=self.budget,
             outbox=self.outbox,
             outputs=outputs,
+            learned=self._learned,
             first_backoff=first_backoff,
         )
 
@@ -213,7 +216,7 @@ class Core:
     def _service(
         self, ledger: Ledger, archive: Archive, keys: IdempotencyKeys, cpu: Pool, remote: Remote | None
     ) -> GenerationService:
-        status = Status(supervisor=self.supervisor, gate=self.gate, threads=cpu)
+        status = Status(supervisor=self.supervisor, gate=self.gate, threads=cpu, learned=self._learned)
         elsewhere = Elsewhere(supervisor=self.supervisor, archive=archive, ledger=ledger)
         events = Events(
             supervisor=self.supervisor,
@@ -242,6 +245,11 @@ def _budget(settings: Settings, ledger: Ledger, archive: Archive) -> Budget:
     if limit is None or ledger.process is None:
         return Budget(limit, simulated=simulated)
     return SharedBudget(limit, ledger=ledger, archive=archive, process=ledger.process, simulated=simulated)
+
+
+def _learned(settings: Settings, ledger: Ledger, archive: Archive) -> Learned:
+    clock = asyncio.get_running_loop().time
+    return Learned(ledger=ledger, archive=archive, simulated=settings.REPLICATE_SIMULATE, clock=clock)
 
 
 def _outbox(settings: Settings, ledger: Ledger, archive: Archive) -> Outbox:

@@ -13,10 +13,11 @@ from auth import Caller
 from catalog.adaptation import Change, Step
 from catalog.model import Model
 from catalog.outputs import Produced
-from catalog.prices import seconds
+from catalog.prices import LONGEST, NOTHING, Basis, seconds, weakest
 from concurrency import Lease
 from contract.states import ENDED, State
 from errors import InvalidRequest, OutcomeUnknown, ServiceError
+from generations.costs import charge, measured
 from ledger import Ledger
 from ledger.records import AttemptRecord, Failure, GenerationRecord
 from media.formats import Kind
@@ -34,7 +35,7 @@ class Attempt:
     seconds the provider's clock was ahead at `submitted_at`, if known. `passed_over` means that the model was
     not called, for the reason in `error`. An `unrecoverable` attempt could not be searched for. `lease` is
     its slot and its place in the window while it holds them. `missing` numbers the files that did not exist
-    when they were fetched.
+    when they were fetched. `longest` is how many seconds its prediction may take from its creation.
     """
 
     model: Model
@@ -53,14 +54,15 @@ class Attempt:
     unrecoverable: bool = False
     lease: Lease | None = None
     missing: Collection[int] = ()
+    longest: float = LONGEST
 
     def __post_init__(self) -> None:
         self.sent = self.input
 
     @classmethod
-    def resumed(cls, record: AttemptRecord, step: Step) -> "Attempt":
+    def resumed(cls, record: AttemptRecord, step: Step, longest: float) -> "Attempt":
         """The open attempt of an earlier process."""
-        attempt = cls(step.model, step.input, step.changes)
+        attempt = cls(step.model, step.input, step.changes, longest=longest)
         attempt.submitted_at, attempt.answered_at = record.submitted_at, record.answered_at
         attempt.fingerprint, attempt.clock_skew = record.fingerprint, record.clock_skew
         if record.prediction_id is not None:
@@ -94,13 +96,25 @@ class Attempt:
         """USD. An unknown outcome counts as billed."""
         if self.prediction is None:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
-            return self.model.cost(self.sent) if is_unknown else 0.0
-        if self.prediction.has_succeeded:
-            per_image = self.model.billing.per == "image"
-            # A text instead of an image costs nothing if the price is per image, and the full price if it is
-            # per call.
-            return self.model.cost(self.sent, outputs=len(self.made) if per_image else 1)
-        return self.model.cost(self.sent) if self.prediction.may_be_billed else 0.0
+            return self.model.bound(self.sent, longest=self.longest) if is_unknown else 0.0
+        return charge(self.model, self.sent, self.prediction, made=len(self.made), longest=self.longest)
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether it counts in the cost, although that may round to nothing."""
+        return self.cost > 0 or (self.prediction is not None and self.prediction.has_succeeded)
+
+    @property
+    def basis(self) -> Basis:
+        """How its cost is known."""
+        return self.model.basis(measured(self.model, self.prediction) if self.prediction else NOTHING)
+
+    @property
+    def running_seconds(self) -> float | None:
+        """The measured seconds for which its prediction ran, if it succeeded and its model is billed by them."""
+        if self.prediction is None or not (self.model.bills_running and self.prediction.has_succeeded):
+            return None
+        return self.model.billing.counted(measured(self.model, self.prediction))
 
     @property
     def age(self) -> float:
@@ -153,6 +167,14 @@ class FinishedAttempt:
         return self.kept.cost_usd
 
     @property
+    def is_charged(self) -> bool:
+        return self.cost > 0
+
+    @property
+    def basis(self) -> Basis:
+        return self.model.basis()
+
+    @property
     def passed_over(self) -> bool:
         return self.kept.passed_over
 
@@ -172,8 +194,9 @@ class Generation:
     caller gets, and `kinds` those of all files that were made. With a `placeholder`, the only
     file is a black image in place of the output, or its `data:` URI if it could not be stored. A `detached` generation
     continues without a waiting caller. A run that stops without `is_cancelled` was only interrupted. `persisted` is
-    true once its record is on the disk. `reserved` is USD of the budget: its cost so far and its possible further cost.
-    `progress` is the last percentage that its model printed. `listeners` are called on the loop when the state changes.
+    true once its record is on the disk. `reserved_usd` is reserved in the budget: its cost so far, and the most that it
+    may still cost. `progress` is the last percentage that its model printed. `listeners` are called on the loop when
+    the state changes.
     """
 
     id: str
@@ -203,7 +226,7 @@ class Generation:
     detached: bool = False
     is_cancelled: bool = False
     persisted: bool = False
-    reserved: float = 0.0
+    reserved_usd: float = 0.0
     progress: float | None = None
     _final: GenerationRecord | None = None
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)
@@ -267,6 +290,11 @@ class Generation:
         return round(sum((attempt.cost for attempt in self.attempts), 0.0), 6)
 
     @property
+    def cost_basis(self) -> str:
+        """How its cost is known: as the least certain of its attempts that cost anything."""
+        return weakest((each.basis for each in self.attempts if each.is_charged), self.model.basis())
+
+    @property
     def is_in_doubt(self) -> bool:
         """Whether its last attempt may have made a prediction whose id is not known."""
         return self.last is not None and self.last.is_open and self.last.prediction is None
@@ -327,11 +355,12 @@ class Generation:
             placeholder=self.placeholder,
             error=failure(self.error) if self.error else None,
             cost_usd=self.cost_usd,
-            reserved_usd=0.0 if over else self.reserved,
+            reserved_usd=0.0 if over else self.reserved_usd,
             images=images,
             video_seconds=seconds,
             credits=self.model.credits if self.succeeded else 0,
             semaphore=self.semaphore,
+            cost_basis=self.cost_basis,
             attempts=tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1)),
         )
 
@@ -339,8 +368,10 @@ class Generation:
         """The number of images, and the seconds of video."""
         if not self.succeeded or self.last is None:
             return 0, 0.0
-        films = self.kinds.count("video")
-        return self.kinds.count("image"), films * seconds(self.last.sent, self.model) if films else 0.0
+        films, prediction = self.kinds.count("video"), self.last.prediction
+        counted = prediction.metrics if prediction and films == 1 else NOTHING
+        length = seconds(self.last.sent, self.model, counted) if films else 0.0
+        return self.kinds.count("image"), films * length
 
 
 def failure(error: ServiceError) -> Failure:

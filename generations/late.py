@@ -14,10 +14,12 @@ from typing import Final
 import structlog
 
 from auth import Caller
-from catalog.outputs import OutputForm
+from catalog.model import Model
+from catalog.prices import LONGEST, NOTHING, weakest
 from errors import LedgerDown
 from generations.archive import Archive
 from generations.budget import Budget
+from generations.costs import charge, measured
 from generations.generation import Attempt, Generation
 from ledger import Ledger
 from ledger.records import GenerationRecord
@@ -41,10 +43,10 @@ class LatePredictions:
         """Returns a function to call with the late prediction of this attempt. The function does not keep the
         generation in memory."""
         number = generation.attempts.index(attempt) + 1
-        price = attempt.model.cost(attempt.sent)
-        form = attempt.model.output
+        bound = attempt.model.bound(attempt.sent, longest=attempt.longest)
+        model = attempt.model
         return partial(
-            self._take, weakref.ref(generation), generation.id, number, generation.caller, price, form
+            self._take, weakref.ref(generation), generation.id, number, generation.caller, model, bound
         )
 
     async def _take(
@@ -53,16 +55,19 @@ class LatePredictions:
         generation_id: str,
         number: int,
         caller: Caller,
-        price: float,
-        form: OutputForm,
+        model: Model,
+        bound: float,
         found: Prediction,
     ) -> None:
-        found = replace(found, form=form)
+        found = replace(found, form=model.output)
         ended = found if found.is_over else await self._provider.cancel(caller, found)
         if ended is None or (ended.status == "succeeded" and not ended.has_output):
             # It could not be cancelled, or it was read from a list, which may omit outputs.
             ended = replace(ended or found, is_lost=True)
-        cost = price if ended.may_be_billed else 0.0
+        # Without its input, only a charge for the seconds that it ran is known better than the bound.
+        cost = bound if ended.may_be_billed else 0.0
+        if model.bills_running:
+            cost = min(bound, charge(model, NOTHING, ended, longest=LONGEST))
         generation = reference()
         if generation is not None:
             attempt = generation.attempts[number - 1]
@@ -72,7 +77,8 @@ class LatePredictions:
         if generation is not None and not generation.has_ended:
             self._ledger.mark_dirty(generation)
         else:
-            record = await self._record(generation_id, number, ended, cost)
+            basis = model.basis(measured(model, ended)) if cost else "declared"
+            record = await self._record(generation_id, number, ended, cost, basis)
             if generation is not None:
                 generation.amend(record)  # a batch that still runs shows it
         log.warning(
@@ -85,7 +91,7 @@ class LatePredictions:
         )
 
     async def _record(
-        self, generation_id: str, number: int, ended: Prediction, cost: float
+        self, generation_id: str, number: int, ended: Prediction, cost: float, basis: str
     ) -> GenerationRecord:
         """Add it to the record of a generation that has ended. Returns the record."""
         async with self._recording:  # two late predictions of one generation would overwrite each other
@@ -96,7 +102,8 @@ class LatePredictions:
             )
             total = round(sum((each.cost_usd for each in attempts), 0.0), 6)
             self._budget.settle(record.caller_id, reserved=0.0, cost=max(0.0, total - record.cost_usd))
-            record = replace(record, attempts=attempts, cost_usd=total)
+            basis = weakest([basis, record.cost_basis or basis], basis)
+            record = replace(record, attempts=attempts, cost_usd=total, cost_basis=basis)
             self._ledger.upsert(record)
             return record
 

@@ -5,8 +5,10 @@
 Each attempt (`attempt.py`) is admitted by the gate and releases its slot before the next attempt queues, so the limits
 hold for retries too. A creation is retried only if it certainly was not accepted (refused for a reason that passes,
 never connected), or if the model reports a failure that passes. A model gets four attempts, or two predictions if each
-costs more than 1 USD; predictions that failed in earlier processes count. A refused prompt is never retried. If the
-request has a fallback, a failure leads to an attempt with another model (`catalog/fallback.py`).
+costs more than 1 USD; predictions that failed in earlier processes count. A model without a price counts with what its
+predictions usually cost, or else with the most that one may cost, but then a prediction that never ran does not count.
+A refused prompt is never retried. If the request has a fallback, a failure leads to an attempt with another model
+(`catalog/fallback.py`).
 
 Outputs are fetched after the slot is free and before the caller gets the result. An attempt fails if none of its
 outputs exists. Every transition is recorded, and the end of a generation is on the disk before a caller can see it. A
@@ -45,8 +47,10 @@ from files import Files
 from files.names import link_name
 from generations.attempt import AttemptRunner
 from generations.batch import Batch, Work
-from generations.budget import Budget, check_cost
+from generations.budget import TOLERANCE, Budget, check_cost
+from generations.costs import Estimate, explained
 from generations.generation import Attempt, FinishedAttempt, Generation
+from generations.learned import Learned
 from generations.outputs import keep_outputs
 from ledger import Ledger
 from ledger.records import GenerationRecord
@@ -126,9 +130,11 @@ class Runner:
         budget: Budget,
         outbox: Outbox,
         outputs: Files | None,
+        learned: Learned,
         first_backoff: float = FIRST_BACKOFF,
     ) -> None:
         self._attempts = attempts
+        self._learned = learned
         self._gate = gate
         self._ledger = ledger
         self._budget = budget
@@ -197,7 +203,7 @@ class Runner:
                     await self._attempts.make(generation, step, batch)
                     return await self._fetch(generation)
                 except TryAgain as again:
-                    if retries.allow(again) and self._may_repeat(generation, step):
+                    if retries.allow(again) and await self._may_repeat(generation, step, batch):
                         await self._back_off(generation, again, retries)
                         continue
                     why = failed = again.error
@@ -220,6 +226,8 @@ class Runner:
         made_at, attempt = clock(), generation.last
         if attempt is None:
             return
+        if attempt.running_seconds is not None:
+            self._learned.learn(attempt.model, attempt.running_seconds)
         self.fetching += 1
         try:
             await keep_outputs(self._outputs, generation, attempt)
@@ -239,11 +247,15 @@ class Runner:
             return request.route.step(model)
         return request.first
 
-    @staticmethod
-    def _may_repeat(generation: Generation, step: Step) -> bool:
-        """Whether the model may run again. A costly model runs at most twice."""
-        ran = _predictions_of(step, generation.attempts)
-        return ran < MAX_COSTLY_ATTEMPTS or step.model.cost(step.input) <= COSTLY
+    async def _may_repeat(self, generation: Generation, step: Step, batch: Batch | None) -> bool:
+        """Whether the model may run again. A costly model runs at most twice, and what was billed so far must leave
+        enough of each limit for one more."""
+        ran = sum(each.model == step.model and _may_have_run(each) for each in generation.attempts)
+        if ran >= MAX_COSTLY_ATTEMPTS:
+            seconds = await self._learned.seconds(step.model)
+            if Estimate.of(step, generation.request.longest, seconds).usd > COSTLY:
+                return False
+        return await self._refuse_cost(generation, step, batch) is None
 
     async def _back_off(self, generation: Generation, again: TryAgain, retries: Retries) -> None:
         """Wait before the next attempt. All work of the caller waits if its account is throttled or Replicate cannot be
@@ -283,20 +295,23 @@ class Runner:
         return error
 
     async def _refuse_cost(self, generation: Generation, step: Step, batch: Batch | None) -> str | None:
-        """Reserve the cost of a fallback, or return which limit it would exceed."""
-        if step.model is generation.request.first.model:
-            return None  # reserved at acceptance
+        """Reserve what one more attempt may cost, or return which limit it would exceed."""
+        request, model = generation.request, step.model
         # An attempt that ran out of time is billed too.
-        cost = generation.cost_usd + step.model.cost(step.input)
-        more = max(0.0, cost - generation.reserved)
+        cost = generation.cost_usd + model.bound(step.input, longest=request.longest)
+        more = max(0.0, cost - generation.reserved_usd)
+        if model is request.first.model and more <= TOLERANCE:
+            return None  # reserved at acceptance
         with_it = f"With {step.model.short_name}"
         try:
-            check_cost(cost, generation.request.max_cost, where=f"{with_it} it")
+            check_cost(cost, request.max_cost, where=f"{with_it} it")
             if batch is not None and batch.max_cost is not None:
                 check_cost(batch.expected_cost + more, batch.max_cost, where=f"{with_it} the batch")
             async with self._budget.admitted(generation.caller_id, more):
-                generation.reserved += self._budget.reserve(generation.caller_id, more)
-        except (BudgetExceeded, LedgerDown) as error:
+                generation.reserved_usd += self._budget.reserve(generation.caller_id, more)
+        except BudgetExceeded as error:
+            return explained(error, request, model).detail
+        except LedgerDown as error:
             return error.detail
         return None
 
@@ -314,7 +329,7 @@ class Runner:
     async def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:
         generation.ended_at = asyncio.get_running_loop().time()
         generation.error = error
-        self._budget.settle(generation.caller_id, reserved=generation.reserved, cost=generation.cost_usd)
+        self._budget.settle(generation.caller_id, reserved=generation.reserved_usd, cost=generation.cost_usd)
         self.ended[state] += 1
         generation.transition(state, self._ledger)
         await self.publish(generation)
@@ -335,6 +350,18 @@ def log_end(record: GenerationRecord) -> None:
         cost_usd=record.cost_usd,
         code=record.error and record.error.code,
     )
+
+
+def _may_have_run(attempt: Attempt | FinishedAttempt) -> bool:
+    """Whether an attempt counts as a run of a costly model: each prediction of a model with a price does."""
+    never_ran = (
+        isinstance(attempt, Attempt)
+        and attempt.model.price is None
+        and attempt.prediction is not None
+        and attempt.prediction.is_over
+        and not attempt.prediction.started
+    )
+    return attempt.prediction_id is not None and not never_ran
 
 
 def _predictions_of(step: Step, attempts: Iterable[Attempt | FinishedAttempt]) -> int:

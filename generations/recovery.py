@@ -157,7 +157,7 @@ class Recovery:
             next_model=model,
             queued_seconds=record.queued_seconds,
             predicting_seconds=record.predicting_seconds,
-            reserved=record.reserved_usd,
+            reserved_usd=record.reserved_usd,
             is_cancelled=record.cancelled,
         )
 
@@ -166,7 +166,7 @@ def _attempt(record: AttemptRecord, request: GenerationRequest, model: Model) ->
     if not record.open:
         return FinishedAttempt(model, record)
     step = request.route.step(model) if request.route and model is not request.model else request.first
-    return Attempt.resumed(record, replace(step, model=model))
+    return Attempt.resumed(record, replace(step, model=model), request.longest)
 
 
 def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batch:
@@ -315,6 +315,7 @@ def ended_record(record: GenerationRecord, error: ServiceError, state: State = "
         total_seconds=round(now - record.accepted_at, 3),
         error=failure(error),
         cost_usd=max(record.cost_usd, record.reserved_usd) if may_run else record.cost_usd,
+        cost_basis="bounded" if may_run and record.cost_basis == "learned" else record.cost_basis,
         reserved_usd=0.0,
     )
 

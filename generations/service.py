@@ -11,11 +11,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 from auth import Caller, Principal
-from errors import LedgerDown, NotFound, ShuttingDown
+from errors import BudgetExceeded, LedgerDown, NotFound, ShuttingDown
 from generations import views
 from generations.archive import Archive, Stored
 from generations.batch import Batch, Work
 from generations.budget import Budget
+from generations.costs import Forecast, explained
 from generations.elsewhere import Elsewhere, is_suspended
 from generations.events import Events, Subscription
 from generations.generation import Generation
@@ -26,7 +27,7 @@ from generations.submission import Submission
 from generations.supervisor import Supervisor
 from generations.suspension import Suspension
 from ledger import Grouping, Ledger, Page, Period, Queries
-from ledger.records import Delivery, GenerationRecord, PlanRecord
+from ledger.records import Delivery, GenerationRecord
 from parsing.attachments import UPLOADED
 from parsing.shapes import BatchRequest
 from webhooks.outbox import Outbox
@@ -101,10 +102,12 @@ class GenerationService:
             work = await self._existing(submission)
             if work is None:
                 try:
-                    async with self._budget.admitted(submission.caller.id, submission.cost):
+                    async with self._budget.admitted(submission.caller.id, submission.bound):
                         work = new = self._supervisor.accept(submission)
-                except BaseException:
+                except BaseException as error:
                     self._abandon_key(submission)
+                    if isinstance(error, BudgetExceeded):
+                        raise explained(error, submission.request) from None
                     raise
         finally:
             if new is None and any(UPLOADED in text for text in submission.request_json):
@@ -113,8 +116,8 @@ class GenerationService:
             await self._persist(submission, new)
         return await self._wait(work, submission, None if on_item_done is None else _once(on_item_done))
 
-    async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> PlanRecord:
-        """The plan of a batch if it were submitted now. Raises InvalidRequest, QueueFull, LedgerDown or
+    async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> Forecast:
+        """The forecast of a batch if it were submitted now. Raises InvalidRequest, QueueFull, LedgerDown or
         ShuttingDown if it would not be accepted, unless it `may_exist` already under its key."""
         if not may_exist:
             self._supervisor.check_semaphore(request.semaphore)

@@ -15,7 +15,9 @@ from contract.states import iso8601
 from generations import views
 from generations.archive import Stored
 from generations.batch import Batch, Work
+from generations.costs import Estimate, Forecast
 from generations.generation import Generation
+from generations.learned import Learned
 from generations.supervisor import Supervisor
 from ledger.records import PlanRecord
 from loop_thread import Pool
@@ -27,10 +29,11 @@ ahead of it, and the semaphore."""
 
 
 class Status:
-    def __init__(self, *, supervisor: Supervisor, gate: AnyGate, threads: Pool) -> None:
+    def __init__(self, *, supervisor: Supervisor, gate: AnyGate, threads: Pool, learned: Learned) -> None:
         self._supervisor = supervisor
         self._gate = gate
         self._threads = threads
+        self._learned = learned
 
     def body(self, work: Work | Stored, address: str) -> dict[str, Any]:
         """The body of work in any state, for a batch without its results."""
@@ -46,16 +49,12 @@ class Status:
         many."""
         return await self._threads.run(lambda: [batch.item(index, address) for index in indexes])
 
-    async def forecast(self, request: BatchRequest, caller: Caller) -> PlanRecord:
-        """The plan of a batch of this caller if it were submitted now."""
+    async def forecast(self, request: BatchRequest, caller: Caller) -> Forecast:
+        """The forecast of a batch of this caller if it were submitted now."""
+        costs = await self._learned.estimates(request.requests)
         items = [
-            Item(
-                each.model.name,
-                each.model.usual_seconds,
-                each.model.cost(each.first.input),
-                each.model.credits,
-            )
-            for each in request.requests
+            Item(each.model.name, each.model.usual_seconds, cost.usd, each.model.credits)
+            for each, cost in zip(request.requests, costs, strict=True)
         ]
         snapshot, durations = self._gate.snapshot(request.semaphore), self._gate.durations
         found = await self._threads.run(
@@ -69,7 +68,8 @@ class Status:
                 semaphore=request.semaphore,
             )
         )
-        return PlanRecord(found.strategy, found.seconds, found.cost_usd, found.credits)
+        record = PlanRecord(found.strategy, found.seconds, found.cost_usd, found.credits)
+        return Forecast(record, Estimate.total(costs))
 
     def _estimate(self, generation: Generation) -> dict[str, Any]:
         """The estimate: seconds to its end, its place in the queue (1 is next) while it is queued, the
@@ -108,6 +108,7 @@ class Status:
         }
         if not batch.has_ended:
             del body["success"], body["estimated_seconds"]
+            body["cost_bound_usd"] = round(batch.expected_cost, 6)
         if running:
             queued = next((each for each in running if each.state == "queued"), None)
             body["estimated_seconds"] = round(

@@ -54,14 +54,10 @@ class Submission:
     wait_seconds: float | None = None
 
     @property
-    def cost(self) -> float:
-        """USD that it may cost without fallbacks."""
+    def bound(self) -> float:
+        """The most USD that it may cost without retries and fallbacks."""
         each = self.request
-        return (
-            sum(one.model_cost for one in each.requests)
-            if isinstance(each, BatchRequest)
-            else each.model_cost
-        )
+        return sum(one.bound for one in each.requests) if isinstance(each, BatchRequest) else each.bound
 
     @property
     def detached(self) -> bool:

@@ -84,10 +84,10 @@ class Supervisor:
         self.check_semaphore(submission.request.semaphore)
         if isinstance(submission.request, BatchRequest):
             return self._accept_batch(submission, submission.request)
-        cost = submission.request.model_cost
+        bound = submission.request.bound
         self.check_room(1, submission.caller)
-        check_cost(cost, submission.request.max_cost)
-        self._budget.reserve(submission.caller.id, cost)
+        check_cost(bound, submission.request.max_cost)
+        self._budget.reserve(submission.caller.id, bound)
         [text] = submission.request_json
         generation = self._new(submission, submission.request, text, id=submission.id)
         generation.detached |= submission.detached
@@ -98,11 +98,11 @@ class Supervisor:
     @computing()
     def _accept_batch(self, submission: Submission, request: BatchRequest) -> Batch:
         self.check_room(len(request.requests), submission.caller)
-        costs = [each.model_cost for each in request.requests]
-        check_cost(sum(costs), request.max_cost, where="The batch")
-        for index, (each, cost) in enumerate(zip(request.requests, costs, strict=True)):
-            check_cost(cost, each.max_cost, where=f"requests[{index}]")
-        self._budget.reserve(submission.caller.id, sum(costs))
+        bounds = [each.bound for each in request.requests]
+        check_cost(sum(bounds), request.max_cost, where="The batch")
+        for index, (each, bound) in enumerate(zip(request.requests, bounds, strict=True)):
+            check_cost(bound, each.max_cost, where=f"requests[{index}]")
+        self._budget.reserve(submission.caller.id, sum(bounds))
         assert submission.plan is not None  # noqa: S101 - every batch has one
         shared, *own = submission.request_json
         items = [
@@ -141,7 +141,7 @@ class Supervisor:
             simulated=submission.simulated,
             request_json=text,
             detached=request.webhook is not None,
-            reserved=request.model_cost,
+            reserved_usd=request.bound,
             **fields,
         )
 
@@ -326,7 +326,7 @@ class Supervisor:
     def _adopt(self, generation: Generation) -> None:
         generation.persisted = generation.detached = True
         generation.accepted_at = _loop_time(generation.created_at)
-        self._budget.hold(generation.caller_id, generation.reserved)
+        self._budget.hold(generation.caller_id, generation.reserved_usd)
         # Delete the record of an attempt that was never sent: it would count unless another attempt replaces
         # it.
         self._ledger.delete(AttemptRecord, generation.id, len(generation.attempts) + 1)

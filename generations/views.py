@@ -13,6 +13,7 @@ from catalog.references import NAMES
 from contract.states import State, iso8601
 from errors import ServiceError, restored
 from files import names
+from generations.costs import Forecast
 from ledger.records import AttemptRecord, Delivery, Failure, GenerationRecord, PlanRecord
 from parsing.shapes import GenerationRequest
 
@@ -24,6 +25,7 @@ def generation(record: GenerationRecord, address: str) -> Body:
     if record.has_ended:
         return _result(record, address)
     body = facts(record, address)
+    body["cost_bound_usd"] = max(record.cost_usd, record.reserved_usd)
     if record.suspended_at is not None:
         body["waiting_for_owner_since"] = iso8601(record.suspended_at)
         if any(each.is_in_doubt for each in record.attempts):
@@ -46,6 +48,7 @@ def facts(record: GenerationRecord, address: str) -> Body:
         else len(record.attempts),
         "files": [_link(name, record, address) for name in record.files],
         "cost_usd": record.cost_usd,
+        "cost_basis": record.cost_basis or "declared",
         "timing": {
             "queued": record.queued_seconds,
             "predicting": record.predicting_seconds,
@@ -100,6 +103,7 @@ def webhook(delivery: Delivery) -> Body:
 
 
 def plan(record: PlanRecord) -> Body:
+    """The plan of a batch as it was when it was accepted."""
     return {
         "strategy": record.strategy,
         "estimated_seconds": round(record.seconds, 3),
@@ -108,13 +112,22 @@ def plan(record: PlanRecord) -> Body:
     }
 
 
-def dry_run(request: GenerationRequest, forecast: PlanRecord) -> Body:
-    """The expected duration and cost of a generation, and the input of its first model, without image contents."""
-    first = request.first
+def forecast(total: int, found: Forecast) -> Body:
+    """The expected duration and cost of a request for `total` generations, and the most that it may cost."""
     return {
         "dry_run": True,
-        "total": 1,
-        **plan(forecast),
+        "total": total,
+        **plan(found.plan),
+        "cost_bound_usd": found.cost.bound,
+        "cost_basis": found.cost.basis,
+    }
+
+
+def dry_run(request: GenerationRequest, found: Forecast) -> Body:
+    """The forecast of a generation, and the input of its first model, without image contents."""
+    first = request.first
+    return {
+        **forecast(1, found),
         "model_name": first.model.name,
         "requested_model": request.requested_model,
         "input": {name: _shown(value) if name in NAMES else value for name, value in first.input.items()},

@@ -148,6 +148,9 @@ class ModelQueries(Protocol):
         """Models that were missing before this time, and look-ups that counted until then: rows to delete. It may not
         return all."""
 
+    def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
+        """For how many seconds some of the latest predictions of this target ran, in any order."""
+
 
 class Queries(ModelQueries, Protocol):
     """Reads records. Every method blocks, is safe on any thread, and raises LedgerDown. Records that are not flushed

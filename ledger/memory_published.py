@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TypeVar, cast
 
 from ledger.claims import ClaimLookup, EndLookup
-from ledger.records import LookupRecord, ModelRecord, Record, SchemaRecord
+from ledger.records import LookupRecord, ModelRecord, Record, RunRecord, SchemaRecord
 from ledger.tables import MAPPINGS, Key
 
 R = TypeVar("R", bound=Record)
@@ -65,6 +65,10 @@ class MemoryModels:
     def lookups(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[LookupRecord]:
         keys = {(reader, name, simulated) for reader in readers}
         return [each for each in self.all(LookupRecord) if MAPPINGS[LookupRecord].key_of(each) in keys]
+
+    def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
+        runs = self.all(RunRecord)
+        return [each.seconds for each in runs if (each.target, each.simulated) == (target, simulated)]
 
     def outdated_models(self, before: float) -> Sequence[ModelRecord | LookupRecord]:
         missing = [each for each in self.all(ModelRecord) if each.missing and each.looked_up_at < before]

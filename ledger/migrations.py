@@ -59,8 +59,8 @@ def semaphores(driver: sqlite3.Connection) -> None:
 
 
 def published_models(driver: sqlite3.Connection) -> None:
-    """From version 5 (0.9.0): add tables for models with their published schemas, and what such a model adds to a
-    generation. Rows that are there get the value of a declared model."""
+    """From version 5 (0.9.0): add tables for models with their published schemas and measured predictions, and what
+    such a model adds to a generation. Rows that are there get the value of a declared model."""
     for column in ("version TEXT", "kind TEXT", "cost_basis TEXT"):
         driver.execute(f"ALTER TABLE generations ADD COLUMN {column}")
     driver.execute("ALTER TABLE generations ADD COLUMN warnings JSON NOT NULL DEFAULT '[]'")
@@ -82,6 +82,12 @@ def published_models(driver: sqlite3.Connection) -> None:
         """CREATE TABLE lookups (
             reader TEXT NOT NULL, name TEXT NOT NULL, simulated BOOLEAN NOT NULL, until FLOAT NOT NULL,
             is_over BOOLEAN NOT NULL, PRIMARY KEY (reader, name, simulated)
+        ) WITHOUT ROWID"""
+    )
+    driver.execute(
+        """CREATE TABLE runs (
+            target TEXT NOT NULL, simulated BOOLEAN NOT NULL, slot INTEGER NOT NULL, seconds FLOAT NOT NULL,
+            PRIMARY KEY (target, simulated, slot)
         ) WITHOUT ROWID"""
     )
 
@@ -112,6 +118,10 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         """CREATE TABLE lookups (
             reader TEXT NOT NULL, name TEXT NOT NULL, simulated BOOLEAN NOT NULL, until FLOAT NOT NULL,
             is_over BOOLEAN NOT NULL, PRIMARY KEY (reader, name, simulated)
+        )""",
+        """CREATE TABLE runs (
+            target TEXT NOT NULL, simulated BOOLEAN NOT NULL, slot INTEGER NOT NULL, seconds FLOAT NOT NULL,
+            PRIMARY KEY (target, simulated, slot)
         )""",
     ),
 }

@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Engine, func, not_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import LedgerDown
-from ledger.records import LookupRecord, ModelRecord, Record, SchemaRecord
-from ledger.tables import LOOKUPS, MODELS, SCHEMAS, mapping
+from ledger.records import LookupRecord, ModelRecord, Record, RunRecord, SchemaRecord
+from ledger.tables import LOOKUPS, MODELS, RUNS, SCHEMAS, mapping
 
 R = TypeVar("R", bound=Record)
 
@@ -72,6 +72,10 @@ class SqlModels(SqlReader):
     def lookups(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[LookupRecord]:
         mine = _L.reader.in_(readers), _L.name == name, _L.simulated == simulated
         return self._records(LookupRecord, *mine)
+
+    def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
+        runs = self._records(RunRecord, RUNS.c.target == target, RUNS.c.simulated == simulated)
+        return [each.seconds for each in runs]
 
     def outdated_models(self, before: float) -> Sequence[ModelRecord | LookupRecord]:
         missing = self._records(

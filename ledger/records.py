@@ -310,6 +310,16 @@ class LookupRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RunRecord:
+    """For how many seconds a prediction of this target ran (`Model.target`). There are as many as there are slots."""
+
+    target: str
+    simulated: bool
+    slot: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class MetaRecord:
     """A value that the service stores for itself."""
 
@@ -362,6 +372,7 @@ Record = (
     | SchemaRecord
     | ModelRecord
     | LookupRecord
+    | RunRecord
     | MetaRecord
     | LeaseRecord
     | BudgetRecord

@@ -60,6 +60,7 @@ from ledger.records import (
     ModelRecord,
     PlanRecord,
     Record,
+    RunRecord,
     SchemaRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
@@ -151,6 +152,8 @@ SCHEMAS: Final = _table("schemas", SchemaRecord, "version", "simulated")
 MODELS: Final = _table("models", ModelRecord, "reader", "name", "simulated", sqlite_with_rowid=False)
 
 LOOKUPS: Final = _table("lookups", LookupRecord, "reader", "name", "simulated", sqlite_with_rowid=False)
+
+RUNS: Final = _table("runs", RunRecord, "target", "simulated", "slot", sqlite_with_rowid=False)
 
 BUDGETS: Final = Table("budgets", SHARED, *_columns(BudgetRecord, "process", "day"))
 
@@ -350,6 +353,7 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     SchemaRecord: RowMapping(SchemaRecord, SCHEMAS, "version", "simulated"),
     ModelRecord: RowMapping(ModelRecord, MODELS, "reader", "name", "simulated"),
     LookupRecord: RowMapping(LookupRecord, LOOKUPS, "reader", "name", "simulated"),
+    RunRecord: RowMapping(RunRecord, RUNS, "target", "simulated", "slot"),
     LeaseRecord: RowMapping(LeaseRecord, LEASES, "id"),
     BudgetRecord: RowMapping(BudgetRecord, BUDGETS, "process", "day"),
 }

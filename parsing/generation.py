@@ -26,7 +26,7 @@ from network.host_rules import NO_HOSTS, HostRules
 from network.public_http import check_url
 from network.urls import encoded_url
 from parsing.normal import normalised
-from parsing.shapes import BatchFields, GenerationRequest, OwnFields, SingleFields
+from parsing.shapes import MAX_TIMEOUT, BatchFields, GenerationRequest, OwnFields, SingleFields
 from parsing.validation import not_a_field, problems_with, refuse, refuse_if_any, unusable_reasons, validated
 
 FieldsOf = Callable[[Iterable[str]], tuple[str, ...]]
@@ -52,12 +52,13 @@ class ParseContext:
     """What parsing depends on: the models, whether webhooks may go to this machine (`loopback`), and to which hosts of
     the operator. A request that was `accepted` before, by an earlier version or under other settings, is not refused by
     newer rules. `resolved` has the other models of the request by the names that it uses, or why a name leads to
-    none."""
+    none. `timeout` is that of requests without one, in seconds."""
 
     registry: Registry
     loopback: bool = False
     webhook_hosts: HostRules = NO_HOSTS
     accepted: bool = False
+    timeout: float = MAX_TIMEOUT
     resolved: Mapping[str, Model | str] = field(default_factory=dict)
 
     def find(self, name: str) -> Model | None:
@@ -126,6 +127,7 @@ def read_normalised(
         webhook=webhook,
         max_cost=fields.max_cost_usd,
         dry_run=isinstance(fields, SingleFields) and fields.dry_run,
+        longest=fields.timeout or context.timeout,
         given=body,
     )
 

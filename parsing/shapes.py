@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from catalog.adaptation import OUTPUTS, Step
 from catalog.fallback import Route
 from catalog.model import Model
+from catalog.prices import LONGEST
 from catalog.texts import Text
 from files.names import DownloadName
 
@@ -103,8 +104,9 @@ class BatchFields(BaseModel):
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One valid generation. `first` is the first model and its input, in which large images are still to be uploaded.
-    `route` leads to further models if the caller chose a fallback. `given` is the body that the request was read from;
-    in a batch of prompts it is the request's own part of the body."""
+    `route` leads to further models if the caller chose a fallback. `longest` is how many seconds each prediction may
+    take from its creation. `given` is the body that the request was read from; in a batch of prompts it is the
+    request's own part of the body."""
 
     first: Step
     requested_model: str
@@ -116,6 +118,7 @@ class GenerationRequest:
     max_cost: float | None = None
     dry_run: bool = False
     semaphore: str | None = None
+    longest: float = LONGEST
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -129,9 +132,9 @@ class GenerationRequest:
         return prompt if isinstance(prompt, str) else ""
 
     @property
-    def model_cost(self) -> float:
-        """The expected cost in USD."""
-        return self.first.model.cost(self.first.input)
+    def bound(self) -> float:
+        """The most USD that its first prediction may cost."""
+        return self.first.model.bound(self.first.input, longest=self.longest)
 
     @property
     def outputs(self) -> int:

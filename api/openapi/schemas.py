@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from catalog.model import KINDS, TIERS
-from catalog.prices import UNITS
+from catalog.prices import BASES, UNITS
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
 from parsing.queries import GROUPS
@@ -41,6 +41,17 @@ _SOON: Final[JSON] = {
 }  # fmt: skip
 
 
+_BASIS: Final[JSON] = {
+    "enum": list(BASES),
+    "description": "How the cost is known: by a declared price, by the measured seconds of a model without one, or "
+    "only as the most that it may be.",
+}
+
+_BOUND: Final[JSON] = {
+    "type": "number",
+    "description": "The most USD that it may cost, without fallbacks that have not begun. Budgets count it.",
+}
+
 _PERCENT: JSON = {
     "type": "number",
     "description": "Per cent. Known only for models that log it, and while a client listens to the events.",
@@ -57,6 +68,7 @@ def _of_generations() -> JSON:
         "id": TEXT, "status": {"enum": list(ENDED)}, "model_name": TEXT, "requested_model": TEXT, "prompt": TEXT,
         "prediction_id": {"type": ["string", "null"]}, "attempts": _attempts(error), "files": _LINKS,
         "cost_usd": _NUMBER,
+        "cost_basis": _BASIS,
         "timing": an_object({"queued": _NUMBER, "predicting": _NUMBER, "total": _NUMBER}, description="Seconds."),
         "created_at": _MOMENT, "simulated": _YES_NO,
     }  # fmt: skip
@@ -90,10 +102,10 @@ def _of_generations() -> JSON:
             {
                 **alive, **_SOON,
                 **{name: sometimes[name] for name in ("file_name", "kind", "batch_id", "external_semaphore_id")},
-                "progress": _PERCENT, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
-                "creation_in_doubt": _IN_DOUBT,
+                "cost_bound_usd": _BOUND, "progress": _PERCENT, "webhook": ref("Delivery"),
+                "waiting_for_owner_since": _WAITING, "creation_in_doubt": _IN_DOUBT,
             },
-            required=list(alive),
+            required=[*alive, "cost_bound_usd"],
             description="A generation that has not ended. `submitting`: its prediction is being created.",
         ),
         "AnyGeneration": {"anyOf": [ref("KnownGeneration"), ref("UnfinishedGeneration")]},
@@ -149,10 +161,12 @@ def _of_batches() -> JSON:
         "strategy": {"enum": ["immediate", "window", "queue"]},
         "estimated_seconds": _NUMBER, "estimated_cost_usd": _NUMBER, "credits": _COUNT,
     }  # fmt: skip
-    planned: JSON = {"dry_run": {"const": True}, "total": _COUNT, **plan}
+    planned: JSON = {
+        "dry_run": {"const": True}, "total": _COUNT, **plan, "cost_bound_usd": _BOUND, "cost_basis": _BASIS,
+    }  # fmt: skip
     figures: JSON = {
         "id": TEXT, "total": _COUNT, "succeeded": _COUNT, "failed": _COUNT, **plan,
-        "actual_seconds": _NUMBER, "actual_cost_usd": _NUMBER,
+        "actual_seconds": _NUMBER, "actual_cost_usd": _NUMBER, "cost_basis": _BASIS,
     }  # fmt: skip
     summary = {"success": _YES_NO, **figures}
     items: JSON = {"type": "array", "items": ref("BatchItem")}
@@ -181,7 +195,7 @@ def _of_batches() -> JSON:
             {
                 **summary, "status": {"enum": ["queued", "running", "completed"]}, "counts": counts,
                 "results": {**items, "description": "The generations that have ended, in input order."},
-                **_SOON, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
+                **_SOON, "cost_bound_usd": _BOUND, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
             },
             required=[*figures, "status", "counts", "results"],
             description="A batch. `success` is present only after all of its generations have ended.",

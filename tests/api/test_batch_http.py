@@ -26,10 +26,10 @@ MIXED = {
 
 def without_plan(summary):
     """The summary of a batch, without its plan and the actual figures."""
-    planned = {"strategy", "credits"} | {
+    planned = {"strategy", "credits", "cost_basis"} | {
         name for name in summary if name.startswith(("estimated_", "actual_"))
     }
-    assert 6 == len(planned)
+    assert 7 == len(planned)
     return {name: value for name, value in summary.items() if name not in planned}
 
 

@@ -29,6 +29,8 @@ def test_a_dry_run_returns_a_forecast_and_spends_nothing(client, simulator):
         "total": 5,
         "strategy": "immediate",
         "estimated_cost_usd": 0.25,
+        "cost_bound_usd": 0.25,
+        "cost_basis": "declared",
         "credits": 10,
     } == {name: value for name, value in answer.json.items() if name != "estimated_seconds"}
     assert 0 < answer.json["estimated_seconds"]
@@ -150,6 +152,8 @@ def test_a_dry_run_of_one_generation_shows_its_forecast_and_its_input(client, si
         "total": 1,
         "strategy": "immediate",
         "estimated_cost_usd": 0.05,
+        "cost_bound_usd": 0.05,
+        "cost_basis": "declared",
         "credits": 2,
         "model_name": "black-forest-labs/flux-dev",
         "requested_model": "flux-dev",

@@ -52,7 +52,16 @@ _MOMENTS: Final = {
 
 
 ADDED: Final[frozenset[str]] = frozenset(
-    {"account_shared", "clock_skew_seconds", "creation_in_doubt", "file_name", "ledger", "upstream"}
+    {
+        "account_shared",
+        "clock_skew_seconds",
+        "cost_basis",
+        "cost_bound_usd",
+        "creation_in_doubt",
+        "file_name",
+        "ledger",
+        "upstream",
+    }
 )
 """The fields that later versions added to responses. They are not compared, since the responses of 0.4.0 lack them."""
 

@@ -5,17 +5,16 @@ import asyncio
 import pytest
 
 from concurrency import Gate
-from generations.status import Status
 from providers.memory import MemoryProvider
 from tests.support import virtual_time
-from tests.support.wiring import ADDRESS, USER, AtOnce, a_picture, core, pictures, run, submission
+from tests.support.wiring import ADDRESS, USER, a_picture, core, pictures, run, submission
 
 
 def a_service(*, slots: int, lasts: float, rpm: int = 600):
     gate = Gate(concurrent_limit=slots, requests_per_minute=rpm)
     fake = MemoryProvider(ends_after=lasts - 0.25, answer_after=0.25)
     inside = core(fake, gate=gate, GENERATION_TIMEOUT=600, MAX_QUEUED=100)
-    return inside, Status(supervisor=inside.supervisor, gate=gate, threads=AtOnce())
+    return inside, inside.generations.status
 
 
 def accept(inside, count, *, caller=USER):

@@ -1,0 +1,86 @@
+"""Budgets of work whose cost is not known beforehand, on each database."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.api_client import PICTURE, picture
+from tests.support.callers import ADMIN
+from tests.support.problem_documents import problem
+
+pytestmark = pytest.mark.every_database
+
+BOUND = 0.305
+"""USD: 200 seconds at the price of the file."""
+
+
+@pytest.fixture
+def clients(make_app, tmp_path, database_url):
+    """Clients of all processes of a service in which flux-dev is billed by the seconds that it runs."""
+    prices = tmp_path / "prices.toml"
+    prices.write_text('flux-dev = {usd = 0.001525, per = "running_second"}')
+
+    def make(**settings):
+        processes = 3 if database_url else 1
+        apps = [make_app(PRICES_FILE=prices, GENERATION_TIMEOUT=200, **settings) for _ in range(processes)]
+        return [app.test_client() for app in apps]
+
+    return make
+
+
+def ask(client, prompt="A lighthouse", **fields):
+    return client.post("/generate", json=picture(prompt, **fields), headers=ADMIN)
+
+
+def test_work_at_the_same_moment_never_exceeds_the_budget_with_its_bounds(clients, simulator):
+    several = clients(BUDGET_USD_PER_DAY=3.5 * BOUND)
+    hanging = "[[hang]] a"
+
+    with ThreadPoolExecutor(12) as callers:
+        asked = [callers.submit(ask, several[number % len(several)], prompt=hanging) for number in range(12)]
+        refused = 0
+        while refused < 9:
+            refused = sum(each.done() for each in asked)
+        assert 3 >= simulator.counts().in_flight
+        while not all(each.done() for each in asked):
+            simulator.finish()
+    answers = [each.result() for each in asked]
+
+    assert [200] * 3 + [402] * 9 == sorted(each.status_code for each in answers)
+    assert {"budget_exceeded", None} == {each.json.get("code") for each in answers}
+    total = several[0].get("/usage", headers=ADMIN).json["total"]["usd"]
+    assert 0 < total <= 3 * BOUND
+
+
+def test_a_prediction_of_no_time_is_known_as_well(clients):
+    body = ask(clients()[0], "[[slow=0]] A lighthouse").json
+
+    assert (0, "declared") == (body["cost_usd"], body["cost_basis"])
+
+
+def test_what_ended_work_has_not_cost_is_free_for_other_work(clients):
+    for client in clients(BUDGET_USD_PER_DAY=1.1 * BOUND):
+        answer = ask(client)
+        assert (200, "declared") == (answer.status_code, answer.json["cost_basis"]), answer.text
+        assert 0 < answer.json["cost_usd"] < BOUND / 10
+
+
+def test_a_refusal_by_the_bound_spends_nothing(clients, simulator):
+    client, *_ = clients()
+
+    problem(ask(client, max_cost_usd=0.3), 402, "budget_exceeded")
+    assert 0 == simulator.counts().creations_accepted
+    assert 200 == ask(client, max_cost_usd=0.3, timeout=100).status_code
+
+
+def test_the_cost_that_was_measured_is_expected_in_every_process(clients):
+    several = clients()
+
+    def planned(client):
+        body = PICTURE | {"dry_run": True}
+        shown = client.post("/generate", json=body, headers=ADMIN).json
+        return tuple(shown[name] for name in ("estimated_cost_usd", "cost_bound_usd", "cost_basis"))
+
+    assert (BOUND, BOUND, "bounded") == planned(several[0])
+    cost = ask(several[0]).json["cost_usd"]
+    assert {(cost, BOUND, "learned")} == {planned(client) for client in several}
