@@ -5,7 +5,7 @@ from flask import Blueprint, Response, request
 
 from api import incoming
 from errors import Unauthenticated
-from providers import Untrusted
+from providers.pushes import Untrusted
 
 log = structlog.get_logger("http")
 

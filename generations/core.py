@@ -42,7 +42,8 @@ from loop_thread import Pool
 from parsing.attachments import Attachments
 from parsing.generation import ParseContext
 from parsing.limits import Limits
-from providers import AccountSource, CreationRegistry, Measures, ProgressSource, Provider, PushReceiver
+from providers import AccountSource, CreationRegistry, Measures, ProgressSource, Provider
+from providers.pushes import PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings
 from webhooks.outbox import Outbox

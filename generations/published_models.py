@@ -28,10 +28,10 @@ import structlog
 from auth import Caller
 from errors import LedgerDown, ServiceError
 from generations.archive import Archive
-from generations.model_source import ModelFacts, ModelSource
 from ledger import Ledger, Queries
 from ledger.claims import ClaimLookup, EndLookup
 from ledger.records import LookupRecord, ModelRecord, SchemaRecord
+from providers import ModelFacts, ModelSource
 from providers.single_flight import SingleFlight
 
 LATEST_FOR: Final = 600.0

@@ -16,7 +16,7 @@ from generations.generation import Generation
 from generations.remote import Remote
 from generations.supervisor import Supervisor
 from ledger.records import GenerationRecord
-from providers import PushedResult, PushReceiver, Untrusted
+from providers.pushes import PushedResult, PushReceiver, Untrusted
 
 MOST_BYTES: Final = 1_000_000
 """The largest message that is passed on to another process."""

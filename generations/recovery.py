@@ -31,6 +31,7 @@ from generations.batch import Batch
 from generations.generation import Attempt, FinishedAttempt, Generation, failure
 from ledger import Queries
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord
+from ledger.rivals import target_of
 from parsing.attachments import Attachments, Gone
 from parsing.generation import ParseContext, parse_generation
 from parsing.shapes import GenerationRequest
@@ -298,7 +299,7 @@ def _uncertain(record: GenerationRecord) -> Iterator[UncertainCreation]:
         if each.is_in_doubt and each.submitted_at is not None:
             attempt_id = f"{record.id}.{each.number}"
             yield UncertainCreation(
-                attempt_id, record.caller_id, each.model, each.fingerprint, each.submitted_at
+                attempt_id, record.caller_id, target_of(record, each), each.fingerprint, each.submitted_at
             )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-from sqlalchemy import CompoundSelect, Connection, Engine, or_, select
+from sqlalchemy import CompoundSelect, Connection, Engine, case, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from catalog.targets import Target
 from errors import LedgerDown
 from ledger.rivals import Rival, Seen
 from ledger.tables import ATTEMPTS, GENERATIONS
@@ -24,9 +25,9 @@ class SqlOtherAttempts:
         self._threads = threads
 
     async def look(
-        self, caller_id: str, model: str, content: str, *, ids: Collection[str] = (), since: float = 0.0
+        self, caller_id: str, content: str, *, ids: Collection[str] = (), since: float = 0.0
     ) -> Seen:
-        return await self._threads.run(partial(self._look, (caller_id, model, content), ids, since))
+        return await self._threads.run(partial(self._look, caller_id, content, ids, since))
 
     async def ours(self, predictions: Mapping[str, str], *, since: float) -> Collection[str]:
         return await self._threads.run(partial(self._ours, predictions, since))
@@ -41,14 +42,13 @@ class SqlOtherAttempts:
             found = {each for row in connection.execute(ours) for each in row}
         return {each for each, content in predictions.items() if each in found or content in found}
 
-    def _look(self, key: tuple[str, str, str], ids: Collection[str], since: float) -> Seen:
-        caller_id, model, content = key
-        in_doubt = select(_A.generation_id, _A.number, _A.submitted_at, _G.process).where(
+    def _look(self, caller_id: str, content: str, ids: Collection[str], since: float) -> Seen:
+        version = case((_A.model == _G.model, _G.version))
+        in_doubt = select(_A.generation_id, _A.number, _A.submitted_at, _G.process, _A.model, version).where(
             _A.generation_id == _G.id,
             _G.ended_at.is_(None),
             _G.caller_id == caller_id,
             or_(_G.process.is_(None), _G.process != self._process),
-            _A.model == model,
             _A.fingerprint == content,
             _A.open,
             _A.submitted_at.is_not(None),
@@ -60,8 +60,8 @@ class SqlOtherAttempts:
         with self._connected() as connection:
             # Rivals first: if one has its prediction meanwhile, the id is known.
             rivals = {
-                f"{generation_id}.{number}": Rival(submitted_at, process is None)
-                for generation_id, number, submitted_at, process in connection.execute(in_doubt)
+                f"{generation_id}.{number}": Rival(submitted_at, process is None, str(Target(*target)))
+                for generation_id, number, submitted_at, process, *target in connection.execute(in_doubt)
             }
             return Seen(rivals, set(connection.execute(known).scalars()) if ids else ())
 

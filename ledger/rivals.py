@@ -4,14 +4,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from catalog.targets import Target
+from ledger.records import AttemptRecord, GenerationRecord
+
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """An attempt whose creation is in doubt. It was sent at `since` (Unix time). If it is `suspended`, no process
-    searches for its prediction."""
+    """An attempt whose creation is in doubt. It was sent at `since` (Unix time), for this `target`
+    (`catalog/targets.py`). If it is `suspended`, no process searches for its prediction."""
 
     since: float
     suspended: bool
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,17 @@ class OtherAttempts(Protocol):
     """The attempts that all processes have on record."""
 
     async def look(
-        self, caller_id: str, model: str, content: str, *, ids: Collection[str] = (), since: float = 0.0
+        self, caller_id: str, content: str, *, ids: Collection[str] = (), since: float = 0.0
     ) -> Seen:
-        """The attempts in doubt of other processes with this input, and which of these ids are on record for work that
-        has not ended before `since` (Unix time). Raises LedgerDown."""
+        """The attempts in doubt of other processes with this input, for any target, and which of these ids are on
+        record for work that has not ended before `since` (Unix time). Raises LedgerDown."""
 
     async def ours(self, predictions: Mapping[str, str], *, since: float) -> Collection[str]:
         """Those ids of `predictions`, a mapping to the fingerprints of their inputs, that a process has made or may
         have made, for work that has not ended before `since` (Unix time). Raises LedgerDown."""
+
+
+def target_of(generation: GenerationRecord, attempt: AttemptRecord) -> str:
+    """What this attempt of a generation runs (`catalog/targets.py`)."""
+    version = generation.version if attempt.model == generation.model else None
+    return str(Target(attempt.model, version))

@@ -1,15 +1,17 @@
 """The protocols of providers, which run the models, and the neutral types that they use.
 
 Every provider is a `Provider`. Some providers have further abilities, each a protocol of its own: pushed
-results (`PushReceiver`), searches for lost creations (`CreationRegistry`), progress (`ProgressSource`), and
-the accounts of tokens (`AccountSource`).
+results (`pushes.PushReceiver`), searches for lost creations (`CreationRegistry`), progress (`ProgressSource`), and
+the accounts of tokens (`AccountSource`), and what is published of models (`ModelSource`).
+
+`model` is everywhere a target (`catalog/targets.py`): the text that says what runs.
 
 A method raises ServiceError when the failure is final, and TryAgain when another attempt may help.
 """
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -24,6 +26,8 @@ from errors import LedgerDown, ServiceError
 _HELD_BACK_WAIT: Final = 1.0
 """Seconds before a creation that was held back is tried again. Its state is first written to the ledger, so a
 ledger that is down delays it as well."""
+
+NO_SECRETS: Final[Mapping[str, str]] = {}
 
 ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
 """The statuses of a prediction that is over."""
@@ -146,20 +150,9 @@ class Created:
 
 
 @dataclass(frozen=True, slots=True)
-class PushedResult:
-    """A provider's message about a prediction. `content` is the fingerprint of the prediction's input, and
-    `webhook` the address that the message was sent to, if the message names them."""
-
-    prediction: Prediction
-    model: str | None = None
-    content: str | None = None
-    webhook: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class UncertainCreation:
     """A creation that an earlier process may have sent at `since` (Unix time, seconds). It is not recovered until its
-    caller comes back. `caller` is the caller's id, `content` the fingerprint of the input."""
+    caller comes back. `caller` is the caller's id, `model` the target, `content` the fingerprint of the input."""
 
     reference: str
     caller: str
@@ -216,9 +209,28 @@ class Measures:
     list_lags: Mapping[str, float] = field(default_factory=dict)
 
 
-class Untrusted(Exception):
-    """A pushed message is not from the provider, or contains no prediction. Log the text, but do not send it
-    back."""
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A model, a version of one, or a deployment, as its provider describes it. All texts are redacted, and safe to
+    log, keep and show."""
+
+    name: str
+    """`owner/name`, or `deployments/owner/name`."""
+    version: str | None = None
+    """The id of the latest version, of the version that was looked up, or of the deployment's release."""
+    schema: Mapping[str, Any] | None = None
+    """The version's OpenAPI document, of at most `MAX_SCHEMA` bytes of JSON. None if there is none, for a deployment,
+    and in the results of a search."""
+    is_official: bool | None = None
+    """Whether it runs by its name, without a version. None if that is not said."""
+    is_private: bool = False
+    """Whether only some accounts can read it."""
+    description: str = ""
+    example: Mapping[str, Any] | None = None
+    """The input of its published example."""
+    run_count: int | None = None
+    release: tuple[str, str] | None = None
+    """Of a deployment: the model (`owner/name`) and version that it runs."""
 
 
 class Provider(Protocol):
@@ -249,6 +261,7 @@ class Provider(Protocol):
         reference: str,
         callback: str | None = None,
         on_late: OnLate | None = None,
+        secrets: Mapping[str, str] = NO_SECRETS,
     ) -> Created:
         """Start a prediction of this model with this input, once. Raises TryAgain or ServiceError.
 
@@ -259,6 +272,9 @@ class Provider(Protocol):
         When this call is cancelled, it still waits for the answer, and raises CancelledError only if it is then
         unknown whether the creation arrived. If a prediction appears after TryAgain or OutcomeUnknown was raised,
         `on_late` is called with it.
+
+        `secrets` are further inputs. They are sent and neither logged nor kept, and are not part of `sent` and
+        `content`. Their values are removed from the texts of refusals, and of the caller's predictions for an hour.
         """
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
@@ -278,37 +294,18 @@ class Provider(Protocol):
         reference: str,
         skew: float | None = None,
         on_late: OnLate | None = None,
+        hidden: Collection[str] = (),
     ) -> Created:
         """Search for the prediction of a creation that an earlier process was about to send at `since` (Unix
         time, seconds), when the provider's clock was `skew` seconds ahead. `on_late` is as for `create`.
 
-        `content` is the fingerprint of its input. Raises TryAgain when it never arrived, ServiceError when that is
-        unknown. Start all recoveries before awaiting one: identical creations can only be counted together.
+        `content` is the fingerprint of its input without the inputs named in `hidden`, which were secret. Raises
+        TryAgain when it never arrived, ServiceError when that is unknown. Start all recoveries before awaiting one:
+        identical creations can only be counted together.
         """
 
     async def aclose(self) -> None:
         """Close every connection."""
-
-
-class PushReceiver(Protocol):
-    """A provider that pushes results."""
-
-    async def webhook_secret(self, caller: Caller) -> str:
-        """The secret that signs the pushed results of this caller. Raises ServiceError."""
-
-    def read_push(
-        self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None
-    ) -> PushedResult:
-        """Read a message, and remove the secret and the credentials of its `caller` from its texts. Call it
-        in any thread. Raises Untrusted unless the message is signed with the secret."""
-
-    def receive_push(self, reference: str, pushed: PushedResult) -> None:
-        """Use a message about the attempt of this reference. Call it only if the attempt has no other
-        prediction on record."""
-
-    def receive_late(self, reference: str, pushed: PushedResult) -> bool:
-        """Use a message about an attempt that was settled without its prediction. Returns whether the message
-        names the missing prediction."""
 
 
 class CreationRegistry(Protocol):
@@ -349,6 +346,23 @@ class ProgressSource(Protocol):
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
         """Call the listener about once a second with the state of a prediction that is being waited for,
         until the prediction is over or the returned function is called."""
+
+
+class ModelSource(Protocol):
+    """A provider whose models can be looked up. Every method sends one request of the other window. It returns None if
+    the provider itself answers that this caller has no such thing, and raises ServiceError for any other failure."""
+
+    async def find_model(self, caller: Caller, name: str) -> ModelFacts | None:
+        """The model `owner/name`, with its latest version."""
+
+    async def find_version(self, caller: Caller, name: str, version: str) -> ModelFacts | None:
+        """A version (64 hex digits) of the model `owner/name`. It has no more than its name, version and schema."""
+
+    async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
+        """The deployment `owner/name`, given without the prefix `deployments/`."""
+
+    async def search_models(self, caller: Caller, query: str) -> Sequence[ModelFacts]:
+        """The models that fit the words of `query`, the best first, without their schemas."""
 
 
 def fingerprint(sent: Mapping[str, Any]) -> str:

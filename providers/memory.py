@@ -5,7 +5,7 @@ It keeps every promise of a provider and charges nothing. Tests use it, and a se
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,22 +16,23 @@ from concurrency import Lease
 from errors import UpstreamError
 from loop_thread import finish
 from providers import (
+    NO_SECRETS,
     AccountSource,
     Created,
     CreationRegistry,
     Limits,
     Measures,
+    ModelFacts,
+    ModelSource,
     OnLate,
     Prediction,
     ProgressSource,
     Provider,
-    PushedResult,
-    PushReceiver,
     TryAgain,
     UncertainCreation,
-    Untrusted,
     UpstreamState,
 )
+from providers.pushes import PushedResult, PushReceiver, Untrusted
 
 SUCCEEDED = Prediction("", "succeeded", [Url("https://memory.invalid/picture.png")], started=True)
 
@@ -44,8 +45,9 @@ class _Made:
     over: asyncio.Future[Prediction]
 
 
-class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
-    """Answers creations after `answer_after` seconds and ends predictions `ends_after` seconds later.
+class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, ModelSource):
+    """Answers creations after `answer_after` seconds and ends predictions `ends_after` seconds later. `models` are all
+    that can be looked up: models with their latest versions, single versions, and deployments.
 
     `outcomes` are those of the creations, in order: an exception to raise, the prediction at its end, or None for a
     prediction that never ends. Further creations succeed. A creation is only sent if `may_send` returns True.
@@ -63,11 +65,15 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         answer_after: float = 0.25,
         ends_after: float = 1.0,
         may_send: Callable[[], bool] = lambda: True,
+        models: Iterable[ModelFacts] = (),
     ) -> None:
         self.outcomes = list(outcomes)
         self._answer_after = answer_after
         self._ends_after = ends_after
         self._may_send = may_send
+        self.models = list(models)
+        self.looked_up: list[str] = []
+        """What was looked up or searched for, in order: targets and queries."""
         self.made: dict[str, _Made] = {}
         self.sent: list[tuple[float, str]] = []
         """When each creation was sent, by the loop's clock, and the caller's id."""
@@ -89,6 +95,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         reference: str,
         callback: str | None = None,  # noqa: ARG002
         on_late: OnLate | None = None,  # noqa: ARG002
+        secrets: Mapping[str, str] = NO_SECRETS,  # noqa: ARG002
     ) -> Created:
         if not self._may_send():
             raise TryAgain.as_held_back()
@@ -143,6 +150,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         reference: str,
         skew: float | None = None,  # noqa: ARG002
         on_late: OnLate | None = None,  # noqa: ARG002
+        hidden: Collection[str] = (),  # noqa: ARG002
     ) -> Created:
         for made in self.made.values():
             if made.reference == reference:
@@ -150,6 +158,23 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         raise TryAgain(UpstreamError("The prediction was not created."))
 
     async def aclose(self) -> None: ...
+
+    async def find_model(self, caller: Caller, name: str) -> ModelFacts | None:  # noqa: ARG002
+        self.looked_up.append(name)
+        return next((each for each in self.models if each.name == name), None)
+
+    async def find_version(self, caller: Caller, name: str, version: str) -> ModelFacts | None:  # noqa: ARG002
+        self.looked_up.append(f"{name}:{version}")
+        found = (each for each in self.models if (each.name, each.version) == (name, version))
+        return next((ModelFacts(name, version, each.schema) for each in found), None)
+
+    async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
+        return await self.find_model(caller, f"deployments/{name}")
+
+    async def search_models(self, caller: Caller, query: str) -> list[ModelFacts]:  # noqa: ARG002
+        self.looked_up.append(query)
+        found = {each.name: each for each in self.models if query.lower() in each.name.lower()}
+        return [replace(each, schema=None, example=None) for each in found.values() if not each.release]
 
     async def account_of(self, caller: Caller) -> str | None:
         return caller.id

@@ -16,7 +16,7 @@ answered, and a proof needs answered readings over at least 15 seconds.
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -50,6 +50,12 @@ class SearchTiming:
     """From the start of one reading of an account's list to the start of the next."""
     per_item: float = 0.002
     """Added to that for each prediction that the last reading showed."""
+
+    def delays(self, elapsed: Callable[[], float]) -> Iterator[float]:
+        """Seconds before each reading of a search, which began `elapsed` seconds ago."""
+        yield from self.quick
+        while True:
+            yield self.pause if elapsed() < self.long_from else self.long_pause
 
 
 @dataclass(frozen=True, slots=True)

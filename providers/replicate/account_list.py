@@ -14,6 +14,8 @@ from typing import Final
 from urllib.parse import urlencode
 
 from auth import Caller
+from catalog.targets import Target
+from providers.replicate import token_of
 from providers.replicate.absence import (
     Freshness,
     KnownCreation,
@@ -23,6 +25,7 @@ from providers.replicate.absence import (
     measure_freshness,
 )
 from providers.replicate.answers import ListedPrediction, Page
+from providers.replicate.matching import Fit, fit_of
 from providers.replicate.transport import Lost
 
 _PAGES: Final = 100
@@ -55,10 +58,10 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class SearchScope:
-    """The predictions that a search must see: those of `model` created from `since` on (Unix time by Replicate's
-    clock). `sent` is when the lost creation was sent, by the loop's clock."""
+    """The predictions that a search must see: those that may be of `target`, created from `since` on (Unix time by
+    Replicate's clock). `sent` is when the lost creation was sent, by the loop's clock."""
 
-    model: str
+    target: Target
     sent: float
     since: float
 
@@ -147,11 +150,12 @@ class AccountList:
         began: float,
     ) -> Listing:
         now = asyncio.get_running_loop().time()
-        models = {each.model for each in wanted}
+        targets = {each.target for each in wanted}
         unknown = {
             identity: item
             for identity, item in found.items()
-            if item.model in models and not self._is_known(identity)
+            if not self._is_known(identity)
+            and any(fit_of(target, item.origin) is not Fit.NONE for target in targets)
         }
         reaches_to = min(each.sent for each in wanted) - _REACH
         ours = (each for each in self._made if each.sent >= reaches_to)
@@ -177,6 +181,51 @@ class AccountList:
                 raise Lost("the list repeats itself")
             query = page.next_query
         raise ListTooLong("the list is too long to search")
+
+
+class AccountLists:
+    """The list of each account, by its token. `page` and `is_known` are as for `AccountList`."""
+
+    def __init__(self, page: FetchPage, *, is_known: Callable[[str], bool], timing: SearchTiming) -> None:
+        self._page = page
+        self._is_known = is_known
+        self._timing = timing
+        self._lists: dict[str, AccountList] = {}
+        self._learned = LearnedLags()
+
+    def of(self, caller: Caller) -> AccountList:
+        """The list of the account that pays for this caller."""
+        token = token_of(caller)
+        if token not in self._lists:
+            self._lists = {each: kept for each, kept in self._lists.items() if not kept.is_idle(_now())}
+            self._lists[token] = AccountList(
+                self._page,
+                is_known=self._is_known,
+                timing=self._timing,
+                caller_id=caller.id,
+                learned=self._learned,
+            )
+        return self._lists[token]
+
+    @property
+    def lags(self) -> dict[str, float]:
+        """By the id of the caller, the largest lag of the account's list in the last hour, unless it is 0."""
+        now = _now()
+        lags = {each.caller_id: each.largest_lag(now) for each in self._lists.values()}
+        return {caller_id: lag for caller_id, lag in lags.items() if lag > 0}
+
+    def learn(self, lags: Mapping[str, float]) -> None:
+        """Another process has measured these lags, by the id of the caller."""
+        self._learned.learn(lags, _now())
+
+    async def aclose(self) -> None:
+        """Cancel all readings. All searches must have ended."""
+        for each in self._lists.values():
+            await each.aclose()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _iso_date(since: float) -> str:

@@ -13,13 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
 
 from auth import Secret
 from errors import UpstreamError
-from providers import ENDED, Prediction, fingerprint
+from providers import ENDED, Prediction
+from providers.origins import Origin
 from providers.replicate.errors import LONGEST_WAIT, cause_of
 from providers.replicate.outputs import read_output
 from providers.replicate.redaction import Redaction
@@ -53,25 +53,13 @@ class Unusable(Lost):
     """The answer is a prediction, but its id or status cannot be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedPrediction:
-    """A prediction on the list, with the input that it shows. An id that cannot be used is replaced by a placeholder
+    """A prediction on the list, and how it was made. An id that cannot be used is replaced by a placeholder
     (`is_placeholder`), so that a search for a lost creation counts its prediction."""
 
     prediction: Prediction
-    model: str | None
-    input: Any
-
-    @cached_property
-    def content(self) -> str | None:
-        """The fingerprint of its input. None if no input is shown, empty if a fingerprint cannot be
-        computed."""
-        if not isinstance(self.input, dict):
-            return None
-        try:
-            return fingerprint(self.input)
-        except (ValueError, RecursionError):
-            return ""
+    origin: Origin
 
     @property
     def created(self) -> float:
@@ -133,6 +121,17 @@ def _prediction(answer: Mapping[str, Any], identity: str, status: str, redact: R
     )
 
 
+def read_origin(answer: Mapping[str, Any]) -> Origin:
+    """How a prediction was made, by its JSON."""
+    model, version, deployment = (answer.get(name) for name in ("model", "version", "deployment"))
+    return Origin(
+        model if isinstance(model, str) else None,
+        version if isinstance(version, str) else None,
+        deployment if isinstance(deployment, str) else None,
+        answer.get("input"),
+    )
+
+
 def usable_id(value: Any, redact: Redaction = NOTHING_SECRET) -> str | None:
     """The id, if it fits into an address, a log and a database row, and is no credential."""
     is_usable = isinstance(value, str) and _ID.fullmatch(value) and not redact.is_in(value)
@@ -151,12 +150,10 @@ def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
     predictions: dict[str, Prediction] = {}
     listed = []
     for item in (each for each in items if isinstance(each, dict)):
-        identity, status, model = item.get("id"), item.get("status"), item.get("model")
+        identity, status = item.get("id"), item.get("status")
         identity = usable_id(identity, redact) or _placeholder(identity)
         prediction = _prediction(item, identity, status if isinstance(status, str) else "starting", redact)
-        listed.append(
-            ListedPrediction(prediction, model if isinstance(model, str) else None, item.get("input"))
-        )
+        listed.append(ListedPrediction(prediction, read_origin(item)))
         known = predictions.get(prediction.id)
         if isinstance(status, str) and not (known and known.is_over and prediction.status not in ENDED):
             predictions[prediction.id] = prediction

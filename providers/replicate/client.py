@@ -26,14 +26,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from yarl import URL
 
 from auth import Caller, Secret
 from catalog.references import Upload
+from catalog.targets import Target
 from concurrency import Gate, Lease
-from providers import Created, Prediction, UpstreamState
+from providers import Created, ModelFacts, Prediction, UpstreamState
 from providers.replicate import token_of
 from providers.replicate.answers import (
     Account,
@@ -48,7 +49,8 @@ from providers.replicate.answers import (
 )
 from providers.replicate.clock import UpstreamClock
 from providers.replicate.errors import RATE_LIMIT_WAIT, seconds_to_wait
-from providers.replicate.redaction import redaction_of
+from providers.replicate.model_facts import read_deployment, read_model, read_search, read_version
+from providers.replicate.secret_inputs import SecretInputs
 from providers.replicate.transport import (
     MAX_ANSWER,
     Answer,
@@ -170,6 +172,8 @@ class ReplicateClient:
         self._may_send = may_send
         self.health = Health()
         self.clock = UpstreamClock()
+        self.secrets = SecretInputs()
+        self._redaction = self.secrets.redaction
         self._connections = HttpConnections() if connections is None else connections
         self.official_client = lru_cache(CLIENTS_KEPT)(self._new_client)
         """The official client of a token, which only encodes files."""
@@ -177,31 +181,38 @@ class ReplicateClient:
     async def create_prediction(
         self,
         caller: Caller,
-        model: str,
+        target: str,
         sent: Mapping[str, Any],
         *,
         lease: Lease,
         cancel_after: float,
         webhook: str | None = None,
     ) -> Created:
-        """`cancel_after` is in seconds; `webhook` is the address that Replicate calls when the prediction is
-        over.
+        """`target` is what runs (`catalog/targets.py`), `cancel_after` is in seconds, and `webhook` is the address that
+        Replicate calls when the prediction is over.
+
+        `POST /v1/predictions` takes all targets but deployments as its `version`: the id of a version with or without
+        its model, and also the name of an official model (Replicate's OpenAPI document, `predictions.create`). A
+        deployment has a path of its own, and no `version`. Other fields at the top are refused, `model` too.
 
         `Prefer: wait` is not sent, since it would delay the prediction's id for up to a minute.
         """
         hooks = {"webhook": webhook, "webhook_events_filter": ["completed"]} if webhook else {}
+        deployment = Target.parse(target).deployment
+        runs = {"version": target} if deployment is None else {}
+        path = "/v1/predictions" if deployment is None else f"/v1/deployments/{quote(deployment)}/predictions"
         answer = await self._call(
             caller,
             "POST",
-            f"/v1/models/{model}/predictions",
+            path,
             lease,
             seconds=self._timeouts.create,
             creates=True,
             max_answer=MAX_PREDICTION,
-            body=_json({"input": sent, **hooks}),
+            body=_json({"input": sent, **runs, **hooks}),
             headers={"Content-Type": "application/json", "Cancel-After": cancel_after_header(cancel_after)},
         )
-        created = read_prediction(answer.json(), redaction_of(caller))
+        created = read_prediction(answer.json(), self._redaction(caller))
         prediction = replace(created, is_announced=webhook is not None)
         return Created(prediction, exhausted_for(answer.headers))
 
@@ -209,14 +220,14 @@ class ReplicateClient:
         answer = await self._get(
             caller, f"/v1/predictions/{quote(prediction_id, safe='')}", lease, max_answer=MAX_PREDICTION
         )
-        return _same(read_prediction(answer, redaction_of(caller)), prediction_id)
+        return _same(read_prediction(answer, self._redaction(caller)), prediction_id)
 
     async def list_predictions(
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
     ) -> Page:
         """One page of the account's predictions, the latest first."""
         page = await self._get(caller, f"/v1/predictions?{query}", lease, max_answer=max_answer)
-        return read_page(page, redaction_of(caller))
+        return read_page(page, self._redaction(caller))
 
     async def cancel_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
         answer = await self._call(
@@ -227,7 +238,7 @@ class ReplicateClient:
             seconds=self._timeouts.cancel,
             max_answer=MAX_PREDICTION,
         )
-        return _same(read_prediction(answer.json(), redaction_of(caller)), prediction_id)
+        return _same(read_prediction(answer.json(), self._redaction(caller)), prediction_id)
 
     async def create_file(self, caller: Caller, upload: Upload) -> str:
         """The address of the file."""
@@ -245,7 +256,23 @@ class ReplicateClient:
             body=encoded.stream,
             headers={name: encoded.headers[name] for name in ("Content-Type", "Content-Length")},
         )
-        return read_file_address(answer.json(), redaction_of(caller))
+        return read_file_address(answer.json(), self._redaction(caller))
+
+    async def get_model(self, caller: Caller, name: str) -> ModelFacts:
+        """The model `owner/name`. This and the next three also raise UpstreamError, for an unusable schema."""
+        answer = await self._get(caller, f"/v1/models/{quote(name)}", max_answer=MAX_POLL)
+        return read_model(answer, self._redaction(caller))
+
+    async def get_version(self, caller: Caller, name: str, version: str) -> ModelFacts:
+        path = f"/v1/models/{quote(name)}/versions/{quote(version)}"
+        return read_version(await self._get(caller, path, max_answer=MAX_POLL), name, self._redaction(caller))
+
+    async def get_deployment(self, caller: Caller, name: str) -> ModelFacts:
+        return read_deployment(await self._get(caller, f"/v1/deployments/{quote(name)}", max_answer=MAX_POLL))
+
+    async def search_models(self, caller: Caller, query: str) -> list[ModelFacts]:
+        answer = await self._get(caller, f"/v1/search?{urlencode({'query': query})}", max_answer=MAX_ANSWER)
+        return read_search(answer, self._redaction(caller))
 
     async def default_webhook_secret(self, caller: Caller) -> Secret:
         """The secret that signs the account's webhooks. Raises UpstreamError if the answer has none."""
@@ -257,7 +284,7 @@ class ReplicateClient:
         try:
             async with asyncio.timeout(self._timeouts.account):
                 answer = await self._get(caller, "/v1/account", max_answer=MAX_POLL)
-                return read_account(answer, redaction_of(caller))
+                return read_account(answer, self._redaction(caller))
         except Refusal as refusal:
             return refused_account(refusal)
         except (TimeoutError, NotSent, Lost):

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from auth import Caller
+from catalog.targets import Target
 from errors import (
     InsufficientCredit,
     InvalidRequest,
@@ -24,7 +25,7 @@ from errors import (
 )
 from providers import Cause
 from providers.outcomes import relevant_lines
-from providers.replicate.redaction import redaction_of
+from providers.replicate.redaction import Redaction, redaction_of
 from providers.replicate.transport import Refusal
 from providers.replicate.wordings import cause_in
 
@@ -41,22 +42,55 @@ _PROBLEMS = 100
 _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
 
 
-def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
-    """The error that this caller gets for a final refusal."""
+_NO_VERSION = re.compile(r"invalid version|version does not exist", re.IGNORECASE)
+_DISABLED = re.compile(r"version is (currently )?disabled", re.IGNORECASE)
+
+
+def service_error(refusal: Refusal, caller: Caller, redact: Redaction | None = None) -> ServiceError:
+    """The error that this caller gets for a final refusal. `redact` removes credentials from its texts; the default
+    removes the caller's."""
+    redact = redact or redaction_of(caller)
     match refusal.status:
         case 401 | 403:
             return TokenRejected() if caller.kind == "user" else ServerTokenRejected()
         case 402:
             if caller.kind == "user":
-                return InsufficientCredit(_quoted(refusal.document.get("detail"), caller, most=1_000))
+                return InsufficientCredit(_quoted(refusal.document.get("detail"), redact, most=1_000))
             return ServerOutOfCredit()
         case 422:
-            return _invalid_input(refusal, caller)
+            return _invalid_input(refusal, redact)
         case 429:
             return UpstreamRateLimited()
         case 404:
             return UpstreamError("Replicate does not have the requested resource.")
     return UpstreamError(f"Replicate answered with status {refusal.status}.")
+
+
+def target_error(refusal: Refusal, target: Target) -> InvalidRequest | None:
+    """The error for a creation that was refused since Replicate does not run the target for this account. None if it
+    was refused for another reason.
+
+    Replicate answers so: 422 "Invalid version or not permitted", also for a model without a version that is not
+    official; "this version is currently disabled due to failing setup runs"; 404 for a deployment. (Its OpenAPI
+    document, and reports of its users.) A 404 for an official model is none of these: Replicate has lost it."""
+    said = " ".join(str(refusal.document.get(name)) for name in ("title", "detail"))
+    if not refusal.is_replicates or refusal.status in {408, 429} or not 400 <= refusal.status < 500:
+        return None
+    may_be_missing = target.deployment is not None or target.version is not None
+    if _DISABLED.search(said):
+        reason = "Replicate has disabled this version, since its setup failed. Use another version."
+    elif not _NO_VERSION.search(said) and not (refusal.status == 404 and may_be_missing):
+        return None
+    elif target.deployment is not None:
+        reason = "Replicate has no such deployment, or this account may not use it."
+    elif target.version is not None:
+        reason = f"Replicate has no such version, or this account may not run it. Use another one of {target.name}."
+    else:
+        reason = (
+            "Replicate has no such model that runs by its name, or this account may not run it. One that is not "
+            "official needs a version: owner/name:<64 hex digits>."
+        )
+    return InvalidRequest([Problem("model_name", reason, str(target))])
 
 
 def may_have_arrived(refusal: Refusal) -> bool:
@@ -121,22 +155,22 @@ def _from_header(text: str) -> float | None:
         return None
 
 
-def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
+def _invalid_input(refusal: Refusal, redact: Redaction) -> ServiceError:
     """The error for an input that Replicate's schema refuses, which may be stricter than the registry's. The
     caller can correct the input."""
     fields = refusal.document.get("invalid_fields")
     problems = [
         Problem(
-            (_quoted(field.get("field"), caller) or "input").removeprefix("input."),
-            _quoted(field.get("description"), caller),
+            (_quoted(field.get("field"), redact) or "input").removeprefix("input."),
+            _quoted(field.get("description"), redact),
         )
         for field in (fields[:_PROBLEMS] if isinstance(fields, list) else ())
         if isinstance(field, dict)
     ]
-    detail = _quoted(refusal.document.get("detail"), caller).strip("- \n")
+    detail = _quoted(refusal.document.get("detail"), redact).strip("- \n")
     return InvalidRequest(problems or [Problem("input", detail or "Replicate refused the input")])
 
 
-def _quoted(text: Any, caller: Caller, *, most: int = 300) -> str:
+def _quoted(text: Any, redact: Redaction, *, most: int = 300) -> str:
     """A text of Replicate, redacted because it is logged, stored and shown. Empty if it is no text."""
-    return redaction_of(caller)(text)[:most] if isinstance(text, str) else ""
+    return redact(text)[:most] if isinstance(text, str) else ""

@@ -13,7 +13,8 @@ from typing import Final
 import structlog
 
 from errors import ServiceError
-from providers import Prediction, PushedResult
+from providers import Prediction
+from providers.pushes import PushedResult
 from providers.replicate.reconciliation import Creation, Creations
 
 _KEPT: Final = 1_000
@@ -42,6 +43,7 @@ class LateSearches:
         """Begin to search for the prediction of this creation."""
         if len(self._expected) < _KEPT:
             search = self._expected[creation.reference] = _LateSearch(creation, listener)
+            self._creations.late.add(creation)
             self._start(self._search_later(search))
 
     def receive_push(self, reference: str, pushed: PushedResult) -> bool:
@@ -74,9 +76,7 @@ class LateSearches:
                     await self._handle_found(search, found)
                     return
         except Exception:
-            log.exception(
-                "late_prediction_search_failed", model=creation.content[1], caller=creation.caller_id
-            )
+            log.exception("late_prediction_search_failed", model=creation.model, caller=creation.caller_id)
         finally:
             self._forget(search)
 
@@ -92,7 +92,7 @@ class LateSearches:
             return None
         uncertain, _ = settled
         matches = creation.matches(listing)
-        alike = sum(each.creation.content == creation.content for each in self._expected.values())
+        alike = sum(each.creation.key == creation.key for each in self._expected.values())
         return matches[0] if not uncertain and 1 <= len(matches) <= alike else None
 
     async def _handle_found(self, search: _LateSearch, found: Prediction) -> None:
@@ -102,14 +102,14 @@ class LateSearches:
             log.warning(
                 "late_prediction_found",
                 prediction=found.id,
-                model=creation.content[1],
+                model=creation.model,
                 caller=creation.caller_id,
             )
             try:
                 await search.listener(found)
             except Exception:
                 log.exception(
-                    "late_prediction_search_failed", model=creation.content[1], caller=creation.caller_id
+                    "late_prediction_search_failed", model=creation.model, caller=creation.caller_id
                 )
 
     def _forget(self, search: _LateSearch) -> bool:
@@ -117,4 +117,5 @@ class LateSearches:
         is_expected = self._expected.get(search.creation.reference) is search
         if is_expected:
             del self._expected[search.creation.reference]
+            self._creations.late.discard(search.creation)
         return is_expected

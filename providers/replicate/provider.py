@@ -5,18 +5,17 @@
 - A prediction is watched by polls (`watcher.py`); a result that Replicate pushes ends a watch, or a search, at once
   (`push.py`).
 
+Models, versions and deployments are looked up (`model_lookups.py`), but nothing is kept of them.
+
 Each request goes through `client.py`, with a lease of the creation's admission or of the window for all others.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode
 
 import structlog
 from yarl import URL
@@ -30,45 +29,39 @@ from ledger.rivals import OtherAttempts
 from loop_thread import finish
 from network.proxies import Proxy
 from providers import (
+    NO_SECRETS,
     AccountSource,
     Created,
     CreationRegistry,
     Limits,
     Measures,
+    ModelFacts,
+    ModelSource,
     OnLate,
     Prediction,
     ProgressSource,
     Provider,
-    PushedResult,
-    PushReceiver,
     TryAgain,
     UncertainCreation,
     UpstreamState,
 )
+from providers.pushes import PushedResult, PushReceiver
 from providers.replicate.absence import SearchTiming
-from providers.replicate.answers import Page, Unusable, is_placeholder
-from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
+from providers.replicate.answers import Unusable, is_placeholder
+from providers.replicate.client import ReplicateClient, Timeouts
 from providers.replicate.clock import UNKNOWN_SKEW
 from providers.replicate.errors import is_about_token, may_have_arrived, seconds_to_wait
 from providers.replicate.late_search import LateSearches
+from providers.replicate.model_lookups import ModelLookups
 from providers.replicate.outputs import with_addresses_checked
+from providers.replicate.polls import Polls
 from providers.replicate.push import read_push, signing_secrets
 from providers.replicate.reconciliation import Creation, Creations
-from providers.replicate.redaction import redaction_of
-from providers.replicate.refusals import MISSING_PATIENCE, Refusals
+from providers.replicate.refusals import Refusals
 from providers.replicate.sharing import Sharing
-from providers.replicate.transport import (
-    MAX_ANSWER,
-    Connections,
-    HeldBack,
-    HttpConnections,
-    Lost,
-    NotSent,
-    Refusal,
-    TooLarge,
-)
+from providers.replicate.transport import Connections, HeldBack, HttpConnections, Lost, NotSent, Refusal
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
-from providers.replicate.watcher import NoPages, PollFailed, Watcher, shows_result
+from providers.replicate.watcher import Watcher
 
 CANCEL_PATIENCE = 30.0
 """Seconds for which cancelling a prediction is tried. After that, the prediction ends by its deadline."""
@@ -92,7 +85,7 @@ class Timing:
     """The longest pause before the second try to upload."""
 
 
-class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
+class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, ModelSource):
     """Create and close it on the loop that uses it. `others` is the window for all requests that create
     nothing. When one of them is answered, `on_answer` is called with the time at which it was sent.
     `may_send` is called just before the first byte of a creation; by default each may be sent. `elsewhere` are the
@@ -128,13 +121,16 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             may_send=may_send,
             connections=connections or HttpConnections(proxy),
         )
-        self.watcher = Watcher(
-            places=others, get=self.poll, get_page=self._get_page, durations=durations or Durations()
-        )
-        self._refusals = Refusals(self._client.account)
+        self._refusals = Refusals(self._client.account, self._client.secrets.redaction)
+        self._models = ModelLookups(self._client, self._refusals)
         self._sharing = Sharing(is_known=lambda each: self.creations.is_known(each), elsewhere=elsewhere)
+        polls = Polls(self._client, others=others, refusals=self._refusals, sharing=self._sharing)
+        self.poll = polls.get
+        self.watcher = Watcher(
+            places=others, get=polls.get, get_page=polls.get_page, durations=durations or Durations()
+        )
         self.creations = Creations(
-            self._search,
+            polls.search,
             answer_timeout=timing.timeouts.create,
             clock=self._client.clock,
             timing=timing.search,
@@ -178,17 +174,20 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         reference: str,
         callback: str | None = None,
         on_late: OnLate | None = None,
+        secrets: Mapping[str, str] = NO_SECRETS,
     ) -> Created:
         sent_at = asyncio.get_running_loop().time()
         is_made = False
-        self._sharing.begin(content)
-        with self.creations.begin(caller, model, content, reference=reference, since=time.time()) as creation:
+        self._sharing.begin(content, secrets.keys())
+        self._client.secrets.add(caller, secrets.values())
+        request = self._client.create_prediction(
+            caller, model, {**sent, **secrets}, lease=lease, cancel_after=cancel_after, webhook=callback
+        )
+        with self.creations.begin(
+            caller, model, content, reference=reference, since=time.time(), hidden=secrets.keys()
+        ) as creation:
             try:
-                created = await finish(
-                    self._client.create_prediction(
-                        caller, model, sent, lease=lease, cancel_after=cancel_after, webhook=callback
-                    )
-                )
+                created = await finish(request)
             except HeldBack:
                 log.warning("creation_held_back", model=model, caller=caller.id)
                 raise TryAgain.as_held_back() from None
@@ -199,20 +198,18 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 self._sharing.refused(caller, refusal, lease)
                 if not may_have_arrived(refusal):
                     lease.answered()
-                    raise await self._refusals.creation_error(refusal, caller) from None
+                    raise await self._refusals.creation_error(refusal, caller, model) from None
                 reason = str(refusal)
             except Lost as lost:
                 reason, is_made = str(lost), isinstance(lost, Unusable)
             else:
                 lease.answered()
-                creation.answered(created.prediction)
                 self._sharing.created(caller, created.prediction, sent=sent_at)
+                creation.answered(created.prediction)
                 if creation.pushed and creation.pushed.id == created.prediction.id:
                     self.watcher.receive(creation.pushed)
                 return created
             lease.lost()
-            if is_made:  # it was answered, but the answer cannot be used
-                self._on_answer(asyncio.get_running_loop().time())
             log.warning("creation_uncertain", reason=reason, made=is_made, model=model, caller=caller.id)
             return await self._searched(creation, lease, on_late, is_made=is_made)
 
@@ -226,10 +223,11 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         reference: str,
         skew: float | None = None,
         on_late: OnLate | None = None,
+        hidden: Collection[str] = (),
     ) -> Created:
-        self._sharing.begin(content)
+        self._sharing.begin(content, hidden)
         with self.creations.begin(
-            caller, model, content, reference=reference, since=since, skew=skew
+            caller, model, content, reference=reference, since=since, skew=skew, hidden=hidden
         ) as creation:
             search = self._found(creation, on_late, believes_refusals=True)
             return await _adopted(search, is_made=False)
@@ -238,6 +236,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         self, creation: Creation, lease: Lease, on_late: OnLate | None, *, is_made: bool
     ) -> Created:
         """The prediction of a creation whose answer was lost."""
+        if is_made:  # it was answered, but the answer cannot be used
+            self._on_answer(asyncio.get_running_loop().time())
         if (task := asyncio.current_task()) and task.cancelling():
             raise asyncio.CancelledError  # cancelled while its answer was awaited: the next process searches for it
         found = await _adopted(self._found(creation, on_late), is_made=is_made)
@@ -273,13 +273,26 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             raise TokenRejected
         return (account.username or "") if account.status == "accepted" else None
 
+    async def find_model(self, caller: Caller, name: str) -> ModelFacts | None:
+        return await self._models.find_model(caller, name)
+
+    async def find_version(self, caller: Caller, name: str, version: str) -> ModelFacts | None:
+        return await self._models.find_version(caller, name, version)
+
+    async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
+        return await self._models.find_deployment(caller, name)
+
+    async def search_models(self, caller: Caller, query: str) -> Sequence[ModelFacts]:
+        return await self._models.search_models(caller, query)
+
     async def webhook_secret(self, caller: Caller) -> str:
         return await self._secrets.get(caller)
 
     def read_push(
         self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None
     ) -> PushedResult:
-        return read_push(headers, body, secret, redaction_of(caller, secret) if caller else None)
+        redact = self._client.secrets.redaction(caller, secret) if caller else None
+        return read_push(headers, body, secret, redact)
 
     def receive_late(self, reference: str, pushed: PushedResult) -> bool:
         return self._late_searches.receive_push(reference, pushed)
@@ -325,51 +338,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         await self._client.aclose()
 
     def _checked(self, caller: Caller, prediction: Prediction) -> Prediction:
-        return with_addresses_checked(prediction, upstream=self._base_url, redact=redaction_of(caller))
-
-    async def _list(
-        self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
-    ) -> Page:
-        page = await self._client.list_predictions(caller, query, lease=lease, max_answer=max_answer)
-        await self._sharing.listed(caller, page)
-        return page
-
-    async def poll(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
-        """The prediction as it is now. Raises PollFailed if a later poll may find out more."""
-        try:
-            if (query := self._sharing.query(caller)) is not None:
-                with suppress(Refusal, NotSent, Lost):
-                    page = await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
-                    found = page.predictions.get(prediction_id)
-                    if found is not None and (shows_result(found) or not found.is_over):
-                        return found
-                with await self._others.acquire(caller.turn, batch="polls") as another:
-                    return await self._client.get_prediction(caller, prediction_id, lease=another)
-            return await self._client.get_prediction(caller, prediction_id, lease=lease)
-        except TooLarge:
-            raise PollFailed(
-                UpstreamError("Replicate's response was too large."), patience=MISSING_PATIENCE
-            ) from None
-        except Refusal as refusal:
-            raise await self._refusals.poll_error(refusal, caller) from None
-        except (NotSent, Lost):
-            raise PollFailed(UpstreamError()) from None
-
-    async def _get_page(self, caller: Caller, before: datetime, lease: Lease) -> Page:
-        query = urlencode({"created_before": before.isoformat().replace("+00:00", "Z")})
-        try:
-            return await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
-        except Refusal as refusal:
-            failed = await self._refusals.poll_error(refusal, caller)
-            # A final refusal: each prediction is polled by itself, and its answer gives the reason.
-            raise failed if isinstance(failed, PollFailed) else NoPages from None
-        except TooLarge:
-            raise NoPages from None
-        except (NotSent, Lost):
-            raise PollFailed(UpstreamError()) from None
-
-    async def _search(self, caller: Caller, query: str) -> Page:
-        return await self._refusals.checked(caller, self._list(caller, query))
+        redact = self._client.secrets.redaction(caller)
+        return with_addresses_checked(prediction, upstream=self._base_url, redact=redact)
 
     async def _send_file(self, caller: Caller, upload: Upload) -> str:
         return await self._refusals.checked(caller, self._client.create_file(caller, upload))

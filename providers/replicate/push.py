@@ -17,15 +17,15 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import structlog
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook, WebhookVerificationError
 
 from auth import Caller, Secret
 from errors import UpstreamError
-from providers import Prediction, PushedResult, Untrusted, fingerprint
-from providers.replicate.answers import read_prediction
+from providers import Prediction
+from providers.pushes import PushedResult, Untrusted
+from providers.replicate.answers import read_origin, read_prediction
 from providers.replicate.errors import is_final, passing_error, service_error
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, NotSent, Refusal
@@ -60,11 +60,10 @@ def read_push(
     try:
         document = json.loads(body)
         prediction = read_prediction(document, redact or Redaction(secret))
-        sent = document.get("input")
-        content = fingerprint(sent) if isinstance(sent, dict) else None
     except (ValueError, RecursionError, Lost):
         raise Untrusted("The webhook has no prediction.") from None
-    return PushedResult(prediction, _text(document.get("model")), content, _text(document.get("webhook")))
+    webhook = document.get("webhook")
+    return PushedResult(prediction, read_origin(document), webhook if isinstance(webhook, str) else None)
 
 
 def signing_secrets(fetch: Callable[[Caller], Awaitable[Secret]]) -> SharedAnswers[Secret]:
@@ -132,7 +131,3 @@ class PushTracker:
         self._silent_until[caller.id] = now + SILENCE
         log.warning("replicate_webhooks_missing", caller=caller.id, prediction=prediction_id)
         self._on_silence(caller)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

@@ -1,6 +1,6 @@
 """Finds out whether a creation whose answer was lost has arrived at Replicate.
 
-It searches the account's recent predictions for the same model and input, created since the request was sent, under
+It searches the account's recent predictions for the same target and input, created since the request was sent, under
 an id that is not on record. Replicate's clock may differ from ours (`clock.py`), and its list may lag behind
 (`absence.py`), so the search continues until it is decided, for ten minutes at the most:
 
@@ -12,7 +12,8 @@ an id that is not on record. Replicate's clock may differ from ours (`clock.py`)
   nothing is retried.
 
 A match may belong to an identical creation that still waits for its answer, so all such answers are awaited before a
-match is adopted, also those of other processes (`rivals.py`). A webhook that names the prediction ends the search.
+match is adopted, also those of other processes (`rivals.py`). A prediction that fits a creation with another target as
+well, or better, is contested and not adopted (`matching.py`). A webhook that names the prediction ends the search.
 
 Inputs are compared by fingerprint, since the ledger keeps no more of an input than that.
 """
@@ -20,24 +21,35 @@ Inputs are compared by fingerprint, since the ledger keeps no more of an input t
 import asyncio
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
 import structlog
 
 from auth import Caller
+from catalog.targets import Target
 from errors import LedgerDown, OutcomeUnknown, ServiceError, UpstreamError
 from ledger.rivals import OtherAttempts
-from providers import Measures, Prediction, PushedResult, TryAgain, UncertainCreation
+from providers import Measures, Prediction, TryAgain, UncertainCreation
+from providers.pushes import PushedResult
 from providers.replicate import token_of
-from providers.replicate.absence import Absence, KnownCreation, LearnedLags, SearchTiming
-from providers.replicate.account_list import AccountList, FetchPage, Listing, ListTooLong, SearchScope
+from providers.replicate.absence import Absence, KnownCreation, SearchTiming
+from providers.replicate.account_list import (
+    AccountList,
+    AccountLists,
+    FetchPage,
+    Listing,
+    ListTooLong,
+    SearchScope,
+)
 from providers.replicate.client import CREATE_TIMEOUT
 from providers.replicate.clock import UNKNOWN_SKEW, Offset, UpstreamClock, wall_offset
 from providers.replicate.errors import seconds_to_wait, service_error
+from providers.replicate.known_predictions import KnownPredictions
+from providers.replicate.matching import Candidates, CreationKey, Fit, fit_of
 from providers.replicate.rivals import Rivals
 from providers.replicate.transport import Lost, NotSent, Refusal
 
@@ -47,8 +59,6 @@ CLOCK_MARGIN: Final = 60.0
 _RIVAL_PAUSE: Final = 1.0
 """Seconds between two looks whether another process has its answer."""
 
-_IDS_KEPT: Final = 50_000
-
 _UNDECIDED: Final = (
     "The connection was lost while the prediction was being created, and it is not known whether it was. "
     "The service does not retry, since the prediction may have been billed."
@@ -57,7 +67,7 @@ _UNDECIDED: Final = (
 log = structlog.get_logger("replicate")
 
 
-class Creations:
+class Creations(KnownPredictions):
     """The creations under way, and the ids on record. `page(caller, query)` fetches one page of the list;
     `answer_timeout` is how many seconds a creation's answer is awaited. `elsewhere` are the attempts of other processes
     on the same ledger, if there may be any."""
@@ -71,32 +81,34 @@ class Creations:
         timing: SearchTiming | None = None,
         elsewhere: OtherAttempts | None = None,
     ) -> None:
+        super().__init__()
         self.elsewhere = elsewhere
         self.clock = clock or UpstreamClock()
         self.timing = timing or SearchTiming()
         self.answer_timeout = answer_timeout
         self.under_way: set[Creation] = set()
-        self._page = page
-        self._lists: dict[str, AccountList] = {}
-        self._learned = LearnedLags()
+        self.late: set[Creation] = set()
+        """The settled creations whose predictions may still appear (`late_search.py`)."""
+        self._lists = AccountLists(page, is_known=self.is_known, timing=self.timing)
         self._uncertain: dict[str, UncertainCreation] = {}
-        self._known_ids: OrderedDict[str, str | None] = OrderedDict()
-        """By id, the reference of the attempt that made the prediction, if that is known."""
 
     @contextmanager
     def begin(
         self,
         caller: Caller,
-        model: str,
+        target: str,
         content: str,
         *,
         reference: str,
         since: float,
         skew: float | None = None,
+        hidden: Collection[str] = (),
     ) -> Iterator["Creation"]:
         """One creation, from before it is sent, or was at `since` (Unix time, seconds), until it is settled. `skew` is
-        how far Replicate's clock was ahead then, in seconds, if an earlier process sent it and knew."""
-        creation = Creation(self, caller, model, content, reference=reference, since=since, skew=skew)
+        how far Replicate's clock was ahead then, in seconds, if an earlier process sent it and knew. `content` is the
+        fingerprint of the input without the inputs `hidden`."""
+        key = CreationKey(token_of(caller), Target.parse(target), content, frozenset(hidden))
+        creation = Creation(self, caller, key, reference=reference, since=since, skew=skew)
         self.under_way.add(creation)
         self._uncertain.pop(reference, None)
         try:
@@ -111,62 +123,36 @@ class Creations:
 
     def account_list(self, caller: Caller) -> AccountList:
         """The list of the account that pays for this caller."""
-        token = token_of(caller)
-        if token not in self._lists:
-            self._lists = {each: kept for each, kept in self._lists.items() if not kept.is_idle(_now())}
-            self._lists[token] = AccountList(
-                self._page,
-                is_known=self.is_known,
-                timing=self.timing,
-                caller_id=caller.id,
-                learned=self._learned,
-            )
-        return self._lists[token]
+        return self._lists.of(caller)
 
     @property
     def lags(self) -> dict[str, float]:
-        """By the id of the caller, the largest lag of the account's list in the last hour, unless it is 0."""
-        now = _now()
-        lags = {each.caller_id: each.largest_lag(now) for each in self._lists.values()}
-        return {caller_id: lag for caller_id, lag in lags.items() if lag > 0}
+        """See `AccountLists`."""
+        return self._lists.lags
 
     def learn(self, measured: Measures) -> None:
         """See `providers.CreationRegistry`."""
         if measured.clock_skew is not None:
             self.clock.learn(measured.clock_skew)
-        self._learned.learn(measured.list_lags, _now())
+        self._lists.learn(measured.list_lags)
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         """A creation of an earlier process that cannot be searched for until its caller comes back."""
         self._uncertain[creation.reference] = creation
 
-    def uncertain_like(self, creation: "Creation") -> set[str]:
-        """The uncertain creations of earlier processes that may have made the same prediction, by reference."""
+    def uncertain_like(self, creation: "Creation") -> dict[str, CreationKey]:
+        """The uncertain creations of earlier processes with the same input, by reference."""
         earliest = creation.since - 2 * UNKNOWN_SKEW
         return {
-            each.reference
+            each.reference: replace(creation.key, target=Target.parse(each.model))
             for each in self._uncertain.values()
-            if (each.caller, each.model, each.content) == (creation.caller_id, *creation.content[1:])
+            if (each.caller, each.content) == (creation.caller_id, creation.key.content)
             and each.since >= earliest
         }
 
-    def is_known(self, prediction_id: str) -> bool:
-        return prediction_id in self._known_ids
-
-    def register_known(self, prediction_id: str, reference: str | None = None) -> None:
-        self._known_ids[prediction_id] = reference
-        if len(self._known_ids) > _IDS_KEPT:
-            self._known_ids.popitem(last=False)
-
-    def may_be(self, prediction_id: str, reference: str) -> bool:
-        """Whether the attempt of this reference may have made the prediction: no other attempt is known to have made
-        it."""
-        return self._known_ids.get(prediction_id) in {None, reference}
-
     async def aclose(self) -> None:
         """Cancel all readings. All searches must have ended."""
-        for each in self._lists.values():
-            await each.aclose()
+        await self._lists.aclose()
 
 
 class Creation:
@@ -176,8 +162,7 @@ class Creation:
         self,
         creations: Creations,
         caller: Caller,
-        model: str,
-        content: str,
+        key: CreationKey,
         *,
         reference: str,
         since: float,
@@ -186,7 +171,8 @@ class Creation:
         self._creations = creations
         self._caller = caller
         self.caller_id = caller.id
-        self.content = (token_of(caller), model, content)
+        self.key = key
+        self.model = str(key.target)
         self.reference = reference
         self.answer_ruled_out = asyncio.Event()
         """Set when the creation is settled or uncertain: no answer will come any more."""
@@ -196,9 +182,7 @@ class Creation:
         self.began = _now() - max(0.0, time.time() - since)
         """The time at which it was sent, by the loop's clock."""
         self.absence = Absence(creations.timing, sent=self.began)
-        self._rivals = Rivals(
-            creations.elsewhere, caller.id, model, content, answered_within=creations.answer_timeout
-        )
+        self._rivals = Rivals(creations.elsewhere, caller.id, key, answered_within=creations.answer_timeout)
         self._search: asyncio.Timeout | None = None
         self._offset = creations.clock.offset
         """The offset of Replicate's clock when it was sent."""
@@ -224,8 +208,10 @@ class Creation:
             self._search.reschedule(-math.inf)
 
     def is_mine(self, pushed: PushedResult) -> bool:
-        """Whether this creation may have made this prediction, which is not on record."""
-        is_like_it = self.content[1:] == (pushed.model, pushed.content)
+        """Whether this creation may have made this prediction, which is not on record. A webhook was sent to the
+        address of this attempt alone, so a doubtful fit is enough if the input is equal."""
+        origin, key = pushed.origin, self.key
+        is_like_it = fit_of(key.target, origin) is not Fit.NONE and origin.content(key.hidden) == key.content
         return is_like_it and not self._creations.is_known(pushed.prediction.id)
 
     async def find(self, *, believes_refusals: bool = False) -> Prediction:
@@ -245,7 +231,7 @@ class Creation:
             found = pushed
         finally:
             self._search = None
-        log.info("creation_adopted", prediction=found.id, model=self.content[1], caller=self.caller_id)
+        log.info("creation_adopted", prediction=found.id, model=self.model, caller=self.caller_id)
         return found
 
     def _is_made(self, prediction_id: str, *, known: float) -> None:
@@ -259,7 +245,8 @@ class Creation:
         return _now() - self.began
 
     async def _found(self, give_up: float, believes_refusals: bool) -> Prediction:
-        delays, least = self._delays(), 0.0
+        began, least = _now(), 0.0
+        delays = self._creations.timing.delays(lambda: _now() - began)
         while (left := give_up - _now()) > 0:
             await asyncio.sleep(min(max(next(delays), least), left))
             listing, least = await self.read_list(believes_refusals=believes_refusals)
@@ -273,22 +260,15 @@ class Creation:
             matches = self.matches(listing)
             if rank < len(matches) <= uncertain:
                 return self._adopted(matches[rank], listing)
-            if is_absent and not matches and not self._unreadable(listing):
+            if is_absent and not matches and not self._is_undecided(listing):
                 raise TryAgain(UpstreamError("Replicate did not create the prediction."))
             if is_absent and (not matches or len(matches) > uncertain):
                 break
         raise OutcomeUnknown(_UNDECIDED)
 
-    def _delays(self) -> Iterator[float]:
-        """Seconds before each listing."""
-        timing, began = self._creations.timing, _now()
-        yield from timing.quick
-        while True:
-            yield timing.pause if _now() < began + timing.long_from else timing.long_pause
-
     async def read_list(self, *, believes_refusals: bool = False) -> tuple[Listing | None, float]:
         """The account's list, or None if it cannot be read, and the least number of seconds before the next reading."""
-        wanted = SearchScope(self.content[1], self.absence.sent, self._range()[0])
+        wanted = SearchScope(self.key.target, self.absence.sent, self._range()[0])
         try:
             return await self._creations.account_list(self._caller).read(self._caller, wanted), 0.0
         except Refusal as refusal:
@@ -314,35 +294,36 @@ class Creation:
         return earliest, latest + self._creations.answer_timeout
 
     def matches(self, listing: Listing) -> list[Prediction]:
-        """The predictions that this creation may have made, the oldest first."""
-        _, model, content = self.content
-        earliest, _ = self._range()
-        matches = [
-            each
-            for identity, each in listing.listed.items()
-            if (each.model, each.content) == (model, content)
-            and each.created >= earliest
-            and not self._creations.is_known(identity)
-        ]
-        return [each.prediction for each in sorted(matches, key=lambda each: each.created)]
+        """The predictions that this creation may adopt, the oldest first."""
+        return self._candidates(listing).adoptable(self._others())
 
-    def _unreadable(self, listing: Listing) -> list[str]:
-        """The predictions that this creation may have made, and that do not show their input."""
-        _, model, _ = self.content
-        earliest, latest = self._range()
-        return [
-            identity
-            for identity, each in listing.listed.items()
-            if each.model == model
-            and (each.content is None or each.prediction.is_removed)
-            and earliest <= each.created <= latest
-            and not self._creations.is_known(identity)
-        ]
+    def _is_undecided(self, listing: Listing) -> bool:
+        """Whether it may have made a prediction that it cannot adopt."""
+        return self._candidates(listing).are_undecided(self._others(), latest=self._range()[1])
+
+    def _candidates(self, listing: Listing) -> Candidates:
+        """The predictions that this creation may have made, and that are not on record."""
+        earliest, _ = self._range()
+        return Candidates(
+            self.key,
+            listing.listed.values(),
+            may_be=lambda each: each.created >= earliest and not self._creations.is_known(each.prediction.id),
+        )
+
+    def _others(self) -> list[CreationKey]:
+        """What other creations that are not settled have sent, here and elsewhere, if it is not equal."""
+        here = chain(self._creations.under_way, self._creations.late)
+        unsettled = chain(
+            (each.key for each in here if not each.pushed),
+            self._creations.uncertain_like(self).values(),
+            self._rivals.strangers,
+        )
+        return [key for key in unsettled if key.may_contest(self.key)]
 
     def _adopted(self, found: Prediction, listing: Listing) -> Prediction:
         self._is_made(found.id, known=listing.freshness.sent)
         for other in self._creations.under_way - {self}:
-            if other.content == self.content and other.answer_ruled_out.is_set():
+            if other.key == self.key and other.answer_ruled_out.is_set():
                 other.absence.merge(self.absence)
         # Its state is left to a poll, since the list may lag behind.
         return Prediction(found.id, "starting", created_at=found.created_at, age=self._age())
@@ -351,11 +332,13 @@ class Creation:
         """The number of uncertain creations that may have made a prediction just listed, and how many of those that are
         searched for go before this one. This one counts unless its result was pushed. None if that is not known yet.
 
-        It waits until no identical creation awaits its answer. Creations that begin later are not waited for: they made
-        none of the listed predictions, and a stream of them would never end.
+        It waits until no identical creation awaits its answer, and none that contests a prediction. Creations that
+        begin later are not waited for: they made none of the listed predictions, and a stream of them would never end.
         """
-        alike = [other for other in self._creations.under_way if other.content == self.content]
-        for other in alike:
+        alike = [other for other in self._creations.under_way if other.key == self.key]
+        candidates = self._candidates(listing)
+        contesting = [other for other in self._creations.under_way if candidates.are_contested_by(other.key)]
+        for other in alike + contesting:
             await other.answer_ruled_out.wait()
         try:
             if self._creations.elsewhere and not await self._has_settled_with_rivals(listing):
@@ -371,8 +354,8 @@ class Creation:
             )
         else:
             earlier = sum((each.began, each.reference) < (self.began, self.reference) for each in uncertain)
-        other_doubts = self._creations.uncertain_like(self) | rivals.keys()
-        return len(uncertain) + len(other_doubts), earlier
+        like_it = {ref for ref, key in self._creations.uncertain_like(self).items() if key == self.key}
+        return len(uncertain) + len(like_it | rivals.keys()), earlier
 
     async def _has_settled_with_rivals(self, listing: Listing) -> bool:
         """Learn from the ledger whose the listed predictions are, and wait for the answers of other processes. Returns
@@ -380,10 +363,11 @@ class Creation:
         rivals = self._rivals
         await rivals.look()
         since = self.since - 2 * UNKNOWN_SKEW
-        while ids := [each.id for each in self.matches(listing)] or self._unreadable(listing):
+        while ids := self._candidates(listing).ids:
             for each in await rivals.update(ids, since=since):
                 self._creations.register_known(each)
-            if not rivals.are_pending or not self.matches(listing):
+            candidates = self._candidates(listing)
+            if not any(candidates.may_be_of(key) for key in rivals.pending):
                 break
             await asyncio.sleep(_RIVAL_PAUSE)
         if rivals.gone_since == math.inf:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from auth import Caller
+from catalog.targets import Target
+from errors import ServiceError
 from providers import TryAgain
 from providers.replicate.answers import Account
 from providers.replicate.errors import (
@@ -16,7 +18,9 @@ from providers.replicate.errors import (
     passing_error,
     seconds_to_wait,
     service_error,
+    target_error,
 )
+from providers.replicate.redaction import Redaction, redaction_of
 from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
 from providers.single_flight import SharedAnswers
@@ -36,15 +40,23 @@ T = TypeVar("T")
 
 
 class Refusals:
-    """Reads refusals. `ask(caller)` requests an account, and does not raise."""
+    """Reads refusals. `ask(caller)` requests an account, and does not raise. `redaction` is that of a caller's
+    answers."""
 
-    def __init__(self, ask: Callable[[Caller], Coroutine[Any, Any, Account]]) -> None:
+    def __init__(
+        self,
+        ask: Callable[[Caller], Coroutine[Any, Any, Account]],
+        redaction: Callable[[Caller], Redaction] = redaction_of,
+    ) -> None:
         self._accounts = SharedAnswers(ask, good_for=GOOD_FOR, most=ACCOUNTS_KEPT)
+        self._redaction = redaction
 
-    async def creation_error(self, refusal: Refusal, caller: Caller) -> Exception:
+    async def creation_error(self, refusal: Refusal, caller: Caller, target: str) -> Exception:
         """The exception for a creation that was refused, and so not made."""
-        if await self._is_final(refusal, caller):
-            return service_error(refusal, caller)
+        if (error := target_error(refusal, Target.parse(target))) is not None:
+            return error
+        if await self.is_final(refusal, caller):
+            return self.final_error(refusal, caller)
         return TryAgain(
             passing_error(refusal),
             wait=seconds_to_wait(refusal),
@@ -58,11 +70,11 @@ class Refusals:
         if refusal.status == 429:
             return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or RATE_LIMIT_WAIT)
         if refusal.is_replicates and refusal.status == 404:
-            return PollFailed(service_error(refusal, caller), patience=MISSING_PATIENCE)
+            return PollFailed(self.final_error(refusal, caller), patience=MISSING_PATIENCE)
         if refusal.is_replicates and refusal.status == 402:
             return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
-        if await self._is_final(refusal, caller):
-            return service_error(refusal, caller)
+        if await self.is_final(refusal, caller):
+            return self.final_error(refusal, caller)
         if is_about_token(refusal):
             return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
         return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or 0.0)
@@ -73,7 +85,7 @@ class Refusals:
         try:
             return await answer
         except Refusal as refusal:
-            if refusal.status in {401, 403} and not await self._is_final(refusal, caller):
+            if refusal.status in {401, 403} and not await self.is_final(refusal, caller):
                 raise Lost("the token was refused in passing") from None
             raise
 
@@ -81,7 +93,11 @@ class Refusals:
         """Stop requesting accounts."""
         await self._accounts.aclose()
 
-    async def _is_final(self, refusal: Refusal, caller: Caller) -> bool:
+    def final_error(self, refusal: Refusal, caller: Caller) -> ServiceError:
+        """The error that this caller gets for a final refusal."""
+        return service_error(refusal, caller, self._redaction(caller))
+
+    async def is_final(self, refusal: Refusal, caller: Caller) -> bool:
         """Whether the same request would be refused again."""
         if is_about_token(refusal):
             return (await self._accounts.get(caller)).status in {"refused", "forbidden"}

@@ -6,15 +6,21 @@ with this input that are in doubt. Such an attempt is on the disk before its cre
 listed prediction are in the ledger when the list has been read. Each may still have an answer until the time for that
 is over. From then on it counts as uncertain, and all uncertain ones take the listed predictions in the order of their
 ids.
+
+A rival with another target and this input is a stranger. It made none of these predictions, but Replicate may show too
+little of a prediction to tell whose it is (`matching.py`).
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
+from dataclasses import replace
 from typing import Final
 
+from catalog.targets import Target
 from ledger.rivals import OtherAttempts, Rival
+from providers.replicate.matching import CreationKey
 
 _RECORDED_WITHIN: Final = 10.0
 """Seconds in which an answer that has arrived is in the ledger, or its process is dead and its work taken over."""
@@ -22,7 +28,7 @@ _RECORDED_WITHIN: Final = 10.0
 
 class Rivals:
     """The rivals of one lost creation. After each reading of the list, call `look` once, and then `update` until none
-    `are_pending`. The answer to a rival arrives `answered_within` seconds after it was first seen, or never.
+    is `pending`. The answer to a rival arrives `answered_within` seconds after it was first seen, or never.
 
     An uncertain rival that is gone may have adopted the prediction of this creation. `gone_since` is when it was sent,
     by the loop's clock; the calling code resets it."""
@@ -31,13 +37,13 @@ class Rivals:
         self,
         elsewhere: OtherAttempts | None,
         caller_id: str,
-        model: str,
-        content: str,
+        key: CreationKey,
         *,
         answered_within: float,
     ) -> None:
         self._elsewhere = elsewhere
-        self._key = caller_id, model, content
+        self._caller_id = caller_id
+        self._key = key
         self._answered_within = answered_within + _RECORDED_WITHIN
         self._first_seen: dict[str, float] = {}
         self._present: Mapping[str, Rival] = {}
@@ -47,7 +53,7 @@ class Rivals:
         """Note which rivals there are. Raises LedgerDown."""
         if self._elsewhere is None:
             return
-        seen = await self._elsewhere.look(*self._key)
+        seen = await self._elsewhere.look(self._caller_id, self._key.content)
         now = _now()
         self._note_gone(seen.in_doubt)
         self._first_seen = {each: self._first_seen.get(each, now) for each in seen.in_doubt}
@@ -58,26 +64,42 @@ class Rivals:
         Raises LedgerDown."""
         if self._elsewhere is None:
             return ()
-        seen = await self._elsewhere.look(*self._key, ids=ids, since=since)
+        seen = await self._elsewhere.look(self._caller_id, self._key.content, ids=ids, since=since)
         self._note_gone(seen.in_doubt)
         self._present = {each: rival for each, rival in seen.in_doubt.items() if each in self._first_seen}
         return seen.known
 
     def _note_gone(self, in_doubt: Mapping[str, Rival]) -> None:
         for reference, rival in self._present.items():
-            if reference not in in_doubt and not self._may_be_answered(reference, rival):
+            is_gone = reference not in in_doubt and not self._may_be_answered(reference, rival)
+            if is_gone and self._is_alike(rival):
                 sent = min(self._first_seen[reference], _now() - (time.time() - rival.since))
                 self.gone_since = min(self.gone_since, sent)
 
     @property
-    def are_pending(self) -> bool:
-        """Whether a rival still waits for its answer."""
-        return any(self._may_be_answered(reference, rival) for reference, rival in self._present.items())
+    def pending(self) -> Set[CreationKey]:
+        """What the rivals and strangers have sent that still wait for their answers."""
+        return {
+            self._key_of(rival)
+            for reference, rival in self._present.items()
+            if self._may_be_answered(reference, rival)
+        }
 
     @property
     def uncertain(self) -> Mapping[str, Rival]:
         """The rivals that may have made a listed prediction, by reference."""
-        return self._present
+        return {each: rival for each, rival in self._present.items() if self._is_alike(rival)}
+
+    @property
+    def strangers(self) -> Set[CreationKey]:
+        """What the strangers have sent."""
+        return {self._key_of(rival) for rival in self._present.values() if not self._is_alike(rival)}
+
+    def _is_alike(self, rival: Rival) -> bool:
+        return self._key_of(rival) == self._key
+
+    def _key_of(self, rival: Rival) -> CreationKey:
+        return replace(self._key, target=Target.parse(rival.target))
 
     def _may_be_answered(self, reference: str, rival: Rival) -> bool:
         return not rival.suspended and _now() < self._first_seen[reference] + self._answered_within

@@ -12,10 +12,10 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlencode
 
 import structlog
@@ -25,6 +25,7 @@ from concurrency import Lease
 from errors import LedgerDown
 from ledger.rivals import OtherAttempts
 from providers import Prediction
+from providers.origins import NOTHING_HIDDEN
 from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Refusal
 
@@ -43,6 +44,11 @@ _RECENT: Final = 1800.0
 KEPT: Final = 10_000
 """The number of latest inputs by which creations are recognized."""
 
+_HIDDEN_KEPT: Final = 100
+"""The number of latest sets of names of secret inputs."""
+
+T = TypeVar("T")
+
 log = structlog.get_logger("replicate")
 
 
@@ -60,6 +66,8 @@ class Sharing:
         self._since: datetime | None = None
         """Our start by Replicate's clock; None before the first creation is answered."""
         self._inputs: OrderedDict[str, None] = OrderedDict()
+        self._hidden: OrderedDict[frozenset[str], None] = OrderedDict()
+        """The names of the secret inputs without which inputs are compared."""
         self._seen_at = self._warned_at = self._listed_at = -math.inf
 
     @property
@@ -67,14 +75,14 @@ class Sharing:
         """Whether there was a sign lately."""
         return _now() - self._seen_at < SIGN_LASTS
 
-    def begin(self, content: str) -> None:
+    def begin(self, content: str, hidden: Collection[str] = ()) -> None:
         """Record that a creation with this input (`providers.fingerprint`) is about to be sent, or may have
-        been. This includes users' creations, since a user's token may belong to the server's account."""
+        been. This includes users' creations, since a user's token may belong to the server's account. The fingerprint
+        is without the inputs named in `hidden`."""
         self._started = _now() if self._started is None else self._started
-        self._inputs[content] = None
-        self._inputs.move_to_end(content)
-        if len(self._inputs) > KEPT:
-            self._inputs.popitem(last=False)
+        _keep(self._inputs, content, KEPT)
+        if hidden:
+            _keep(self._hidden, frozenset(hidden), _HIDDEN_KEPT)
 
     def created(self, caller: Caller, prediction: Prediction, *, sent: float) -> None:
         """Record that a creation, sent at `sent` (the loop's clock), was answered with this prediction."""
@@ -114,7 +122,7 @@ class Sharing:
         if _now() < self._looked_at + _LOOK_EVERY:
             return True
         self._looked_at = _now()
-        listed = {item.prediction.id: item.content or "" for item in foreign}
+        listed = {item.prediction.id: item.origin.content() or "" for item in foreign}
         try:
             return set(listed) == set(await self._elsewhere.ours(listed, since=time.time() - _RECENT))
         except LedgerDown:
@@ -124,13 +132,24 @@ class Sharing:
         listed = item.prediction
         if listed.is_removed or listed.created_at is None or listed.created_at < since:
             return False
-        return not self._is_known(listed.id) and bool(item.content) and item.content not in self._inputs
+        if self._is_known(listed.id) or not item.origin.content():
+            return False
+        hidden = (NOTHING_HIDDEN, *self._hidden)
+        return all(item.origin.content(each) not in self._inputs for each in hidden)
 
     def _report(self, reason: str) -> None:
         self._seen_at = _now()
         if self._seen_at - self._warned_at >= WARNED_EVERY:
             self._warned_at = self._seen_at
             log.warning("account_shared", reason=reason)
+
+
+def _keep(latest: OrderedDict[T, None], each: T, most: int) -> None:
+    """Add it as the latest, and forget the oldest if there are more than `most`."""
+    latest[each] = None
+    latest.move_to_end(each)
+    if len(latest) > most:
+        latest.popitem(last=False)
 
 
 def _now() -> float:

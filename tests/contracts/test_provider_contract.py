@@ -21,8 +21,9 @@ from catalog.outputs import OutputForm, Url
 from catalog.references import Upload
 from concurrency import Gate
 from errors import InvalidRequest, Problem, ServiceError, UpstreamError, UpstreamRateLimited
-from providers import Prediction, Provider, TryAgain, UncertainCreation, Untrusted, fingerprint
+from providers import ModelFacts, Prediction, Provider, TryAgain, UncertainCreation, fingerprint
 from providers.memory import SUCCEEDED, MemoryProvider
+from providers.pushes import Untrusted
 from providers.replicate.provider import Replicate
 from simulator import Options
 from simulator.state import SimulatorState
@@ -45,6 +46,21 @@ ENDS = {
     "hangs": ("[[hang]] a fox", None),
 }
 """How a prediction ends: by a prompt at the simulator, and in memory."""
+
+SCHEMA = {"components": {"schemas": {"Input": {"properties": {"prompt": {"type": "string"}}}}}}
+PAINTING = "acme/watercolor"
+LATEST = "5766e5ce83be12035ddc4e4558c2093ff98632382b1ae204ab3ab036ca0b362b"
+OLDER = "f3b507dfe625a7b19b2ed7b55513e8b8ba42502b6da407ab3103fcacd564d713"
+SECRETIVE = "acme/hub-painter:0c88f476a5f34b2261f58c50e50dc685bf93c5a8ee400d3ccf5b5aff937e4c46"
+DEPLOYMENT = "deployments/acme/fast-upscaler"
+RELEASE = ("acme/upscaler", "cb72d9422e8e543af85e40d5dffa4bd6c11e1e6b3c4db97a0ca391019de77ac3")
+MODELS = [
+    ModelFacts(MODEL, None, SCHEMA, is_official=True),
+    ModelFacts(PAINTING, LATEST, SCHEMA, is_official=False),
+    ModelFacts(PAINTING, OLDER, SCHEMA, is_official=False),
+    ModelFacts(DEPLOYMENT, RELEASE[1], is_private=True, release=RELEASE),
+]
+"""Of the provider in memory. The simulator has them as well."""
 
 REFUSALS = {
     "throttled": (429, TryAgain(UpstreamRateLimited(), throttled=True)),
@@ -73,17 +89,27 @@ class Subject:
     push: Callable[[str, str], tuple[dict[str, str], bytes]]
     """The signed message that this prediction has succeeded."""
 
-    async def create(self, end: str = "succeeds", *, caller=ADMIN, reference: str = "gen_a.1") -> Prediction:
-        sent = self.will(end)
+    async def create(
+        self,
+        end: str = "succeeds",
+        *,
+        caller=ADMIN,
+        reference: str = "gen_a.1",
+        target: str = MODEL,
+        sent: dict | None = None,
+        secrets: dict | None = None,
+    ) -> Prediction:
+        sent = self.will(end) if sent is None else sent
         with await self.gate.acquire(caller.id) as lease:
             created = await self.provider.create(
                 caller,
-                MODEL,
+                target,
                 sent,
                 content=fingerprint(sent),
                 lease=lease,
                 cancel_after=600,
                 reference=reference,
+                secrets=secrets or {},
             )
         return created.prediction
 
@@ -144,7 +170,7 @@ async def in_memory(kind: type[MemoryProvider] = MemoryProvider) -> AsyncIterato
         return {"webhook-signature": secret}, json.dumps(document).encode()
 
     allowed = [True]
-    provider = kind(answer_after=0.5, ends_after=TAKES, may_send=lambda: allowed[-1])
+    provider = kind(answer_after=0.5, ends_after=TAKES, may_send=lambda: allowed[-1], models=MODELS)
     yield Subject(
         provider,
         new_gate(),
@@ -564,6 +590,99 @@ def test_a_wait_for_an_unknown_prediction_is_a_service_error(story):
             await subject.wait(Prediction("unknown", "starting"))
 
     story(act)
+
+
+def test_a_model_is_found_with_its_schema_and_takes_no_place_of_a_creation(story):
+    async def act(subject):
+        found = await subject.provider.find_model(ADMIN, MODEL)
+        return found, subject.gate.statistics().current_rate_per_minute
+
+    found, creations = story(act)
+    assert (MODEL, 0) == (found.name, creations)
+    assert "prompt" in found.schema["components"]["schemas"]["Input"]["properties"]
+
+
+def test_what_a_provider_does_not_have_is_none(story):
+    async def act(subject):
+        return [
+            await subject.provider.find_model(ADMIN, "nobody/nothing"),
+            await subject.provider.find_version(ADMIN, PAINTING, "0" * 64),
+            await subject.provider.find_deployment(ADMIN, "nobody/nothing"),
+        ]
+
+    assert [None] * 3 == story(act)
+
+
+def test_versions_and_deployments_are_found_and_models_by_words_of_their_name(story):
+    async def act(subject):
+        provider = subject.provider
+        version = await provider.find_version(ADMIN, PAINTING, OLDER)
+        deployment = await provider.find_deployment(ADMIN, DEPLOYMENT.removeprefix("deployments/"))
+        return version, deployment, await provider.search_models(ADMIN, "watercolor")
+
+    version, deployment, found = story(act)
+    assert (PAINTING, OLDER, True) == (version.name, version.version, bool(version.schema))
+    assert (DEPLOYMENT, RELEASE) == (deployment.name, deployment.release)
+    assert [(PAINTING, None)] == [(each.name, each.schema) for each in found]
+
+
+@pytest.mark.parametrize("target", [MODEL, f"{PAINTING}:{OLDER}", DEPLOYMENT])
+def test_a_prediction_of_any_target_runs_and_is_recovered(story, target):
+    sent = {"img": "https://pictures.test/a.png"} if target == DEPLOYMENT else FOX
+
+    async def act(subject):
+        since, content = time.time(), fingerprint(sent)
+        created = await subject.create(target=target, sent=sent)
+        later = subject.restarted()
+        found = await later.recover(ADMIN, target, content=content, since=since, reference="gen_a.1")
+        ended = await later.wait(ADMIN, found.prediction, model=target)
+        await later.aclose()
+        return created.id == found.prediction.id, ended.is_made, subject.created()
+
+    assert (True, True, 1) == story(act)
+
+
+def test_versions_of_one_model_with_the_same_input_are_recovered_as_one_each(story):
+    targets = {"gen_a.1": f"{PAINTING}:{OLDER}", "gen_b.1": f"{PAINTING}:{LATEST}"}
+
+    async def act(subject):
+        since, content = time.time(), fingerprint(FOX)
+        made = [
+            (await subject.create(target=target, sent=FOX, reference=name)).id
+            for name, target in targets.items()
+        ]
+        later = subject.restarted()
+        found = await asyncio.gather(
+            *(
+                later.recover(ADMIN, target, content=content, since=since, reference=name)
+                for name, target in targets.items()
+            )
+        )
+        await later.aclose()
+        return made == [each.prediction.id for each in found]
+
+    assert story(act)
+
+
+def test_a_creation_with_a_secret_input_is_recovered_without_it(story):
+    async def act(subject):
+        since = time.time()
+        how = {"target": SECRETIVE, "sent": FOX, "secrets": {"hf_token": "hf_marked_secret"}}
+        created = await subject.create(**how)
+        later = subject.restarted()
+        found = await later.recover(
+            ADMIN,
+            SECRETIVE,
+            content=fingerprint(FOX),
+            since=since,
+            reference="gen_a.1",
+            hidden=["hf_token"],
+        )
+        ended = await later.wait(ADMIN, found.prediction, model=SECRETIVE)
+        await later.aclose()
+        return created.id == found.prediction.id, ended.is_made, "hf_marked_secret" in repr((created, ended))
+
+    assert (True, True, False) == story(act)
 
 
 def test_closing_twice_is_no_error(story):

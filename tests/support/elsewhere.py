@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ledger.memory import MemoryLedger
 from ledger.records import AttemptRecord, GenerationRecord
-from ledger.rivals import Rival, Seen
+from ledger.rivals import Rival, Seen, target_of
 
 
 @dataclass
@@ -19,7 +19,6 @@ class MemoryOtherAttempts:
     async def look(
         self,
         caller_id: str,
-        model: str,
         content: str,
         *,
         ids: Collection[str] = (),
@@ -27,13 +26,15 @@ class MemoryOtherAttempts:
     ) -> Seen:
         await asyncio.sleep(0.01)
         in_doubt = {
-            f"{attempt.generation_id}.{attempt.number}": Rival(attempt.submitted_at or 0.0, False)
+            f"{attempt.generation_id}.{attempt.number}": Rival(
+                attempt.submitted_at or 0.0, False, target_of(generation, attempt)
+            )
             for ledger in self.ledgers
             if ledger is not self.own
             for generation, attempt in _attempts(ledger)
             if generation.ended_at is None
             and attempt.is_in_doubt
-            and (generation.caller_id, attempt.model, attempt.fingerprint) == (caller_id, model, content)
+            and (generation.caller_id, attempt.fingerprint) == (caller_id, content)
         }
         await asyncio.sleep(0.01)
         return Seen(in_doubt, set(ids) & {each.prediction_id or "" for each in self._all()})

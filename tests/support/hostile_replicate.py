@@ -96,10 +96,9 @@ class Hostile(FakeConnections):
         return [made for made in self.made if made.status() == "processing"]
 
     def _make(self, request: httpx.Request, body: dict[str, Any]) -> None:
-        model = request.url.path.removeprefix("/v1/models/").removesuffix("/predictions")
         deadline = request.headers["cancel-after"]
         now = asyncio.get_running_loop().time()
-        self.made.append(Made(self._names(len(self.made)), model, body["input"], deadline, now))
+        self.made.append(Made(self._names(len(self.made)), body["version"], body["input"], deadline, now))
 
     def _honest(self, kind: str, request: httpx.Request) -> tuple[int, Any]:
         match kind:
@@ -132,7 +131,7 @@ def kind_of(request: httpx.Request) -> str:
     path = request.url.path
     if path.endswith("/cancel"):
         return "cancel"
-    if path.startswith("/v1/models/"):
+    if request.method == "POST" and path == "/v1/predictions":
         return "create"
     if path in ("/v1/predictions", "/v1/files", "/v1/account"):
         return {"/v1/predictions": "list", "/v1/files": "file", "/v1/account": "account"}[path]

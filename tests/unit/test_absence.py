@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from catalog.targets import Target
 from providers.replicate.absence import (
     Absence,
     Freshness,
@@ -170,6 +171,6 @@ async def test_a_reading_counts_the_lag_that_another_process_has_measured_of_the
         account = AccountList(
             page, is_known=lambda _: False, timing=SearchTiming(), caller_id=caller_id, learned=lags
         )
-        return (await account.read(ADMIN, SearchScope("model", 0.0, 0.0))).freshness.largest_lag
+        return (await account.read(ADMIN, SearchScope(Target("model"), 0.0, 0.0))).freshness.largest_lag
 
     assert (50.0, 0.0) == (await read("admin"), await read("user"))

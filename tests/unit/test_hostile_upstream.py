@@ -17,7 +17,7 @@ from errors import OutcomeUnknown
 from generations import views
 from ledger.records import with_attempts
 from ledger.tables import MAPPINGS, METADATA
-from providers import Untrusted
+from providers.pushes import Untrusted
 from providers.replicate.redaction import Redaction
 from simulator.webhooks import signed
 from tests.support.hostile_replicate import BODIES, CANNED, MAKES, CannedAnswer, Hostile

@@ -12,7 +12,6 @@ import pytest
 from auth import Caller, credentials
 from errors import LedgerDown, TokenRejected, UpstreamError
 from generations.archive import Archive
-from generations.model_source import ModelFacts
 from generations.published_models import FAILED_FOR, LATEST_FOR, LONGEST, MISSING_FOR, PublishedModels
 from harness.postgres import server
 from ledger.memory import MemoryLedger
@@ -22,6 +21,7 @@ from ledger.records import LookupRecord, ModelRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from loop_thread import Pool
+from providers import ModelFacts
 from tests.support.ledgers import running
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, AtOnce, on_a_loop

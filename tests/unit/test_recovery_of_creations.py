@@ -14,7 +14,9 @@ import pytest
 from catalog.outputs import Url
 from concurrency import Gate
 from errors import OutcomeUnknown, ServerTokenRejected, TokenRejected
-from providers import Prediction, PushedResult, TryAgain, fingerprint
+from providers import Prediction, TryAgain, fingerprint
+from providers.origins import Origin
+from providers.pushes import PushedResult
 from providers.replicate.provider import Replicate
 from simulator import Options
 from tests.support.callers import SERVER_TOKEN
@@ -321,7 +323,7 @@ def test_a_webhook_that_names_the_prediction_ends_the_search_while_replicate_is_
         await asyncio.sleep(40)
         service.receive_push(
             "gen_a.1",
-            PushedResult(Prediction("p1", "succeeded", (Url("https://a"),)), MODEL, fingerprint(SENT)),
+            PushedResult(Prediction("p1", "succeeded", (Url("https://a"),)), Origin(MODEL, input=SENT)),
         )
         found = (await recovery).prediction
         return found.id, found.is_made, asyncio.get_running_loop().time()

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from replicate import Client
+from replicate.version import Versions
 
 from auth import Caller, credentials
 from catalog.outputs import Url
@@ -39,6 +40,8 @@ from tests.support.wiring import (
     until,
     wire,
 )
+
+VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
 
 # Trap 1: hidden retries of GETs, which obey any Retry-After.
 
@@ -343,11 +346,12 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
     hooks = {"webhook": "https://here.test", "webhook_events_filter": ["completed"]}
     async with parts("http://replicate.test/proxy", connections=ours) as service:
         client, others = service.client, service.others
-        for webhook in (None, "https://here.test"):
-            with await service.gate.acquire("admin") as lease:
-                await client.create_prediction(
-                    ADMIN, "a/b", sent_input, lease=lease, cancel_after=60, webhook=webhook
-                )
+        for target in ("a/b", f"a/b:{VERSION}", "deployments/acme/app"):
+            for webhook in (None, "https://here.test"):
+                with await service.gate.acquire("admin") as lease:
+                    await client.create_prediction(
+                        ADMIN, target, sent_input, lease=lease, cancel_after=60, webhook=webhook
+                    )
         for method, *given in (
             (client.get_prediction, "p1"),
             (client.list_predictions, "cursor=a%3D"),
@@ -358,22 +362,36 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
         await client.create_file(ADMIN, Upload(BytesIO(image)))
         await client.default_webhook_secret(ADMIN)
         await client.account(ADMIN)
+        for lookup, *name in (
+            (client.get_model, "a/b"),
+            (client.get_version, "a/b", VERSION),
+            (client.get_deployment, "acme/app"),
+        ):
+            with suppress(Lost):
+                await lookup(ADMIN, *name)
 
     official = Client(api_token=SERVER_TOKEN, base_url="http://replicate.test/proxy", transport=theirs)
     for request in (
-        official.models.predictions.async_create("a/b", sent_input),
-        official.models.predictions.async_create("a/b", sent_input, **hooks),
+        official.predictions.async_create("a/b", sent_input),
+        official.predictions.async_create("a/b", sent_input, **hooks),
+        official.predictions.async_create(f"a/b:{VERSION}", sent_input),
+        official.predictions.async_create(f"a/b:{VERSION}", sent_input, **hooks),
+        official.deployments.predictions.async_create("acme/app", sent_input),
+        official.deployments.predictions.async_create("acme/app", sent_input, **hooks),
         official.predictions.async_get("p1"),
         official.predictions.async_list("/v1/predictions?cursor=a%3D"),
         official.predictions.async_cancel("p1"),
         official.files.async_create(Named(image), content_type="image/png"),
         official.webhooks.default.async_secret(),
         official.accounts.async_current(),
+        official.models.async_get("a/b"),
+        Versions(official, ("a", "b")).async_get(VERSION),
+        official.deployments.async_get("acme/app"),
     ):
         with suppress(ValueError):  # the official client reads the answer by it
             await request
 
-    assert 8 == len(theirs.sent)
+    assert 15 == len(theirs.sent)
     assert theirs.sent == ours.sent
 
 
@@ -417,7 +435,7 @@ async def test_trap_9_no_webhook_is_requested_by_default(simulator):
         await service.run()
 
     (made,) = simulator.predictions()
-    assert {"input": dict(made.input)} == made.body
+    assert {"input": dict(made.input), "version": made.model} == made.body
 
 
 def test_trap_10_the_project_requires_a_python_on_which_the_client_imports():

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from auth import credentials
 from catalog.outputs import Url
 from errors import OutcomeUnknown, ServerTokenRejected, UpstreamError
-from providers import Prediction, PushedResult, TryAgain, Untrusted, fingerprint
+from providers import Prediction, TryAgain, fingerprint
+from providers.origins import Origin
+from providers.pushes import PushedResult, Untrusted
 from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import read_page, read_secret
 from providers.replicate.push import GOOD_FOR, SECRETS_KEPT, read_push, signing_secrets
@@ -64,7 +66,7 @@ def test_a_message_signed_by_replicate_is_read():
         push.prediction.status,
         push.prediction.outputs,
     )
-    assert (MODEL, fingerprint(SENT), OVER["webhook"]) == (push.model, push.content, push.webhook)
+    assert (Origin(MODEL, input=SENT), OVER["webhook"]) == (push.origin, push.webhook)
 
 
 def test_header_names_are_read_in_any_case():
@@ -84,10 +86,10 @@ def test_fields_that_a_message_omits_are_none():
     content = json.dumps({"id": "p1", "status": "failed"}).encode()
 
     push = read_push(headers(content), content, SECRET)
-    assert (None, None, None) == (push.model, push.content, push.webhook)
+    assert (Origin(), None) == (push.origin, push.webhook)
     odd = body(model=7, input=["a"], webhook={})
     push = read_push(headers(odd), odd, SECRET)
-    assert (None, None, None) == (push.model, push.content, push.webhook)
+    assert (None, None, None) == (push.origin.model, push.origin.content(), push.webhook)
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
@@ -326,7 +328,7 @@ async def test_a_secret_that_replicate_does_not_send_is_a_service_error(simulato
 
 def over(prediction_id: str = "p1", *, model: str | None = MODEL, sent=SENT) -> PushedResult:
     return PushedResult(
-        Prediction(prediction_id, "succeeded", (Url("https://a"),)), model, sent and fingerprint(sent)
+        Prediction(prediction_id, "succeeded", (Url("https://a"),)), Origin(model, input=sent)
     )
 
 
@@ -591,12 +593,12 @@ async def test_a_creation_with_a_callback_ends_by_its_webhook_without_a_poll(sim
         ended = await service.provider.wait(ADMIN, created.prediction, model=MODEL)
 
     (made,) = simulator.predictions()
-    assert {"webhook": callback, "webhook_events_filter": ["completed"]} == {
+    assert {"version": MODEL, "webhook": callback, "webhook_events_filter": ["completed"]} == {
         name: value for name, value in made.body.items() if name != "input"
     }
     assert (made.id, tuple(map(Url, made.output))) == (ended.id, ended.outputs)
     assert [(made.id, MODEL, fingerprint(made.input), callback)] == [
-        (each.prediction.id, each.model, each.content, each.webhook) for each in results
+        (each.prediction.id, each.origin.model, each.origin.content(), each.webhook) for each in results
     ]
     assert {"create": 1, "secret": 1} == simulator.counts().requests
 

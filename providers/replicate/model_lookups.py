@@ -1,0 +1,72 @@
+"""Looks up models, versions and deployments at Replicate. Nothing is kept here."""
+
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+from auth import Caller
+from catalog.targets import is_model_name, is_version
+from errors import ServiceError, UpstreamError
+from providers import ModelFacts, ModelSource
+from providers.replicate.client import ReplicateClient
+from providers.replicate.errors import is_about_token, passing_error
+from providers.replicate.refusals import Refusals
+from providers.replicate.transport import Lost, NotSent, Refusal, TooLarge
+
+_LONGEST_QUERY: Final = 500
+"""Characters of a search."""
+
+T = TypeVar("T")
+
+
+class ModelLookups(ModelSource):
+    """See `providers.ModelSource`. Names and ids that do not fit into a path are not asked for: Replicate has none
+    such."""
+
+    def __init__(self, client: ReplicateClient, refusals: Refusals) -> None:
+        self._client = client
+        self._refusals = refusals
+
+    async def find_model(self, caller: Caller, name: str) -> ModelFacts | None:
+        if not is_model_name(name):
+            return None
+        return await self._found(caller, self._client.get_model(caller, name))
+
+    async def find_version(self, caller: Caller, name: str, version: str) -> ModelFacts | None:
+        if not is_model_name(name) or not is_version(version):
+            return None
+        return await self._found(caller, self._client.get_version(caller, name, version))
+
+    async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
+        if not is_model_name(name):
+            return None
+        return await self._found(caller, self._client.get_deployment(caller, name))
+
+    async def search_models(self, caller: Caller, query: str) -> list[ModelFacts]:
+        return await self._found(caller, self._client.search_models(caller, query[:_LONGEST_QUERY])) or []
+
+    async def _found(self, caller: Caller, answer: Awaitable[T]) -> T | None:
+        """The answer, or None for a 404 in Replicate's own words. Raises ServiceError."""
+        try:
+            return await answer
+        except Refusal as refusal:
+            if refusal.is_replicates and refusal.status == 404:
+                return None
+            raise await self._error(refusal, caller) from None
+        except TooLarge:
+            error = UpstreamError("What Replicate says of this model is too large to be read.")
+            error.retryable = False
+            raise error from None
+        except NotSent:
+            raise UpstreamError("Replicate cannot be reached.") from None
+        except Lost:
+            raise UpstreamError("Replicate's answer about this model could not be read.") from None
+
+    async def _error(self, refusal: Refusal, caller: Caller) -> ServiceError:
+        """A token that is accepted elsewhere may not read this model. That is final."""
+        if await self._refusals.is_final(refusal, caller):
+            return self._refusals.final_error(refusal, caller)
+        if is_about_token(refusal):
+            error = UpstreamError("Replicate does not let this account read the model.")
+            error.retryable = False
+            return error
+        return passing_error(refusal)

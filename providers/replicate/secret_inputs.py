@@ -1,0 +1,52 @@
+"""Remembers the secret inputs of predictions in memory, so that they can be removed from what Replicate answers: a
+model may repeat a token in its error, its output or its logs."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from auth import Caller
+from providers.replicate.redaction import Redaction, redaction_of
+
+KEPT_FOR: Final = 3600.0
+"""Seconds after its last creation. A prediction runs for half of that at most, and Replicate deletes its data then."""
+
+KEPT: Final = 1_000
+"""The latest secrets of one caller."""
+
+_ORDINARY: Final = (
+    "https://replicate.delivery/ https://api.replicate.com/v1/files/ succeeded processing starting output.png"
+)
+"""Words of every answer. A secret that is one of them is not removed, since that would drop all outputs."""
+
+
+class SecretInputs:
+    """The secrets of each caller. Add them on the loop; `redaction` may be called in any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until: dict[str, dict[str, float]] = {}
+        """By the caller's id, each secret and when it is forgotten. The inner dicts are replaced, never changed."""
+
+    def add(self, caller: Caller, secrets: Iterable[str]) -> None:
+        """A prediction with these secrets is about to be created."""
+        now = self._clock()
+        new = dict.fromkeys((each for each in secrets if each not in _ORDINARY), now + KEPT_FOR)
+        if not new:
+            return
+        for caller_id, kept in tuple(self._until.items()):
+            if max(kept.values()) <= now:
+                del self._until[caller_id]
+        old = self._until.get(caller.id, {})
+        left = {each: until for each, until in old.items() if until > now and each not in new}
+        self._until[caller.id] = dict([*left.items(), *new.items()][-KEPT:])
+
+    def redaction(self, caller: Caller, *more: str) -> Redaction:
+        """The redaction of all answers to this caller. `more` are other secrets that Replicate knows."""
+        kept = self._until.get(caller.id)
+        if not kept:
+            return redaction_of(caller, *more)
+        now = self._clock()
+        return Redaction(
+            *caller.credentials.values(), *more, *(each for each, until in kept.items() if until > now)
+        )

@@ -1,0 +1,60 @@
+"""Secrets among the inputs are removed from what Replicate answers, and forgotten in time."""
+
+from providers.replicate.redaction import REDACTED
+from providers.replicate.secret_inputs import KEPT, KEPT_FOR, SecretInputs
+from tests.support.wiring import ADMIN, USER
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_secret_is_removed_from_texts_for_its_caller_alone():
+    secrets = SecretInputs()
+    secrets.add(ADMIN, ["hf_marked"])
+
+    assert f"401 for {REDACTED}" == secrets.redaction(ADMIN)("401 for hf_marked")
+    assert "401 for hf_marked" == secrets.redaction(USER)("401 for hf_marked")
+
+
+def test_the_token_and_other_secrets_are_removed_as_well():
+    secrets = SecretInputs()
+    secrets.add(ADMIN, ["hf_marked"])
+    redact = secrets.redaction(ADMIN, "whsec_marked")
+
+    assert f"{REDACTED} {REDACTED}" == redact(f"{ADMIN.credentials['replicate']} whsec_marked")
+
+
+def test_a_secret_is_forgotten_an_hour_after_its_last_creation():
+    clock = Clock()
+    secrets = SecretInputs(clock)
+    secrets.add(ADMIN, ["hf_marked"])
+    clock.now = KEPT_FOR - 1
+    secrets.add(ADMIN, ["hf_marked", "hf_other"])
+    clock.now = KEPT_FOR + 1
+    assert REDACTED == secrets.redaction(ADMIN)("hf_marked")
+
+    clock.now = 2 * KEPT_FOR
+    assert "hf_marked" == secrets.redaction(ADMIN)("hf_marked")
+    secrets.add(USER, ["hf_last"])
+    assert "hf_marked" not in str(vars(secrets))
+
+
+def test_the_secrets_of_one_caller_are_bounded():
+    secrets = SecretInputs()
+    secrets.add(ADMIN, [f"hf_number_{number}" for number in range(KEPT + 1)])
+
+    assert "hf_number_0" == secrets.redaction(ADMIN)("hf_number_0")
+    assert REDACTED == secrets.redaction(ADMIN)(f"hf_number_{KEPT}")
+
+
+def test_words_that_every_answer_has_are_no_secrets():
+    """A caller who gives such a word as a password must not lose the addresses of outputs."""
+    secrets = SecretInputs()
+    secrets.add(ADMIN, ["replicate", "https:", "delivery", "succeeded"])
+    address = "https://replicate.delivery/a.png"
+
+    assert address == secrets.redaction(ADMIN)(address)
