@@ -21,9 +21,9 @@ _MOST_ROWS: Final = 1000
 """Rows in one parameter, which may have 1 GB. A row may have some hundred kilobytes."""
 
 
-_OF_ALL: Final = {SCHEMAS, MODELS, RUNS}
-"""Tables in which several processes write the same rows. They do so in one order, so that none waits for one that waits
-for it."""
+_OF_ALL: Final = (SCHEMAS, MODELS, RUNS)
+"""Tables in which several processes write the same rows. They do so in this order, after all others, and in the order
+of the keys, so that none waits for one that waits for it."""
 
 
 def _rows_of(table: Table, names: Sequence[str]) -> Any:
@@ -37,12 +37,19 @@ _STATEMENTS: Final[Mapping[type[Record], Statements]] = {
     LeaseRecord: LEASE_STATEMENTS,
 }
 
+_ORDER: Final = {
+    _STATEMENTS[kind].upsert: _OF_ALL.index(each.table)
+    for kind, each in MAPPINGS.items()
+    if each.table in _OF_ALL
+}
+
 _NAMES: Final = {_STATEMENTS[kind].upsert: each.columns for kind, each in MAPPINGS.items()}
 
 
 def statements_of(changes: Changes) -> Iterator[tuple[str, Sequence[Key]]]:
     """The statements that write these changes, in order, each with the parameters of all its executions."""
-    for sql, rows in by_statement(changes, _STATEMENTS).items():
+    statements = by_statement(changes, _STATEMENTS)
+    for sql, rows in sorted(statements.items(), key=lambda each: _ORDER.get(each[0], -1)):
         if (names := _NAMES.get(sql)) is None:
             yield sql, rows  # of a deletion, which takes a key
             continue

@@ -32,6 +32,7 @@ from ledger.records import (
     MetaRecord,
     ModelRecord,
     PlanRecord,
+    RunRecord,
     SchemaRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
@@ -280,6 +281,21 @@ def test_missing_models_and_look_ups_are_outdated_after_their_time(opened):
     assert [running] == list(opened.queries.lookups(["", "ann"], "a/c", simulated=False))
     assert [] == list(opened.queries.lookups(["", "ann"], "a/b", simulated=False))
     assert [new] == known(opened, [""], "a/c")
+
+
+def test_measured_seconds_are_a_sample_for_each_target(opened):
+    opened.write(
+        RunRecord("a/b", False, 0, 2.5), RunRecord("a/b", False, 63, 0.5), RunRecord("a/b", True, 1, 7.0)
+    )
+    opened.write(RunRecord("a/b", False, 0, 3.5), RunRecord("a/b:1", False, 0, 9.0))
+
+    def seconds(target, *, simulated=False):
+        return sorted(opened.queries.running_seconds(target, simulated=simulated))
+
+    assert [0.5, 3.5] == seconds("a/b")
+    assert [7.0] == seconds("a/b", simulated=True)
+    assert [9.0] == seconds("a/b:1")
+    assert [] == seconds("a")
 
 
 def test_what_is_not_there_is_none(opened):

@@ -38,6 +38,7 @@ def edit(copy: Path, step: Mapping[str, Any]) -> None:
                 new = text + anchor
             case _:
                 assert not path.exists(), f"{each['file']} exists"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
                 continue
         old = path.read_text()

@@ -15,9 +15,18 @@ from harness.postgres import server
 from harness.service_process import until
 from ledger import HASH_KEY, Page, Period
 from ledger.claims import ClaimSuspended
+from ledger.json_rows import statements_of
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import BatchRecord, GenerationRecord, KeyRecord, LookupRecord, ModelRecord, SchemaRecord
+from ledger.records import (
+    BatchRecord,
+    GenerationRecord,
+    KeyRecord,
+    LookupRecord,
+    ModelRecord,
+    RunRecord,
+    SchemaRecord,
+)
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked
@@ -405,6 +414,7 @@ def everything(queries) -> list[object]:
         queries.known_version(["account ann"], VERSION, simulated=False),
         queries.schema(VERSION, simulated=False),
         queries.outdated_models(1e12),
+        queries.running_seconds("a/b", simulated=False),
     ]
 
 
@@ -416,6 +426,22 @@ MODEL = ModelRecord(
 )  # fmt: skip
 
 
+def test_rows_that_several_processes_write_are_written_in_one_order():
+    """Otherwise two of them would wait for each other."""
+    records = [
+        RunRecord("a/b", False, 7, 2.5),
+        MODEL,
+        SchemaRecord(VERSION, False, "a/b", b"", 5.5),
+        generation("a"),
+    ]
+
+    def tables(order):
+        changes = {(type(each), (number,)): each for number, each in enumerate(order)}
+        return [sql.split()[2] for sql, _ in statements_of(changes)]
+
+    assert ["generations", "schemas", "models", "runs"] == tables(records) == tables(records[::-1])
+
+
 def test_a_moved_ledger_answers_every_question_as_before_and_continues(kept, url):
     with opened("", backend=lambda _: SqliteBackend(f"sqlite:///{kept}")) as ledger:
         write(
@@ -425,6 +451,7 @@ def test_a_moved_ledger_answers_every_question_as_before_and_continues(kept, url
             replace(MODEL, name="a/c", missing=True),
             SchemaRecord(VERSION, False, "a/b", b"\0\xff", 5.5),
             LookupRecord("", "a/b", False, 6.5, is_over=True),
+            RunRecord("a/b", False, 7, 2.5),
             generation("later", state="failed", ended_at=9.0, outputs=({"a": [1]},), has_secrets=True),
         )
 
