@@ -49,8 +49,8 @@ LONGEST: Final = 20.0
 PAUSE: Final = 0.1
 """Seconds between two queries for the end of another look-up."""
 
-FORMS: Final = 500
-"""The most compiled schemas in memory."""
+FORMS: Final = 100
+"""The most compiled schemas in memory. One has some hundred kilobytes."""
 
 TIDY_EVERY: Final = 3600.0
 """Seconds between two deletions of missing models, and for which they are kept."""

@@ -12,7 +12,7 @@ import pytest
 from auth import Caller, credentials
 from errors import LedgerDown, TokenRejected, UpstreamError
 from generations.archive import Archive
-from generations.published_models import FAILED_FOR, LATEST_FOR, LONGEST, MISSING_FOR, PublishedModels
+from generations.published_models import FAILED_FOR, FORMS, LATEST_FOR, LONGEST, MISSING_FOR, PublishedModels
 from harness.postgres import server
 from ledger.memory import MemoryLedger
 from ledger.postgres import PostgresBackend
@@ -172,6 +172,22 @@ async def test_a_version_is_looked_up_once_and_compiled_once():
     assert (f"a/b:{V1}", V1, "form of 1", False) == (known.name, known.version, known.form, known.is_stale)
     assert known == await process.beside().ask(f"a/b:{V1}")
     assert [(ADMIN.id, f"a/b:{V1}")] == process.replicate.asked
+    assert [V1] == process.compiled
+
+
+@in_virtual_time
+async def test_the_compiled_schemas_in_memory_are_those_that_were_used_last():
+    process = a_process("a/b")
+    await process.ask("a/b")
+    for number in range(FORMS):
+        process.replicate.publish(f"c/{number}", f"{number:064x}")
+        assert "form of 0" == (await process.ask(f"c/{number}")).form
+    process.compiled.clear()
+
+    for number in reversed(range(FORMS)):
+        await process.ask(f"c/{number}")
+    assert [] == process.compiled
+    assert "form of 1" == (await process.ask("a/b")).form
     assert [V1] == process.compiled
 
 
