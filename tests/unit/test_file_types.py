@@ -16,6 +16,7 @@ from files.storage import parse_name
 from media import files
 from media.files import FILE_TYPES, ending_of, file_type
 from media.formats import HEAD, JPEG, MP4, PNG, WEBM
+from simulator import files as made
 from tests.unit.test_media import KNOWN
 
 GENERATION = "gen_" + "0a" * 16
@@ -125,6 +126,14 @@ def test_the_type_of_a_file_follows_from_its_content(content, expected):
 )
 def test_a_declared_type_and_an_ending_only_tell_texts_apart(content, declared, ending, expected):
     assert expected == file_type(content, declared, ending)
+
+
+@pytest.mark.parametrize(("extension", "kind"), made.KINDS.items())
+def test_each_file_of_the_simulator_has_its_type(extension, kind):
+    subject = made.Subject(text="a fox", foot="7", seed=7, ratio="1:1", seconds=5, quality=80)
+    found = file_type(made.encode(subject, extension)[:HEAD], made.CONTENT_TYPES[extension], f".{extension}")
+
+    assert (f".{extension}".replace(".jpeg", ".jpg"), kind) == (found.extension, found.kind)
 
 
 @given(
