@@ -64,7 +64,7 @@ def docs() -> Response:
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
         # Outputs are shown from their own URLs.
         "img-src 'self' data: https: http://127.0.0.1:* http://localhost:*; "
-        "media-src 'self' https: http://127.0.0.1:* http://localhost:*; "
+        "media-src 'self' data: https: http://127.0.0.1:* http://localhost:*; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return page

@@ -97,7 +97,10 @@ class Attempt:
         if self.prediction is None:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
             return self.model.bound(self.sent, longest=self.longest) if is_unknown else 0.0
-        return charge(self.model, self.sent, self.prediction, made=len(self.made), longest=self.longest)
+        made = len(self.produced.files) or len(
+            self.made
+        )  # an object is one output, whose files were each made
+        return charge(self.model, self.sent, self.prediction, made=made, longest=self.longest)
 
     @property
     def is_charged(self) -> bool:

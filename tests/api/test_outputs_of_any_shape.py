@@ -241,9 +241,9 @@ class Store(QuickStore):
         return f"{number}.{'json' if content[:1] in b'[{' else 'txt'}"
 
 
-def outcome(form, output, store=None):
+def outcome(form, output, store=None, **fields):
     """The body of a generation by a model of this form, whose prediction has this output."""
-    request = a_picture()
+    request = a_picture(**fields)
     model = replace(request.model, name="someone/something", aliases=(), output=form)
     request = replace(request, first=replace(request.first, model=model))
 
@@ -316,6 +316,21 @@ def test_without_file_storage_the_kind_follows_from_the_addresses():
 
 def test_a_failure_has_the_kind_of_its_model_if_that_is_known():
     assert ["image", "text", None] == [outcome(form, None)[0].get("kind") for form in (FILES, WORDS, IMAGES)]
+
+
+@pytest.mark.parametrize(
+    ("form", "output", "usd"),
+    [
+        (ANY, {"views": [A, A + "?2"], "seed": 5}, 0.05),
+        (ANY, [A, "text"], 0.025),
+        (ANY, "text", 0.025),
+        (ANY, None, 0.0),
+        (IMAGES, "I cannot draw that.", 0.0),
+        (FILES, {"views": [A], "seed": 5}, 0.025),
+    ],
+)
+def test_a_price_per_image_is_due_for_each_file_or_else_for_each_output(form, output, usd):
+    assert usd == outcome(form, output, num_outputs=2)[0]["cost_usd"]
 
 
 def test_only_pictures_and_films_are_counted_as_such():
