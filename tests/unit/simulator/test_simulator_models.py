@@ -367,12 +367,8 @@ def test_a_file_that_is_no_model_is_refused_by_its_name(tmp_path, name, content)
 def test_an_official_model_is_made_of_the_inputs_saved_for_the_service(tmp_path):
     (tmp_path / "google").mkdir()
     resolution = {"type": "string", "enum": ["1K", "4K"], "default": "1K"}
-    saved = {
-        "Input": {
-            "required": ["prompt"],
-            "properties": {"prompt": {"type": "string"}, "resolution": resolution},
-        }
-    }
+    inputs = {"required": ["prompt"], "properties": {"prompt": {"type": "string"}, "resolution": resolution}}
+    saved = {"Input": inputs, "Output": {"type": "string", "format": "uri"}}
     (tmp_path / "google" / "nano-banana-pro.json").write_text(json.dumps(saved))
     (model,) = official.models(tmp_path)
 
