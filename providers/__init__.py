@@ -275,6 +275,7 @@ class Provider(Protocol):
 
         `secrets` are further inputs. They are sent and neither logged nor kept, and are not part of `sent` and
         `content`. Their values are removed from the texts of refusals, and of the caller's predictions for an hour.
+        With secrets the `callback` is not used: a pushed result may repeat them, and other processes may write it down.
         """
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:

@@ -176,12 +176,12 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         on_late: OnLate | None = None,
         secrets: Mapping[str, str] = NO_SECRETS,
     ) -> Created:
-        sent_at = asyncio.get_running_loop().time()
-        is_made = False
+        sent_at, is_made = asyncio.get_running_loop().time(), False
         self._sharing.begin(content, secrets.keys())
         self._client.secrets.add(caller, secrets.values())
+        webhook = None if secrets else callback
         request = self._client.create_prediction(
-            caller, model, {**sent, **secrets}, lease=lease, cancel_after=cancel_after, webhook=callback
+            caller, model, {**sent, **secrets}, lease=lease, cancel_after=cancel_after, webhook=webhook
         )
         with self.creations.begin(
             caller, model, content, reference=reference, since=time.time(), hidden=secrets.keys()

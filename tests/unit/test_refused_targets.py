@@ -59,6 +59,7 @@ async def created(upstream, target, *, secrets=None):
                     lease=lease,
                     cancel_after=60,
                     reference="gen_a.1",
+                    callback="https://here.test/webhooks/replicate",
                     secrets=secrets or {},
                 )
             except Exception as error:
@@ -109,9 +110,21 @@ async def test_an_official_model_that_is_gone_is_an_upstream_error_as_before():
 @in_virtual_time
 async def test_a_body_names_what_runs_at_most_once(target, path, body):
     upstream = Refusing(201, {"id": "p1", "status": "starting"})
-    await created(upstream, target, secrets={"hf_token": SECRET})
+    await created(upstream, target)
 
-    assert [(path, {"input": SENT | {"hf_token": SECRET}} | body)] == upstream.sent
+    hooks = {"webhook": "https://here.test/webhooks/replicate", "webhook_events_filter": ["completed"]}
+    assert [(path, {"input": SENT} | hooks | body)] == upstream.sent
+
+
+@in_virtual_time
+async def test_secrets_are_sent_among_the_inputs_and_no_webhook_may_repeat_them():
+    upstream = Refusing(201, {"id": "p1", "status": "starting"})
+    made = await created(upstream, "ann/fox", secrets={"hf_token": SECRET})
+
+    assert [{"input": SENT | {"hf_token": SECRET}, "version": "ann/fox"}] == [
+        each for _, each in upstream.sent
+    ]
+    assert not made.prediction.is_announced
 
 
 @pytest.mark.parametrize("target", ["ann/fox", f"ann/fox:{ID}", "deployments/acme/app"])

@@ -1,6 +1,7 @@
 """Creations of several versions with the same input lose their answers at once: each finds its own prediction."""
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from catalog.outputs import Url
 from errors import OutcomeUnknown
+from ledger.rivals import Rival, Seen
 from providers import Prediction, TryAgain, UncertainCreation, fingerprint
 from providers.origins import Origin
 from providers.pushes import PushedResult
@@ -44,9 +46,10 @@ class Account:
 
     hides: tuple[str, ...] = ()
     items: list[dict] = field(default_factory=list)
+    elsewhere: "Elsewhere | None" = None
 
     def __post_init__(self) -> None:
-        self.creations = Creations(self._page)
+        self.creations = Creations(self._page, elsewhere=self.elsewhere)
         self.late = LateSearches(self.creations)
 
     def make(self, prediction_id: str, target: str, **shown) -> None:
@@ -165,6 +168,44 @@ def test_a_version_that_still_waits_for_its_answer_is_waited_for():
     account.make("p2", f"a/b:{TWO}")
 
     assert (False, "p1") == virtual_time.run(scenario())
+
+
+class Elsewhere:
+    """Another process, with one creation of this input in doubt until `until` (seconds). From then on `known` are its
+    predictions."""
+
+    def __init__(self, target: str, *, until: float = math.inf, known=()) -> None:
+        self._rival = Rival(time.time(), False, target)
+        self._until = until
+        self._known = set(known)
+
+    async def look(self, caller_id, content, *, ids=(), since=0.0):  # noqa: ARG002
+        if asyncio.get_running_loop().time() < self._until:
+            return Seen({"gen_9.1": self._rival})
+        return Seen({}, self._known & set(ids))
+
+
+def test_a_version_in_doubt_at_another_process_counts():
+    account = Account(hides=("version",), elsewhere=Elsewhere(f"a/b:{TWO}"))
+    account.make("p1", f"a/b:{ONE}")
+
+    assert ["unknown"] == found(account, f"a/b:{ONE}")
+
+
+def test_a_version_that_another_process_answers_leaves_the_other_prediction():
+    account = Account(hides=("version",), elsewhere=Elsewhere(f"a/b:{TWO}", until=20.0, known=["p2"]))
+    account.make("p1", f"a/b:{ONE}")
+    account.make("p2", f"a/b:{TWO}")
+
+    assert ["p1"] == found(account, f"a/b:{ONE}")
+
+
+def test_a_version_in_doubt_at_another_process_does_not_count_if_versions_are_shown():
+    account = Account(elsewhere=Elsewhere(f"a/b:{TWO}"))
+    account.make("p1", f"a/b:{ONE}")
+    account.make("p2", f"a/b:{TWO}")
+
+    assert ["p1"] == found(account, f"a/b:{ONE}")
 
 
 @pytest.mark.parametrize("shown", [{"hf_token": "hf_secret"}, {"hf_token": "[REDACTED]"}, {}])
