@@ -4,7 +4,6 @@
 follow from those declarations.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -128,8 +127,7 @@ class Model:
 
     def bound(self, sent: Mapping[str, Any], *, longest: float = LONGEST) -> float:
         """The most USD that a prediction with this input may cost, if it may take `longest` seconds."""
-        most = self.billing.bound(sent, self, longest=longest)
-        return most if math.isfinite(most) else round(self.running_usd * longest, 6)
+        return self.billing.bound(sent, self, longest=longest, otherwise=self._running_bound(longest))
 
     def cost(
         self,
@@ -141,8 +139,14 @@ class Model:
     ) -> float:
         """USD for a prediction with this input and this number of outputs, by default the number in the input. What
         Replicate has counted (`metrics`) comes first, and it is never more than the bound."""
-        usd = self.billing.cost(sent, self, outputs=outputs, metrics=metrics, longest=longest)
-        return min(usd, self.bound(sent, longest=longest))
+        return self.billing.cost(
+            sent,
+            self,
+            outputs=outputs,
+            metrics=metrics,
+            longest=longest,
+            otherwise=self._running_bound(longest),
+        )
 
     def basis(self, metrics: Mapping[str, Any] = NOTHING) -> Basis:
         """How the cost of a prediction with these metrics is known."""
@@ -185,6 +189,9 @@ class Model:
             "input_schema": self.input_schema,
             "example": {"model_name": self.short_name, **self.example},
         }
+
+    def _running_bound(self, longest: float) -> float:
+        return round(self.running_usd * longest, 6)
 
     def _unpriced(self) -> dict[str, Any]:
         """How a model without a price counts, in the body of `GET /models`."""

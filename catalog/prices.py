@@ -114,11 +114,20 @@ class Price:
         """The lowest rate, in USD."""
         return min((rate.usd for rate in self.by), default=self.usd)
 
-    def bound(self, sent: Mapping[str, Any], known: Known, *, longest: float = LONGEST) -> float:
+    def bound(
+        self,
+        sent: Mapping[str, Any],
+        known: Known,
+        *,
+        longest: float = LONGEST,
+        otherwise: float = math.inf,
+    ) -> float:
         """The most USD that a prediction with this input may cost, if it runs for at most `longest` seconds. An input
-        that is left out has its default. Whatever is not known counts as the dearest. Infinite if no input says how
-        many units are made."""
-        return self._usd(self._most_units(sent, known, longest), sent, known)
+        that is left out has its default. Whatever is not known counts as the dearest. It is `otherwise` if no input
+        says how many units are made."""
+        most = self._most_units(sent, known, longest)
+        usd = self._usd(most, sent, known)
+        return usd if math.isfinite(usd) else otherwise
 
     def cost(
         self,
@@ -128,6 +137,7 @@ class Price:
         outputs: int | None = None,
         metrics: Mapping[str, Any] = NOTHING,
         longest: float = LONGEST,
+        otherwise: float = math.inf,
     ) -> float:
         """USD for a prediction with this number of `outputs`, by default as many as the input asks for. What Replicate
         has counted in its `metrics` comes first. It is never more than the bound."""
@@ -140,7 +150,8 @@ class Price:
                 counted = float(outputs)
             elif self.per == "megapixel":
                 counted = outputs * _size(sent, known)
-        return self._usd(most if counted is None else min(counted, most), sent, known)
+        usd = self._usd(most if counted is None else min(counted, most), sent, known)
+        return usd if math.isfinite(most) else min(usd, otherwise)
 
     def counted(self, metrics: Mapping[str, Any]) -> float | None:
         """The number of units that Replicate has counted. None if it has not, or if that is no possible number."""
@@ -166,11 +177,15 @@ class Price:
         )
 
     def _usd(self, units: float, sent: Mapping[str, Any], known: Known) -> float:
-        beside = sum(usd * _items(_value(name, sent, known)) for name, usd in self.each.items())
         rate = self._rate(sent, known)
-        return round((rate * units if rate else 0.0) + beside, 6)
+        usd = rate * units if rate else 0.0
+        if self.each:
+            usd += sum(each * _items(_value(name, sent, known)) for name, each in self.each.items())
+        return round(usd, 6)
 
     def _rate(self, sent: Mapping[str, Any], known: Known) -> float:
+        if not self.by:
+            return self.usd
         possible = []
         for rate in self.by:
             fits = rate.fits(sent, known)
