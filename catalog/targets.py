@@ -35,8 +35,10 @@ class Target:
     @property
     def deployment(self) -> str | None:
         """The `owner/name` of a deployment, without the prefix. None if it is no deployment."""
+        if not self.name.startswith(_DEPLOYMENTS):
+            return None
         name = self.name.removeprefix(_DEPLOYMENTS)
-        return name if name != self.name and is_model_name(name) else None
+        return name if is_model_name(name) else None
 
 
 def is_model_name(text: str) -> bool:
@@ -46,4 +48,4 @@ def is_model_name(text: str) -> bool:
 
 def is_version(text: object) -> bool:
     """Whether this is the id of a version."""
-    return isinstance(text, str) and _VERSION.fullmatch(text) is not None
+    return isinstance(text, str) and len(text) == 64 and _VERSION.fullmatch(text) is not None

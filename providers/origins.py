@@ -27,7 +27,7 @@ class Origin:
         fingerprint cannot be computed."""
         if not isinstance(self.input, dict):
             return None
-        shown = hidden.intersection(self.input)
+        shown = hidden and hidden.intersection(self.input)
         if shown not in self._contents:
             self._contents[shown] = self._content(shown)
         return self._contents[shown]

@@ -101,12 +101,6 @@ class Candidates:
             for each, fit in self._fitting
         )
 
-    def are_contested_by(self, other: CreationKey) -> bool:
-        """Whether one of them fits another creation as well."""
-        return other.may_contest(self._key) and any(
-            _fits_any(each, fit, (other,)) for each, fit in self._fitting
-        )
-
     def may_be_of(self, other: CreationKey) -> bool:
         """Whether an equal creation, or another one, may have made one that this creation may adopt."""
         return any(fit > Fit.DOUBTFUL and _fits_any(each, fit, (other,)) for each, fit in self._fitting)

@@ -336,10 +336,13 @@ class Creation:
         begin later are not waited for: they made none of the listed predictions, and a stream of them would never end.
         """
         alike = [other for other in self._creations.under_way if other.key == self.key]
-        candidates = self._candidates(listing)
-        contesting = [other for other in self._creations.under_way if candidates.are_contested_by(other.key)]
-        for other in alike + contesting:
+        strangers = [other for other in self._creations.under_way if other.key.may_contest(self.key)]
+        candidates = self._candidates(listing) if strangers else None
+        for other in alike:
             await other.answer_ruled_out.wait()
+        for other in strangers:
+            if candidates and candidates.may_be_of(other.key):
+                await other.answer_ruled_out.wait()
         try:
             if self._creations.elsewhere and not await self._has_settled_with_rivals(listing):
                 return None

@@ -1,7 +1,16 @@
 """Secrets among the inputs are removed from what Replicate answers, and forgotten in time."""
 
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from providers import Prediction, fingerprint
+from providers.replicate.answers import read_page
 from providers.replicate.redaction import REDACTED
 from providers.replicate.secret_inputs import KEPT, KEPT_FOR, SecretInputs
+from providers.replicate.sharing import Sharing
+from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, USER
 
 
@@ -58,3 +67,27 @@ def test_words_that_every_answer_has_are_no_secrets():
     address = "https://replicate.delivery/a.png"
 
     assert address == secrets.redaction(ADMIN)(address)
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_seen"),
+    [
+        ({"prompt": "a fox", "hf_token": "hf_marked"}, False),
+        ({"prompt": "a fox", "hf_token": "[REDACTED]"}, False),
+        ({"prompt": "a fox"}, False),
+        ({"prompt": "a cat", "hf_token": "hf_marked"}, True),
+    ],
+)
+@in_virtual_time
+async def test_a_prediction_with_a_secret_is_no_sign_of_another_program(shown, is_seen):
+    sharing = Sharing(is_known=lambda _: False)
+    sharing.begin(fingerprint({"prompt": "a fox"}), ["hf_token"])
+    now = datetime.now(UTC)
+    sharing.created(
+        ADMIN, Prediction("p1", "starting", created_at=now), sent=asyncio.get_running_loop().time()
+    )
+    item = {"id": "p2", "status": "starting", "created_at": now.isoformat(), "input": shown}
+
+    await sharing.listed(ADMIN, read_page({"results": [item], "next": None}))
+
+    assert is_seen == sharing.is_seen

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,10 +17,13 @@ from ledger.rivals import Rival, Seen
 from providers import Prediction, TryAgain, UncertainCreation, fingerprint
 from providers.origins import Origin
 from providers.pushes import PushedResult
+from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import read_page
 from providers.replicate.late_search import LateSearches
 from providers.replicate.reconciliation import Creations
+from simulator import Options
 from tests.support import virtual_time
+from tests.support.virtual_replicate import Losing, replicate
 from tests.support.wiring import ADMIN
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -250,6 +254,38 @@ def test_a_webhook_ends_the_search_of_its_own_version_alone(origin, is_taken):
                 return False
 
     assert is_taken == virtual_time.run(scenario())
+
+
+OLDER = "f3b507dfe625a7b19b2ed7b55513e8b8ba42502b6da407ab3103fcacd564d713"
+LATEST = "5766e5ce83be12035ddc4e4558c2093ff98632382b1ae204ab3ab036ca0b362b"
+
+
+def test_lost_answers_of_versions_and_official_models_with_one_input_are_found_before_the_simulator():
+    targets = [
+        f"acme/watercolor:{OLDER}", f"acme/watercolor:{LATEST}", "black-forest-labs/flux-dev",
+        "black-forest-labs/flux-schnell", f"acme/watercolor:{OLDER}",
+    ]  # fmt: skip
+
+    async def scenario():
+        chance = random.Random(1)
+        options = Options(prediction_seconds=5, jitter=0, answer_delay=(0.1, 0.9), seed=1)
+        async with replicate(
+            options, line=lambda loopback: Losing(loopback, chance, answers=1.0), search=SearchTiming()
+        ) as (service, world):
+
+            async def create(number, target):
+                with await service.gate.acquire("admin") as lease:
+                    how = {"cancel_after": 600, "reference": f"gen_{number}.1", "lease": lease}
+                    created = await service.provider.create(
+                        ADMIN, target, SENT, content=fingerprint(SENT), **how
+                    )
+                return created.prediction.id
+
+            ids = await asyncio.gather(*(create(*each) for each in enumerate(targets)))
+            made = {each.id: each.body["version"] for each in (each.record() for each in world.predictions)}
+        return [made[each] for each in ids], len(set(ids))
+
+    assert (targets, len(targets)) == virtual_time.run(scenario())
 
 
 @settings(deadline=None)
