@@ -115,6 +115,7 @@ def context(settings: Settings) -> ParseContext:
         loopback=settings.REPLICATE_SIMULATE,
         webhook_hosts=settings.webhook_hosts,
         timeout=settings.GENERATION_TIMEOUT,
+        start_timeout=settings.GENERATION_START_TIMEOUT,
     )
 
 

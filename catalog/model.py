@@ -94,6 +94,13 @@ class Model:
         return (*self.aliases, self.name)[0]
 
     @property
+    def boots(self) -> str | None:
+        """The version or deployment whose boot its predictions may have to wait for. None for an official model, which
+        is always warm."""
+        target = self.target
+        return target if ":" in target or target.startswith("deployments/") else None
+
+    @property
     def most_references(self) -> int:
         return self.references.most if self.references else 0
 

@@ -11,10 +11,12 @@ search for a lost creation, and leaves the prediction to the next process, which
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -26,21 +28,17 @@ from cluster import AnyGate
 from concurrency import Lease
 from errors import GenerationTimeout, LedgerDown, ServiceError
 from generations.batch import Batch
+from generations.deadline import Bounds, Deadline
 from generations.generation import Attempt, Generation
 from generations.late import LatePredictions
 from ledger import Ledger
 from loop_thread import finish
-from providers import Created, Prediction, Provider, TryAgain, fingerprint
+from providers import Created, Prediction, Provider, TryAgain
+from providers.fingerprints import fingerprint
 from providers.outcomes import raise_unless_made
-
-CANCEL_AFTER_MARGIN: Final = 10.0
-"""Seconds from our deadline to the deadline at the provider, which applies if this service cannot cancel."""
 
 OUTPUTS_LAST: Final = 3600.0
 """Seconds after which Replicate deletes outputs."""
-
-_LAST_LOOK: Final = 10.0
-"""Seconds to watch a prediction that was found after its deadline."""
 
 _LEDGER_PAUSE: Final = 1.0
 """Seconds between retries while the ledger cannot be written."""
@@ -49,8 +47,8 @@ _LEDGER_PAUSE: Final = 1.0
 class AttemptRunner:
     """Makes attempts at a provider, each admitted by the gate.
 
-    `timeout` (seconds) applies to requests without one. `push_url` is the base URL to which the provider sends the
-    results of predictions; None if it cannot reach this service.
+    `bounds` apply to requests without their own. `push_url` is the base URL to which the provider sends the results of
+    predictions; None if it cannot reach this service.
     """
 
     def __init__(
@@ -60,14 +58,14 @@ class AttemptRunner:
         gate: AnyGate,
         ledger: Ledger,
         late: LatePredictions,
-        timeout: float,
+        bounds: Bounds,
         push_url: str | None = None,
     ) -> None:
         self._provider = provider
         self._gate = gate
         self._ledger = ledger
         self._late = late
-        self._timeout = timeout
+        self._bounds = bounds
         self._push_url = push_url
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
@@ -89,7 +87,8 @@ class AttemptRunner:
                 raise
             queued_at = clock()
             try:
-                lease = await self._gate.acquire(generation.caller.turn, **_limits(generation, batch))
+                limits = _limits(generation, attempt, batch)
+                lease = await self._gate.acquire(generation.caller.turn, **limits)
             finally:
                 generation.queued_seconds += clock() - queued_at
             admitted = clock()
@@ -101,12 +100,10 @@ class AttemptRunner:
                     # may take that long.
                     await self._upload(generation.caller, attempt)
                     attempt.prediction = await self._create(generation, attempt, lease)
-                    age, left = attempt.prediction.age, self._timeout_of(generation)
-                    if age:  # found by a search, which takes longer than a usual answer
-                        left = max(left - age, _LAST_LOOK)
-                    else:
+                    age = attempt.prediction.age
+                    if not age:  # otherwise found by a search, which takes longer than a usual answer
                         attempt.answer_seconds = clock() - admitted
-                    await self._watch(generation, attempt, attempt.prediction, left)
+                    await self._watch(generation, attempt, attempt.prediction, age or None)
                 finally:
                     attempt.held_seconds = clock() - admitted
                     if not _is_interrupted(generation):  # otherwise the next process would count it again
@@ -118,7 +115,7 @@ class AttemptRunner:
         began = clock()
         lease = self._gate.adopt(
             generation.caller.turn,
-            **_limits(generation, batch),
+            **_limits(generation, attempt, batch),
             lost=attempt.age if attempt.prediction is None else None,
             expected=attempt_id_of(generation, attempt),
         )
@@ -133,8 +130,8 @@ class AttemptRunner:
                         attempt.prediction = (await self._answer(generation, attempt, search)).prediction
                         lease.answered()
                     spent = time.time() - (attempt.answered_at or time.time())
-                    left = max(self._timeout_of(generation) - max(spent, attempt.prediction.age), _LAST_LOOK)
-                    await self._watch(generation, attempt, attempt.prediction, left)
+                    age = max(spent, attempt.prediction.age)
+                    await self._watch(generation, attempt, attempt.prediction, age)
                 finally:
                     attempt.held_seconds = clock() - began
                     generation.predicting_seconds += attempt.age
@@ -159,7 +156,7 @@ class AttemptRunner:
             attempt.sent,
             content=attempt.fingerprint,
             lease=lease,
-            cancel_after=self._cancel_after(generation),
+            cancel_after=self._bounds_of(generation).cancel_after,
             reference=attempt_id_of(generation, attempt),
             callback=self._push_address(generation),
             on_late=self._late.listener(generation, attempt),
@@ -223,9 +220,8 @@ class AttemptRunner:
                 attempt.submitted_at, attempt.clock_skew = time.time(), self._provider.clock_skew
                 generation.transition("submitting", self._ledger)
                 try:
-                    await lease.persist(
-                        self._ledger, attempt_id_of(generation, attempt), self._cancel_after(generation)
-                    )
+                    runs_for = self._bounds_of(generation).cancel_after
+                    await lease.persist(self._ledger, attempt_id_of(generation, attempt), runs_for)
                     generation.persisted = True
                     return
                 except LedgerDown:
@@ -276,14 +272,26 @@ class AttemptRunner:
         return replace(created, prediction=ended)
 
     async def _watch(
-        self, generation: Generation, attempt: Attempt, created: Prediction, left: float
+        self, generation: Generation, attempt: Attempt, created: Prediction, found_after: float | None
     ) -> None:
-        """Wait until the prediction is over; cancel it after `left` seconds."""
+        """Wait until the prediction is over; cancel it at its deadline. If it was found, that was so many seconds after
+        its creation."""
         generation.transition("running", self._ledger)
+        bounds, now = self._bounds_of(generation), asyncio.get_running_loop().time()
+        deadline = Deadline(
+            bounds,
+            created=now - (found_after or 0.0),
+            boots=attempt.model.boots is not None,
+            found=-math.inf if found_after is None else now,
+        )
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout_at(deadline.at) as timer:
                 attempt.prediction = await self._provider.wait(
-                    generation.caller, created, model=attempt.model.name
+                    generation.caller,
+                    created,
+                    model=attempt.model.name,
+                    on_look=partial(_look, attempt, deadline, timer),
+                    start_by=None if attempt.model.boots is None else bounds.start,
                 )
         except BaseException as reason:
             if isinstance(reason, asyncio.CancelledError) and not generation.is_cancelled:
@@ -293,9 +301,7 @@ class AttemptRunner:
                 return
             error = reason
             if isinstance(reason, TimeoutError):
-                error = GenerationTimeout(
-                    f"The prediction was cancelled after {self._timeout_of(generation):g} s."
-                )
+                error = deadline.error()
             if isinstance(error, ServiceError) and ended.is_lost:
                 error.falls_back = False  # it may still finish and be billed
             raise error from None
@@ -305,16 +311,13 @@ class AttemptRunner:
         `age` (seconds) is beyond the timeout."""
         ended = attempt.prediction
         assert ended is not None  # noqa: S101 - it was watched
-        if ended.status == "canceled" and age >= self._timeout_of(generation):
+        if ended.status == "canceled" and age >= self._bounds_of(generation).run:
             raise GenerationTimeout(f"The generation was cancelled at its deadline, {when}.")
         raise_unless_made(ended)
 
-    def _timeout_of(self, generation: Generation) -> float:
-        return generation.request.timeout or self._timeout
-
-    def _cancel_after(self, generation: Generation) -> float:
-        """Seconds after its creation at which the provider cancels the prediction."""
-        return self._timeout_of(generation) + CANCEL_AFTER_MARGIN
+    def _bounds_of(self, generation: Generation) -> Bounds:
+        request, usual = generation.request, self._bounds
+        return Bounds(request.start_timeout or usual.start, request.timeout or usual.run)
 
     async def _cancelled(self, caller: Caller, attempt: Attempt, created: Prediction) -> Prediction:
         """Cancel it and return its last state: it may have finished after all, and is billed then."""
@@ -354,10 +357,23 @@ def attempt_id_of(generation: Generation, attempt: Attempt) -> str:
     return f"{generation.id}.{generation.attempts.index(attempt) + 1}"
 
 
-def _limits(generation: Generation, batch: Batch | None) -> dict[str, Any]:
-    """The arguments of the gate that place an item in its batch, and its semaphore."""
+def _limits(generation: Generation, attempt: Attempt, batch: Batch | None) -> dict[str, Any]:
+    """The arguments of the gate that place an item in its batch, its semaphore, and the version that may boot."""
     limits = {"batch": batch.id, "max_concurrent": batch.max_concurrent} if batch else {}
-    return limits if generation.semaphore is None else {**limits, "semaphore": generation.semaphore}
+    named = {"semaphore": generation.semaphore, "boots": attempt.model.boots}
+    return limits | {name: value for name, value in named.items() if value is not None}
+
+
+def _look(attempt: Attempt, deadline: Deadline, timer: asyncio.Timeout, ran: float | None) -> None:
+    """Its prediction is unfinished, and has run for so many seconds, or not yet."""
+    now = asyncio.get_running_loop().time()
+    deadline.look(ran, now)
+    if deadline.started is not None:
+        attempt.waited = deadline.started - deadline.created
+        if attempt.lease is not None:
+            attempt.lease.started()
+    if not timer.expired():
+        timer.reschedule(deadline.at)
 
 
 def _is_interrupted(generation: Generation) -> bool:

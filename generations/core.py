@@ -18,6 +18,7 @@ from files import Files
 from generations.archive import Archive
 from generations.attempt import AttemptRunner
 from generations.budget import Budget
+from generations.deadline import Bounds
 from generations.elsewhere import Elsewhere
 from generations.events import Events
 from generations.figures import WorkFigures, figures_of
@@ -191,7 +192,7 @@ class Core:
             gate=self.gate,
             ledger=ledger,
             late=LatePredictions(provider=self.provider, ledger=ledger, archive=archive, budget=self.budget),
-            timeout=settings.GENERATION_TIMEOUT,
+            bounds=Bounds(settings.GENERATION_START_TIMEOUT, settings.GENERATION_TIMEOUT),
             push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
         )
         return Runner(

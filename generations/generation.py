@@ -34,8 +34,9 @@ class Attempt:
     the creation. `submitted_at` and `answered_at` are Unix times of the creation. `clock_skew` is how many
     seconds the provider's clock was ahead at `submitted_at`, if known. `passed_over` means that the model was
     not called, for the reason in `error`. An `unrecoverable` attempt could not be searched for. `lease` is
-    its slot and its place in the window while it holds them. `missing` numbers the files that did not exist
-    when they were fetched. `longest` is how many seconds its prediction may take from its creation.
+    its slot and its place in the window while it holds them. `waited` are the seconds from the answer to its
+    creation to the start of its prediction, once that was seen to run. `missing` numbers the files that did not
+    exist when they were fetched. `longest` is how many seconds its prediction may take from its creation.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Attempt:
     passed_over: bool = False
     unrecoverable: bool = False
     lease: Lease | None = None
+    waited: float | None = None
     missing: Collection[int] = ()
     longest: float = LONGEST
 
@@ -123,6 +125,13 @@ class Attempt:
     def age(self) -> float:
         """Seconds since it was submitted."""
         return 0.0 if self.submitted_at is None else max(0.0, time.time() - self.submitted_at)
+
+    @property
+    def boot_seconds(self) -> float:
+        """How long its prediction has waited for its start, if its model may have to boot: 0 until it is known."""
+        if self.model.boots is None or self.prediction is None:
+            return 0.0
+        return self.prediction.waited or self.waited or 0.0
 
     @property
     def is_open(self) -> bool:

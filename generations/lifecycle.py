@@ -236,7 +236,8 @@ class Runner:
         if (
             len(generation.attempts) == 1 and attempt.answer_seconds
         ):  # a duration that includes retries would distort the forecasts
-            took = Took(attempt.held_seconds, after=clock() - made_at, answered=attempt.answer_seconds)
+            held = max(attempt.answer_seconds, attempt.held_seconds - attempt.boot_seconds)
+            took = Took(held, after=clock() - made_at, answered=attempt.answer_seconds)
             self._gate.durations.note(attempt.model.name, took)
 
     @staticmethod

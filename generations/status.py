@@ -16,7 +16,7 @@ from generations import views
 from generations.archive import Stored
 from generations.batch import Batch, Work
 from generations.costs import Estimate, Forecast
-from generations.generation import Generation
+from generations.generation import Attempt, Generation
 from generations.learned import Learned
 from generations.supervisor import Supervisor
 from ledger.records import PlanRecord
@@ -53,7 +53,7 @@ class Status:
         """The forecast of a batch of this caller if it were submitted now."""
         costs = await self._learned.estimates(request.requests)
         items = [
-            Item(each.model.name, each.model.usual_seconds, cost.usd, each.model.credits)
+            Item(each.model.name, each.model.usual_seconds, cost.usd, each.model.credits, each.model.boots)
             for each, cost in zip(request.requests, costs, strict=True)
         ]
         snapshot, durations = self._gate.snapshot(request.semaphore), self._gate.durations
@@ -90,8 +90,9 @@ class Status:
         if line is not None:
             batch = self._supervisor.find(generation.batch_id or "")
             bound = batch.max_concurrent if isinstance(batch, Batch) else None
-            return usual + self._gate.estimated_wait(*line, usual=usual, bound=bound)
-        return seconds_left(usual, held=generation.last.age if generation.last else 0.0)
+            wait = self._gate.estimated_wait(*line, usual=usual, bound=bound, boots=model.boots)
+            return usual + wait
+        return seconds_left(usual, held=_running_for(generation.last) if generation.last else 0.0)
 
     def _line(self, generation: Generation) -> Line | None:
         """Its place in the queue; None if it is not queued."""
@@ -121,3 +122,10 @@ class Status:
             if suspended := [each for each in since if each is not None]:
                 body["waiting_for_owner_since"] = iso8601(min(suspended))
         return body
+
+
+def _running_for(attempt: Attempt) -> float:
+    """Seconds since it was submitted, or since its start if its model may have to boot."""
+    if attempt.model.boots is None:
+        return attempt.age
+    return 0.0 if attempt.waited is None else max(0.0, attempt.age - attempt.waited)

@@ -13,7 +13,7 @@ from errors import LedgerDown
 from ledger.records import PlanRecord
 from parsing.attachments import Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
-from providers import number
+from providers.fingerprints import number
 
 
 @dataclass(frozen=True, slots=True)

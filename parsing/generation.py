@@ -1,7 +1,6 @@
 """Parses the body of `POST /generate`, and each request of a batch.
 
-Everything is checked before anything is spent, strictly (`true` is no integer, `"3"` no number), and all problems are
-reported at once, by field.
+Before anything is spent, all is checked strictly (`true` is no integer, `"3"` no number); all problems are reported.
 
 With a `fallback`, a request may have parameters and reference images that its model does not take and another model
 does. They are kept for that model (`catalog/fallback.py`). Without a fallback they are a problem, which names the
@@ -38,8 +37,7 @@ INPUT: Final = "input"
 """The field that may hold all parameters of the model, in place of flat ones."""
 
 LONGEST_INPUT: Final = 4_000_000
-"""The most bytes of a model's input as JSON. Replicate repeats the input in each response. This service does not
-read longer responses, so it would never see the prediction end."""
+"""The most bytes of a model's input as JSON. Replicate repeats it in each response, and longer ones are not read."""
 
 _TOO_LONG: Final = f"is too long: the input of a model may have {LONGEST_INPUT:,} bytes as JSON"
 
@@ -52,13 +50,14 @@ class ParseContext:
     """What parsing depends on: the models, whether webhooks may go to this machine (`loopback`), and to which hosts of
     the operator. A request that was `accepted` before, by an earlier version or under other settings, is not refused by
     newer rules. `resolved` has the other models of the request by the names that it uses, or why a name leads to
-    none. `timeout` is that of requests without one, in seconds."""
+    none. `timeout` and `start_timeout` are those of requests without their own, in seconds."""
 
     registry: Registry
     loopback: bool = False
     webhook_hosts: HostRules = NO_HOSTS
     accepted: bool = False
     timeout: float = MAX_TIMEOUT
+    start_timeout: float = 0.0
     resolved: Mapping[str, Model | str] = field(default_factory=dict)
 
     def find(self, name: str) -> Model | None:
@@ -121,13 +120,14 @@ def read_normalised(
         first,
         fields.model_name,
         timeout=fields.timeout,
+        start_timeout=fields.start_timeout,
         route=route,
         placeholder=fields.placeholder,
         file_name=fields.file_name,
         webhook=webhook,
         max_cost=fields.max_cost_usd,
         dry_run=isinstance(fields, SingleFields) and fields.dry_run,
-        longest=fields.timeout or context.timeout,
+        longest=(fields.timeout or context.timeout) + (fields.start_timeout or context.start_timeout),
         given=body,
     )
 

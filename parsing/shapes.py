@@ -14,7 +14,7 @@ from catalog.texts import Text
 from files.names import DownloadName
 
 MAX_TIMEOUT = 1800
-"""Seconds: Replicate ends every prediction after 30 minutes."""
+"""Seconds: Replicate ends every prediction that has run for 30 minutes. A wait for its start may last as long here."""
 
 
 def _fallback(value: Any) -> Any:
@@ -59,7 +59,10 @@ class OwnFields(BaseModel):
 
     model_name: Text = Field(description="Full name or alias of a model.")
     timeout: Annotated[float, Field(ge=1, le=MAX_TIMEOUT)] | None = Field(
-        None, description="Seconds the prediction may take once it is created."
+        None, description="Seconds the prediction may run."
+    )
+    start_timeout: Annotated[float, Field(ge=1, le=MAX_TIMEOUT)] | None = Field(
+        None, description="Seconds the prediction may wait for its start, such as for the model to boot."
     )
     fallback: Annotated[
         Any,
@@ -111,6 +114,7 @@ class GenerationRequest:
     first: Step
     requested_model: str
     timeout: float | None = None
+    start_timeout: float | None = None
     route: Route | None = None
     placeholder: bool = False
     file_name: str | None = None

@@ -9,8 +9,6 @@ the accounts of tokens (`AccountSource`), and what is published of models (`Mode
 A method raises ServiceError when the failure is final, and TryAgain when another attempt may help.
 """
 
-import hashlib
-import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,8 +30,10 @@ NO_SECRETS: Final[Mapping[str, str]] = {}
 ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
 """The statuses of a prediction that is over."""
 
-
 OnLate = Callable[["Prediction"], Awaitable[None]]
+
+OnLook = Callable[[float | None], object]
+"""Called with the seconds that a prediction has run, or with None if it has not started."""
 
 Cause = Literal["model", "content", "passing"]
 """Why a prediction failed: the model failed, the content was refused, or the failure is temporary."""
@@ -116,6 +116,13 @@ class Prediction:
         """A prediction with output is over even at `processing`, since a provider may leave it there, unless its output
         grows until its end."""
         return self.status in ENDED or self._has_finished
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds from its creation to its start by the provider's clock, None if that does not show both."""
+        if self.created_at is None or self.started_at is None:
+            return None
+        return max(0.0, (self.started_at - self.created_at).total_seconds())
 
     @property
     def is_made(self) -> bool:
@@ -278,8 +285,19 @@ class Provider(Protocol):
         With secrets the `callback` is not used: a pushed result may repeat them, and other processes may write it down.
         """
 
-    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        """Wait until the prediction is over, and return its last state, which keeps its form. Raises ServiceError."""
+    async def wait(
+        self,
+        caller: Caller,
+        prediction: Prediction,
+        *,
+        model: str,
+        on_look: OnLook | None = None,
+        start_by: float | None = None,
+    ) -> Prediction:
+        """Wait until the prediction is over, and return its last state, which keeps its form. Raises ServiceError.
+
+        `on_look` is called whenever it is seen unfinished. If it may have to wait for a boot, `start_by` is the age in
+        seconds at which it must have started: then its start is looked for, and whether it has started by that age."""
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
         """Stop a prediction that still runs and is billed. Returns its state afterwards, which keeps its form, or None
@@ -364,17 +382,3 @@ class ModelSource(Protocol):
 
     async def search_models(self, caller: Caller, query: str) -> Sequence[ModelFacts]:
         """The models that fit the words of `query`, the best first, without their schemas."""
-
-
-def fingerprint(sent: Mapping[str, Any]) -> str:
-    """A digest that identifies an input in any process: the same for any order of its keys, and whether a whole
-    number is written 3 or 3.0. Raises RecursionError for an input nested too deep."""
-    # Parsed again so that every float is seen, however deep: a provider may return 3 for 3.0.
-    alike = json.loads(json.dumps(dict(sent)), parse_float=number)
-    return hashlib.sha256(json.dumps(alike, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def number(text: str) -> int | float:
-    """Parse a JSON number. It becomes an int if its value is whole: 3.0 and 3e0 are 3."""
-    value = float(text)
-    return int(value) if value.is_integer() else value

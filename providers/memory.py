@@ -25,6 +25,7 @@ from providers import (
     ModelFacts,
     ModelSource,
     OnLate,
+    OnLook,
     Prediction,
     ProgressSource,
     Provider,
@@ -42,12 +43,14 @@ class _Made:
     reference: str
     now: Prediction
     """The prediction until it is over."""
+    starts_at: float
     over: asyncio.Future[Prediction]
 
 
 class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, ModelSource):
-    """Answers creations after `answer_after` seconds and ends predictions `ends_after` seconds later. `models` are all
-    that can be looked up: models with their latest versions, single versions, and deployments.
+    """Answers creations after `answer_after` seconds, starts predictions `starts_after` seconds later, and ends them
+    `ends_after` seconds after that. `models` are all that can be looked up: models with their latest versions, single
+    versions, and deployments.
 
     `outcomes` are those of the creations, in order: an exception to raise, the prediction at its end, or None for a
     prediction that never ends. Further creations succeed. A creation is only sent if `may_send` returns True.
@@ -63,12 +66,14 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         self,
         *outcomes: Prediction | Exception | None,
         answer_after: float = 0.25,
+        starts_after: float = 0.0,
         ends_after: float = 1.0,
         may_send: Callable[[], bool] = lambda: True,
         models: Iterable[ModelFacts] = (),
     ) -> None:
         self.outcomes = list(outcomes)
         self._answer_after = answer_after
+        self.starts_after = starts_after
         self._ends_after = ends_after
         self._may_send = may_send
         self.models = list(models)
@@ -115,9 +120,10 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     def start(self, prediction: Prediction, end: Prediction | None, *, reference: str) -> None:
         """Add a prediction with this end, as if it had just been created."""
         loop = asyncio.get_running_loop()
-        made = self.made[prediction.id] = _Made(reference, prediction, loop.create_future())
+        starts_at = loop.time() + self.starts_after
+        made = self.made[prediction.id] = _Made(reference, prediction, starts_at, loop.create_future())
         if end is not None:
-            loop.call_later(self._ends_after, _end, made, replace(end, id=prediction.id))
+            loop.call_at(starts_at + self._ends_after, _end, made, replace(end, id=prediction.id))
 
     async def wait(
         self,
@@ -125,19 +131,42 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         prediction: Prediction,
         *,
         model: str,  # noqa: ARG002
+        on_look: OnLook | None = None,
+        start_by: float | None = None,
     ) -> Prediction:
         if prediction.is_over:
             return prediction
-        if prediction.id not in self.made:
+        if (made := self.made.get(prediction.id)) is None:
             raise UpstreamError
-        return replace(await asyncio.shield(self.made[prediction.id].over), form=prediction.form)
+        looks = self._looks(made, on_look, start_by, prediction.age)
+        try:
+            return replace(await asyncio.shield(made.over), form=prediction.form)
+        finally:
+            for look in looks:
+                look.cancel()
+
+    def _looks(
+        self, made: _Made, on_look: OnLook | None, start_by: float | None, age: float
+    ) -> list[asyncio.TimerHandle]:
+        """It is looked at when it starts, and at the age at which it must have started."""
+        if on_look is None:
+            return []
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            ran = loop.time() - made.starts_at
+            on_look(ran if ran >= 0 else None)
+
+        bound = [] if start_by is None else [loop.time() - age + start_by]
+        return [loop.call_at(max(at, loop.time()), look) for at in (made.starts_at, *bound)]
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:  # noqa: ARG002
         await asyncio.sleep(self._answer_after)
         self.cancelled.append(prediction.id)
         if (made := self.made.get(prediction.id)) is None:
             return None
-        _end(made, replace(made.now, status="canceled"))
+        has_started = asyncio.get_running_loop().time() >= made.starts_at
+        _end(made, replace(made.now, status="canceled", started=has_started))
         return replace(made.over.result(), form=prediction.form)
 
     async def recover(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from providers import fingerprint
+from providers.fingerprints import fingerprint
 
 NOTHING_HIDDEN: Final[frozenset[str]] = frozenset()
 

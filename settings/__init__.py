@@ -100,6 +100,13 @@ class Settings(BaseModel):
         le=1800,
         description="Seconds a prediction may run, 1 to 1800. A request can set its own timeout.",
     )
+    GENERATION_START_TIMEOUT: float = Field(
+        600,
+        ge=1,
+        le=1800,
+        description="Seconds a prediction may wait for its start, such as for a boot, 1 to 1800. A request can set its "
+        "own start_timeout.",
+    )
     MAX_QUEUED: int = Field(
         40_000,
         ge=1,

@@ -68,8 +68,8 @@ from providers.replicate.transport import (
 if TYPE_CHECKING:
     from replicate import Client
 
-LONGEST_DEADLINE: Final = 1800
-"""Seconds. Replicate ends every prediction after 30 minutes."""
+LONGEST_DEADLINE: Final = 5400
+"""Seconds from a creation to its deadline, the longest of which Replicate's documents have an example (1h30m)."""
 
 CREATE_TIMEOUT: Final = 30.0
 """Timeout of the answer to a creation, in seconds. The official client has none."""
@@ -362,7 +362,9 @@ def _same(prediction: Prediction, prediction_id: str) -> Prediction:
 
 
 def cancel_after_header(seconds: float) -> str:
-    """Format seconds as a duration for Replicate (`45s`, `5m30s`, `30m`), within its bounds of 5 seconds and
-    30 minutes."""
+    """Format seconds as a duration for Replicate (`45s`, `5m30s`, `1h10m`), within its bounds of 5 seconds and
+    90 minutes."""
     minutes, rest = divmod(min(max(5, math.ceil(seconds)), LONGEST_DEADLINE), 60)
-    return "".join(f"{amount}{unit}" for amount, unit in ((minutes, "m"), (rest, "s")) if amount)
+    hours, minutes = divmod(minutes, 60)
+    amounts = ((hours, "h"), (minutes, "m"), (rest, "s"))
+    return "".join(f"{amount}{unit}" for amount, unit in amounts if amount)

@@ -23,6 +23,9 @@ _FIRST, _LONGEST = 0.25, 10.0
 """The shortest interval between two polls if the model is not known, and the longest for any prediction, in
 seconds."""
 
+_LONGEST_BOOT = 5.0
+"""The longest interval between two polls of a prediction that may wait for a boot, in seconds. Until its start is seen,
+it holds room that others wait for, and its timeout cannot end it."""
 
 _LATE = 5.0
 """Seconds that a pushed result may be late before the prediction is polled."""
@@ -46,6 +49,12 @@ def next_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
     if age + SHORTEST < soon:
         return max(age, soon - _interval(lengths, soon) / 2), soon
     wait = _interval(lengths, age)
+    return age + wait / 2, age + wait
+
+
+def next_start_poll(age: float) -> tuple[float, float]:
+    """As `next_poll`, for a prediction that may wait for a boot: each time it has aged by another quarter."""
+    wait = _between(_FIRST, age / 4, _LONGEST_BOOT)
     return age + wait / 2, age + wait
 
 

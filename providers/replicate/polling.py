@@ -14,7 +14,7 @@ often each is polled.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -25,8 +25,9 @@ from admission.sliding_window import WINDOW
 from auth import Caller
 from catalog.outputs import FILES, OutputForm
 from concurrency import Gate
-from providers import Prediction
-from providers.replicate.durations import SHORTEST, chance, next_poll, next_safety_poll
+from errors import ServiceError
+from providers import OnLook, Prediction
+from providers.replicate.durations import SHORTEST, chance, next_poll, next_safety_poll, next_start_poll
 
 PAGE = 100
 """Predictions on a page of the list."""
@@ -70,6 +71,25 @@ _LIMIT_CHANGES = 1.0
 log = structlog.get_logger("watcher")
 
 
+class PollFailed(Exception):
+    """The poll failed, and a later one may succeed.
+
+    `wait` is the wait that the refusal states, in seconds. A finite `patience` means that the failure
+    concerns this prediction, not the whole upstream: its watch ends with `error` when its polls have failed
+    like this for `patience` seconds without a break.
+    """
+
+    def __init__(self, error: ServiceError, *, wait: float = 0.0, patience: float = math.inf) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+        self.patience = patience
+
+
+class NoPages(Exception):
+    """The list cannot be read."""
+
+
 @dataclass(slots=True, eq=False)
 class Watch:
     """One prediction that is waited for. Times are the loop's, in seconds; `created_at` is the upstream's."""
@@ -80,6 +100,13 @@ class Watch:
     lengths: Lengths
     over: asyncio.Future[Prediction]
     form: OutputForm = FILES
+    on_look: OnLook | None = None
+    start_by: float | None = None
+    """As in `Provider.wait`. Until a prediction that may have to boot runs, `since` is when it was created, and then
+    when it started."""
+    has_started: bool = False
+    idle_until: float = -math.inf
+    """When it was last seen waiting for its start."""
     seen: float = 0.0
     """Its age, in seconds, when it was last seen unfinished."""
     earliest: float = 0.0
@@ -101,10 +128,54 @@ class Watch:
     follow_at: float = math.inf
     """When it was last polled by itself, and when the next such poll for its followers is due."""
 
+    @property
+    def may_boot(self) -> bool:
+        """Whether it may wait for a boot now, of which the durations of its model say nothing."""
+        return self.start_by is not None and not self.has_started
+
     def schedule(self, now: float) -> None:
-        span = next_safety_poll if self.is_pushed() else next_poll
-        earliest, latest = span(self.lengths.ordered, now - self.since)
-        self.earliest, self.latest = self.since + earliest, self.since + latest
+        age = now - self.since
+        if self.may_boot:
+            earliest, latest = next_start_poll(age)
+            if self.start_by is not None and age < self.start_by:
+                latest = min(latest, self.start_by)
+        else:
+            span = next_safety_poll if self.is_pushed() else next_poll
+            earliest, latest = span(self.lengths.ordered, age)
+        self.earliest, self.latest = self.since + min(earliest, latest), self.since + latest
+
+    def look(self, prediction: Prediction, now: float) -> None:
+        """It is unfinished."""
+        is_running = prediction.status == "processing"
+        if is_running and not self.has_started:
+            began = self._start(prediction, now)
+            if self.start_by is not None:
+                self.since, self.seen = began, 0.0
+            self.has_started = True
+            self._tell(now - began)
+        elif not self.has_started:
+            self.idle_until = now
+            self._tell(None)
+
+    def _start(self, prediction: Prediction, now: float) -> float:
+        """When it has started. If the provider does not show that: when it may have started the earliest, or for one
+        that may have had to boot, now."""
+        if prediction.waited is not None:
+            return min(now, self.since + prediction.waited)
+        return max(self.since, self.idle_until) if self.start_by is None else now
+
+    def _tell(self, ran: float | None) -> None:
+        if self.on_look is not None:
+            self.on_look(ran)
+
+    def learn(self, prediction: Prediction, now: float) -> None:
+        """It has succeeded. Remember how long it took, without a boot."""
+        took, seconds = now - self.since, prediction.seconds
+        if self.start_by is not None and seconds is not None and prediction.waited is not None:
+            seconds = max(0.0, seconds - prediction.waited)
+        elif self.may_boot:
+            return  # how long it waited is not known
+        self.lengths.learn(took if seconds is None else min(seconds, took))
 
     def formed(self, prediction: Prediction) -> Prediction:
         """What a poll or a push shows of it, with the form of its output."""
@@ -122,7 +193,8 @@ class Watch:
                 log.exception("progress_listener_failed", prediction=prediction.id)
 
     def chance(self, now: float) -> float:
-        return chance(self.lengths.ordered, self.seen, now - self.since)
+        lengths: Sequence[float] = () if self.may_boot else self.lengths.ordered
+        return chance(lengths, self.seen, now - self.since)
 
     def is_listable(self) -> bool:
         return not self.needs_own_poll and self.pages < MAX_UNFINISHED_PAGES

@@ -261,8 +261,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         for prediction_id in ids:
             self.creations.register_known(prediction_id)
 
-    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        return self._checked(caller, await self.watcher.wait(caller, prediction, model=model))
+    async def wait(self, caller: Caller, prediction: Prediction, *, model: str, **looks: Any) -> Prediction:
+        return self._checked(caller, await self.watcher.wait(caller, prediction, model=model, **looks))
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
         return self.watcher.follow(prediction_id, listener)

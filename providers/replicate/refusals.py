@@ -20,9 +20,9 @@ from providers.replicate.errors import (
     service_error,
     target_error,
 )
+from providers.replicate.polling import PollFailed
 from providers.replicate.redaction import Redaction, redaction_of
 from providers.replicate.transport import Lost, Refusal
-from providers.replicate.watcher import PollFailed
 from providers.single_flight import SharedAnswers
 
 GOOD_FOR: Final = 5.0

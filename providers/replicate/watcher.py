@@ -14,7 +14,7 @@ spans ends, all predictions whose span has begun are polled together.
 - **A failing upstream gets few requests.** An account whose poll failed gets one poll at a time, after a growing pause,
   or after the pause that a refusal names.
 - **Pushed results save polls.** Where webhooks arrive (`push.py`), polls are rare. They find missing webhooks, and
-  accounts whose webhooks do not arrive.
+  accounts whose webhooks do not arrive. Only a prediction that may have to boot is polled until it runs.
 
 The official client's own `wait` is not used: it has no deadline, and returns at any status but `starting`.
 Facts of the list: replicate.com/docs/reference/http#predictions.list.
@@ -32,9 +32,8 @@ import structlog
 from admission.durations import Durations
 from auth import Caller
 from concurrency import Gate, Lease
-from errors import ServiceError
 from network.backoff import backoff
-from providers import Prediction
+from providers import OnLook, Prediction
 from providers.replicate.answers import Page
 from providers.replicate.polling import (
     ANSWER_PATIENCE,
@@ -42,8 +41,10 @@ from providers.replicate.polling import (
     MAX_UNFINISHED_PAGES,
     MIN_DUE_FOR_PAGE,
     UNDATED,
+    NoPages,
     Poll,
     PolledAccount,
+    PollFailed,
     PollThrottle,
     Watch,
     WatcherStats,
@@ -68,31 +69,12 @@ _PLAN_GOOD_FOR = 0.05
 log = structlog.get_logger("watcher")
 
 
-class PollFailed(Exception):
-    """The poll failed, and a later one may succeed.
-
-    `wait` is the wait that the refusal states, in seconds. A finite `patience` means that the failure
-    concerns this prediction, not the whole upstream: its watch ends with `error` when its polls have failed
-    like this for `patience` seconds without a break.
-    """
-
-    def __init__(self, error: ServiceError, *, wait: float = 0.0, patience: float = math.inf) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.wait = wait
-        self.patience = patience
-
-
 Get = Callable[[Caller, str, Lease], Awaitable[Prediction]]
 """Fetches one prediction. Raises PollFailed for a failure that may pass; any other error ends the watch."""
 
 GetPage = Callable[[Caller, datetime, Lease], Awaitable[Page]]
 """Fetches the latest hundred predictions created before a time. Raises PollFailed for a failure that may
 pass, and NoPages."""
-
-
-class NoPages(Exception):
-    """The list cannot be read."""
 
 
 class Watcher:
@@ -114,9 +96,17 @@ class Watcher:
         self._throttle = PollThrottle(places)
         self.pushes = PushTracker(on_silence=self._poll_as_usual)
 
-    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        """Wait until the prediction is over, and return its last state. If the wait begins late, the result
-        may have been pushed already, so the prediction is polled as usual."""
+    async def wait(
+        self,
+        caller: Caller,
+        prediction: Prediction,
+        *,
+        model: str,
+        on_look: OnLook | None = None,
+        start_by: float | None = None,
+    ) -> Prediction:
+        """As `Provider.wait`. If the wait begins late, the result may have been pushed already, so the prediction is
+        polled as usual."""
         if prediction.is_over:
             return prediction
         early = self.pushes.early(prediction.id)
@@ -125,7 +115,8 @@ class Watcher:
         loop = asyncio.get_running_loop()
         lengths = self._durations.lengths(model)
         since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
-        watch = Watch(prediction.id, created_at, since, lengths, loop.create_future(), prediction.form)
+        over, form = loop.create_future(), prediction.form
+        watch = Watch(prediction.id, created_at, since, lengths, over, form, on_look, start_by)
         watch.needs_own_poll = watch.created_at is UNDATED
         if prediction.is_announced and prediction.age == 0:
             watch.is_pushed = partial(self.pushes.are_expected, caller)
@@ -345,6 +336,7 @@ class Watcher:
             if by_page and watch.pages >= MAX_UNFINISHED_PAGES:
                 return  # a page that is not trusted does not delay the prediction's own poll
             watch.needs_own_poll = watch.created_at is UNDATED
+            watch.look(prediction, now)
             watch.seen = max(watch.seen, began - watch.since)
             watch.schedule(now)
             watch.pages += by_page and now >= watch.first
@@ -360,8 +352,7 @@ class Watcher:
 
     def _over(self, watch: Watch, prediction: Prediction) -> None:
         if prediction.status == "succeeded" and not watch.over.done():
-            took = asyncio.get_running_loop().time() - watch.since
-            watch.lengths.learn(min(took if prediction.seconds is None else prediction.seconds, took))
+            watch.learn(prediction, asyncio.get_running_loop().time())
         self._end(watch, prediction)
 
     def _postpone(self, poll: Poll, failed: Exception, began: float) -> None:

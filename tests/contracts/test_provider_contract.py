@@ -21,7 +21,8 @@ from catalog.outputs import OutputForm, Url
 from catalog.references import Upload
 from concurrency import Gate
 from errors import InvalidRequest, Problem, ServiceError, UpstreamError, UpstreamRateLimited
-from providers import ModelFacts, Prediction, Provider, TryAgain, UncertainCreation, fingerprint
+from providers import ModelFacts, Prediction, Provider, TryAgain, UncertainCreation
+from providers.fingerprints import fingerprint
 from providers.memory import SUCCEEDED, MemoryProvider
 from providers.pushes import Untrusted
 from providers.replicate.provider import Replicate
@@ -44,6 +45,7 @@ ENDS = {
         Prediction("", "failed", error="(code: PA)", cause="passing"),
     ),
     "hangs": ("[[hang]] a fox", None),
+    "boots": ("[[boot=40]] a fox", SUCCEEDED),
 }
 """How a prediction ends: by a prompt at the simulator, and in memory."""
 
@@ -113,8 +115,8 @@ class Subject:
             )
         return created.prediction
 
-    async def wait(self, prediction: Prediction, *, caller=ADMIN) -> Prediction:
-        return await self.provider.wait(caller, prediction, model=MODEL)
+    async def wait(self, prediction: Prediction, *, caller=ADMIN, **looks: Any) -> Prediction:
+        return await self.provider.wait(caller, prediction, model=MODEL, **looks)
 
     def is_quiet(self) -> bool:
         """No lease is held and nothing waits for one."""
@@ -123,6 +125,10 @@ class Subject:
             for each in (self.gate.statistics(), self.window.statistics())
         ]
         return held == [(0, 0), (0, 0)]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def new_gate() -> Gate:
@@ -163,6 +169,7 @@ async def at_replicate() -> AsyncIterator[Subject]:
 async def in_memory(kind: type[MemoryProvider] = MemoryProvider) -> AsyncIterator[Subject]:
     def will(end: str) -> dict:
         provider.outcomes.append(ENDS[end][1])
+        provider.starts_after = 40.0 if end == "boots" else 0.0
         return {"prompt": end}
 
     def push(prediction_id: str, secret: str) -> tuple[dict[str, str], bytes]:
@@ -222,6 +229,20 @@ def test_a_creation_is_answered_with_the_id_of_an_unfinished_prediction(story):
         return first.is_over, first.id != second.id, first.age, subject.created()
 
     assert (False, True, 0.0, 2) == story(act)
+
+
+def test_a_prediction_that_may_boot_is_seen_to_start_and_looked_at_when_it_must_have_started(story):
+    async def act(subject):
+        created, began, seen = await subject.create("boots"), now(), []
+        await subject.wait(created, start_by=25.0, on_look=lambda ran: seen.append((now() - began, ran)))
+        return seen
+
+    seen = story(act)
+    waiting = [at for at, ran in seen if ran is None]
+    (at, ran), *_ = [each for each in seen if each[1] is not None]
+    assert [] != [each for each in waiting if 25.0 <= each < 26.0]
+    assert 40.0 <= at < 48.0
+    assert at - 42.0 <= ran <= at - 39.0
 
 
 def test_a_wait_ends_with_the_prediction_and_its_outputs(story):

@@ -17,10 +17,10 @@ from auth import Caller, credentials
 from catalog.outputs import Url
 from concurrency import Gate, Lease
 from errors import UpstreamError
-from providers import Prediction
+from providers import OnLook, Prediction
 from providers.replicate.answers import Page
-from providers.replicate.polling import WatcherStats
-from providers.replicate.watcher import PollFailed, Watcher
+from providers.replicate.polling import PollFailed, WatcherStats
+from providers.replicate.watcher import Watcher
 from tests.support.virtual_time import VirtualLoop
 
 MODEL = "someone/something"
@@ -54,17 +54,22 @@ class Poll:
 
 @dataclass(slots=True)
 class Made:
-    """A prediction at the upstream."""
+    """A prediction at the upstream. `starts_at` is None if it starts at once."""
 
     id: str
     created_at: datetime
     ends_at: float
     end: Prediction
+    starts_at: float | None = None
 
     def shown_at(self, at: float) -> Prediction:
         if at >= self.ends_at:
             return self.end
-        return Prediction(self.id, "processing", created_at=self.created_at)
+        if self.starts_at is not None and at < self.starts_at:
+            return Prediction(self.id, "starting", created_at=self.created_at)
+        return Prediction(
+            self.id, "processing", created_at=self.created_at, started_at=self.end.started_at, started=True
+        )
 
 
 Trouble = Callable[[Poll], Exception | Literal["hangs"] | None]
@@ -97,25 +102,40 @@ class Upstream:
         status: str = "succeeded",
         outputs: Any = OUTPUT,
         says_seconds: bool = True,
+        boot: float = 0.0,
+        says_start: bool = True,
     ) -> Made:
-        """Make a prediction that begins now."""
+        """Make a prediction that is created now, and runs so many seconds after its boot."""
         # No two have the same millisecond, even if they are made at one instant.
         self._made += timedelta(milliseconds=1)
         created_at = _START + timedelta(seconds=now()) + self._made
         end = Prediction(
-            prediction_id, status, outputs, created_at=created_at, seconds=seconds if says_seconds else None
+            prediction_id,
+            status,
+            outputs,
+            created_at=created_at,
+            seconds=boot + seconds if says_seconds else None,
+            started_at=created_at + timedelta(seconds=boot) if boot and says_start else None,
         )
-        made = Made(prediction_id, created_at, now() + seconds, end)
+        starts_at = now() + boot if boot else None
+        made = Made(prediction_id, created_at, now() + boot + seconds, end, starts_at)
         self.made.setdefault(account, []).append(made)
         return made
 
     async def watch(
-        self, made: Made, *, account: str = "ann", model: str = MODEL, dated: bool = True
+        self,
+        made: Made,
+        *,
+        account: str = "ann",
+        model: str = MODEL,
+        dated: bool = True,
+        announced: bool = False,
+        **looks: Any,
     ) -> float:
         """Wait for it. Returns the seconds from its end to the return of the wait."""
         created_at = made.created_at if dated else None
-        prediction = Prediction(made.id, "starting", created_at=created_at)
-        outcome = await self.watcher.wait(caller(account), prediction, model=model)
+        prediction = Prediction(made.id, "starting", created_at=created_at, is_announced=announced)
+        outcome = await self.watcher.wait(caller(account), prediction, model=model, **looks)
         assert made.end == outcome
         return now() - made.ends_at
 
@@ -127,11 +147,14 @@ class Upstream:
         account: str = "ann",
         model: str = MODEL,
         dated: bool = True,
+        start_by: float | None = None,
+        on_look: OnLook | None = None,
         **end: Any,
     ) -> float:
         """Make a prediction and wait for it. Returns the seconds from its end to the return of the wait."""
         made = self.make(seconds, prediction_id, account=account, **end)
-        return await self.watch(made, account=account, model=model, dated=dated)
+        looks: dict[str, Any] = {"start_by": start_by, "on_look": on_look}
+        return await self.watch(made, account=account, model=model, dated=dated, **looks)
 
     async def predict_many(self, lengths: list[float], **which: Any) -> list[float]:
         """Make the predictions p0, p1, … at once and wait for them. Returns the seconds from each end to the

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.targets import Target
-from providers import Prediction, fingerprint
+from providers import Prediction
+from providers.fingerprints import fingerprint
 from providers.origins import Origin
 from providers.replicate.answers import ListedPrediction
 from providers.replicate.matching import Candidates, CreationKey, Fit, fit_of

@@ -14,7 +14,8 @@ import pytest
 from auth import credentials
 from catalog.outputs import Url
 from errors import OutcomeUnknown
-from providers import Prediction, TryAgain, fingerprint
+from providers import Prediction, TryAgain
+from providers.fingerprints import fingerprint
 from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import is_placeholder, read_page
 from providers.replicate.reconciliation import Creations
@@ -207,7 +208,7 @@ def test_a_fingerprint_is_the_same_in_another_process():
         "images": ["data:,x"],
         "go_fast": True,
     }
-    ask = f"from providers import fingerprint; print(fingerprint({sent!r}))"
+    ask = f"from providers.fingerprints import fingerprint; print(fingerprint({sent!r}))"
     told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
 
     assert fingerprint(sent) == told.stdout.strip()

@@ -14,7 +14,8 @@ import pytest
 from catalog.outputs import Url
 from concurrency import Gate
 from errors import OutcomeUnknown, ServerTokenRejected, TokenRejected
-from providers import Prediction, TryAgain, fingerprint
+from providers import Prediction, TryAgain
+from providers.fingerprints import fingerprint
 from providers.origins import Origin
 from providers.pushes import PushedResult
 from providers.replicate.provider import Replicate

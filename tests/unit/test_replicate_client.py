@@ -16,12 +16,12 @@ from replicate.version import Versions
 from auth import Caller, credentials
 from catalog.outputs import Url
 from catalog.references import Upload
-from providers import fingerprint
+from providers.fingerprints import fingerprint
 from providers.replicate.answers import Account, read_prediction
 from providers.replicate.client import CLIENTS_KEPT, cancel_after_header
+from providers.replicate.polling import PollFailed
 from providers.replicate.redaction import REDACTED, Redaction
 from providers.replicate.transport import Lost, Refusal
-from providers.replicate.watcher import PollFailed
 from simulator import Options
 from tests.support.callers import SERVER_TOKEN
 from tests.support.connections import FakeConnections
@@ -102,13 +102,22 @@ async def test_trap_3_no_creation_holds_its_connection_and_each_has_a_deadline(s
     made = simulator.predictions()
     headers = [{name.lower(): value for name, value in each.headers.items()} for each in made]
     assert [False, False] == ["prefer" in each for each in headers]
-    assert ["30s", "1m31s"] == [each["cancel-after"] for each in headers]
-    assert [30.0, 91.0] == [each.cancel_after for each in made]
+    assert ["10m30s", "11m31s"] == [each["cancel-after"] for each in headers]
+    assert [630.0, 691.0] == [each.cancel_after for each in made]
 
 
 @pytest.mark.parametrize(
     ("seconds", "header"),
-    [(0, "5s"), (5, "5s"), (5.01, "6s"), (60, "1m"), (610, "10m10s"), (1800, "30m"), (1810, "30m")],
+    [
+        (0, "5s"),
+        (5, "5s"),
+        (5.01, "6s"),
+        (60, "1m"),
+        (610, "10m10s"),
+        (1800, "30m"),
+        (3610, "1h10s"),
+        (5401, "1h30m"),
+    ],
 )
 def test_trap_3_a_deadline_is_well_formed_and_within_replicates_bounds(seconds, header):
     assert header == cancel_after_header(seconds)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from auth import credentials
 from catalog.outputs import Url
 from errors import OutcomeUnknown, ServerTokenRejected, UpstreamError
-from providers import Prediction, TryAgain, fingerprint
+from providers import Prediction, TryAgain
+from providers.fingerprints import fingerprint
 from providers.origins import Origin
 from providers.pushes import PushedResult, Untrusted
 from providers.replicate.absence import SearchTiming

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from providers import Prediction, fingerprint
+from providers import Prediction
+from providers.fingerprints import fingerprint
 from providers.replicate.answers import read_page
 from providers.replicate.redaction import REDACTED
 from providers.replicate.secret_inputs import KEPT, KEPT_FOR, SecretInputs

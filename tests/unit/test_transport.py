@@ -12,6 +12,7 @@ from yarl import URL
 
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
+from providers.replicate.polling import PollFailed
 from providers.replicate.provider import Replicate
 from providers.replicate.transport import (
     MAX_ANSWER,
@@ -24,7 +25,6 @@ from providers.replicate.transport import (
     read_body,
     send,
 )
-from providers.replicate.watcher import PollFailed
 from tests.support.callers import SERVER_TOKEN
 from tests.support.wiring import ADMIN, listening, on_a_loop, parts, poll_once, reply, until, wire
 

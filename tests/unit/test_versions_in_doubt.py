@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from catalog.outputs import Url
 from errors import OutcomeUnknown
 from ledger.rivals import Rival, Seen
-from providers import Prediction, TryAgain, UncertainCreation, fingerprint
+from providers import Prediction, TryAgain, UncertainCreation
+from providers.fingerprints import fingerprint
 from providers.origins import Origin
 from providers.pushes import PushedResult
 from providers.replicate.absence import SearchTiming

@@ -7,7 +7,7 @@ import pytest
 
 from errors import UpstreamError
 from providers import Prediction
-from providers.replicate.watcher import PollFailed
+from providers.replicate.polling import PollFailed
 from tests.support.upstream import HANGS, MODEL, Upstream, caller, now, run
 
 

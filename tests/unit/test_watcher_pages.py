@@ -11,7 +11,7 @@ import pytest
 from errors import UpstreamError
 from providers import Prediction
 from providers.replicate.answers import read_page, read_prediction
-from providers.replicate.watcher import NoPages, PollFailed
+from providers.replicate.polling import NoPages, PollFailed
 from tests.support.upstream import HANGS, Made, Upstream, now, run
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from errors import UpstreamError
 from providers import Prediction
-from providers.replicate.watcher import NoPages, PollFailed
+from providers.replicate.polling import NoPages, PollFailed
 from tests.support.upstream import HANGS, OUTPUT, Made, Poll, Upstream, caller, now, run
 
 WELL_AFTER = 120.0

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from errors import UpstreamError
-from providers.replicate.watcher import PollFailed
+from providers.replicate.polling import PollFailed
 from tests.support.upstream import HANGS, Poll, Upstream, caller, now, run
 
 DOWN = PollFailed(UpstreamError())
