@@ -80,6 +80,9 @@ MAX_PREDICTION: Final = 16 * 1024 * 1024
 """The most bytes of one prediction, which repeats its input (`parsing.generation.LONGEST_INPUT`, and inline
 images)."""
 
+MAX_LOOKUP: Final = 16 * 1024 * 1024
+"""The most bytes of a model with its example prediction, or of a search, which repeats the schemas of 20 models."""
+
 MAX_POLL: Final = 4 * 1024 * 1024
 """The most bytes of any other answer. A page with whole pictures in its inputs is larger; then each
 prediction is polled by itself."""
@@ -260,18 +263,22 @@ class ReplicateClient:
 
     async def get_model(self, caller: Caller, name: str) -> ModelFacts:
         """The model `owner/name`. This and the next three also raise UpstreamError, for an unusable schema."""
-        answer = await self._get(caller, f"/v1/models/{quote(name)}", max_answer=MAX_POLL)
+        answer = await self._get(caller, f"/v1/models/{quote(name)}", max_answer=MAX_LOOKUP)
         return read_model(answer, self._redaction(caller))
 
     async def get_version(self, caller: Caller, name: str, version: str) -> ModelFacts:
         path = f"/v1/models/{quote(name)}/versions/{quote(version)}"
-        return read_version(await self._get(caller, path, max_answer=MAX_POLL), name, self._redaction(caller))
+        return read_version(
+            await self._get(caller, path, max_answer=MAX_LOOKUP), name, self._redaction(caller)
+        )
 
     async def get_deployment(self, caller: Caller, name: str) -> ModelFacts:
-        return read_deployment(await self._get(caller, f"/v1/deployments/{quote(name)}", max_answer=MAX_POLL))
+        return read_deployment(
+            await self._get(caller, f"/v1/deployments/{quote(name)}", max_answer=MAX_LOOKUP)
+        )
 
     async def search_models(self, caller: Caller, query: str) -> list[ModelFacts]:
-        answer = await self._get(caller, f"/v1/search?{urlencode({'query': query})}", max_answer=MAX_ANSWER)
+        answer = await self._get(caller, f"/v1/search?{urlencode({'query': query})}", max_answer=MAX_LOOKUP)
         return read_search(answer, self._redaction(caller))
 
     async def default_webhook_secret(self, caller: Caller) -> Secret:

@@ -5,10 +5,13 @@ import json
 import httpx
 import pytest
 
+from auth import Caller, credentials
 from errors import ServerTokenRejected, ServiceError, TokenRejected, UpstreamError, UpstreamRateLimited
 from providers.replicate.model_facts import MAX_SCHEMA
+from simulator import Options as SimulatorOptions
 from tests.support.connections import FakeConnections
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_replicate import replicate
+from tests.support.virtual_time import in_virtual_time, run
 from tests.support.wiring import ADMIN, USER, parts
 from tests.unit.test_model_facts import ID, MODEL, SCHEMA
 
@@ -139,6 +142,23 @@ async def test_a_token_that_replicate_rejects_everywhere_is_rejected(kind, calle
     outcome, _ = await looked_up(upstream, LOOKUPS[kind], caller)
 
     assert error is type(outcome)
+
+
+def test_a_private_model_is_found_by_the_tokens_that_can_read_it_alone():
+    async def scenario():
+        acme = Caller("user", "user_acme", credentials(replicate="r8_acme"))
+        async with replicate(SimulatorOptions()) as (service, _):
+            return [
+                await service.provider.find_model(caller, "acme/confidential") for caller in (acme, ADMIN)
+            ]
+
+    found, hidden = run(scenario())
+    assert ("acme/confidential", True, False, None) == (
+        found.name,
+        found.is_private,
+        found.is_official,
+        hidden,
+    )
 
 
 @in_virtual_time
