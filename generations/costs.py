@@ -105,5 +105,5 @@ def explained(
     model = model or unpriced.model
     return BudgetExceeded(
         f"{refused.detail} {model.name} has no price, so each prediction counts as {unpriced.longest:g} s at "
-        f"{model.running_usd:g} USD. A shorter timeout lowers this, and the operator can set a price in PRICES_FILE."
+        f"{model.running_usd:g} USD. Shorter timeouts lower this, and the operator can set a price in PRICES_FILE."
     )

@@ -213,7 +213,7 @@ async def test_it_is_refused_under_a_budget_unless_its_bound_fits():
 
     assert (
         "It would cost about 0.915 USD, and 0.905 of today's 1.82 USD are left. black-forest-labs/flux-dev has no "
-        "price, so each prediction counts as 600 s at 0.001525 USD. A shorter timeout lowers this, and the operator "
+        "price, so each prediction counts as 600 s at 0.001525 USD. Shorter timeouts lower this, and the operator "
         "can set a price in PRICES_FILE." == refused.value.detail
     )
 
