@@ -14,6 +14,7 @@ from auth import Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
 from catalog.tariff import Tariff, read_prices
+from catalog.trigger_words import read_trigger_words
 from cluster import AnyGate
 from concurrency import Gate
 from files import Files
@@ -26,7 +27,7 @@ from ledger.elsewhere import SqlOtherAttempts
 from ledger.writer import Backend, SqlLedger
 from loop_thread import Pool
 from models import declared
-from parsing.generation import ParseContext
+from parsing.context import ParseContext
 from providers.replicate.provider import Replicate
 from settings import Settings, SettingsError
 
@@ -110,12 +111,15 @@ def open_files(settings: Settings) -> Files | None:
 
 
 def context(settings: Settings) -> ParseContext:
+    """Raises SettingsError."""
+    path = settings.TRIGGER_WORDS_FILE
     return ParseContext(
         registry(settings),
         loopback=settings.REPLICATE_SIMULATE,
         webhook_hosts=settings.webhook_hosts,
         timeout=settings.GENERATION_TIMEOUT,
         start_timeout=settings.GENERATION_START_TIMEOUT,
+        trigger_words=read_trigger_words(path) if path else {},
     )
 
 

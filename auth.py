@@ -173,8 +173,12 @@ class Authenticator:
             presented.encode(errors="surrogatepass"), (self._admin_key or "").encode()
         )
 
-    def _caller_id(self, token: str) -> str:
+    def keyed_hash(self, secret: str) -> str:
+        """A hash of a secret that stays the same across restarts, and cannot be guessed without the key of the ledger.
+        Raises LedgerDown while that is not open."""
         if self.hash_key is None:
             raise LedgerDown("The ledger is not open yet, and callers cannot be identified without it.")
-        digest = hmac.new(self.hash_key, token.encode(), hashlib.sha256)
-        return "user_" + digest.hexdigest()[:32]
+        return hmac.new(self.hash_key, secret.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
+
+    def _caller_id(self, token: str) -> str:
+        return "user_" + self.keyed_hash(token)[:32]

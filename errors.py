@@ -28,6 +28,7 @@ same request may succeed later. One handler in `app.py` turns it into the respon
     ├── UpstreamError           500 upstream_error
     ├── UpstreamRateLimited     500 upstream_rate_limited
     ├── Interrupted             500 interrupted
+    ├── SecretLost              500 secret_lost             nothing was spent
     ├── Internal                500 internal
     ├── LedgerDown              500 internal                new work is refused, since it could be lost
     └── AccountError                                        every other request of the account fails, too
@@ -259,6 +260,12 @@ class LedgerDown(ServiceError):
 class Interrupted(ServiceError):
     code = "interrupted"
     title = "The service stopped before the work ended, and did not resume it"
+    retryable = True
+
+
+class SecretLost(ServiceError):
+    code = "secret_lost"
+    title = "The service was restarted, and does not keep the secret inputs of the request"
     retryable = True
 
 

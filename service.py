@@ -36,7 +36,7 @@ from ledger.queries import SqlQueries
 from ledger.writer import Backend, SqlLedger
 from loop_thread import LoopThread, Pool
 from parsing.attachments import Attachments
-from parsing.generation import ParseContext
+from parsing.context import ParseContext
 from parsing.limits import Limits
 from settings import Settings, SettingsError
 from telemetry import startup
@@ -98,6 +98,7 @@ class Runtime:
             self.loop.run(self.files.start())
         self.ledger.start(on_open=self._restore, on_taken_over=self._end_process)
         self.loop.submit(self._tidy_up())
+        self.loop.submit(self.core.models.run())
         if self.core.retention:
             self.loop.submit(self.core.retention.run())
 
@@ -255,6 +256,7 @@ class Runtime:
                 stack.push_async_callback(self.group.aclose)
             stack.push_async_callback(self.core.provider.aclose)
             stack.push_async_callback(self.core.checks.aclose)
+            stack.push_async_callback(self.core.models.aclose)
             if self.files:
                 stack.push_async_callback(self.files.aclose)
             stack.push_async_callback(self.core.outbox.aclose)
@@ -295,6 +297,7 @@ def build(
             authenticator=authenticator,
             attachments=attachments,
             context=context,
+            tariff=assembly.tariff(settings),
             outputs=files,
             letters=group.letters if group else None,
         )

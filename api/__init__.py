@@ -4,7 +4,7 @@ from urllib.parse import unquote, urlsplit
 
 from flask import Blueprint, Flask
 
-from api import admin, docs, files, generate, generations, semaphores, webhooks
+from api import admin, docs, files, generate, generations, models, semaphores, webhooks
 from api.backpressure import CallerLimits
 from service import Runtime
 
@@ -18,7 +18,7 @@ def register(app: Flask, service: Runtime) -> None:
     app.extensions["caller_limits"] = CallerLimits.from_settings(service.settings)
     app.config["PUBLIC_PATH"] = path = urlsplit(service.settings.PUBLIC_URL or "").path
     routes = Blueprint("routes", __name__)
-    for module in (generate, generations, files, admin, semaphores, webhooks, docs):
+    for module in (generate, generations, files, admin, semaphores, webhooks, models, docs):
         routes.register_blueprint(module.routes)
     app.register_blueprint(routes)
     if path:

@@ -15,7 +15,8 @@ from typing import Final, Protocol
 
 from errors import QueueFull
 from interpreter import computing
-from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, SLOWEST, SUBMITTING_AT_ONCE, Settings
+from settings import Settings
+from settings.capacity import FILES_AT_ONCE, LISTENERS_AT_ONCE, SLOWEST, SUBMITTING_AT_ONCE
 
 FILE_SECONDS: Final = 10.0
 """Seconds over which the speed of a file's reader is measured."""

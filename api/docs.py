@@ -1,4 +1,4 @@
-"""The routes that document the service: links, models, the OpenAPI document and an HTML page."""
+"""The routes that document the service: links, the OpenAPI document and an HTML page."""
 
 import secrets
 
@@ -7,7 +7,6 @@ from flask import Blueprint, Response, jsonify, render_template, request
 from api import incoming
 from api.openapi.document import openapi_document
 from errors import every_error
-from parsing.queries import parse_filter
 from service import NAME, VERSION
 from settings import SIMULATED_TOKEN
 
@@ -26,15 +25,6 @@ def index() -> Response:
     paths = ("docs", "openapi.json", "models", "status", "health")
     links = {path.removesuffix(".json"): f"{address}/{path}" for path in paths}
     return jsonify({"name": NAME, "version": VERSION, "links": links})
-
-
-@routes.get("/models")
-def list_models() -> Response:
-    """The models, filtered by kind and tier if requested."""
-    wanted = parse_filter(request.args.to_dict(flat=False))
-    return jsonify(
-        {"models": [model.as_json() for model in incoming.service().context.registry.models if wanted(model)]}
-    )
 
 
 @routes.get("/openapi.json")

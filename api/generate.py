@@ -58,7 +58,7 @@ def _generation_of(
     """The requested generation, or the response to a dry run. The body is released from memory on return."""
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=True) as body:
-        context = service.context
+        context = incoming.context(body, caller)
         wanted = parse_generation(incoming.with_files_on_disk(body, context), context)
         if wanted.dry_run:
             forecast = service.loop.run(
@@ -66,7 +66,14 @@ def _generation_of(
             )
             return jsonify(views.dry_run(wanted, forecast))
         return incoming.submission(
-            "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
+            "gen",
+            wanted,
+            body,
+            context=context,
+            caller=caller,
+            address=address,
+            key=key,
+            seconds=preference.seconds,
         )
 
 
@@ -74,13 +81,13 @@ def _batch_of(service: Runtime, caller: Caller, preference: incoming.Preference)
     """The requested batch with its plan, or the response to a dry run."""
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=True) as body, incoming.turn_for(body, caller.turn):
-        context = service.context
+        context = incoming.context(body, caller)
         wanted = parse_batch(incoming.with_files_on_disk(body, context), context)
         may_exist = key is not None and not wanted.dry_run
         forecast = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
         if wanted.dry_run:
             return jsonify(views.forecast(len(wanted.requests), forecast))
         return incoming.submission(
-            "batch", wanted, body, caller=caller, address=address, key=key,
+            "batch", wanted, body, context=context, caller=caller, address=address, key=key,
             seconds=preference.seconds, plan=forecast.plan,
         )  # fmt: skip

@@ -6,7 +6,7 @@ All functions run in a Flask thread, inside a request.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
@@ -15,7 +15,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
 from api.backpressure import CallerLimits, Quota
-from auth import Caller, Headers, Principal
+from auth import ADMIN_HEADER, BEARER_HEADER, USER_HEADER, Caller, Headers, Principal
 from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem, UnsupportedMediaType
 from generations.submission import (
     NO_FINGERPRINT,
@@ -29,7 +29,9 @@ from generations.supervisor import new_id
 from ledger.records import PlanRecord
 from network.addresses import network_of
 from parsing import inline_files, strict_json
-from parsing.generation import ParseContext
+from parsing.context import ParseContext
+from parsing.generation import names_in
+from parsing.hidden import hidden
 from parsing.multipart_form import read_form
 from parsing.normal import normalised, normalised_batch
 from parsing.shapes import BatchRequest, GenerationRequest
@@ -99,6 +101,11 @@ def _identified(identify: Callable[[Headers], T]) -> T:
         raise LedgerDown(service().ledger.trouble or down.detail) from None
 
 
+def has_key() -> bool:
+    """Whether the request has a header that may identify its sender."""
+    return any(name in request.headers for name in (ADMIN_HEADER, USER_HEADER, BEARER_HEADER))
+
+
 def idempotency_key() -> str | None:
     """Raises InvalidRequest."""
     key = request.headers.get("Idempotency-Key")
@@ -152,6 +159,7 @@ def submission(
     wanted: GenerationRequest | BatchRequest,
     body: Any,
     *,
+    context: ParseContext,
     caller: Caller,
     address: str,
     key: str | None,
@@ -170,12 +178,13 @@ def submission(
         simulated=simulated,
         plan=plan,
         key=ledger_key(key, simulated=simulated),
-        fingerprint=_fingerprint(kind, body) if key is not None else NO_FINGERPRINT,
+        fingerprint=_fingerprint(kind, body, context) if key is not None else NO_FINGERPRINT,
         wait_seconds=seconds,
     )
 
 
-def _fingerprint(kind: Literal["gen", "batch"], body: Any) -> BodyFingerprint:
+def _fingerprint(kind: Literal["gen", "batch"], body: Any, context: ParseContext) -> BodyFingerprint:
+    body = hidden(body, context, service().authenticator.keyed_hash)
     normalise = normalised if kind == "gen" else normalised_batch
     return body_fingerprint(kind, body, normalise=partial(normalise, registry=service().context.registry))
 
@@ -259,6 +268,17 @@ def turn_for(body: Any, caller_id: str) -> AbstractContextManager[None]:
     lists = [body.get(name) for name in ("prompts", "requests")] if isinstance(body, dict) else []
     is_quick = all(len(each) <= _FEW for each in lists if isinstance(each, list))
     return nullcontext() if is_quick else limits().parsing.turn(caller_id)
+
+
+def context(body: Any, caller: Caller) -> ParseContext:
+    """What parsing this body depends on, with the models that it names and that are not declared. They are looked up at
+    Replicate if they are not known. Raises ServiceError if that fails."""
+    running, names = service(), names_in(body)
+    resolver = running.core.resolver
+    if not resolver.must_resolve(names, caller):
+        return running.context
+    found = running.loop.run(resolver.resolve(names, caller), disconnect=connection())
+    return replace(running.context, resolved=found)
 
 
 def with_files_on_disk(body: Any, context: ParseContext) -> Any:

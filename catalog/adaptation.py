@@ -53,6 +53,8 @@ class Change:
     def kind(self) -> str:
         if self.sent_as is None:
             return "dropped"
+        if isinstance(self.given, str) and self.sent_as == self.field and not isinstance(self.sent, str):
+            return "converted"
         return "clamped" if self.sent_as == self.field and _is_number(self.sent) else "mapped"
 
     def as_json(self) -> dict[str, Any]:

@@ -336,7 +336,8 @@ class Inputs:
             try:
                 values[name] = each.read(value, lenient=self.lenient, accepted=accepted)
             except Wrong as wrong:
-                problems.append(Problem(name + wrong.path, wrong.message, wrong.given))
+                shown = ABSENT if each.is_secret else wrong.given
+                problems.append(Problem(name + wrong.path, wrong.message, shown))
                 continue
             if self.lenient and _is_turned(value, values[name]):
                 turned.append(Turned(name, value, values[name]))

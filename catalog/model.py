@@ -14,6 +14,7 @@ from catalog.inputs import LARGEST, Inputs, Rule
 from catalog.outputs import FILES, OutputForm
 from catalog.prices import LONGEST, NOTHING, USD_PER_RUNNING_SECOND, Basis, Price
 from catalog.published import Overlay, compiled, saved
+from catalog.targets import Target
 from errors import ABSENT
 from media.formats import Kind
 
@@ -49,10 +50,11 @@ class Fallback:
 @dataclass(frozen=True, eq=False)
 class Model:
     """One entry of the registry. `document` is the OpenAPI document of its version, from which `inputs` are made.
-    `asks_for` has the values to send for parameters that the caller leaves out. `credits` is the cost of one generation
-    in a plan. `usual_seconds` is an estimate until generations have been measured. The inputs of an image model have
-    `output_format`, by whose default its files are named. `output` is the form of its output. `kind` is None if
-    that does not say what the model makes.
+    `asks_for` has the values to send for parameters that the caller leaves out. `credits` is the cost of one
+    generation in a plan. `usual_seconds` is an estimate until generations have been measured. The inputs of an
+    image model have `output_format`, by whose default its files are named. `output` is the form of its output.
+    `kind` is None if that does not say what the model makes. `version` is the one that was checked; an official
+    model has none, since it runs by its name.
 
     A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
     models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle."""
@@ -61,7 +63,7 @@ class Model:
     aliases: tuple[str, ...]
     kind: Kind | None
     price: Price | None
-    tier: Tier
+    tier: Tier | None
     credits: int
     usual_seconds: float
     document: Mapping[str, Any] = field(repr=False)
@@ -71,8 +73,16 @@ class Model:
     fallbacks: tuple[Fallback, ...] = ()
     asks_for: Mapping[str, Any] = field(default_factory=dict)
     output: OutputForm = FILES
+    version: str | None = None
+    description: str = ""
     running_usd: float = USD_PER_RUNNING_SECOND
     bills_setup: bool = False
+
+    @property
+    def target(self) -> str:
+        """What its provider runs (`targets.py`)."""
+        is_deployment = Target.parse(self.name).deployment is not None
+        return self.name if is_deployment else str(Target(self.name, self.version))
 
     @property
     def is_published(self) -> bool:
@@ -82,11 +92,6 @@ class Model:
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.aliases)
-
-    @property
-    def target(self) -> str:
-        """What the provider runs."""
-        return self.name
 
     @property
     def short_name(self) -> str:
@@ -107,9 +112,8 @@ class Model:
     @property
     def extension(self) -> str:
         """The extension of this model's files if the request names no format."""
-        if self.kind == "video":
-            return ".mp4"
-        return "." + str(self.input_schema["properties"]["output_format"]["default"])
+        chosen = self.asks_for.get("output_format", self.default("output_format"))
+        return f".{chosen}" if isinstance(chosen, str) else (".mp4" if self.kind == "video" else "")
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
@@ -194,7 +198,25 @@ class Model:
             "fallbacks": [asdict(rule) for rule in self.fallbacks],
             "default_extension": self.extension,
             "input_schema": self.input_schema,
-            "example": {"model_name": self.short_name, **self.example},
+            "example": self._example(),
+            **self._of_published(),
+        }
+
+    def _example(self) -> dict[str, Any]:
+        if self.is_published:
+            return {"model_name": self.target, "input": dict(self.example)}
+        return {"model_name": self.short_name, **self.example}
+
+    def _of_published(self) -> dict[str, Any]:
+        """What is only shown of a model that is not declared."""
+        if not self.is_published:
+            return {}
+        unchecked = {name: each.unchecked for name, each in self.inputs.fields.items() if each.unchecked}
+        return {
+            "version": self.version,
+            "versions": [self.version] if self.version else [],
+            "description": self.description,
+            "unchecked": unchecked,
         }
 
     def _running_bound(self, longest: float) -> float:

@@ -1,13 +1,12 @@
-"""One attempt: upload images, wait for admission, create one prediction, and wait for its end.
+"""One attempt: upload files, wait for admission, create one prediction, and wait for its end.
 
 The attempt holds a slot and a place in the window from admission to the end of the prediction. Outputs are fetched
 later. Before a creation is sent, its record is on the disk, so after a crash the next process can search for the
 prediction.
 
-Cancelling never leaves a billed prediction running: it waits for a pending creation, then cancels its
-prediction. When the service stops, an attempt is interrupted instead: it waits for a pending answer, stops a
-search for a lost creation, and leaves the prediction to the next process, which resumes the attempt
-(`_resume`).
+Cancelling never leaves a billed prediction running: it waits for a pending creation, then cancels its prediction. When
+the service stops, an attempt is interrupted instead: it waits for a pending answer, stops a search for a lost creation,
+and leaves the prediction to the next process, which resumes the attempt (`_resume`).
 """
 
 import asyncio
@@ -26,7 +25,7 @@ from catalog.outputs import OutputForm
 from catalog.references import Upload
 from cluster import AnyGate
 from concurrency import Lease
-from errors import GenerationTimeout, LedgerDown, ServiceError
+from errors import GenerationTimeout, LedgerDown, SecretLost, ServiceError
 from generations.batch import Batch
 from generations.deadline import Bounds, Deadline
 from generations.generation import Attempt, Generation
@@ -77,6 +76,8 @@ class AttemptRunner:
             return
         if generation.is_cancelled:  # cancelled during the previous attempt
             raise asyncio.CancelledError
+        if generation.secrets_lost:
+            raise SecretLost
         attempt = Attempt(step.model, step.input, step.changes, longest=generation.request.longest)
         clock = asyncio.get_running_loop().time
         with _failure_kept(attempt):
@@ -140,19 +141,19 @@ class AttemptRunner:
     async def _upload(self, caller: Caller, attempt: Attempt) -> None:
         """Upload the files that are too large to send inline, and put their addresses into the input."""
 
-        async def address(value: Any) -> Any:
-            if isinstance(value, list):
-                return [await address(each) for each in value]
-            return await self._provider.upload(caller, value) if isinstance(value, Upload) else value
+        attempt.sent = {name: await self._uploaded(caller, value) for name, value in attempt.input.items()}
 
-        attempt.sent = {name: await address(value) for name, value in attempt.input.items()}
+    async def _uploaded(self, caller: Caller, value: Any) -> Any:
+        if isinstance(value, list):
+            return [await self._uploaded(caller, each) for each in value]
+        return await self._provider.upload(caller, value) if isinstance(value, Upload) else value
 
     async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
         attempt.fingerprint = fingerprint(attempt.sent)
         await self._persist_submission(generation, attempt, lease)
         creating = self._provider.create(
             generation.caller,
-            attempt.model.name,
+            attempt.model.target,
             attempt.sent,
             content=attempt.fingerprint,
             lease=lease,
@@ -160,6 +161,7 @@ class AttemptRunner:
             reference=attempt_id_of(generation, attempt),
             callback=self._push_address(generation),
             on_late=self._late.listener(generation, attempt),
+            secrets=generation.request.secrets_for(attempt.model),
         )
         creation = asyncio.create_task(_with_form(creating, attempt.model.output))
         created = await self._answer(generation, attempt, creation)
@@ -171,12 +173,13 @@ class AttemptRunner:
         try:
             return await self._provider.recover(
                 generation.caller,
-                attempt.model.name,
+                attempt.model.target,
                 content=attempt.fingerprint,
                 since=attempt.submitted_at or time.time(),
                 reference=attempt_id_of(generation, attempt),
                 skew=attempt.clock_skew,
                 on_late=self._late.listener(generation, attempt),
+                hidden=attempt.model.inputs.secrets,
             )
         except ServiceError:
             attempt.unrecoverable = True

@@ -5,10 +5,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Authenticator
+from catalog.published import Published
+from catalog.registry import Registry
+from catalog.tariff import PUBLISHED, Tariff
 from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
 from cluster.letters import Letters
@@ -27,9 +31,11 @@ from generations.late import LatePredictions
 from generations.learned import Learned
 from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.limits import ConfiguredLimits
+from generations.published_models import PublishedModels
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState, seconds_in_doubt
 from generations.remote import Remote
+from generations.resolver import AllowedModels, Resolver
 from generations.retention import Retention
 from generations.semaphores import NamedSemaphores
 from generations.service import GenerationService
@@ -41,16 +47,18 @@ from generations.suspension import Suspension
 from ledger import Ledger, Queries
 from loop_thread import Pool
 from parsing.attachments import Attachments
-from parsing.generation import ParseContext
+from parsing.context import ParseContext
 from parsing.limits import Limits
-from providers import AccountSource, CreationRegistry, Measures, ProgressSource, Provider
+from providers import AccountSource, CreationRegistry, Measures, ModelSource, ProgressSource, Provider
 from providers.pushes import PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings
 from webhooks.outbox import Outbox
 
 
-class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, Protocol):
+class FullProvider(
+    Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, ModelSource, Protocol
+):
     """A provider that implements every provider protocol."""
 
 
@@ -74,6 +82,7 @@ class Core:
         authenticator: Authenticator,
         attachments: Attachments,
         context: ParseContext,
+        tariff: Tariff = PUBLISHED,
         outputs: Files | None = None,
         first_backoff: float = FIRST_BACKOFF,
         letters: Letters | None = None,
@@ -89,18 +98,15 @@ class Core:
         """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""
         self.budget = _budget(settings, ledger, archive)
         self._learned = _learned(settings, ledger, archive)
-        self.recovery = Recovery(attachments=attachments, context=context)
+        self.models = _models(settings, ledger, archive, provider)
+        self.resolver = _resolver(settings, context.registry, provider, self.models, tariff)
+        known = partial(self.resolver.restored, queries)
+        self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = _outbox(settings, ledger, archive)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
-        self.supervisor = Supervisor(
-            runner=self.runner, gate=gate, ledger=ledger, budget=self.budget, keys=keys, attachments=attachments,
-            max_queued=settings.MAX_QUEUED,
-        )  # fmt: skip
-        self.suspension = Suspension(
-            supervisor=self.supervisor, archive=archive, recovery=self.recovery, checks=self.checks, ledger=ledger,
-            outbox=self.outbox,
-        )  # fmt: skip
+        self.supervisor = self._supervisor(settings, ledger, keys, attachments)
+        self.suspension = self._suspension(ledger, archive)
         remote = None if letters is None else Remote(letters, self.supervisor, ledger)
         self.semaphores = self._semaphores(ledger, archive)
         self.shared_limits = None if letters is None else SharedLimits(self.limits, archive, letters)
@@ -206,6 +212,29 @@ class Core:
             first_backoff=first_backoff,
         )
 
+    def _supervisor(
+        self, settings: Settings, ledger: Ledger, keys: IdempotencyKeys, attachments: Attachments
+    ) -> Supervisor:
+        return Supervisor(
+            runner=self.runner,
+            gate=self.gate,
+            ledger=ledger,
+            budget=self.budget,
+            keys=keys,
+            attachments=attachments,
+            max_queued=settings.MAX_QUEUED,
+        )
+
+    def _suspension(self, ledger: Ledger, archive: Archive) -> Suspension:
+        return Suspension(
+            supervisor=self.supervisor,
+            archive=archive,
+            recovery=self.recovery,
+            checks=self.checks,
+            ledger=ledger,
+            outbox=self.outbox,
+        )
+
     def _semaphores(self, ledger: Ledger, archive: Archive) -> NamedSemaphores | SharedSemaphores:
         def of(gate: Gate) -> NamedSemaphores:
             return NamedSemaphores(gate, ledger, archive, self.supervisor)
@@ -240,6 +269,36 @@ class Core:
             outbox=self.outbox,
             ledger=ledger,
         )
+
+
+def _models(
+    settings: Settings, ledger: Ledger, archive: Archive, source: ModelSource
+) -> PublishedModels[Published]:
+    return PublishedModels(
+        ledger=ledger,
+        archive=archive,
+        source=source,
+        compiled=Published.of,
+        simulated=settings.REPLICATE_SIMULATE,
+    )
+
+
+def _resolver(
+    settings: Settings,
+    registry: Registry,
+    source: ModelSource,
+    models: PublishedModels[Published],
+    tariff: Tariff,
+) -> Resolver:
+    return Resolver(
+        registry=registry,
+        source=source,
+        published=models,
+        allowed=AllowedModels(settings.MODELS_ALLOWED.split(","), registry),
+        tariff=tariff,
+        lora=settings.LORA_MODEL_ID,
+        simulated=settings.REPLICATE_SIMULATE,
+    )
 
 
 def _budget(settings: Settings, ledger: Ledger, archive: Archive) -> Budget:

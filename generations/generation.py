@@ -198,17 +198,18 @@ class FinishedAttempt:
 class Generation:
     """One generation, from acceptance to its end.
 
-    `accepted_at` and `ended_at` are times of the loop, `created_at` is the Unix time of acceptance. `address` is the
-    base URL under which its caller reached this service. `request_json` is the request as text, which another process
-    parses again. `next_model` is the model of the current or next attempt. `queued_seconds` and `predicting_seconds`
-    add up all attempts, without the backoff between them; an interrupted attempt counts from its submission. `files`
-    are the names of the stored files, and `files_error` says why some are missing. `outputs` are those that the
-    caller gets, and `kinds` those of all files that were made. With a `placeholder`, the only
-    file is a black image in place of the output, or its `data:` URI if it could not be stored. A `detached` generation
-    continues without a waiting caller. A run that stops without `is_cancelled` was only interrupted. `persisted` is
-    true once its record is on the disk. `reserved_usd` is reserved in the budget: its cost so far, and the most that it
-    may still cost. `progress` is the last percentage that its model printed. `listeners` are called on the loop when
-    the state changes.
+    `accepted_at` and `ended_at` are times of the loop, `created_at` is the Unix time of acceptance. `address` is
+    the base URL under which its caller reached this service. `request_json` is the request as text, which another
+    process parses again. `next_model` is the model of the current or next attempt. `queued_seconds` and
+    `predicting_seconds` add up all attempts, without the backoff between them; an interrupted attempt counts from
+    its submission. `files` are the names of the stored files, and `files_error` says why some are missing.
+    `outputs` are those that the caller gets, and `kinds` those of all files that were made. With a `placeholder`,
+    the only file is a black image in place of the output, or its `data:` URI if it could not be stored. A
+    `detached` generation continues without a waiting caller. If the `secrets_lost` were of an earlier process, it
+    sends nothing more. A run that stops without `is_cancelled` was only interrupted. `persisted` is true once its
+    record is on the disk. `reserved_usd` is reserved in the budget: its cost so far, and the most that it may still
+    cost. `progress` is the last percentage that its model printed. `listeners` are called on the loop when the
+    state changes.
     """
 
     id: str
@@ -222,6 +223,7 @@ class Generation:
     batch_id: str | None = None
     position: int | None = None
     semaphore: str | None = None
+    secrets_lost: bool = False
     created_at: float = field(default_factory=time.time)
     state: State = "queued"
     attempts: list[Attempt | FinishedAttempt] = field(default_factory=list)
@@ -336,6 +338,7 @@ class Generation:
 
     def _record(self) -> GenerationRecord:
         over = self.has_ended
+        model = self.model if over else self.next_model or self.model
         images, seconds = self._made() if over else (0, 0.0)
         took = time.time() - self.created_at if self.ended_at is None else self.ended_at - self.accepted_at
         return GenerationRecord(
@@ -344,7 +347,8 @@ class Generation:
             batch_id=self.batch_id,
             position=self.position,
             state=self.state,
-            model=(self.model if over else self.next_model or self.model).name,
+            model=model.name,
+            version=model.version,
             requested_model=self.request.requested_model,
             prompt=self.request.prompt,
             file_name=self.request.file_name,
@@ -373,6 +377,7 @@ class Generation:
             credits=self.model.credits if self.succeeded else 0,
             semaphore=self.semaphore,
             cost_basis=self.cost_basis,
+            has_secrets=bool(self.request.secrets) or self.secrets_lost,
             attempts=tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1)),
         )
 
@@ -388,8 +393,7 @@ class Generation:
 
 def failure(error: ServiceError) -> Failure:
     """The record of an error."""
-    problems = None
-    if isinstance(error, InvalidRequest):
-        problems = tuple(problem.as_json() for problem in error.problems)
+    found = error.problems if isinstance(error, InvalidRequest) else None
+    problems = None if found is None else tuple(problem.as_json() for problem in found)
     # A database cannot store half of a surrogate pair.
     return Failure(error.code, error.detail.encode(errors="replace").decode(), error.retryable, problems)

@@ -125,6 +125,18 @@ class PublishedModels(Generic[F]):
         )
         return None if row is None else await self._shown(row)
 
+    def stored(self, queries: Queries, caller: Caller, name: str, version: str | None) -> Known[F]:
+        """What the ledger has of a model that it has accepted before, by its name or the `version` that was pinned.
+        Without either, only its name is known. Call it in any thread."""
+        row = next(iter(queries.known_model(_readers(caller), name, simulated=self._simulated)), None)
+        if row is not None and not row.missing:
+            known = self._described(row)
+        else:
+            known = Known(name=name, looked_up_at=0.0, is_official=version is None)
+        version = version or known.version
+        form = None if version is None else self._forms.get(version) or self._read_form(version, queries)
+        return replace(known, version=version, form=form)
+
     async def public(self, name: str) -> Known[F] | None:
         """The latest answer for a public model, without a look-up. None if there is none."""
         return await self._known([""], name)

@@ -7,8 +7,7 @@ time fails as `interrupted`; its prediction at Replicate has ended by its deadli
 Simulated work never resumes as real work, nor real work as simulated.
 """
 
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,23 +16,22 @@ import structlog
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Caller
 from catalog.model import Model
-from contract.states import State
 from errors import (
-    GenerationFailed,
     Internal,
     Interrupted,
     InvalidRequest,
     LedgerDown,
-    OutcomeUnknown,
     ServiceError,
 )
 from generations.batch import Batch
-from generations.generation import Attempt, FinishedAttempt, Generation, failure
+from generations.endings import cancelled, ended_record
+from generations.generation import Attempt, FinishedAttempt, Generation
 from ledger import Queries
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord
 from ledger.rivals import target_of
 from parsing.attachments import Attachments, Gone
-from parsing.generation import ParseContext, parse_generation
+from parsing.context import ParseContext
+from parsing.generation import names_in, parse_generation
 from parsing.shapes import GenerationRequest
 from providers import Limits, UncertainCreation
 
@@ -69,11 +67,19 @@ class Restored:
 
 
 class Recovery:
-    """Makes generations and batches from records. Call it in any thread; it reads uploaded files."""
+    """Makes generations and batches from records. Call it in any thread; it reads uploaded files. `model_of` finds a
+    model that is not declared, by its name and the version that was pinned for this caller; None if there is none."""
 
-    def __init__(self, *, attachments: Attachments, context: ParseContext) -> None:
+    def __init__(
+        self,
+        *,
+        attachments: Attachments,
+        context: ParseContext,
+        model_of: Callable[[str, str | None, Caller], Model | None] = lambda *_: None,
+    ) -> None:
         self._attachments = attachments
         self._context = replace(context, accepted=True)
+        self._model_of = model_of
 
     def restore(
         self,
@@ -133,8 +139,13 @@ class Recovery:
         if record.request is None:
             raise ValueError("an unfinished generation has its request")
         fields = {**shared, **self._attachments.read(record.batch_id or record.id, record.request)}
-        request = parse_generation(fields, self._context)
-        find = self._context.registry.find
+        context = self._context_of(fields, record, caller)
+        request = parse_generation(fields, context)
+        known = {each.name: each for each in context.resolved.values() if isinstance(each, Model)}
+
+        def find(name: str) -> Model | None:
+            return context.registry.find(name) or known.get(name)
+
         model = find(record.model) or request.model
         return Generation(
             id=record.id,
@@ -148,6 +159,7 @@ class Recovery:
             batch_id=record.batch_id,
             position=record.position,
             semaphore=record.semaphore,
+            secrets_lost=record.has_secrets,
             created_at=record.accepted_at,
             state=record.state,
             attempts=[
@@ -160,6 +172,19 @@ class Recovery:
             predicting_seconds=record.predicting_seconds,
             reserved_usd=record.reserved_usd,
             is_cancelled=record.cancelled,
+        )
+
+    def _context_of(
+        self, fields: Mapping[str, Any], record: GenerationRecord, caller: Caller
+    ) -> ParseContext:
+        """What parsing the request again depends on, with the models in it that are not declared."""
+        requested = fields.get("model_name")
+        found = {
+            name: self._model_of(name, record.version if name == requested else None, caller)
+            for name in names_in(fields)
+        }
+        return replace(
+            self._context, resolved={name: each for name, each in found.items() if each is not None}
         )
 
 
@@ -301,52 +326,6 @@ def _uncertain(record: GenerationRecord) -> Iterator[UncertainCreation]:
             yield UncertainCreation(
                 attempt_id, record.caller_id, target_of(record, each), each.fingerprint, each.submitted_at
             )
-
-
-def ended_record(record: GenerationRecord, error: ServiceError, state: State = "failed") -> GenerationRecord:
-    """The record of a generation that ends now without running. A prediction that may still run counts as billed."""
-    now = time.time()
-    may_run = record.state in {"submitting", "running"}
-    return replace(
-        record,
-        state=state,
-        request=None,
-        ended_at=now,
-        suspended_at=None,
-        total_seconds=round(now - record.accepted_at, 3),
-        error=failure(error),
-        cost_usd=max(record.cost_usd, record.reserved_usd) if may_run else record.cost_usd,
-        cost_basis="bounded" if may_run and record.cost_basis == "learned" else record.cost_basis,
-        reserved_usd=0.0,
-    )
-
-
-def expired(record: GenerationRecord) -> GenerationRecord:
-    """The record of a generation whose owner did not come back in time."""
-    if record.cancelled:
-        return cancelled(record)
-    if record.state == "queued":
-        return ended_record(record, Interrupted())
-    if record.state == "submitting":
-        return ended_record(
-            record, OutcomeUnknown("The service stopped while it was creating the prediction.")
-        )
-    return ended_record(
-        record,
-        Interrupted(
-            f"Prediction {record.prediction_id} was not watched to its end, and may have been billed."
-        ),
-    )
-
-
-def cancelled(record: GenerationRecord) -> GenerationRecord:
-    """The record of a generation that is cancelled without its owner's token, so not at Replicate."""
-    detail = "The generation was cancelled."
-    if record.state == "submitting":
-        detail += " The service had stopped while its prediction was being created, which may be billed."
-    elif record.state == "running":
-        detail += f" Its prediction {record.prediction_id} may run until its deadline, and be billed."
-    return ended_record(record, GenerationFailed(detail), "canceled")
 
 
 def seconds_in_doubt(since: float, *, now: float) -> float:

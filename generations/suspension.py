@@ -18,8 +18,9 @@ from auth import Caller
 from errors import TokenRejected
 from generations.archive import Archive, Stored
 from generations.batch import Batch
+from generations.endings import cancelled, expired
 from generations.lifecycle import log_end
-from generations.recovery import Recovery, Restored, cancelled, expired, stored_batch
+from generations.recovery import Recovery, Restored, stored_batch
 from generations.supervisor import Supervisor
 from ledger import Ledger, Queries
 from ledger.claims import ClaimBatch, ClaimSuspended

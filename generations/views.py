@@ -36,12 +36,12 @@ def generation(record: GenerationRecord, address: str) -> Body:
 def facts(record: GenerationRecord, address: str) -> Body:
     """The fields that a generation has in any state."""
     last = record.last_called
-    body = {
+    body: Body = {
         "id": record.id,
         "status": record.state,
         "model_name": last.model if last else record.model,
         "requested_model": record.requested_model,
-        "prompt": record.prompt,
+        "prompt": record.prompt or None,
         "prediction_id": record.prediction_id,
         "attempts": [_attempt(each) for each in record.attempts]
         if record.lists_attempts
@@ -67,6 +67,12 @@ def facts(record: GenerationRecord, address: str) -> Body:
         body["batch_id"] = record.batch_id
     if record.semaphore is not None:
         body["external_semaphore_id"] = record.semaphore
+    if record.has_secrets:
+        body["survives_restart"] = False
+    if last and last.changes and not record.lists_attempts:
+        body["changes"] = list(last.changes)
+    if record.version is not None:
+        body["version"] = record.version
     return body | {"placeholder": True} if record.placeholder else body
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from catalog.inputs import Inputs
 from catalog.references import NAMES, Upload, large_file, large_image
-from parsing.generation import INPUT, ParseContext
+from parsing.context import ParseContext
+from parsing.params import INPUT
 
 Move = Callable[[Any], Any]
 

@@ -11,11 +11,13 @@ from typing import Any, Final, cast, get_args
 
 from catalog.model import KINDS, TIERS, Model
 from catalog.registry import Registry
+from catalog.targets import Target
 from contract.states import ENDED, UNFINISHED, iso8601
 from errors import Problem
 from ledger import Grouping, Page
 from parsing.validation import refuse_if_any
 
+LONGEST_SEARCH: Final = 200
 LONGEST_PAGE: Final = 200
 USUAL_PAGE: Final = 20
 
@@ -60,13 +62,14 @@ def parse_list(query: Mapping[str, str], registry: Registry, caller_id: str) -> 
     problems = _unknown(query, ("state", "model", "since", "limit", "cursor"))
     state = _chosen("state", query, (*UNFINISHED, *ENDED), problems)
     model = registry.find(query["model"]) if "model" in query else None
-    if "model" in query and model is None:
+    name = model.name if model else Target.parse(query.get("model", "")).name
+    if "model" in query and model is None and "/" not in name:
         near = ", ".join(registry.nearest_first(query["model"]))
         problems.append(Problem("model", f"is not a model known here; these are: {near}", query["model"]))
     since = _moment("since", query, problems)
     limit, before = _limit(query, problems), _before(query, problems)
     refuse_if_any(problems)
-    return Page(caller_id, limit, state, model.name if model else None, since, before)
+    return Page(caller_id, limit, state, name or None, since, before)
 
 
 def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
@@ -81,6 +84,14 @@ def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
         ]
     )
     return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
+
+
+def parse_search(query: Mapping[str, Sequence[str]]) -> str | None:
+    """The words that the query of `GET /models` searches for, None without any. Raises InvalidRequest."""
+    given = " ".join(query.get("search", ())).strip()
+    if len(given) > LONGEST_SEARCH:
+        refuse_if_any([Problem("search", f"must have at most {LONGEST_SEARCH} characters")])
+    return given or None
 
 
 def parse_usage(query: Mapping[str, str]) -> UsageQuery:

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
+from auth import Secret
 from catalog.adaptation import OUTPUTS, Step
 from catalog.fallback import Route
 from catalog.model import Model
 from catalog.prices import LONGEST
-from catalog.texts import Text
+from catalog.texts import Text, is_blank, usable_text
+from catalog.trigger_words import with_word
 from files.names import DownloadName
 
 MAX_TIMEOUT = 1800
@@ -21,6 +23,12 @@ def _fallback(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(each, str) for each in value)):
         return value
     raise ValueError("must be true, false, or a list of models in the order to try them")
+
+
+def _word(value: str) -> str:
+    if is_blank(usable_text(value)) or value != value.strip():
+        raise ValueError("must be a word without spaces around it")
+    return value
 
 
 _Webhook = Annotated[
@@ -81,6 +89,11 @@ class OwnFields(BaseModel):
     )
     webhook: _Webhook = None
     max_cost_usd: _MaxCost = None
+    trigger_word: Annotated[str, AfterValidator(_word)] | None = Field(
+        None,
+        max_length=100,
+        description="The trigger word of a LoRA. It is put in front of the prompt, unless it is a word of it already.",
+    )
 
 
 class SingleFields(OwnFields):
@@ -107,9 +120,10 @@ class BatchFields(BaseModel):
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One valid generation. `first` is the first model and its input, in which large images are still to be uploaded.
-    `route` leads to further models if the caller chose a fallback. `longest` is how many seconds each prediction may
-    take from its creation. `given` is the body that the request was read from; in a batch of prompts it is the
-    request's own part of the body."""
+    `route` leads to further models if the caller chose a fallback. `longest` is how many seconds each prediction
+    may take from its creation. `secrets` are the inputs of the first model that must not be written anywhere.
+    `given` is the body without them that the request was read from; in a batch of prompts it is the request's own
+    part of the body."""
 
     first: Step
     requested_model: str
@@ -123,6 +137,8 @@ class GenerationRequest:
     dry_run: bool = False
     semaphore: str | None = None
     longest: float = LONGEST
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    trigger_word: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -145,6 +161,10 @@ class GenerationRequest:
         """The requested number of outputs."""
         return int(self.first.input.get(OUTPUTS, 1))
 
+    def secrets_for(self, model: Model) -> Mapping[str, Secret]:
+        """The secret inputs that this model takes."""
+        return {name: secret for name, secret in self.secrets.items() if name in model.inputs}
+
     def named(self, file_name: str) -> "GenerationRequest":
         return replace(self, file_name=file_name, given={**self.given, "file_name": file_name})
 
@@ -152,8 +172,9 @@ class GenerationRequest:
         self, prompt: str, *, file_name: str | None, inside: Mapping[str, Any] | None = None
     ) -> "GenerationRequest":
         """The request with another prompt. `inside` are its parameters if the body has them in `input`."""
-        first = replace(self.first, input={**self.first.input, "prompt": prompt})
-        route = self.route and self.route.with_prompt(prompt)
+        sent = prompt if self.trigger_word is None else with_word(prompt, self.trigger_word)
+        first = replace(self.first, input={**self.first.input, "prompt": sent})
+        route = self.route and self.route.with_prompt(sent)
         given: dict[str, Any] = (
             {"prompt": prompt} if inside is None else {"input": {**inside, "prompt": prompt}}
         )

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import Any, Final, Self
 
-from settings import SLOWEST
+from settings.capacity import SLOWEST
 
 PATIENCE: Final = 60.0
 """Seconds over which bytes are counted. Long, since the work may be lost with its response."""

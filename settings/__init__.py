@@ -15,32 +15,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from network.host_rules import HostRules, host_rules
 from network.proxies import Proxies, read_proxies
-from settings import environment, values
+from settings import capacity, environment, values
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
 MAX_CONCURRENT_LIMIT = 1000
 MAX_REQUESTS_PER_MINUTE = 60_000
-
-FILES_AT_ONCE = 128
-"""Downloads of stored files at once; each holds a thread."""
-
-LISTENERS_AT_ONCE = 128
-"""Listeners to events at once; each holds a thread."""
-
-SUBMITTING_AT_ONCE = 64
-"""Requests at once that submit work without waiting for its end; each holds a thread until it is accepted."""
-
-SPARE_THREADS = 64
-"""Threads for all other requests: health checks, status, configuration, refusals. The
-checks of new tokens may hold 25 of them: 300 per minute, for 5 seconds each."""
-
-LARGE_BODIES_BYTES = 64 * 1024 * 1024
-"""Bytes of large bodies in memory at once, for all callers. It grows with MAX_BODY_BYTES, so that one
-caller's half always suffices for one body."""
-
-SLOWEST = 16_000
-"""Bytes per second that a peer must read or send while the service waits for it."""
 
 _AWS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
@@ -204,6 +184,18 @@ class Settings(BaseModel):
         gt=0,
         description="The most USD that a second of a model without a price may cost. The default is that of an H100.",
     )
+    MODELS_ALLOWED: str = Field(
+        "*",
+        description="Models that the service's token runs: * for all, or names, owner/* and registry, by commas.",
+    )
+    LORA_MODEL_ID: str | None = Field(
+        None,
+        description='The model that model_name "lora" means: owner/name, or owner/name:version.',
+    )
+    TRIGGER_WORDS_FILE: Path | None = Field(
+        None,
+        description="TOML or JSON file with the trigger words of LoRAs by model; a prompt without its word warns.",
+    )
     FALLBACKS_FILE: Path | None = Field(
         None,
         description="TOML or JSON file with the fallbacks of each model, for requests that allow fallbacks.",
@@ -327,13 +319,12 @@ class Settings(BaseModel):
     @property
     def threads(self) -> int:
         """The number of request threads: one for each request that may hold one, and spare ones."""
-        held = self.MAX_WAITING_CALLERS + SUBMITTING_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE
-        return held + SPARE_THREADS
+        return self.MAX_WAITING_CALLERS + capacity.OTHER_THREADS
 
     @property
     def large_bodies_bytes(self) -> int:
         """Maximum bytes of large bodies in memory at once."""
-        return max(LARGE_BODIES_BYTES, 2 * self.MAX_BODY_BYTES)
+        return max(capacity.LARGE_BODIES_BYTES, 2 * self.MAX_BODY_BYTES)
 
     @property
     def database_url(self) -> str:

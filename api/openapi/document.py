@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from api.openapi import models as models_of
 from api.openapi import semaphores, status
 from api.openapi.operations import paths
 from api.openapi.schemas import JSON, an_object, answers, ref
@@ -46,7 +47,7 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
             "and pays for each image once.",
         },
         "servers": [{"url": root or "/"}],
-        "paths": {**paths(), **semaphores.paths()},
+        "paths": {**paths(), **models_of.paths(), **semaphores.paths()},
         "components": {
             "schemas": _schemas(models),
             "securitySchemes": {
@@ -101,6 +102,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
             _properties(Limits), required=[], additionalProperties=False, minProperties=1,
         ),
         "SemaphoreLimit": _body(SemaphoreFields), "LeaseTerms": _body(LeaseFields),
+        **models_of.schemas(),
         **semaphores.schemas(),
         **status.schemas(),
         **answers(),

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from api.openapi.schemas import JSON, TEXT, ref
-from catalog.model import KINDS, TIERS
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
 from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
@@ -86,12 +85,6 @@ def _routes() -> dict[str, dict[str, Operation]]:
             "delete": operation("cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch),
         },
         "/usage": {"get": _usage()},
-        "/models": {
-            "get": operation(
-                "listModels", "List the models and their parameters", "Models", errors=("400",),
-                parameters=(_choices("kind", KINDS), _choices("tier", TIERS)),
-            )
-        },
         "/files/{generation}/{name}": {"get": _file()},
         **_for_operators(),
         "/webhooks/replicate": {"post": _replicate_webhook()},
@@ -187,11 +180,11 @@ def _list() -> Operation:
         "listGenerations", "List the caller's generations, the latest first", "Generations",
         who=_EITHER, errors=("400", "401", "500"),
         parameters=(
-            _query("state", {"enum": [*UNFINISHED, *ENDED]}),
-            _query("model", TEXT, "Full name or alias."),
-            _query("since", TEXT, f"Only generations accepted at or after this time: {_MOMENT}"),
-            _query("limit", limit),
-            _query("cursor", TEXT, "The `next_cursor` of the previous page."),
+            query("state", {"enum": [*UNFINISHED, *ENDED]}),
+            query("model", TEXT, "Full name or alias."),
+            query("since", TEXT, f"Only generations accepted at or after this time: {_MOMENT}"),
+            query("limit", limit),
+            query("cursor", TEXT, "The `next_cursor` of the previous page."),
         ),
     )  # fmt: skip
 
@@ -217,9 +210,9 @@ def _usage() -> Operation:
         "usage", "Get the number and cost of generations: all for the admin, their own for users", "Usage",
         who=_EITHER, errors=("400", "401", "500"),
         parameters=(
-            _query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
-            _query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),
-            _query("group_by", {"enum": list(GROUPS)}),
+            query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
+            query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),
+            query("group_by", {"enum": list(GROUPS)}),
         ),
     )  # fmt: skip
 
@@ -233,7 +226,7 @@ def _file() -> Operation:
             {"name": "generation", "in": "path", "required": True, "schema": TEXT},
             {"name": "name", "in": "path", "required": True, "schema": TEXT},
             {"name": "Range", "in": "header", "required": False, "schema": TEXT},
-            _query("name", TEXT, "The file name for the download."),
+            query("name", TEXT, "The file name for the download."),
         ),
         answers={
             "200": {"description": "The file", "content": content},
@@ -249,8 +242,8 @@ def _replicate_webhook() -> Operation:
         name="toldByReplicate",
         summary="Receive a signed webhook of Replicate about a prediction that ended",
         parameters=(
-            _query("generation", TEXT),
-            _query("attempt", TEXT),
+            query("generation", TEXT),
+            query("attempt", TEXT),
             *({**each, "required": True} for each in _SIGNED),
         ),
         takes={"application/json": {"schema": {"type": "object"}}},
@@ -310,14 +303,9 @@ def _target(kind: str) -> JSON:
     }  # fmt: skip
 
 
-def _query(name: str, schema: JSON, description: str = "") -> JSON:
+def query(name: str, schema: JSON, description: str = "") -> JSON:
     described = {"description": description} if description else {}
     return {"name": name, "in": "query", "required": False, "schema": schema, **described}
-
-
-def _choices(name: str, choices: Iterable[str]) -> JSON:
-    """One or several."""
-    return {**_query(name, {"type": "array", "items": {"enum": list(choices)}}), "explode": True}
 
 
 def header(name: str, schema: JSON, description: str) -> JSON:

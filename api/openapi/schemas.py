@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from catalog.model import KINDS, TIERS
-from catalog.prices import BASES, UNITS
+from catalog.model import KINDS
+from catalog.prices import BASES
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
 from parsing.queries import GROUPS
@@ -58,6 +58,9 @@ _PERCENT: JSON = {
 }
 
 
+_PROMPT: JSON = {"type": ["string", "null"], "description": "Null if its model takes none."}
+
+
 def answers() -> JSON:
     return {**_of_generations(), **_of_batches(), **_of_the_ledger(), **_of_the_service()}
 
@@ -65,28 +68,14 @@ def answers() -> JSON:
 def _of_generations() -> JSON:
     error = _error()
     always: JSON = {
-        "id": TEXT, "status": {"enum": list(ENDED)}, "model_name": TEXT, "requested_model": TEXT, "prompt": TEXT,
+        "id": TEXT, "status": {"enum": list(ENDED)}, "model_name": TEXT, "requested_model": TEXT, "prompt": _PROMPT,
         "prediction_id": {"type": ["string", "null"]}, "attempts": _attempts(error), "files": _LINKS,
         "cost_usd": _NUMBER,
         "cost_basis": _BASIS,
         "timing": an_object({"queued": _NUMBER, "predicting": _NUMBER, "total": _NUMBER}, description="Seconds."),
         "created_at": _MOMENT, "simulated": _YES_NO,
     }  # fmt: skip
-    sometimes: JSON = {
-        "file_name": {
-            "type": "string",
-            "description": "The file name of the first output, without extension. If several `requests` of a batch "
-            "have the same name, all but the first get a number.",
-        },
-        "kind": _KIND,
-        "files_error": {"type": "string", "description": "Why some outputs could not be stored."},
-        "placeholder": {
-            "const": True,
-            "description": "The output is a black placeholder image, as requested.",
-        },
-        "batch_id": {"type": "string", "description": "The id of its batch."},
-        "external_semaphore_id": {"type": "string", "description": "Its semaphore."},
-    }
+    sometimes = _sometimes()
     ended: JSON = {"success": _YES_NO, **always}
     outcome: JSON = {"output": _OUTPUT, "count": _COUNT, **sometimes, "error": error}
     alive: JSON = {**always, "status": {"enum": list(UNFINISHED)}}
@@ -101,7 +90,7 @@ def _of_generations() -> JSON:
         "UnfinishedGeneration": an_object(
             {
                 **alive, **_SOON,
-                **{name: sometimes[name] for name in ("file_name", "kind", "batch_id", "external_semaphore_id")},
+                **{name: each for name, each in sometimes.items() if name not in {"files_error", "placeholder"}},
                 "cost_bound_usd": _BOUND, "progress": _PERCENT, "webhook": ref("Delivery"),
                 "waiting_for_owner_since": _WAITING, "creation_in_doubt": _IN_DOUBT,
             },
@@ -112,6 +101,38 @@ def _of_generations() -> JSON:
         "Event": _event(),
         "Problem": _problem(always, sometimes),
     }  # fmt: skip
+
+
+def _sometimes() -> JSON:
+    """The fields that only some generations have."""
+    return {
+        "file_name": {
+            "type": "string",
+            "description": "The file name of the first output, without extension. If several `requests` of a batch "
+            "have the same name, all but the first get a number.",
+        },
+        "kind": _KIND,
+        "files_error": {"type": "string", "description": "Why some outputs could not be stored."},
+        "placeholder": {
+            "const": True,
+            "description": "The output is a black placeholder image, as requested.",
+        },
+        "batch_id": {"type": "string", "description": "The id of its batch."},
+        "external_semaphore_id": {"type": "string", "description": "Its semaphore."},
+        "version": {
+            "type": "string",
+            "description": "The id of the version that runs. An official model runs by its name.",
+        },
+        "changes": {
+            **_changes(),
+            "description": "Parameters that were not sent as they came. With a `fallback`, each attempt has its own.",
+        },
+        "survives_restart": {
+            "const": False,
+            "description": "It has secret inputs, which are not kept: if the service restarts before it was sent, it "
+            "fails with `secret_lost`.",
+        },
+    }
 
 
 def _problem(always: JSON, sometimes: JSON) -> JSON:
@@ -243,8 +264,6 @@ def _of_the_ledger() -> JSON:
 
 def _of_the_service() -> JSON:
     return {
-        "Models": an_object({"models": {"type": "array", "items": ref("Model")}}),
-        "Model": _model(),
         "Index": an_object(
             {
                 "name": TEXT, "version": TEXT,
@@ -256,63 +275,6 @@ def _of_the_service() -> JSON:
         "Ready": an_object({"status": {"const": "ready"}, "ledger": {"enum": ["ok", "away"]}}),
         "AnyObject": {"type": "object"},
     }  # fmt: skip
-
-
-def _model() -> JSON:
-    properties: JSON = {
-        "name": TEXT,
-        "aliases": {"type": "array", "items": TEXT},
-        "kind": {"enum": [*KINDS]},
-        "price": {"anyOf": [_price(), {"type": "null"}], "description": "Null if it is not known."},
-        "unpriced": an_object(
-            {"usd_per_running_second": _NUMBER, "bills_setup_and_idle": _YES_NO},
-            description="How a model without a price counts: the most USD for each second that a prediction takes. "
-            "Setup, failures and idle time of private models and deployments are billed as well.",
-        ),
-        "tier": {"enum": list(TIERS)},
-        "credits": _COUNT,
-        "references": {
-            "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
-            "description": "The parameter for reference images, and its maximum number of images.",
-        },
-        "fallbacks": {
-            "type": "array",
-            "items": an_object(
-                {
-                    "to": TEXT,
-                    "references": {"type": ["boolean", "null"]},
-                    "on": {"type": "array", "items": TEXT},
-                }
-            ),
-            "description": "The models that a request with `fallback: true` tries after this one fails.",
-        },
-        "default_extension": TEXT,
-        "input_schema": {"type": "object"},
-        "example": {"type": "object"},
-    }
-    return an_object(properties, required=[name for name in properties if name != "unpriced"])
-
-
-def _price() -> JSON:
-    values: JSON = {"type": "object", "description": "Values of inputs; of a list, one must fit."}
-    return an_object(
-        {
-            "usd": {"type": "number", "description": "USD for one unit, with `by` that of a usual call."},
-            "per": {"enum": list(UNITS)},
-            "by": {
-                "type": "array",
-                "items": an_object({"usd": _NUMBER, "when": values}),
-                "description": "The rates for values of inputs. The first that fits counts, or else the dearest.",
-            },
-            "units": {"type": "string", "description": "The input with the number of units."},
-            "each": {
-                "type": "object",
-                "additionalProperties": _NUMBER,
-                "description": "USD for each item of these inputs.",
-            },
-        },
-        required=["usd", "per"],
-    )
 
 
 def _error() -> JSON:
@@ -341,7 +303,7 @@ def _changes() -> JSON:
     change = an_object(
         {
             "field": text,
-            "change": {"enum": ["dropped", "mapped", "clamped"]},
+            "change": {"enum": ["dropped", "mapped", "clamped", "converted"]},
             "given": {},
             "sent_as": text,
             "sent": {},

@@ -77,7 +77,7 @@ CREATE_TIMEOUT: Final = 30.0
 CLIENTS_KEPT: Final = 64
 
 MAX_PREDICTION: Final = 16 * 1024 * 1024
-"""The most bytes of one prediction, which repeats its input (`parsing.generation.LONGEST_INPUT`, and inline
+"""The most bytes of one prediction, which repeats its input (`parsing.params.LONGEST_INPUT`, and inline
 images)."""
 
 MAX_LOOKUP: Final = 16 * 1024 * 1024

@@ -44,6 +44,7 @@ TABLE = {
     "server_token_rejected": 500,
     "server_out_of_credit": 500,
     "interrupted": 500,
+    "secret_lost": 500,
     "internal": 500,
     "shutting_down": 503,
     "starting": 503,

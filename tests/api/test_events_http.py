@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from harness.service_process import running_service, until
-from settings import LISTENERS_AT_ONCE
+from settings.capacity import LISTENERS_AT_ONCE
 from tests.support.api_client import PICTURE, ended, look_up, meanwhile, picture, submit
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import settle

@@ -287,6 +287,7 @@ def submit_and_disconnect(service, path, body) -> str:
         "gen" if is_one else "batch",
         wanted,
         body,
+        context=service.context,
         plan=None if is_one else service.loop.run(service.generations.forecast(wanted, caller)),
         caller=caller,
         address=incoming.address(),

@@ -431,6 +431,7 @@ def test_only_documented_query_parameters_are_accepted(client):
             "model": "flux-dev",
             "limit": 1,
             "cursor": "AAAAAAAAAAE",
+            "search": "flux",
         }
         for each in parameters:
             if each["in"] == "query":

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from errors import InvalidRequest
 from parsing.batch import MAX_BATCH_ITEMS
-from parsing.generation import LONGEST_INPUT
 from parsing.limits import parse_limits
+from parsing.params import LONGEST_INPUT
 from providers.replicate.client import MAX_PREDICTION
 from tests.support.callers import ADMIN, PICTURE
 from tests.support.declarations import MODELS, parse_batch, parse_generation

@@ -17,7 +17,8 @@ from catalog.prices import Price
 from catalog.registry import Registry
 from errors import InvalidRequest
 from models import declared
-from parsing.generation import ParseContext, generation_fields
+from parsing.context import ParseContext
+from parsing.generation import generation_fields
 from simulator import catalog
 from tests.support.callers import ADMIN, PNG
 from tests.support.declarations import MODELS, REGISTRY, find, parse_generation

@@ -6,7 +6,8 @@ from errors import InvalidRequest
 from harness.service_process import until
 from network.host_rules import host_rules
 from network.public_http import PrivateAddress, PublicOnlyResolver, TLSRequired, check_url
-from parsing.generation import ParseContext, parse_generation
+from parsing.context import ParseContext
+from parsing.generation import parse_generation
 from settings import SettingsError
 from tests.support.api_client import PICTURE, look_up, submit
 from tests.support.callers import USER

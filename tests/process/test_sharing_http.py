@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from harness.service_process import read_response, running_service, until
-from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, SUBMITTING_AT_ONCE
+from settings.capacity import FILES_AT_ONCE, LISTENERS_AT_ONCE, SUBMITTING_AT_ONCE
 from tests.support.callers import PICTURE
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from functools import partial
 
 from models import declared
 from parsing import batch, generation
-from parsing.generation import ParseContext
+from parsing.context import ParseContext
 
 REGISTRY = declared()
 MODELS = {model.name: model for model in REGISTRY.models}

@@ -8,7 +8,7 @@ from network.addresses import network_of
 from server.arrivals import HURRIED, PATIENCE, Arrivals
 from server.peer import BODY_SECONDS, Pace
 from server.worker import Occurrences
-from settings import SLOWEST
+from settings.capacity import SLOWEST
 
 
 def test_a_flood_from_one_address_displaces_only_connections_of_that_address():

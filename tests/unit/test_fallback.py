@@ -13,7 +13,7 @@ from catalog.fallback import CODES, Route, read_rules
 from catalog.model import Fallback
 from errors import InvalidRequest
 from models import declared
-from parsing.generation import ParseContext
+from parsing.context import ParseContext
 from settings import SettingsError
 from tests.support.declarations import MODELS, REGISTRY, find, parse_generation
 

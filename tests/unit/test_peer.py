@@ -9,7 +9,7 @@ import pytest
 
 from harness.service_process import until
 from server.peer import BODY_SECONDS, PATIENCE, Peer, TooSlow
-from settings import SLOWEST
+from settings.capacity import SLOWEST
 
 
 class Patient(Peer):

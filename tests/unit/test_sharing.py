@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from api.backpressure import FILE_SECONDS, Quota, Readers, Turns
 from errors import QueueFull
 from harness.service_process import until
-from settings import SLOWEST
+from settings.capacity import SLOWEST
 
 POLITE = ("ann", "bea", "cem", "dan")
 

@@ -1,0 +1,61 @@
+"""The routes that show models: the declared ones, and any other that Replicate has.
+
+A look at Replicate needs a key, since it takes a place in the window of the account. Without one, the declared models
+are shown, and the public ones that were looked up before.
+"""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from api import incoming
+from auth import Caller, Principal
+from errors import NotFound, Unauthenticated
+from parsing.queries import parse_filter, parse_search
+
+routes = Blueprint("models", __name__)
+
+
+@routes.get("/models")
+def list_models() -> Response:
+    """The declared models, filtered by kind and tier if requested; with `search`, also others that fit its words."""
+    service, query = incoming.service(), request.args.to_dict(flat=False)
+    wanted, search = parse_filter(query), parse_search(query)
+    models = [model for model in service.context.registry.models if wanted(model)]
+    if search is None:
+        return jsonify({"models": [model.as_json() for model in models]})
+    words = search.lower().split()
+    fitting = [model for model in models if all(any(word in name for name in model.names) for word in words)]
+    others = service.loop.run(
+        service.core.resolver.search(search, _payer()), disconnect=incoming.connection()
+    )
+    return jsonify({"models": [model.as_json() for model in fitting], "others": others})
+
+
+@routes.get("/models/<path:name>")
+def get_model(name: str) -> Response:
+    """One model: `owner/name`, `owner/name:version`, `deployments/owner/name`, or an alias."""
+    service = incoming.service()
+    found: Any = service.context.registry.find(name)
+    if found is None:
+        found = service.loop.run(
+            service.core.resolver.describe(name, _payer()), disconnect=incoming.connection()
+        )
+    if found is None:
+        raise NotFound("No model of this name is known here. A look at Replicate needs a key.")
+    if isinstance(found, str):
+        raise NotFound(f"{name[:200]} {found}.")
+    return jsonify(found.as_json())
+
+
+def _payer() -> Caller | None:
+    """The caller whose token may look at Replicate, None without a key. Raises Unauthenticated for a wrong one."""
+    if not incoming.has_key():
+        return None
+    sender: Principal = incoming.authenticate()
+    if sender.caller is None:
+        raise Unauthenticated("The service has no REPLICATE_API_TOKEN, so it cannot look at Replicate.")
+    checks = incoming.service().core.checks
+    return checks.known(sender.caller) or incoming.service().loop.run(
+        checks.check(sender.caller), disconnect=incoming.connection()
+    )

@@ -1,0 +1,144 @@
+"""The routes and schemas of models in the OpenAPI document."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from api.openapi.operations import operation, query
+from api.openapi.schemas import JSON, TEXT, an_object, ref
+from catalog.model import KINDS, TIERS
+from catalog.prices import UNITS
+
+_NUMBER: Final[JSON] = {"type": "number"}
+_COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
+_YES_NO: Final[JSON] = {"type": "boolean"}
+
+
+def paths() -> JSON:
+    routes = {
+        "/models": {
+            "get": operation(
+                "listModels", "List the models and their parameters", "Models", errors=("400",),
+                parameters=(
+                    _choices("kind", KINDS), _choices("tier", TIERS),
+                    query("search", {
+                        "type": "string",
+                        "description": "Words. Adds `others`: models that are not declared. With a key, Replicate is "
+                        "asked; without one, these are public models that were looked up before.",
+                    }),
+                ),
+            )
+        },
+        "/models/{name}": {
+            "get": operation(
+                "getModel", "Get one model: declared or any other", "Model", errors=("401", "404"),
+                parameters=(
+                    {
+                        "name": "name", "in": "path", "required": True, "schema": {"type": "string"},
+                        "description": "An alias, `owner/name`, `owner/name:version` or `deployments/owner/name`. A "
+                        "look at Replicate needs a key.",
+                    },
+                ),
+            )
+        },
+    }  # fmt: skip
+    return {
+        path: {method: each.as_json() for method, each in methods.items()} for path, methods in routes.items()
+    }
+
+
+def schemas() -> JSON:
+    listed = {"type": "array", "items": ref("Model")}
+    return {
+        "Models": an_object(
+            {"models": listed, "others": {"type": "array", "items": _found()}}, required=["models"]
+        ),
+        "Model": _model(),
+    }
+
+
+def _choices(name: str, choices: Iterable[str]) -> JSON:
+    """One or several."""
+    return {**query(name, {"type": "array", "items": {"enum": list(choices)}}), "explode": True}
+
+
+def _model() -> JSON:
+    properties: JSON = {
+        "name": TEXT,
+        "aliases": {"type": "array", "items": TEXT},
+        "kind": {"enum": [*KINDS]},
+        "price": {"anyOf": [_price(), {"type": "null"}], "description": "Null if it is not known."},
+        "unpriced": an_object(
+            {"usd_per_running_second": _NUMBER, "bills_setup_and_idle": _YES_NO},
+            description="How a model without a price counts: the most USD for each second that a prediction takes. "
+            "Setup, failures and idle time of private models and deployments are billed as well.",
+        ),
+        "tier": {"enum": [*TIERS, None]},
+        "credits": _COUNT,
+        "references": {
+            "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
+            "description": "The parameter for reference images, and its maximum number of images.",
+        },
+        "fallbacks": {
+            "type": "array",
+            "items": an_object(
+                {
+                    "to": TEXT,
+                    "references": {"type": ["boolean", "null"]},
+                    "on": {"type": "array", "items": TEXT},
+                }
+            ),
+            "description": "The models that a request with `fallback: true` tries after this one fails.",
+        },
+        "default_extension": TEXT,
+        "input_schema": {"type": "object"},
+        "example": {"type": "object"},
+    }
+    published: JSON = {
+        "version": {
+            "type": ["string", "null"],
+            "description": "The version that runs, null if it runs by its name.",
+        },
+        "versions": {"type": "array", "items": TEXT},
+        "description": TEXT,
+        "unchecked": {
+            "type": "object",
+            "additionalProperties": TEXT,
+            "description": "The inputs that are passed on unchecked, each with the reason.",
+        },
+    }
+    required = [name for name in properties if name != "unpriced"]
+    return an_object({**properties, **published}, required=required)
+
+
+def _found() -> JSON:
+    return an_object(
+        {
+            "name": TEXT,
+            "description": TEXT,
+            "run_count": {"type": ["integer", "null"]},
+            "is_official": {"type": ["boolean", "null"]},
+        },
+        description="A model that is not declared.",
+    )
+
+
+def _price() -> JSON:
+    values: JSON = {"type": "object", "description": "Values of inputs; of a list, one must fit."}
+    return an_object(
+        {
+            "usd": {"type": "number", "description": "USD for one unit, with `by` that of a usual call."},
+            "per": {"enum": list(UNITS)},
+            "by": {
+                "type": "array",
+                "items": an_object({"usd": _NUMBER, "when": values}),
+                "description": "The rates for values of inputs. The first that fits counts, or else the dearest.",
+            },
+            "units": {"type": "string", "description": "The input with the number of units."},
+            "each": {
+                "type": "object",
+                "additionalProperties": _NUMBER,
+                "description": "USD for each item of these inputs.",
+            },
+        },
+        required=["usd", "per"],
+    )

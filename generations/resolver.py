@@ -1,0 +1,216 @@
+"""Finds the models that a request names: the declared ones, and any other that Replicate has.
+
+A name is an alias or full name of the registry, `owner/name`, `owner/name:<version>`, `deployments/owner/name`, or the
+id of a version that is known here, since Replicate has no look-up by it alone. All but the first are looked up with the
+token of the caller, once for all that ask (`published_models.py`).
+
+An official model runs by its name. Any other runs the version whose schema was checked, so the version is pinned when
+the request is accepted: the latest one may change while the generation waits.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from auth import Caller
+from catalog.model import Model
+from catalog.published import Published
+from catalog.registry import Registry
+from catalog.targets import Target, is_version
+from catalog.tariff import PUBLISHED, Tariff
+from generations.published_models import Known, PublishedModels
+from ledger import Queries
+from providers import ModelFacts, ModelSource
+
+LORA: Final = "lora"
+"""The alias of the model in LORA_MODEL_ID."""
+
+USUAL_SECONDS: Final = 10.0
+"""How long a model usually takes, until one has been measured."""
+
+MAX_NAMES: Final = 100
+"""Models of one request that are not declared."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}/[A-Za-z0-9][\w.-]{0,99}")
+_MOST_NEAR: Final = 3
+_MOST_FOUND: Final = 50
+
+
+class AllowedModels:
+    """What the server's token may run: `*`, or a list of `registry`, `owner/*` and names."""
+
+    def __init__(self, patterns: Iterable[str] = ("*",), registry: Registry | None = None) -> None:
+        self._patterns = {pattern.strip() for pattern in patterns}
+        self._registry = registry
+
+    def refusal(self, caller: Caller, model: Model) -> str | None:
+        """Why this caller may not run the model. None if it may."""
+        name = model.name
+        owner = name.removeprefix("deployments/").partition("/")[0]
+        versioned = f"{name}:{model.version}" if model.version else name
+        is_declared = self._registry is not None and self._registry.find(name) is model
+        if (
+            caller.kind != "admin"
+            or self._patterns & {"*", name, versioned, f"{owner}/*", *model.names}
+            or (is_declared and "registry" in self._patterns)
+        ):
+            return None
+        return "may not be run with the token of this service (MODELS_ALLOWED)"
+
+
+class Resolver:
+    """The models of requests. Every method is called on the loop."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        source: ModelSource,
+        published: PublishedModels[Published],
+        allowed: AllowedModels,
+        tariff: Tariff = PUBLISHED,
+        lora: str | None = None,
+        simulated: bool = False,
+    ) -> None:
+        self._registry = registry
+        self._source = source
+        self._published = published
+        self._allowed = allowed
+        self._tariff = tariff
+        self._lora = lora
+        self._simulated = simulated
+
+    def must_resolve(self, names: Iterable[str], caller: Caller) -> bool:
+        """Whether `resolve` would find anything. Call it in any thread."""
+        models = [self._registry.find(name) for name in names]
+        return any(each is None or self._allowed.refusal(caller, each) is not None for each in models)
+
+    async def resolve(self, names: Iterable[str], caller: Caller) -> Mapping[str, Model | str]:
+        """The models of these names that are not in the registry, or why a name leads to no model. A name of no known
+        form is left out, and so are declared models that may be run. Raises ServiceError if Replicate cannot be
+        asked, and LedgerDown."""
+        distinct = list(dict.fromkeys(names))
+        others = [name for name in distinct if self._registry.find(name) is None]
+        if len(others) > MAX_NAMES:
+            return dict.fromkeys(others, f"is one of more than {MAX_NAMES} models that are not declared")
+        found = await asyncio.gather(*(self._find(name, caller) for name in others))
+        resolved = {name: each for name, each in zip(others, found, strict=True) if each is not None}
+        declared = {name: model for name in distinct if (model := self._registry.find(name)) is not None}
+        for name, each in {**declared, **resolved}.items():
+            if isinstance(each, Model) and (refusal := self._allowed.refusal(caller, each)) is not None:
+                resolved[name] = refusal
+        return resolved
+
+    async def describe(self, name: str, caller: Caller | None) -> Model | str | None:
+        """A model that is not declared, or why there is none. Without a caller, only what is public and was looked up
+        before. Raises as `resolve`."""
+        if caller is not None:
+            return await self._find(name, caller)
+        known = await self._published.public(name)
+        return None if known is None or known.is_missing else self._model_of(known)
+
+    async def search(self, words: str, caller: Caller | None) -> Sequence[Mapping[str, Any]]:
+        """Models that are not declared and fit these words, without their schemas. With a caller, Replicate is asked,
+        otherwise these are public models that were looked up before. Raises as `resolve`."""
+        found: Sequence[ModelFacts | Known[Published]]
+        if caller is None:
+            found = await self._published.search(words, limit=_MOST_FOUND)
+        else:
+            found = await self._source.search_models(caller, words)
+        return [
+            {
+                "name": each.name,
+                "description": each.description,
+                "run_count": each.run_count,
+                "is_official": each.is_official,
+            }
+            for each in found
+            if self._registry.find(each.name) is None
+        ]
+
+    def restored(self, queries: Queries, name: str, version: str | None, caller: Caller) -> Model | None:
+        """The model of a request that was accepted before, with the version that was pinned. None if the name is
+        declared or has no known form. Call it in any thread. Raises LedgerDown."""
+        if self._registry.find(name) is not None:
+            return None
+        if name == LORA:
+            name = self._lora or name
+        if is_version(name):
+            row = queries.schema(name, simulated=self._simulated)
+            name = f"{row.model}:{name}" if row is not None else f"unknown/model:{name}"
+        target = Target.parse(name)
+        if not _NAME.fullmatch(target.deployment or target.name):
+            return None
+        pinned = version or target.version
+        return self._tariff.priced(
+            published_model(self._published.stored(queries, caller, str(target), pinned))
+        )
+
+    async def _find(self, name: str, caller: Caller) -> Model | str | None:
+        if name == LORA:
+            if self._lora is None:
+                return "is no model here, since LORA_MODEL_ID is not set"
+            name = self._lora
+        if is_version(name):
+            known = await self._published.version(caller, name)
+            return (
+                self._model_of(known)
+                if known
+                else "is a version that is not known here; send owner/name: before it"
+            )
+        target = Target.parse(name)
+        plain = target.deployment or target.name
+        base, colon, given = plain.partition(":")
+        if not _NAME.fullmatch(base):
+            return None
+        if colon:
+            return await self._no_version(base, given, caller)
+        known = await self._published.facts(caller, str(target))
+        return await self._missing(target, caller) if known.is_missing else self._model_of(known)
+
+    async def _no_version(self, name: str, given: str, caller: Caller) -> str:
+        """The message about a version that is no id."""
+        latest = await self._latest(name, caller)
+        return f"has {given[:64]} for a version, and a version is 64 hexadecimal digits{latest}"
+
+    async def _missing(self, target: Target, caller: Caller) -> str:
+        """The message about a model that this caller's token cannot read."""
+        if target.version is not None and (latest := await self._latest(target.name, caller)):
+            return f"names a version that this token cannot read{latest}"
+        kind = "deployment" if target.deployment else "model"
+        near = ", ".join(self._registry.nearest_first(target.name)[:_MOST_NEAR])
+        return (
+            f"is no {kind} at Replicate that this token can read; the nearest that are declared here: {near}"
+        )
+
+    async def _latest(self, name: str, caller: Caller) -> str:
+        """The latest version of a model as the end of a sentence, empty if there is none."""
+        known = await self._published.facts(caller, name)
+        return f"; the latest of {name} is {known.version}" if known.version else ""
+
+    def _model_of(self, known: Known[Published]) -> Model | str:
+        if known.version is None:
+            return "has no version at Replicate yet"
+        return self._tariff.priced(published_model(known))
+
+
+def published_model(known: Known[Published]) -> Model:
+    """The model that was looked up. Its schema may say nothing, and then any input is passed on."""
+    form = known.form or Published.of({})
+    return Model(
+        name=Target.parse(known.name).name,
+        aliases=(),
+        kind=form.output.kind,
+        price=None,
+        tier=None,
+        credits=0,
+        usual_seconds=USUAL_SECONDS,
+        document=form.document,
+        inputs=form.inputs,
+        output=form.output,
+        example=known.example or {},
+        version=None if known.is_official and ":" not in known.name else known.version,
+        bills_setup=known.is_private,
+        description=known.description,
+    )

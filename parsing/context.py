@@ -1,0 +1,44 @@
+"""What parsing depends on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from catalog.model import Model
+from catalog.registry import Registry
+from catalog.texts import ACCEPTED
+from catalog.trigger_words import TriggerWords
+from network.host_rules import NO_HOSTS, HostRules
+from parsing.shapes import MAX_TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
+class ParseContext:
+    """What parsing depends on: the models, whether webhooks may go to this machine (`loopback`), and to which hosts of
+    the operator. A request that was `accepted` before, by an earlier version or under other settings, is not refused by
+    newer rules. `resolved` has the other models of the request by the names that it uses, or why a name leads to
+    none. `timeout` and `start_timeout` are those of requests without their own, in seconds."""
+
+    registry: Registry
+    loopback: bool = False
+    webhook_hosts: HostRules = NO_HOSTS
+    accepted: bool = False
+    timeout: float = MAX_TIMEOUT
+    start_timeout: float = 0.0
+    resolved: Mapping[str, Model | str] = field(default_factory=dict)
+
+    trigger_words: TriggerWords = field(default_factory=dict)
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name, declared or resolved."""
+        found = self.resolved.get(name) or self.registry.find(name)
+        return found if isinstance(found, Model) else None
+
+    def refusal(self, name: str) -> str | None:
+        """Why this name leads to no model, if the resolver found a reason."""
+        found = self.resolved.get(name)
+        return found if isinstance(found, str) else None
+
+    @property
+    def validation(self) -> Mapping[str, Any] | None:
+        return ACCEPTED if self.accepted else None

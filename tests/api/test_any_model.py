@@ -1,0 +1,296 @@
+"""Any model of Replicate is found by its name, checked against its published schema, and runs as it was checked."""
+
+import pytest
+
+from harness.service_process import until
+from tests.support.api_client import ASYNC, ended
+from tests.support.callers import ADMIN, USER
+from tests.support.problem_documents import fields, problem
+
+pytestmark = pytest.mark.every_database
+
+IMAGE = "https://example.com/face.png"
+UPSCALER, WATERCOLOR = "acme/upscaler", "acme/watercolor"
+
+
+def latest(client, name) -> str:
+    return client.get(f"/models/{name}", headers=ADMIN).json["version"]
+
+
+def generate(client, name, *, by=ADMIN, more=None, **inputs):
+    body = {"model_name": name, "input": inputs, **(more or {})}
+    return client.post("/generate", json=body, headers=by)
+
+
+def messages(answer) -> dict[str, str]:
+    return {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
+
+
+# ── Names
+
+
+def test_a_community_model_runs_the_version_that_was_checked(client, simulator):
+    answer = generate(client, UPSCALER, img=IMAGE, scale=2)
+    version = latest(client, UPSCALER)
+
+    assert (200, UPSCALER, UPSCALER, version) == (
+        answer.status_code,
+        answer.json["model_name"],
+        answer.json["requested_model"],
+        answer.json["version"],
+    )
+    [prediction] = simulator.predictions()
+    assert {
+        "version": f"{UPSCALER}:{version}",
+        "input": {"img": IMAGE, "scale": 2},
+    }.items() <= prediction.body.items()
+    assert "model" not in prediction.body
+    assert answer.json["prompt"] is None
+
+
+def test_an_earlier_version_is_checked_by_its_own_schema(client, simulator):
+    known = client.get(f"/models/{WATERCOLOR}", headers=ADMIN).json
+    earlier = "f3b507dfe625a7b19b2ed7b55513e8b8ba42502b6da407ab3103fcacd564d713"
+    assert 3 == known["input_schema"]["properties"]["lora_scale"]["anyOf"][0]["maximum"]
+
+    assert {"input.lora_scale": "must be at most 2"} == messages(
+        generate(client, f"{WATERCOLOR}:{earlier}", prompt="a", lora_scale=2.5)
+    )
+    answer = generate(client, f"{WATERCOLOR}:{earlier}", prompt="a", lora_scale=1.5)
+    assert (200, earlier) == (answer.status_code, answer.json["version"])
+    assert f"{WATERCOLOR}:{earlier}" == simulator.predictions()[0].body["version"]
+
+
+def test_a_deployment_runs_by_its_own_route(client, simulator):
+    answer = generate(client, "deployments/acme/fast-upscaler", img=IMAGE)
+
+    assert (200, "deployments/acme/fast-upscaler") == (answer.status_code, answer.json["model_name"])
+    assert answer.json["version"] == latest(client, UPSCALER)
+    assert "version" not in simulator.predictions()[0].body
+
+
+def test_a_bare_version_runs_once_it_is_known_here(client, simulator):
+    unknown = "0" * 64
+    assert {"model_name": "is a version that is not known here; send owner/name: before it"} == messages(
+        generate(client, unknown, img=IMAGE)
+    )
+    version = latest(client, UPSCALER)
+    assert 200 == generate(client, version, img=IMAGE).status_code
+    assert f"{UPSCALER}:{version}" == simulator.predictions()[0].body["version"]
+
+
+@pytest.mark.parametrize("given", ["c6b5d2b7", "latest", "F" * 64])
+def test_a_version_that_is_no_id_is_refused_with_the_latest(client, simulator, given):
+    told = messages(generate(client, f"{UPSCALER}:{given}", img=IMAGE))["model_name"]
+
+    assert "64 hexadecimal digits" in told
+    assert latest(client, UPSCALER) in told
+    assert [] == simulator.predictions()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["acme/nothing", "acme/upscaler:" + "1" * 64, "deployments/acme/nothing", "black-forest-labs/flux-devv"],
+)
+def test_a_model_that_does_not_exist_is_refused_before_anything_is_spent(client, simulator, name):
+    told = messages(generate(client, name, img=IMAGE))
+
+    assert ["model_name"] == list(told)
+    assert [] == simulator.predictions()
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_names(client):
+    told = messages(generate(client, "black-forest-labs/flux-devv", prompt="a"))
+
+    assert "black-forest-labs/flux-dev" in told["model_name"]
+
+
+def test_a_model_without_a_version_is_refused(client):
+    assert {"model_name": "has no version at Replicate yet"} == messages(
+        generate(client, "acme/destination", prompt="a")
+    )
+
+
+def test_a_private_model_is_known_only_to_the_accounts_that_can_read_it(client, simulator):
+    owner, other = {"X-Replicate-API-Key": "r8_acme"}, {"X-Replicate-API-Key": "r8_other"}
+
+    assert 200 == generate(client, "acme/confidential", by=owner, prompt="a").status_code
+    version = client.get("/models/acme/confidential", headers=owner).json["version"]
+    for by in (other, ADMIN):
+        for name in ("acme/confidential", f"acme/confidential:{version}", version):
+            assert ["model_name"] == list(messages(generate(client, name, by=by, prompt="a"))), name
+        assert 404 == client.get("/models/acme/confidential", headers=by).status_code
+    assert 404 == client.get("/models/acme/confidential").status_code
+
+
+# ── Inputs
+
+
+def test_inputs_are_checked_by_the_published_schema_and_all_problems_are_reported(client, simulator):
+    told = messages(generate(client, WATERCOLOR, guidance=3, num_outputs=9, model="max", go_fast="yes"))
+
+    assert {
+        "input.prompt": "is required",
+        "input.num_outputs": "must be at most 4",
+        "input.model": "must be dev or schnell",
+        "input.go_fast": "must be true or false",
+        "input.guidance": "is not a known field; did you mean guidance_scale?",
+    } == told
+    assert [] == simulator.predictions()
+
+
+def test_flat_parameters_serve_where_none_clashes(client, simulator):
+    body = {"model_name": WATERCOLOR, "prompt": "a", "model": "schnell", "num_inference_steps": 4}
+
+    assert 200 == client.post("/generate", json=body, headers=ADMIN).status_code
+    assert {"prompt": "a", "model": "schnell", "num_inference_steps": 4} == simulator.predictions()[0].input
+
+
+def test_input_and_flat_parameters_at_once_are_refused(client):
+    assert ["input"] == list(messages(generate(client, WATERCOLOR, more={"seed": 3}, prompt="a")))
+
+
+@pytest.mark.parametrize("given", ["text", [1], 3, True])
+def test_an_input_that_is_no_object_is_refused(client, given):
+    answer = client.post("/generate", json={"model_name": WATERCOLOR, "input": given}, headers=ADMIN)
+
+    assert "input" in fields(answer)
+
+
+def test_a_text_that_is_exactly_a_number_is_turned_and_told(client, simulator):
+    answer = generate(client, WATERCOLOR, prompt="a", num_outputs="2", go_fast="true")
+
+    assert 200 == answer.status_code
+    assert {"prompt": "a", "num_outputs": 2, "go_fast": True} == simulator.predictions()[0].input
+    assert [("num_outputs", "converted", "2", 2), ("go_fast", "converted", "true", True)] == [
+        (each["field"], each["change"], each["given"], each["sent"]) for each in answer.json["changes"]
+    ]
+
+
+def test_a_model_with_an_input_called_input_takes_it_in_input(client, simulator):
+    assert 200 == generate(client, "acme/oracle", input="a question", stream=True).status_code
+    assert {"input": "a question", "stream": True} == simulator.predictions()[0].input
+
+
+# ── Batches
+
+
+def test_a_batch_of_inputs_is_one_generation_for_each(client, simulator):
+    body = {"model_name": UPSCALER, "inputs": [{"img": f"{IMAGE}?{n}", "scale": n} for n in (1, 2, 3)]}
+    answer = client.post("/generate-batch", json=body, headers=ADMIN)
+
+    assert (200, 3) == (answer.status_code, answer.json["succeeded"])
+    assert [1, 2, 3] == sorted(each.input["scale"] for each in simulator.predictions())
+
+
+def test_one_bad_input_refuses_the_batch_with_its_index(client, simulator):
+    body = {"model_name": UPSCALER, "inputs": [{"img": IMAGE}, {"scale": "x"}], "timeout": 0}
+    told = messages(client.post("/generate-batch", json=body, headers=ADMIN))
+
+    assert {"timeout", "inputs[1].img", "inputs[1].scale"} == set(told)
+    assert [] == simulator.predictions()
+
+
+def test_prompts_of_a_model_without_a_prompt_are_refused_with_the_way_out(client):
+    body = {"model_name": UPSCALER, "prompts": ["a"], "img": IMAGE}
+    told = messages(client.post("/generate-batch", json=body, headers=ADMIN))
+
+    assert {"prompts": "are not taken by this model; list its parameters in `inputs`"} == told
+
+
+def test_a_batch_of_prompts_shares_the_other_parameters_of_input(client, simulator):
+    body = {"model_name": WATERCOLOR, "prompts": ["a", "b"], "input": {"seed": 7}}
+
+    assert 200 == client.post("/generate-batch", json=body, headers=ADMIN).status_code
+    assert [{"prompt": "a", "seed": 7}, {"prompt": "b", "seed": 7}] == sorted(
+        (dict(each.input) for each in simulator.predictions()), key=lambda each: each["prompt"]
+    )
+
+
+def test_a_batch_of_many_models_looks_each_up_once(client, simulator):
+    names = [UPSCALER, WATERCOLOR, "acme/variations"] * 20
+    inputs = {UPSCALER: {"img": IMAGE}, WATERCOLOR: {"prompt": "a"}, "acme/variations": {"images": [IMAGE]}}
+    body = {"requests": [{"model_name": name, "input": inputs[name]} for name in names]}
+
+    assert 60 == client.post("/generate-batch", json=body, headers=ADMIN).json["succeeded"]
+    assert 3 == simulator.counts().lookups
+
+
+# ── What is shown
+
+
+def test_a_model_is_shown_like_a_declared_one(client):
+    shown = client.get(f"/models/{WATERCOLOR}", headers=USER).json
+    declared = client.get("/models").json["models"][0]
+
+    assert set(declared) <= set(shown) | {"price"}
+    assert shown["price"] is None
+    assert declared == client.get(f"/models/{declared['name']}").json
+    assert declared == client.get(f"/models/{declared['aliases'][0]}").json
+
+
+def test_without_a_key_only_public_models_that_were_looked_up_are_shown(client, simulator):
+    assert 404 == client.get(f"/models/{WATERCOLOR}").status_code
+    assert 0 == simulator.counts().lookups
+    latest(client, WATERCOLOR)
+    assert 200 == client.get(f"/models/{WATERCOLOR}").status_code
+    assert 1 == simulator.counts().lookups
+
+
+def test_a_search_finds_declared_models_and_others(client):
+    found = client.get("/models?search=watercolor", headers=ADMIN).json
+    assert [] == found["models"]
+    assert WATERCOLOR in [each["name"] for each in found["others"]]
+    assert "black-forest-labs/flux-dev" in [
+        each["name"] for each in client.get("/models?search=flux-dev").json["models"]
+    ]
+
+
+# ── What may run
+
+
+def test_the_operator_bounds_what_the_token_of_the_service_runs(make_app, simulator):
+    client = make_app(MODELS_ALLOWED="registry, acme/upscaler, other/*").test_client()
+
+    assert 200 == generate(client, UPSCALER, img=IMAGE).status_code
+    assert 200 == generate(client, "flux-dev", prompt="a").status_code
+    assert 200 == generate(client, WATERCOLOR, by=USER, prompt="a").status_code
+    told = messages(generate(client, WATERCOLOR, prompt="a"))
+    assert {"model_name": "may not be run with the token of this service (MODELS_ALLOWED)"} == told
+
+
+def test_lora_is_the_model_of_the_operator(make_app, simulator):
+    client = make_app(LORA_MODEL_ID=WATERCOLOR).test_client()
+    answer = generate(client, "lora", prompt="a")
+
+    assert (200, WATERCOLOR, "lora") == (
+        answer.status_code,
+        answer.json["model_name"],
+        answer.json["requested_model"],
+    )
+
+
+# ── Restarts
+
+
+def test_after_a_restart_a_generation_runs_the_version_that_was_pinned(make_app, simulator):
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
+    generate(client, UPSCALER, img=IMAGE)
+    version = latest(client, UPSCALER)
+    busy = client.post(
+        "/generate", json={"model_name": "flux-dev", "prompt": "[[hang]]"}, headers=ADMIN | ASYNC
+    )
+    waiting = client.post(
+        "/generate", json={"model_name": UPSCALER, "input": {"img": f"{IMAGE}?2"}}, headers=ADMIN | ASYNC
+    ).json["id"]
+    until(lambda: 1 == simulator.counts().in_flight)
+    client.application.extensions["service"].close()
+    looked_up = simulator.counts().lookups
+    simulator.finish()
+
+    restarted = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
+    answer = ended(restarted, waiting, by=ADMIN)
+
+    assert ("succeeded", version) == (answer["status"], answer["version"])
+    assert looked_up == simulator.counts().lookups
+    assert busy.status_code == 202
