@@ -142,27 +142,32 @@ class Line:
                 self._left(boot, 1)
                 return
 
-    def take(self, most: int) -> list[tuple[Ticket, Boot | None]]:
-        """Remove the next tickets that find room, at most so many, and take that room."""
-        taken: list[tuple[Ticket, Boot | None]] = []
-        while len(taken) < most and (boots := [*self._open()]):
+    def take(self, most: int) -> tuple[list[Ticket], dict[Ticket, Boot]]:
+        """Remove the next tickets that find room, at most so many. Returns them in order, and those that may boot with
+        the boot whose room they took."""
+        tickets: list[Ticket] = []
+        booting: dict[Ticket, Boot] = {}
+        while len(tickets) < most and (boots := self._open()):
             # All tickets of a lane that is alone may go at once, as far as there is room.
-            [boot] = boots if len(boots) == 1 else [min(boots, key=self._first)]
+            boot = boots[0] if len(boots) == 1 else min(boots, key=self._first)
             lane = self._lanes[boot]
-            together = most - len(taken) if len(boots) == 1 else 1
-            together = min(together, len(lane) if boot is None else min(len(lane), boot.room))
-            taken += [(lane.popitem(last=False)[0], boot) for _ in range(together)]
+            together = min(most - len(tickets), len(lane)) if len(boots) == 1 else 1
+            if boot is not None:
+                together = min(together, boot.room)
+            taken = [lane.popitem(last=False)[0] for _ in range(together)]
+            tickets += taken
             if boot is not None:
                 boot.booting += together
+                booting.update(dict.fromkeys(taken, boot))
             self._left(boot, together)
-        return taken
+        return tickets, booting
 
     def of_versions(self) -> Counter[str]:
         """How many tickets wait of each version that may boot."""
         return Counter({boot.version: len(lane) for boot, lane in self._lanes.items() if boot is not None})
 
-    def _open(self) -> Iterator[Boot | None]:
-        return (boot for boot, lane in self._lanes.items() if boot is None or boot.room > 0)
+    def _open(self) -> list[Boot | None]:
+        return [boot for boot in self._lanes if boot is None or boot.room > 0]
 
     def _first(self, boot: Boot | None) -> int:
         return next(iter(self._lanes[boot].values()))

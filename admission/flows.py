@@ -147,11 +147,10 @@ class Flow(Party):
             count = min(count, self.semaphore.room(now))
         if count <= 0 or (allowed is not None and not allowed(self)):
             return None
-        taken = waiting.take(int(count))
-        if not taken:
+        tickets, booting = waiting.take(int(count))
+        if not tickets:
             return None
-        tickets = [ticket for ticket, _ in taken]
-        self._booting.update((ticket, boot) for ticket, boot in taken if boot is not None)
+        self._booting.update(booting)
         owner.waiting -= len(tickets)
         self._hold(len(tickets))
         if self.semaphore is not None:
@@ -185,7 +184,8 @@ class Flow(Party):
         return boot
 
     def released(self, ticket: Ticket) -> None:
-        self.started(ticket)
+        if self._booting:
+            self.started(ticket)
         self._hold(-1)
         if self.semaphore is not None:
             self.semaphore.held -= 1
