@@ -310,11 +310,11 @@ class AttemptRunner:
             raise error from None
 
     def _raise_if_not_made(self, generation: Generation, attempt: Attempt, age: float, when: str) -> None:
-        """Raise the error of a prediction without outputs. A cancelled prediction ran out of time if its
-        `age` (seconds) is beyond the timeout."""
+        """Raise the error of a prediction without outputs. A cancelled one ran out of time if its `age` (seconds) is
+        beyond its bounds."""
         ended = attempt.prediction
         assert ended is not None  # noqa: S101 - it was watched
-        if ended.status == "canceled" and age >= self._bounds_of(generation).run:
+        if ended.status == "canceled" and self._bounds_of(generation).are_over(ended, age):
             raise GenerationTimeout(f"The generation was cancelled at its deadline, {when}.")
         raise_unless_made(ended)
 

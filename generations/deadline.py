@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from errors import GenerationTimeout
+from providers import Prediction
 
 _MARGIN: Final = 10.0
 """Seconds from our deadline to the deadline at the provider."""
@@ -32,6 +33,12 @@ class Bounds:
     def cancel_after(self) -> float:
         """Seconds after its creation at which the provider cancels it."""
         return self.start + self.run + _MARGIN
+
+    def are_over(self, ended: Prediction, age: float) -> bool:
+        """Whether a prediction that was cancelled at most at this age (seconds) may have run out of time."""
+        if ended.started:
+            return age - (ended.waited or 0.0) >= self.run
+        return age >= min(self.start, self.run)
 
 
 class Deadline:

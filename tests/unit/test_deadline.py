@@ -1,10 +1,13 @@
 """The deadline of a prediction: which bound ends it, by what its looks show."""
 
 import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from generations.deadline import Bounds, Deadline
+from providers import Prediction
 
 BOUNDS = Bounds(start=100.0, run=30.0)
 
@@ -15,6 +18,28 @@ def deadline(*, boots=True, created=0.0, found=-math.inf):
 
 def test_the_deadline_at_the_provider_covers_both_bounds():
     assert 140.0 == BOUNDS.cancel_after
+
+
+@pytest.mark.parametrize(
+    ("waited", "age", "is_over"),
+    [
+        (None, 29.0, False),
+        (None, 30.0, True),
+        (90.0, 119.0, False),
+        (90.0, 120.0, True),
+        ("never started", 29.0, False),
+        ("never started", 30.0, True),
+    ],
+)
+def test_a_cancelled_prediction_has_run_out_of_time_by_its_run_or_without_one_by_its_wait(
+    waited, age, is_over
+):
+    created = datetime(2026, 1, 1, tzinfo=UTC)
+    ended = Prediction("p", "canceled", created_at=created, started=waited != "never started")
+    if isinstance(waited, float):
+        ended = replace(ended, started_at=created + timedelta(seconds=waited))
+
+    assert is_over == BOUNDS.are_over(ended, age)
 
 
 def test_a_prediction_may_run_for_its_whole_timeout_however_long_it_booted():
