@@ -65,7 +65,7 @@ def _model() -> JSON:
     properties: JSON = {
         "name": TEXT,
         "aliases": {"type": "array", "items": TEXT},
-        "kind": {"enum": [*KINDS]},
+        "kind": {"enum": [*KINDS, None], "description": "Null if only what it makes will tell."},
         "price": {"anyOf": [_price(), {"type": "null"}], "description": "Null if it is not known."},
         "unpriced": an_object(
             {"usd_per_running_second": _NUMBER, "bills_setup_and_idle": _YES_NO},
