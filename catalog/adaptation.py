@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalog.model import Model
+from catalog.references import Upload
 from catalog.registry import Registry
 
 OUTPUTS = "num_outputs"
@@ -29,11 +30,19 @@ SAFETY: Mapping[str, tuple[Any, ...]] = {
 }
 """The values of each safety setting, from the most cautious to the most permissive."""
 
-_ALIKE = {"strength": "prompt_strength", "prompt_strength": "strength"}
-"""Two names of one parameter: how far a picture may differ from its reference, from 0 to 1."""
+_ALIKE = {
+    "strength": "prompt_strength",
+    "prompt_strength": "strength",
+    "duration": "seconds",
+    "seconds": "duration",
+}
+"""Two names of one parameter: how far a picture may differ from its reference, from 0 to 1, or how long a video is."""
 
-_STAND_INS = {"output_format": {"webp": "jpg"}}
-"""The nearest choice, for choices that some models do not have."""
+_STAND_INS = {"output_format": {"webp": ("jpg", "jpeg"), "jpg": ("jpeg",), "jpeg": ("jpg",)}}
+"""The nearest choices, for choices that some models do not have."""
+
+_SHAPES = {"portrait": (9, 16), "landscape": (16, 9)}
+"""Aspect ratios that have a name, as sora-2's."""
 
 _RATIO = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
@@ -41,7 +50,7 @@ _RATIO = re.compile(r"([1-9]\d*):([1-9]\d*)")
 @dataclass(frozen=True, slots=True)
 class Change:
     """One parameter that is changed. `sent_as` is its name in the input that is sent (None if it is not sent), and
-    `sent` its value there. Reference images are reported by their number, since they may be long."""
+    `sent` its value there. Reference images and other files are reported by their number, since they may be long."""
 
     field: str
     given: Any
@@ -67,10 +76,11 @@ class Change:
         }
 
     def _shown(self, value: Any) -> Any:
-        if not self.of_references or value is None:
+        if value is None or not (self.of_references or _is_content(value)):
             return value
+        what = "image" if self.of_references else "file"
         count = len(value) if isinstance(value, list) else 1
-        return "an image" if count == 1 else f"{count} images"
+        return f"{'an' if self.of_references else 'a'} {what}" if count == 1 else f"{count} {what}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,7 @@ class Adaptation:
         self._take_references(given)
         self._take_safety(given)
         for name, value in given.items():
-            if name in self._registry.reference_names or name in SAFETY:
+            if self._is_reference(name) or name in SAFETY:
                 continue
             if not self._is_other and name in self._fields:
                 self._sent[name] = value
@@ -119,23 +129,31 @@ class Adaptation:
                 self._take(name, value, given)
         for problem in list(self._model.inputs.broken_rules(self._sent)):
             is_reference = problem.field in self._registry.reference_names
-            value = self._sent.pop(problem.field)
-            self._changes.append(Change(problem.field, value, of_references=is_reference))
+            if problem.field in self._sent:  # more than one rule may name it
+                value = self._sent.pop(problem.field)
+                self._changes.append(Change(problem.field, value, of_references=is_reference))
+        for name, each in self._fields.fields.items():
+            if self._is_other and each.required and name not in self._sent:
+                self._unfit = f"{self._model.short_name} needs {name}."
         return Step(self._model, {**self._model.asks_for, **self._sent}, tuple(self._changes), self._unfit)
+
+    def _is_reference(self, name: str) -> bool:
+        """Whether the model can only take this parameter as one of its reference images."""
+        return name in self._registry.reference_names and not self._model.takes_beside_references(name)
 
     def _take_references(self, given: Mapping[str, Any]) -> None:
         """Send as many images as the model takes, in the caller's order, under the model's name for them."""
-        takes, taken = self._model.references, list[Any]()
-        for name in (name for name in given if name in self._registry.reference_names):
+        takes, taken, most = self._model.references, list[Any](), self._model.most_references
+        for name in filter(self._is_reference, given):
             images = self._registry.references_in({name: given[name]})
-            fitting = images[: takes.most - len(taken)] if takes else []
+            fitting = images[: most - len(taken)]
             taken += fitting
             if takes is None or not fitting:
                 self._changes.append(Change(name, images, of_references=True))
             elif (name, fitting) != (takes.parameter, images):
                 self._changes.append(Change(name, images, takes.parameter, fitting, of_references=True))
         if takes is not None and taken:
-            self._sent[takes.parameter] = taken if takes.most > 1 else taken[0]
+            self._sent[takes.parameter] = taken if self._fields[takes.parameter].is_list else taken[0]
 
     def _take(self, name: str, value: Any, given: Mapping[str, Any]) -> None:
         """Send a parameter unchanged if the model accepts that, else as the nearest value that it accepts."""
@@ -167,8 +185,8 @@ class Adaptation:
             high = math.inf if taken.maximum is None else taken.maximum
             clamped = min(max(value, low), high)
             return clamped if is_taken(self._model, name, clamped) else None
-        stand_in = _STAND_INS.get(name, {}).get(value)
-        return stand_in if stand_in in choices else None
+        stand_ins = _STAND_INS.get(name, {}).get(value, ()) if isinstance(value, str) else ()
+        return next((each for each in stand_ins if each in choices), None)
 
     def _take_safety(self, given: Mapping[str, Any]) -> None:
         """Send each setting as this model has it. If several map to one parameter, the most cautious value is sent."""
@@ -223,7 +241,15 @@ def _nearest_ratio(value: Any, given: Mapping[str, Any], choices: Sequence[Any])
 def _shape(ratio: str) -> float | None:
     """The logarithm of width / height. 16:9 and 9:16 are equally far from a square."""
     found = _RATIO.fullmatch(ratio)
-    return math.log(int(found[1]) / int(found[2])) if found else None
+    width, height = (int(found[1]), int(found[2])) if found else _SHAPES.get(ratio, (0, 0))
+    return math.log(width / height) if width and height else None
+
+
+def _is_content(value: Any) -> bool:
+    """Whether it is a file, or a list with one, and not only the URL of one."""
+    if isinstance(value, list):
+        return any(map(_is_content, value))
+    return isinstance(value, Upload) or (isinstance(value, str) and value[:5].lower() == "data:")
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalog.adaptation import Adaptation, Step, makes_enough
+from catalog.adaptation import Adaptation, Step, is_taken, makes_enough
 from catalog.model import Fallback, Model
 from catalog.registry import Registry, Rules
 from errors import every_error
@@ -35,12 +35,11 @@ class Route:
 
     def first(self) -> Step | None:
         """The requested model, or another that takes its reference images and makes its number of outputs, or None."""
-        images = len(self.registry.references_in(self.given))
         fitting = (
             each
-            for each in self._options(images)
-            if each.most_references >= images
-            and each.kind == self.requested.kind
+            for each in self._options()
+            if each.kind == self.requested.kind
+            and self._takes_references(each)
             and makes_enough(each, self.given)
         )
         steps = [self.step(model) for model in fitting]
@@ -55,20 +54,49 @@ class Route:
     def with_prompt(self, prompt: str) -> "Route":
         return replace(self, given={**self.given, "prompt": prompt})
 
-    def _options(self, images: int) -> Iterator[Model]:
-        """The models that may be tried first, the preferred first."""
+    @property
+    def asks_for_an_edit(self) -> bool:
+        """Whether a model that makes images is given one by the name that another model has for it."""
+        return self.requested.kind == "image" and self._would_misread(self.requested)
+
+    def _takes_references(self, model: Model) -> bool:
+        registry, given = self.registry, self.given
+        beside = (
+            name for name in given if name in registry.reference_names and model.takes_beside_references(name)
+        )
+        return (
+            len(registry.references_for(model, given)) <= model.most_references
+            and not self._would_misread(model)
+            and all(is_taken(model, name, given[name]) for name in beside)
+        )
+
+    def _would_misread(self, model: Model) -> bool:
+        """Whether the model would use an image for something else than the model that has its name for it. Images are
+        to be edited, and not to be varied, and the image of a video is its first frame, and no character in it."""
+        takes = model.references
+        if takes is None or takes.does_edit:
+            return False
+        if model.kind == "video" and not model.inputs[takes.parameter].is_list:
+            return False
+        names = (name for name in self.given if name in self.registry.reference_names)
+        return any(name not in model.inputs for name in names)
+
+    def _options(self) -> Iterator[Model]:
+        """The models that may be tried first, the preferred first. No retired model is among them, unless the request
+        or the operator names it."""
         yield self.requested
         if self.order is not None:
             yield from self.order
-        elif images > self.requested.most_references:
+        elif not self._takes_references(self.requested):
             yield from self.registry.reference_models
-            yield from self.registry.models
+            yield from (model for model in self.registry.models if model.retired is None)
         else:
+            has_references = bool(self.registry.references_in(self.given))
             reached = [self.requested]
             for model in reached:  # the list grows during the loop
                 rules = self.registry.fallbacks(model)
                 found = (
-                    self.registry.find(rule.to) for rule in rules if rule.references in {None, images > 0}
+                    self.registry.find(rule.to) for rule in rules if rule.references in {None, has_references}
                 )
                 reached += [each for each in dict.fromkeys(found) if each and each not in reached]
             yield from reached[1:]

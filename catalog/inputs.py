@@ -317,20 +317,27 @@ class Inputs:
     def __getitem__(self, name: str) -> Input:
         return self.fields[name]
 
+    def holds_files(self, name: str) -> bool:
+        """Whether an input of this name takes files."""
+        return name in self.fields and self.fields[name].takes_files
+
     @property
     def secrets(self) -> Collection[str]:
         """The names of the inputs that hold a secret."""
         return {name for name, each in self.fields.items() if each.is_secret}
 
-    def check(self, given: Mapping[str, Any], *, accepted: bool = False) -> Checked:
+    def check(
+        self, given: Mapping[str, Any], *, accepted: bool = False, elsewhere: Collection[str] = ()
+    ) -> Checked:
         """Check these inputs, all of which the model has. An input that is null counts as left out, unless it is
-        nullable. Rules between inputs are not checked (`broken_rules`)."""
+        nullable, and one that is required may be given `elsewhere`. Rules between inputs are not checked
+        (`broken_rules`)."""
         values: dict[str, Any] = {}
         problems, turned = [], []
         for name, each in self.fields.items():
             value = given.get(name, ABSENT)
             if value is ABSENT or (value is None and not each.nullable and not each.required):
-                if each.required and not accepted:
+                if each.required and not accepted and name not in elsewhere:
                     problems.append(Problem(name, "is required"))
                 continue
             try:
@@ -363,9 +370,8 @@ class Inputs:
             "required": [name for name, each in self.fields.items() if each.required],
             "additionalProperties": self.is_open,
         }
-        for rule in self.rules:
-            schema |= rule.schema
-        return schema
+        rules = [rule.schema for rule in self.rules if rule.schema]
+        return schema | (rules[0] if len(rules) == 1 else {"allOf": rules} if rules else {})
 
 
 def _is_turned(given: Any, sent: Any) -> bool:

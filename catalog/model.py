@@ -4,6 +4,7 @@
 follow from those declarations.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -23,15 +24,24 @@ Tier = Literal["free", "basic", "premium"]
 KINDS: tuple[str, ...] = get_args(Kind)
 TIERS: tuple[str, ...] = get_args(Tier)
 
+UNCOUNTED = sys.maxsize
+"""The most reference images of a model that does not say how many it takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """The parameter that takes reference images, and how many at most. Images that the requested model does not take go
-    to a `preferred` model."""
+    """The parameter that takes reference images, and how many at most, None if the model does not say. A model that
+    `edits` changes what the images show. For others, an image is only a start: for a variation, or for a video. Images
+    that the requested model does not take go to a `preferred` model, which edits, too."""
 
     parameter: str
-    most: int = 1
+    most: int | None = 1
+    edits: bool = False
     preferred: bool = False
+
+    @property
+    def does_edit(self) -> bool:
+        return self.edits or self.preferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +61,9 @@ class Fallback:
 class Model:
     """One entry of the registry. `document` is the OpenAPI document of its version, from which `inputs` are made.
     `asks_for` has the values to send for parameters that the caller leaves out. `credits` is the cost of one
-    generation in a plan. `usual_seconds` is an estimate until generations have been measured. The inputs of an
-    image model have `output_format`, by whose default its files are named. `output` is the form of its output.
-    `kind` is None if that does not say what the model makes. `version` is the one that was checked; an official
-    model has none, since it runs by its name.
+    generation in a plan. `usual_seconds` is an estimate until generations have been measured. `output` is the form of
+    its output. `kind` is None if that does not say what the model makes. `version` is the one that was checked; an
+    official model has none, since it runs by its name. A `retired` model may fail any day, which the sentence explains.
 
     A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
     models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle."""
@@ -77,6 +86,7 @@ class Model:
     description: str = ""
     running_usd: float = USD_PER_RUNNING_SECOND
     bills_setup: bool = False
+    retired: str | None = None
 
     @property
     def target(self) -> str:
@@ -107,7 +117,9 @@ class Model:
 
     @property
     def most_references(self) -> int:
-        return self.references.most if self.references else 0
+        if self.references is None:
+            return 0
+        return UNCOUNTED if self.references.most is None else self.references.most
 
     @property
     def extension(self) -> str:
@@ -170,6 +182,10 @@ class Model:
     def takes(self, name: str) -> bool:
         return name in self.inputs
 
+    def takes_beside_references(self, name: str) -> bool:
+        """Whether it has an input of this name that is not its parameter for reference images."""
+        return name in self.inputs and (self.references is None or name != self.references.parameter)
+
     def choices(self, name: str) -> Sequence[Any]:
         """The values of an input, if it has a list of them."""
         return self.inputs[name].choices if name in self.inputs else ()
@@ -194,6 +210,7 @@ class Model:
             **({} if self.price else {"unpriced": self._unpriced()}),
             "tier": self.tier,
             "credits": self.credits,
+            **({} if self.retired is None else {"retired": self.retired}),
             "references": takes,
             "fallbacks": [asdict(rule) for rule in self.fallbacks],
             "default_extension": self.extension,
@@ -230,6 +247,7 @@ class Model:
 def declare(
     name: str,
     *,
+    aliases: tuple[str, ...] | None = None,
     references: References | None = None,
     limits: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     rules: tuple[Rule, ...] = (),
@@ -237,15 +255,18 @@ def declare(
     **facts: Any,
 ) -> Model:
     """A model with its published `document`, by default the one that is saved in `catalog/schemas/`, and its other
-    facts.
+    facts. Its alias is its name without the owner, if it has no others.
 
     `limits` are further keywords of inputs, and `rules` rules between inputs, which the model states in words only."""
     keywords = {each: dict(limit) for each, limit in limits.items()}
-    if references and references.most > 1:
+    if references and references.most and references.most > 1:
         keywords.setdefault(references.parameter, {})["maxItems"] = references.most
     published = saved(name) if document is None else document
     inputs = compiled(published, overlay=Overlay(keywords, rules))
-    return Model(name=name, document=published, inputs=inputs, references=references, **facts)
+    aliases = (name.partition("/")[2],) if aliases is None else aliases
+    return Model(
+        name=name, aliases=aliases, document=published, inputs=inputs, references=references, **facts
+    )
 
 
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _WEIGHTS_NAME: Final = re.compile(
     r"(?:lora_weights?|extra_lora\d*|replicate_weights|hf_loras?|lora_urls?|weights|lora)$", re.IGNORECASE
 )
 
-_IMAGE_NAME: Final = re.compile(r"image|frame")
+_IMAGE_NAME: Final = re.compile(r"image|frame|input_reference")
 """The inputs of declared models whose files are images, which must be whole and of a known type."""
 
 _PYTHON: Final[Mapping[str, tuple[type, ...]]] = {
@@ -158,17 +158,17 @@ class _Compiler:
             type=kind,
             choices=tuple(dict.fromkeys(plain.get("enum", ()))),
             items=self._input(name, items, depth=depth + 1) if kind == "array" and items else None,
-            content=self._content(name, plain),
+            content=self._content(name, plain, required=about.get("required", False)),
             **_bounds(plain),
             **about,
         )
 
-    def _content(self, name: str, plain: Schema) -> Content:
+    def _content(self, name: str, plain: Schema, *, required: bool) -> Content:
         if plain.get("type") != "string":
             return "text"
         if plain.get("format") == "uri":
             return "image" if self._overlay and _IMAGE_NAME.search(name) else "file"
-        if self._overlay is not None and name == "prompt":
+        if self._overlay is not None and name == "prompt" and required:
             return "prompt"
         return "weights" if _WEIGHTS_NAME.search(name) and "enum" not in plain else "text"
 

@@ -70,6 +70,11 @@ class Registry:
             image for value in values if value for image in (value if isinstance(value, list) else [value])
         ]
 
+    def references_for(self, model: Model, params: Mapping[str, Any]) -> list[Any]:
+        """The reference images among these parameters that can only go into the model's own parameter for them."""
+        apart = {name: value for name, value in params.items() if not model.takes_beside_references(name)}
+        return self.references_in(apart)
+
     @property
     def reference_models(self) -> list[Model]:
         """The models that get reference images which the requested model does not take, those that take the fewest
@@ -79,18 +84,23 @@ class Registry:
 
     @property
     def most_references(self) -> int:
-        """The most reference images that any model takes."""
-        return max((each.most_references for each in self.models), default=0)
+        """The most reference images that any model says it takes."""
+        counts = (each.references.most for each in self.models if each.references)
+        return max((count for count in counts if count is not None), default=0)
 
-    @property
-    def list_parameters(self) -> set[str]:
-        """The parameters that take a list of files."""
-        return {
+    def list_parameters(self, model: Model | None) -> set[str]:
+        """The parameters that take a list of files: those of the model, and those that do for every model that has
+        them."""
+        everywhere = {
             name
-            for each in self.models
-            for name, it in each.inputs.fields.items()
-            if it.is_list and it.takes_files
+            for name, takers in self.takers.items()
+            if all(each.inputs[name].is_list and each.inputs[name].takes_files for each in takers)
         }
+        if model is None:
+            return everywhere
+        own = model.inputs.fields
+        lists = {name for name, it in own.items() if it.is_list and it.takes_files}
+        return (everywhere - own.keys()) | lists
 
     @property
     def text_parameters(self) -> set[str]:

@@ -67,9 +67,9 @@ def documents() -> dict[Path, str]:
 
 def _model(model: Model) -> Sequence[str]:
     return (
-        f"`{model.name}`",
+        f"`{model.name}`{', retired' if model.retired else ''}",
         ", ".join(f"`{alias}`" for alias in model.aliases),
-        f"{model.kind}, `{model.extension}`",
+        f"{model.kind}, `{model.extension}`" if model.extension else str(model.kind),
         str(model.price) if model.price else "",
         f"{model.tier}, {model.credits}",
         ", ".join(f"`{name}`" for name in model.inputs if name != "prompt"),

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from catalog.outputs import is_empty
-from catalog.references import NAMES
 from contract.states import State, iso8601
 from errors import ServiceError, restored
 from files import names
@@ -136,7 +135,10 @@ def dry_run(request: GenerationRequest, found: Forecast) -> Body:
         **forecast(1, found),
         "model_name": first.model.name,
         "requested_model": request.requested_model,
-        "input": {name: _shown(value) if name in NAMES else value for name, value in first.input.items()},
+        "input": {
+            name: _shown(value) if first.model.inputs.holds_files(name) else value
+            for name, value in first.input.items()
+        },
         "changes": [change.as_json() for change in first.changes],
     }
 

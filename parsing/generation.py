@@ -174,6 +174,9 @@ def _no_model_makes(route: Route) -> Problem:
     name = next(name for name in registry.reference_names if name in given)
     count = len(registry.references_in(given))
     images = "a reference image" if count == 1 else f"{count} reference images"
+    if route.asks_for_an_edit:
+        edited = "it" if count == 1 else "so many"
+        return Problem(name, f"asks for an edit, and none of the models that may be tried edits {edited}")
     return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
 
 

@@ -135,7 +135,8 @@ class _Reader:
 
     def __init__(self, registry: Registry) -> None:
         self._known = {*OPTIONAL, *registry.takers, *registry.reference_names}
-        self._lists = {*_OWN_LISTS, *registry.list_parameters}
+        self._registry = registry
+        self._lists = set(_OWN_LISTS)
         self._texts = _OWN_TEXTS | registry.text_parameters
         self._values = 0
         self._free_texts = registry.free_texts
@@ -153,6 +154,7 @@ class _Reader:
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {}
         fields = self._texts_by_name
+        self._lists = self._lists_of(fields.get("model_name", [""])[0])
         names = [*fields, *(name for name, _ in self._files)]
         if not all(names):
             raise InvalidRequest([Problem("body", "has a part whose Content-Disposition gives no name")])
@@ -166,6 +168,11 @@ class _Reader:
         for name, file in self._files:
             self._put(body, name, Upload(cast("BinaryIO", file)))
         return body
+
+    def _lists_of(self, model_name: Any) -> set[str]:
+        """The fields that hold a list in a request for this model."""
+        model = self._registry.find(model_name) if isinstance(model_name, str) else None
+        return {*_OWN_LISTS, *self._registry.list_parameters(model)}
 
     def _given(self, name: str, texts: list[str]) -> list[str]:
         """The texts of a field without empty inputs."""
@@ -198,7 +205,8 @@ class _Reader:
             if isinstance(requests, list) and index < len(requests) and isinstance(requests[index], dict):
                 place, name = requests[index], found[2]
         if place.get(name) is None:
-            place[name] = [upload] if name in self._lists else upload
+            lists = self._lists if place is body else self._lists_of(place.get("model_name"))
+            place[name] = [upload] if name in lists else upload
         elif isinstance(place[name], list):
             place[name].append(upload)
         else:

@@ -14,9 +14,9 @@ from catalog import references
 from catalog.adaptation import Change, is_taken
 from catalog.inputs import Turned
 from catalog.model import Model
-from catalog.registry import Registry
 from errors import Problem
 from parsing.context import ParseContext
+from parsing.takers import taken_by_others
 from parsing.validation import not_a_field, problems_with, unusable_reasons
 
 FieldsOf = Callable[[Iterable[str]], tuple[str, ...]]
@@ -113,7 +113,7 @@ class _Reader:
         if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
             strange.add(takes.parameter)
         self.problems.extend(
-            Problem(name, _taken_by_others(name, model, registry), given[name])
+            Problem(name, taken_by_others(name, model, registry), given[name])
             for name in given
             if name in strange
         )
@@ -125,7 +125,7 @@ class _Reader:
         model, registry = self.model, self.context.registry
         mine, valid = {}, {}
         for name, value in given.items():
-            if name in registry.reference_names:
+            if name in registry.reference_names and not model.takes_beside_references(name):
                 found = self._references(name, value)
                 if found:
                     valid[name] = found
@@ -137,17 +137,20 @@ class _Reader:
                     valid[name] = value
                 else:
                     self.problems.extend(problems_with(takers[0].inputs[name], name, value))
-        mine = self._checked(mine, registry.takers)
+        parameter = {model.references.parameter} if model.references and registry.references_in(valid) else ()
+        mine = self._checked(mine, registry.takers, elsewhere=parameter)
         most = registry.most_references
         if len(registry.references_in(valid)) > most:
             self.problems.append(Problem("fallback", f"takes at most {most} reference images in all"))
         return valid | mine
 
-    def _checked(self, given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    def _checked(
+        self, given: Mapping[str, Any], names: Iterable[str], *, elsewhere: Collection[str] = ()
+    ) -> dict[str, Any]:
         """The valid values among these parameters. The others, and unknown ones, are problems; an unknown one may mean
         one of the `names`."""
         inputs, known = self.model.inputs, self.fields_of(names)
-        checked = inputs.check(given, accepted=self.context.accepted)
+        checked = inputs.check(given, accepted=self.context.accepted, elsewhere=elsewhere)
         self.problems.extend(checked.problems)
         self.turned.extend(checked.turned)
         self.problems.extend(
@@ -167,30 +170,3 @@ class _Reader:
             except ValueError as wrong:
                 self.problems.append(Problem(f"{name}[{index}]" if several else name, str(wrong), each))
         return found if several else next(iter(found), None)
-
-
-def _taken_by_others(name: str, model: Model, registry: Registry) -> str:
-    """The message that this model does not take a parameter, and which models do."""
-    if name in registry.reference_names:
-        if model.references is None:
-            return f"is not taken by {model.short_name}, as no reference image is{_takers_of(1, registry)}"
-        if name == model.references.parameter:
-            return f"must be one image and no list for {model.short_name}{_takers_of(2, registry)}"
-        return f"is not taken by {model.short_name}, whose reference image is {model.references.parameter}"
-    takers = registry.takers[name]
-    alike = [each.short_name for each in takers if each.kind == model.kind]
-    named = alike or [each.short_name for each in takers]
-    return f"is not taken by {model.short_name}, but by {', '.join(named)}"
-
-
-def _takers_of(least: int, registry: Registry) -> str:
-    """Which models take at least so many reference images, as the rest of a sentence."""
-    takers = [
-        f"{each.short_name} takes {_UP_TO.get(most, f'up to {most}')} ({each.references.parameter})"
-        for each in registry.reference_models
-        if each.references and (most := each.references.most) >= least
-    ]
-    return f"; {', '.join(takers)}" if takers else ""
-
-
-_UP_TO = {1: "one", 2: "up to two", 3: "up to three"}

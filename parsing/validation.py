@@ -55,11 +55,15 @@ def problems_of(
 def not_a_field(name: str, known: Collection[str]) -> str:
     """The message about an unknown field, which suggests the most similar known field."""
     known = list(dict.fromkeys(known))
+    return "is not a known field; " + (did_you_mean(name, known) or f"there are {', '.join(known)}")
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """A question for the known field that is most similar, or that other services call by this name. Empty if there is
+    none."""
     meant = (each for each in _MEANT.get(re.sub(r"[\W_]", "", name[:100].lower()), ()) if each in known)
     nearest = [*meant, *get_close_matches(name[:100], known, n=1)]
-    return "is not a known field; " + (
-        f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-    )
+    return f"did you mean {nearest[0]}?" if nearest else ""
 
 
 def refuse_if_any(problems: list[Problem]) -> None:
@@ -113,18 +117,23 @@ _OTHER_NAMES = {
     "file_name file_names": "output_filepath output_file_path output_path output_file output_filename output_name "
     "filename filepath file_path save_as save_path save_to",
     "file_names file_name": "output_filepaths output_paths output_files output_filenames filenames filepaths",
-    "num_outputs": "n num_images number_of_images images_count image_count num_samples samples count batch_size "
-    "number_of_outputs outputs num_images_per_prompt",
+    "num_outputs max_images": "n num_images number_of_images images_count image_count num_samples samples count "
+    "batch_size number_of_outputs outputs num_images_per_prompt",
     "model_name": "model model_id engine",
     "prompt prompts": "text input description positive_prompt",
     "prompts prompt": "texts inputs",
-    "num_inference_steps": "steps num_steps inference_steps sampling_steps",
+    "steps": "num_inference_steps",
+    "num_inference_steps steps": "steps num_steps inference_steps sampling_steps",
     "guidance": "guidance_scale cfg cfg_scale",
     "negative_prompt": "negative uc",
     "output_format": "format response_format image_format",
     "output_quality": "quality jpeg_quality",
-    "aspect_ratio": "size ratio resolution",
-    "duration": "seconds length",
+    "aspect_ratio": "ratio",
+    "size aspect_ratio": "resolution",
+    "resolution aspect_ratio": "size",
+    "duration": "seconds",
+    "seconds": "duration",
+    "duration seconds": "length",
     "image input_image image_input image_prompt start_image": "image_url image_urls input_images images init_image "
     "source_image reference_image first_frame_image",
     "webhook": "webhook_url callback callback_url",

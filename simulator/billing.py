@@ -85,7 +85,7 @@ def _by_output(run: Run) -> float:
     if price is None:
         return 0.0
     amount = {"image": float(pictures), "call": 1.0, "second": length(run.inputs, run.version)}[price.per]
-    return price.of(schema, run.inputs) * amount
+    return price.of(schema, run.inputs) * amount + (price.beside(run.inputs) if amount else 0.0)
 
 
 def _by_time(run: Run) -> float:

@@ -23,12 +23,13 @@ class Price:
     """A price in USD: for each image, for a call, or for each second of the output.
 
     With `by`, the price depends on those inputs, and `usd` has a level of choices for each: `{"1K": 0.15, "4K": 0.3}`.
-    A truth value is `true` or `false` there.
+    A truth value is `true` or `false` there. `each` is USD for each item of these inputs, which are lists.
     """
 
     usd: Any
     per: Per
     by: tuple[str, ...] = ()
+    each: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, schema: Schema, inputs: Mapping[str, Any]) -> float:
         """USD for each unit. A choice that the table lacks costs as its dearest."""
@@ -39,6 +40,10 @@ class Price:
             if not isinstance(usd, Mapping):
                 break
         return float(usd) if not isinstance(usd, Mapping) else max(_leaves(usd))
+
+    def beside(self, inputs: Mapping[str, Any]) -> float:
+        """USD for the items of its inputs."""
+        return sum(usd * len(inputs.get(name) or ()) for name, usd in self.each.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,14 @@ from simulator.schemas import Schema, document, id_of
 SCHEMAS = Path(__file__).parents[1] / "catalog" / "schemas"
 
 
-def _image(usd: Any, *by: str, seconds: float = 3.0) -> Facts:
-    return Facts(kind="image", seconds=seconds, price=Price(usd, "image", by))
+def _image(usd: Any, *by: str, each: Mapping[str, float] | None = None, seconds: float = 3.0) -> Facts:
+    return Facts(kind="image", seconds=seconds, price=Price(usd, "image", by, each or {}))
+
+
+def _flux_2(sizes: Mapping[str, float], each: float) -> Facts:
+    """A custom size is billed as the largest, and so is each image that is given."""
+    table = {**sizes, "custom": sizes["4 MP"]}
+    return _image(table, "aspect_ratio", "resolution", each={"input_images": each})
 
 
 def _video(usd: Any, *by: str) -> Facts:
@@ -28,17 +34,18 @@ def _video(usd: Any, *by: str) -> Facts:
 _WAN = _video({"720p": 0.1, "1080p": 0.15}, "resolution")
 
 FACTS: Mapping[str, Facts] = {
-    "black-forest-labs/flux-2-pro": _image(
-        {"0.5 MP": 0.0225, "1 MP": 0.03, "2 MP": 0.045, "4 MP": 0.075}, "resolution"
+    "black-forest-labs/flux-2-pro": _flux_2(
+        {"0.5 MP": 0.0225, "1 MP": 0.03, "2 MP": 0.045, "4 MP": 0.075}, 0.06
     ),
-    "black-forest-labs/flux-2-max": _image(
-        {"0.5 MP": 0.055, "1 MP": 0.07, "2 MP": 0.1, "4 MP": 0.16}, "resolution"
-    ),
-    "black-forest-labs/flux-2-flex": _image(
-        {"0.5 MP": 0.03, "1 MP": 0.06, "2 MP": 0.12, "4 MP": 0.24}, "resolution"
+    "black-forest-labs/flux-2-max": _flux_2({"0.5 MP": 0.055, "1 MP": 0.07, "2 MP": 0.1, "4 MP": 0.16}, 0.12),
+    "black-forest-labs/flux-2-flex": _flux_2(
+        {"0.5 MP": 0.03, "1 MP": 0.06, "2 MP": 0.12, "4 MP": 0.24}, 0.24
     ),
     "black-forest-labs/flux-2-klein-9b": _image(
-        {"0.25": 0.00375, "0.5": 0.0075, "1": 0.015, "2": 0.03, "4": 0.06}, "megapixels", seconds=2.0
+        {"0.25": 0.00375, "0.5": 0.0075, "1": 0.015, "2": 0.03, "4": 0.06},
+        "megapixels",
+        each={"images": 0.06},
+        seconds=2.0,
     ),
     "black-forest-labs/flux-dev-lora": _image(0.032),
     "bytedance/seedream-4.5": _image(0.04),
@@ -63,7 +70,7 @@ FACTS: Mapping[str, Facts] = {
     "wan-video/wan-2.7-r2v": _WAN,
     "wan-video/wan-2.7-t2v": _WAN,
 }
-"""What the simulator knows of these models. Prices are those of the models' pages, without reference images."""
+"""What the simulator knows of these models. Prices are those of the models' pages."""
 
 
 @cache

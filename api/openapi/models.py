@@ -61,6 +61,16 @@ def _choices(name: str, choices: Iterable[str]) -> JSON:
     return {**query(name, {"type": "array", "items": {"enum": list(choices)}}), "explode": True}
 
 
+_REFERENCES: Final[JSON] = {
+    "anyOf": [
+        an_object({"parameter": TEXT, "most": {"anyOf": [_COUNT, {"type": "null"}]}}),
+        {"type": "null"},
+    ],
+    "description": "The parameter for reference images, and its maximum number of images, null if the model does not "
+    "say.",
+}
+
+
 def _model() -> JSON:
     properties: JSON = {
         "name": TEXT,
@@ -74,10 +84,11 @@ def _model() -> JSON:
         ),
         "tier": {"enum": [*TIERS, None]},
         "credits": _COUNT,
-        "references": {
-            "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
-            "description": "The parameter for reference images, and its maximum number of images.",
+        "retired": {
+            "type": "string",
+            "description": "Why it may fail any day, in a sentence. No built-in fallback leads to it.",
         },
+        "references": _REFERENCES,
         "fallbacks": {
             "type": "array",
             "items": an_object(
@@ -106,7 +117,7 @@ def _model() -> JSON:
             "description": "The inputs that are passed on unchecked, each with the reason.",
         },
     }
-    required = [name for name in properties if name != "unpriced"]
+    required = [name for name in properties if name not in {"unpriced", "retired"}]
     return an_object({**properties, **published}, required=required)
 
 

@@ -65,7 +65,7 @@ def test_the_next_model_makes_a_refused_prompt_and_every_attempt_is_listed(clien
     ("model", "given", "prompt", "expected"),
     [
         ("nano-banana", {"image_input": [PICTURE]}, "[[only=nano-banana]] [[fail]]",
-         [("nano-banana", "generation_failed"), ("imagen-4-ultra", None)]),
+         [("nano-banana", "generation_failed"), ("nano-banana-2", None)]),
         ("flux-dev", {"image": PICTURE}, "[[only=flux-dev]] [[fail]]",
          [("flux-dev", "generation_failed"), ("flux-kontext-max", None)]),
         ("kontext-max", {}, "[[only=flux-kontext-max]] [[nsfw]]",
@@ -264,6 +264,7 @@ def test_every_example_can_fall_back_to_every_model_of_its_kind(client, simulato
          "fallback": [other.name]}
         for model in MODELS.values() for other in MODELS.values()
         if model.kind == other.kind and model is not other and makes_enough(other, model.example)
+        if "image" in model.example or other.short_name != "qwen-image-edit-2511"  # which needs one
     ]  # fmt: skip
 
     answered = client.post("/generate-batch", json={"requests": requests}, headers=ADMIN).json

@@ -110,6 +110,20 @@ def test_one_file_for_a_list_field_becomes_a_list(client, simulator):
     assert [[INLINED]] * 2 == [each["image_input"] for each in sent(simulator)]
 
 
+def test_a_field_is_a_list_only_for_a_model_that_takes_one(client, simulator):
+    lists = {"model_name": "qwen-image-edit-2511", "prompt": "a", "image": a_file()}
+    alone = {"model_name": "flux-dev", "prompt": "a", "image": a_file()}
+    requests = json.dumps([{"model_name": each["model_name"], "prompt": "a"} for each in (lists, alone)])
+
+    assert 200 == post(client, lists).status_code
+    assert 200 == post(client, alone | {"image": a_file()}).status_code
+    numbered = {"requests": requests, "requests[0].image": a_file(), "requests[1].image": a_file()}
+    assert 200 == post(client, numbered, "/generate-batch").status_code
+    images = [each["image"] for each in sent(simulator)]
+    assert [[INLINED], INLINED] == images[:2]
+    assert sorted([[INLINED], INLINED], key=str) == sorted(images[2:], key=str)
+
+
 def test_a_file_reaches_the_request_that_its_name_numbers(client, simulator):
     requests = [EDIT, EDIT | {"prompt": "second"}, {"model_name": "nano-banana", "prompt": "third"}]
     form = {

@@ -11,7 +11,7 @@ from parsing.normal import OPTIONAL
 from parsing.shapes import BatchFields, OwnFields
 from service import VERSION
 from tests.support.callers import ADMIN, PICTURE
-from tests.support.declarations import CONTEXT, MODELS, parse_batch, parse_generation
+from tests.support.declarations import CONTEXT, MODELS, find, least, parse_batch, parse_generation
 from tests.support.problem_documents import fields, messages
 
 DOCUMENT = openapi_document(VERSION, CONTEXT.registry.models)
@@ -105,7 +105,8 @@ def test_null_is_refused_where_a_batch_needs_a_value(body, wrong):
 @pytest.mark.parametrize("name", sorted(OPTIONAL.union(*(model.inputs for model in MODELS.values()))))
 @pytest.mark.parametrize("model", MODELS)
 def test_null_for_an_optional_field_of_another_route_or_model_counts_as_omitted(model, name):
-    alone = {"model_name": model, "prompt": "a"}
+    alone = least(MODELS[model])
+    beside = {each: value for each, value in alone.items() if each != "prompt"}
     cases = [
         (parse_generation, "GenerationRequest", alone, alone | {name: None}),
         (
@@ -119,13 +120,13 @@ def test_null_for_an_optional_field_of_another_route_or_model_counts_as_omitted(
         (
             parse_batch,
             "BatchRequest",
-            {"model_name": model, "prompts": ["a"]},
-            {name: None, "model_name": model, "prompts": ["a"]},
+            {**beside, "prompts": ["a"]},
+            {name: None, **beside, "prompts": ["a"]},
         ),
     ]
-    for parse, published, least, dumped in cases:
-        if name != "prompt" and not (name == "fallback" and "fallback" in least):
-            assert parse(least) == parse(dumped)
+    for parse, published, plain, dumped in cases:
+        if name not in {"prompt", *beside} and not (name == "fallback" and "fallback" in plain):
+            assert parse(plain) == parse(dumped)
             assert is_published(published, dumped)
 
 
@@ -273,8 +274,7 @@ HINTS = [
     ("save_as", "file_name"), ("n", "num_outputs"), ("num_images", "num_outputs"), ("N", "num_outputs"),
     ("numImages", "num_outputs"), ("number_of_images", "num_outputs"), ("samples", "num_outputs"),
     ("model", "model_name"),
-    ("steps", "num_inference_steps"), ("guidance_scale", "guidance"), ("cfg_scale", "guidance"),
-    ("size", "aspect_ratio"),
+    ("num_steps", "num_inference_steps"), ("guidance_scale", "guidance"), ("cfg_scale", "guidance"),
     ("response_format", "output_format"), ("quality", "output_quality"), ("image_url", "image"),
     ("init_image", "image"),
     ("callback_url", "webhook"), ("webhook_url", "webhook"), ("text", "prompt"), ("promt", "prompt"), ("sead", "seed"),
@@ -288,6 +288,18 @@ def test_an_unknown_field_is_refused_with_a_suggestion(given, meant):
 
     assert {given: expected} == messages(parse_generation, PICTURE | {given: 1})
     assert {f"requests[0].{given}": expected} == messages(parse_batch, {"requests": [PICTURE | {given: 1}]})
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "meant"),
+    [("flux-dev", "steps", "num_inference_steps"), ("flux-dev", "size", "aspect_ratio"),
+     ("seedream-4.5", "resolution", "size"), ("nano-banana-2", "size", "resolution"), ("sora-2", "duration", "seconds"),
+     ("veo-3.1-fast", "seconds", "duration"), ("flux-2-flex", "num_inference_steps", "steps")],
+)  # fmt: skip
+def test_a_field_of_other_models_is_refused_with_a_suggestion_too(model, given, meant):
+    body = least(find(model)) | {given: 1}
+
+    assert messages(parse_generation, body)[given].endswith(f"; did you mean {meant}?")
 
 
 @pytest.mark.parametrize(

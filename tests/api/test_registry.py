@@ -6,6 +6,7 @@ The schemas are the simulator's, which were written independently: where the two
 
 import base64
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -14,19 +15,22 @@ from jsonschema import Draft202012Validator
 from api import incoming
 from catalog.model import KINDS, TIERS, Fallback, References, declare
 from catalog.prices import Price
+from catalog.published import SCHEMAS, compiled
+from catalog.published import saved as saved_document
 from catalog.registry import Registry
 from errors import InvalidRequest
 from models import declared
 from parsing.context import ParseContext
 from parsing.generation import generation_fields
-from simulator import catalog
+from simulator import catalog, official
 from tests.support.callers import ADMIN, PNG
-from tests.support.declarations import MODELS, REGISTRY, find, parse_generation
+from tests.support.declarations import MODELS, REGISTRY, find, least, parse_generation
 from tests.support.problem_documents import fields, problem
 
 PARAMETERS = [
     (model.name, parameter, schema) for model in catalog.MODELS for parameter, schema in model.inputs.items()
 ]
+HOSTED = {model.name: model for model in (*catalog.MODELS, *official.models())}
 PICTURE_URL = "https://example.com/a.png"
 PICTURE_DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
 FORM = "multipart/form-data"
@@ -47,7 +51,22 @@ REFERENCES = {
     "flux-kontext-max": ("input_image", 1),
     "qwen-image": ("image", 1),
     "imagen-4-ultra": None,
+    "recraft-v4": None,
+    "wan-2.7-t2v": None,
     "nano-banana": ("image_input", 3),
+    "nano-banana-2": ("image_input", 14),
+    "nano-banana-pro": ("image_input", 14),
+    "flux-2-pro": ("input_images", 8),
+    "flux-2-max": ("input_images", 8),
+    "flux-2-flex": ("input_images", 10),
+    "flux-2-klein-9b": ("images", 5),
+    "seedream-4.5": ("image_input", 14),
+    "qwen-image-edit-2511": ("image", None),
+    "kling-v3-video": ("start_image", 1),
+    "wan-2.7-i2v": ("first_frame", 1),
+    "wan-2.7-r2v": ("reference_images", None),
+    "hailuo-2.3": ("first_frame_image", 1),
+    "sora-2": ("input_reference", 1),
     "veo-3-fast": ("image", 1),
     "kling-v2.1-master": ("start_image", 1),
 }
@@ -56,7 +75,7 @@ REFERENCES = {
 def wrong(model: str, **given: Any) -> list[str]:
     """The fields that are refused."""
     try:
-        parse_generation({"model_name": model, "prompt": "a fox", **given})
+        parse_generation({**least(find(model)), "prompt": "a fox", **given})
     except InvalidRequest as refused:
         return [each.field for each in refused.problems]
     return []
@@ -125,7 +144,7 @@ def foreign(schema) -> list[Any]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_takes_exactly_the_inputs_of_its_published_schema(model):
-    assert set(catalog.find(model).inputs) == set(MODELS[model].inputs)
+    assert set(HOSTED[model].inputs) == set(MODELS[model].inputs)
 
 
 @of_every_parameter
@@ -210,6 +229,13 @@ def test_flux_1_1_pros_width_and_height_require_a_custom_aspect_ratio():
         ("flux-schnell", {"num_outputs": 4}, 0.012), ("flux-dev", {}, 0.025), ("nano-banana", {}, 0.039),
         ("veo-3-fast", {"duration": 4}, 3.32), ("veo-3-fast", {}, 3.32),
         ("kling-v2.1-master", {}, 1.4), ("kling-v2.1-master", {"duration": 10}, 2.8),
+        ("flux-2-pro", {}, 0.03), ("flux-2-pro", {"resolution": "2 MP"}, 0.045),
+        ("flux-2-max", {"aspect_ratio": "custom", "width": 256, "height": 256}, 0.16),
+        ("flux-2-flex", {"resolution": "match_input_image"}, 0.24), ("nano-banana-pro", {"resolution": "4K"}, 0.3),
+        ("seedream-4.5", {"max_images": 4, "sequential_image_generation": "auto"}, 0.16),
+        ("seedream-4.5", {"max_images": 4}, 0.04), ("sora-2", {"seconds": 12}, 1.2),
+        ("kling-v3-video", {"mode": "pro", "generate_audio": True, "duration": 15}, 5.04),
+        ("seedance-2.0", {"duration": -1}, 2.55), ("veo-3.1-fast", {"generate_audio": False, "duration": 4}, 0.4),
     ],
 )  # fmt: skip
 def test_a_prediction_is_priced_by_image_by_call_or_by_second(model, given, cost):
@@ -219,10 +245,81 @@ def test_a_prediction_is_priced_by_image_by_call_or_by_second(model, given, cost
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_models_kind_and_price_are_the_published_ones(name):
-    hosted, model = catalog.find(name), MODELS[name]
+    assert name in HOSTED, f"simulator/catalog.py or simulator/official.py has {name}"
+    hosted, model = HOSTED[name], MODELS[name]
 
-    assert hosted, f"simulator/catalog.py has {name}"
-    assert (hosted.kind, hosted.price.usd, hosted.price.per) == (model.kind, model.price.usd, model.price.per)
+    assert (hosted.kind, hosted.price.per) == (model.kind, model.price.per)
+    assert hosted.price.each == model.price.each
+    assert model.price.usd == hosted.price.of(hosted.schema, {})
+    for rate in model.price.by:
+        assert rate.usd == hosted.price.of(hosted.schema, rate.when)
+    for by in model.price.by[0].when if model.price.by else ():
+        unnamed = set(model.choices(by)) - {rate.when.get(by) for rate in model.price.by}
+        for choice in unnamed - {"match_input_image"}:  # a size that is not known, and so the largest
+            assert hosted.price.of(hosted.schema, {by: choice}) <= model.price.dearest
+
+
+def test_every_saved_schema_compiles_and_says_where_it_is_from():
+    for path in SCHEMAS.rglob("*.json"):
+        name = str(path.relative_to(SCHEMAS).with_suffix(""))
+        inputs = compiled(saved_document(name))
+        assert "prompt" in inputs, name
+        assert [] == [each.name for each in inputs.fields.values() if each.unchecked], name
+        assert json.loads(path.read_text())["source"]
+
+
+def test_the_secret_inputs_of_the_declared_models_are_known():
+    secrets = {model.short_name: model.inputs.secrets for model in MODELS.values() if model.inputs.secrets}
+
+    assert {
+        "p-image": {"hf_api_token"},
+        "flux-dev-lora": {"hf_api_token", "civitai_api_token"},
+        "sora-2": {"openai_api_key"},
+    } == secrets
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda each: each.short_name)
+def test_what_an_example_may_cost_is_at_most_what_the_dearest_call_costs(model):
+    assert 0 < model.cost(model.example) == model.bound(model.example)
+    assert model.credits > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "broken"),
+    [
+        ("flux-2-pro", {"width": 512}, ["width"]),
+        ("flux-2-pro", {"width": 500, "height": 512, "aspect_ratio": "custom"}, []),
+        ("flux-2-flex", {"input_images": ["https://example.com/a.png"] * 11}, ["input_images"]),
+        ("p-image", {"width": 500, "height": 512, "aspect_ratio": "custom"}, ["width"]),
+        ("recraft-v4", {"prompt": "a" * 10_001}, ["prompt"]),
+        ("seedream-4.5", {"max_images": 14, "image_input": ["https://example.com/a.png"] * 2}, []),
+        (
+            "seedream-4.5",
+            {
+                "max_images": 14,
+                "image_input": ["https://example.com/a.png"] * 2,
+                "sequential_image_generation": "auto",
+            },
+            ["max_images"],
+        ),
+        ("kling-v3-video", {"end_image": "https://example.com/a.png"}, ["end_image"]),
+        ("seedance-2.0", {"reference_images": []}, []),
+        (
+            "seedance-2.0",
+            {"reference_images": ["https://example.com/a.png"], "image": "https://example.com/a.png"},
+            ["reference_images"],
+        ),
+        ("wan-2.7-i2v", {"prompt": "", "last_frame": "https://example.com/a.png"}, ["last_frame"]),
+        ("hailuo-2.3", {"duration": 10, "resolution": "1080p"}, ["duration"]),
+        ("hailuo-2.3", {"duration": 10}, []),
+    ],
+)
+def test_a_rule_that_a_model_states_in_words_is_checked_and_documented(model, given, broken):
+    body = {"prompt": "a", **given}
+
+    assert broken == wrong(model, **given)
+    if broken != ["max_images"]:  # which JSON Schema cannot say
+        assert (broken == []) is Draft202012Validator(find(model).input_schema).is_valid(body)
 
 
 def test_the_cost_counts_the_outputs_made_and_not_those_requested():
@@ -268,6 +365,11 @@ def test_an_unknown_tier_or_kind_is_refused_with_the_known_ones(client):
 
 
 def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():
+    editors = (
+        "flux-kontext-max takes one (input_image), nano-banana takes up to three (image_input), "
+        "nano-banana-2 takes up to 14 (image_input)"
+    )
+
     def messages(model, **given):
         with pytest.raises(InvalidRequest) as refused:
             parse_generation({"model_name": model, "prompt": "a", **given})
@@ -275,17 +377,17 @@ def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():
 
     assert {
         "negative_prompt": "is not taken by flux-dev, but by qwen-image",
-        "strength": "is not taken by flux-dev, but by qwen-image",
-        "duration": "is not taken by flux-dev, but by veo-3-fast, kling-v2.1-master",
+        "strength": "is not taken by flux-dev, but by qwen-image; did you mean prompt_strength?",
+        "duration": "is not taken by flux-dev, but by veo-3-fast, veo-3.1-fast, kling-v2.1-master, kling-v3-video, "
+        "kling-v2.6 and 6 more",
     } == messages("flux-dev", negative_prompt="a", strength=1, duration=3)
-    assert {
-        "image": "is not taken by flux-schnell, as no reference image is; "
-        "flux-kontext-max takes one (input_image), nano-banana takes up to three (image_input)"
-    } == messages("flux-schnell", image=PICTURE_URL)
+    assert {"image": f"is not taken by flux-schnell, as no reference image is; {editors}"} == messages(
+        "flux-schnell", image=PICTURE_URL
+    )
     assert {
         "image": "is not taken by flux-kontext-max, whose reference image is input_image",
         "input_image": "must be one image and no list for flux-kontext-max; "
-        "nano-banana takes up to three (image_input)",
+        "nano-banana takes up to three (image_input), nano-banana-2 takes up to 14 (image_input)",
     } == messages("kontext-max", image=PICTURE_URL, input_image=[PICTURE_URL])
 
 
@@ -309,7 +411,7 @@ def run(client, simulator, *requests: Any) -> tuple[list[Any], list[Any]]:
 def test_every_name_runs_its_model(client, simulator):
     names = [*ALIASES, *MODELS]
 
-    results, made = run(client, simulator, *({"model_name": name, "prompt": "a fox"} for name in names))
+    results, made = run(client, simulator, *({**least(find(name)), "model_name": name} for name in names))
 
     expected = [ALIASES.get(name, name) for name in names]
     assert expected == [each.model for each in made]
@@ -433,7 +535,8 @@ def test_a_model_registered_later_is_parsed_and_named_in_errors_of_other_models(
     assert {"beats": "is not taken by flux-dev, but by animator"} == refused(model_name="flux-dev", beats=8)
     assert {
         "photos": "is not taken by flux-schnell, as no reference image is; flux-kontext-max takes one "
-        "(input_image), nano-banana takes up to three (image_input), animator takes up to 5 (photos)"
+        "(input_image), nano-banana takes up to three (image_input), animator takes up to 5 (photos), "
+        "nano-banana-2 takes up to 14 (image_input)"
     } == refused(model_name="flux-schnell", photos=[PICTURE_URL])
     assert "acme/animator" in refused(model_name="animate")["model_name"]
     listed = animated.get("/generations?model=animator", headers=ADMIN)
@@ -512,6 +615,9 @@ def test_models_lists_the_facts_that_a_caller_needs(client):
     answer = client.get("/models").json
 
     assert list(MODELS) == [each["name"] for each in answer["models"]]
+    assert {"imagen-4-ultra", "veo-3-fast"} == {
+        each["aliases"][0] for each in answer["models"] if "Google shut down" in each.pop("retired", "")
+    }
     for each in answer["models"]:
         assert [
             "name", "aliases", "kind", "price", "tier", "credits", "references", "fallbacks",

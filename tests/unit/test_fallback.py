@@ -15,14 +15,14 @@ from errors import InvalidRequest
 from models import declared
 from parsing.context import ParseContext
 from settings import SettingsError
-from tests.support.declarations import MODELS, REGISTRY, find, parse_generation
+from tests.support.declarations import MODELS, REGISTRY, find, least, parse_generation
 
 PICTURE = "https://example.com/a.png"
 
 
-def route(model: str, rules=None, **given) -> Route:
+def route(model_name: str, rules=None, **given) -> Route:
     """The models that a request with a fallback may use."""
-    body = {"model_name": model, "prompt": "a", "fallback": True, **given}
+    body = {"model_name": model_name, "prompt": "a", "fallback": True, **given}
     return parse_generation(body, context=ParseContext(declared(rules))).route
 
 
@@ -47,8 +47,12 @@ def sent(model: str, to: str, **given):
 @pytest.mark.parametrize(
     ("model", "given", "code", "expected"),
     [
-        ("nano-banana", {}, "generation_failed", ["nano-banana", "imagen-4-ultra"]),
-        ("nano-banana", {"image_input": [PICTURE]}, "content_refused", ["nano-banana", "imagen-4-ultra"]),
+        ("nano-banana", {}, "generation_failed", ["nano-banana", "nano-banana-2", "seedream-4.5"]),
+        ("nano-banana", {"image_input": [PICTURE]}, "content_refused",
+         ["nano-banana", "nano-banana-2", "seedream-4.5"]),
+        ("nano-banana-pro", {}, "generation_timeout", ["nano-banana-pro", "nano-banana-2", "seedream-4.5"]),
+        ("qwen-image-edit-2511", {"image": [PICTURE]}, "content_refused",
+         ["qwen-image-edit-2511", "flux-kontext-max", "qwen-image", "flux-dev"]),
         ("flux-dev", {}, "generation_failed", ["flux-dev", "qwen-image"]),
         ("flux-dev", {"image": PICTURE}, "generation_failed", ["flux-dev", "flux-kontext-max"]),
         ("flux-dev", {"image": PICTURE}, "content_refused", ["flux-dev", "flux-kontext-max", "qwen-image"]),
@@ -72,8 +76,14 @@ def test_a_failure_leads_to_the_fallback_of_the_registry(model, given, code, exp
         ("imagen-4-ultra", {"image_input": [PICTURE] * 2}, "nano-banana"),
         ("flux-schnell", {"image": PICTURE, "input_image": PICTURE, "start_image": PICTURE}, "nano-banana"),
         ("flux-dev", {"input_image": [PICTURE] * 2}, "nano-banana"),
-        ("flux-dev", {"input_image": PICTURE}, "flux-dev"),
-        ("qwen-image", {"image_prompt": PICTURE}, "qwen-image"),
+        ("flux-dev", {"image": PICTURE}, "flux-dev"),
+        ("flux-schnell", {"image": [PICTURE] * 4}, "nano-banana-2"),
+        ("nano-banana", {"input_image": [PICTURE] * 3}, "nano-banana"),
+        ("nano-banana", {"images": [PICTURE] * 4}, "nano-banana-2"),
+        ("seedream-4.5", {"input_images": [PICTURE] * 9}, "seedream-4.5"),
+        ("qwen-image-edit-2511", {"input_image": PICTURE}, "qwen-image-edit-2511"),
+        ("kling-v2.6", {"image": PICTURE}, "kling-v2.6"),
+        ("sora-2", {"start_image": [PICTURE]}, "sora-2"),
         ("flux-schnell", {"fallback": ["imagen-4-ultra", "qwen-image"], "image": PICTURE}, "qwen-image"),
         ("flux-schnell", {"image": PICTURE, "num_outputs": 2}, "flux-dev"),
         ("flux-schnell", {"image": PICTURE, "num_outputs": 1}, "flux-kontext-max"),
@@ -90,6 +100,90 @@ def test_a_fallback_accepts_as_many_reference_images(model, given, expected):
 
     assert expected == path.first().model.short_name
     assert REGISTRY.references_in(path.given) == REGISTRY.references_in(path.first().input)
+
+
+@pytest.mark.parametrize("model", ["flux-dev", "qwen-image", "flux-1.1-pro", "flux-dev-lora"])
+@pytest.mark.parametrize(
+    ("given", "expected", "sent_as"),
+    [
+        ({"input_image": PICTURE}, "flux-kontext-max", "input_image"),
+        ({"start_image": [PICTURE]}, "flux-kontext-max", "input_image"),
+        ({"image_input": [PICTURE] * 2}, "nano-banana", "image_input"),
+        ({"input_images": [PICTURE] * 9}, "nano-banana-2", "image_input"),
+        ({"input_image": PICTURE, "fallback": ["qwen-image", "flux-2-pro"]}, "flux-2-pro", "input_images"),
+    ],
+)
+def test_an_image_by_another_models_name_goes_to_a_model_that_edits(model, given, expected, sent_as):
+    first = route(model, **given).first()
+
+    assert (expected, True) == (first.model.short_name, sent_as in first.input)
+    assert not {"image", "image_prompt"} & first.input.keys()
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        ("flux-dev", {"input_image": PICTURE, "num_outputs": 2}),
+        ("flux-dev", {"input_image": PICTURE, "fallback": ["qwen-image", "flux-schnell"]}),
+        ("qwen-image", {"image_input": [PICTURE] * 2, "fallback": ["flux-kontext-max"]}),
+    ],
+)
+def test_an_image_that_is_to_be_edited_is_refused_if_no_model_that_may_be_tried_edits_it(model, given):
+    with pytest.raises(InvalidRequest) as refused:
+        route(model, **given)
+
+    (problem,) = refused.value.problems
+    assert (
+        problem.message.startswith("asks for an edit, and none of the models")
+        or "num_outputs" == problem.field
+    )
+
+
+def test_without_a_fallback_an_image_by_another_models_name_is_refused_with_both_models():
+    with pytest.raises(InvalidRequest) as refused:
+        parse_generation({"model_name": "flux-dev", "prompt": "a", "input_image": PICTURE})
+
+    (problem,) = refused.value.problems
+    assert problem.message == (
+        "is not taken by flux-dev, whose reference image is image; flux-kontext-max takes one (input_image), "
+        "nano-banana takes up to three (image_input), nano-banana-2 takes up to 14 (image_input)"
+    )
+
+
+def test_no_built_in_fallback_leads_to_a_retired_model():
+    retired = {model.name for model in MODELS.values() if model.retired}
+    targets = {rule.to for model in MODELS.values() for rule in model.fallbacks}
+    images = [{}, {"image": PICTURE}, {"image": [PICTURE] * 5}, {"num_outputs": 2}]
+    reached = {
+        step.model.name
+        for model in MODELS.values()
+        if model.kind == "image" and not model.retired
+        for given in images
+        for step in [Route(model, {"prompt": "a", **given}, REGISTRY).first()]
+        if step is not None
+    }
+
+    assert {"google/imagen-4-ultra", "google/veo-3-fast"} == retired
+    assert set() == (targets | reached) & retired
+    assert targets <= MODELS.keys()
+
+
+def test_a_second_frame_or_another_image_of_its_own_stays_with_its_model():
+    own = {"start_image": PICTURE, "end_image": "https://example.com/b.png"}
+    first = route("kling-v3-video", **own).first()
+    cast = route("seedance-2.0", reference_images=[PICTURE] * 9).first()
+
+    assert own == {name: first.input[name] for name in own}
+    assert ("seedance-2.0", [PICTURE] * 9) == (cast.model.short_name, cast.input["reference_images"])
+    assert () == first.changes == cast.changes
+
+
+def test_a_model_that_requires_an_image_is_passed_over_without_one():
+    step = route("flux-dev", fallback=["qwen-image-edit-2511"]).after(
+        [find("flux-dev")], code="generation_failed"
+    )
+
+    assert "qwen-image-edit-2511 needs image." == step.unfit
 
 
 @pytest.mark.parametrize(
@@ -122,8 +216,8 @@ def test_a_fallback_makes_as_many_outputs(model, given, expected):
         ("qwen-image", {"num_outputs": 1.5}, "num_outputs"),
         ("veo-3-fast", {"num_outputs": 2}, "num_outputs"),
         ("flux-schnell", {"num_outputs": 2, "fallback": ["imagen-4-ultra"], "image": PICTURE}, "image"),
-        ("flux-schnell", {"image": [PICTURE] * 4}, "fallback"),
-        ("flux-schnell", {"image": PICTURE, "image_input": [PICTURE] * 3}, "fallback"),
+        ("flux-schnell", {"image": [PICTURE] * 15}, "fallback"),
+        ("flux-schnell", {"image": PICTURE, "image_input": [PICTURE] * 14}, "fallback"),
         ("flux-schnell", {"fallback": ["imagen-4-ultra"], "image": PICTURE}, "image"),
         ("flux-schnell", {"fallback": [], "image": PICTURE}, "image"),
         ("veo-3-fast", {"image": [PICTURE] * 2}, "image"),
@@ -147,7 +241,7 @@ def test_a_parameter_that_no_model_accepts_is_refused_even_with_a_fallback(model
 @given(st.permutations(list(MODELS)), st.sampled_from(CODES), st.booleans())
 def test_no_model_is_tried_twice_under_any_rules(names, code, with_image):
     circle = {name: [Fallback(other) for other in names] for name in names}
-    path = route(names[0], rules=circle, **({"image": PICTURE} if with_image else {}))
+    path = route(**least(find(names[0])) | ({"image": PICTURE} if with_image else {}), rules=circle)
     step, tried = path.first(), []
     while step is not None:
         tried.append(step.model)
@@ -269,7 +363,7 @@ def test_no_safety_setting_is_sent_that_is_weaker_than_the_callers_or_the_models
     for value in scale:
         if model.kind != to.kind or model is to or [] != wrong(model, **{setting: value}):
             continue
-        step = route(model.name, **{setting: value, "fallback": [to.name]}).after(
+        step = route(**least(model) | {setting: value, "fallback": [to.name]}).after(
             [model], code="content_refused"
         )
         sent = {name: each for name, each in step.input.items() if name in SAFETY}
@@ -290,7 +384,7 @@ def most_cautious(model, sent):
 
 def wrong(model, **given):
     try:
-        parse_generation({"model_name": model.name, "prompt": "a", **given})
+        parse_generation(least(model) | given)
     except InvalidRequest as refused:
         return [each.field for each in refused.problems]
     return []
