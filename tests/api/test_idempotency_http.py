@@ -288,7 +288,7 @@ def submit_and_disconnect(service, path, body) -> str:
         wanted,
         body,
         context=service.context,
-        plan=None if is_one else service.loop.run(service.generations.forecast(wanted, caller)),
+        plan=None if is_one else service.loop.run(service.generations.forecast(wanted, caller)).plan,
         caller=caller,
         address=incoming.address(),
         key=incoming.idempotency_key(),
