@@ -112,14 +112,14 @@ def open_files(settings: Settings) -> Files | None:
 
 def context(settings: Settings) -> ParseContext:
     """Raises SettingsError."""
-    path = settings.TRIGGER_WORDS_FILE
+    path, models = settings.TRIGGER_WORDS_FILE, registry(settings)
     return ParseContext(
-        registry(settings),
+        models,
         loopback=settings.REPLICATE_SIMULATE,
         webhook_hosts=settings.webhook_hosts,
         timeout=settings.GENERATION_TIMEOUT,
         start_timeout=settings.GENERATION_START_TIMEOUT,
-        trigger_words=read_trigger_words(path) if path else {},
+        trigger_words=read_trigger_words(path, models) if path else {},
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalog.adaptation import Adaptation, Step, is_taken, makes_enough
+from catalog.adaptation import Adaptation, Change, Step, is_taken, makes_enough
 from catalog.model import Fallback, Model
 from catalog.registry import Registry, Rules
 from errors import every_error
@@ -26,12 +26,14 @@ CODES = tuple(error.code for error in every_error() if error.falls_back)
 @dataclass(frozen=True, slots=True)
 class Route:
     """The models that a request may try. `given` are the caller's parameters, each valid for at least one model.
-    `order` is the list of models in the request; without it the rules of the registry apply."""
+    `order` is the list of models in the request; without it the rules of the registry apply. `changes` were made before
+    any model's, and hold for all."""
 
     requested: Model
     given: Mapping[str, Any]
     registry: Registry
     order: tuple[Model, ...] | None = None
+    changes: tuple[Change, ...] = ()
 
     def first(self) -> Step | None:
         """The requested model, or another that takes its reference images and makes its number of outputs, or None."""
@@ -51,8 +53,8 @@ class Route:
         left = (model for model in following if model not in {*tried, self.requested})
         return next(map(self.step, left), None)
 
-    def with_prompt(self, prompt: str) -> "Route":
-        return replace(self, given={**self.given, "prompt": prompt})
+    def with_prompt(self, prompt: str, changes: tuple[Change, ...]) -> "Route":
+        return replace(self, given={**self.given, "prompt": prompt}, changes=changes)
 
     @property
     def asks_for_an_edit(self) -> bool:
@@ -114,7 +116,8 @@ class Route:
         return order if model is self.requested else order[order.index(model) + 1 :]
 
     def step(self, model: Model) -> Step:
-        return Adaptation(self.requested, model, self.registry).step(self.given)
+        step = Adaptation(self.requested, model, self.registry).step(self.given)
+        return replace(step, changes=(*self.changes, *step.changes))
 
 
 class _Rule(BaseModel):

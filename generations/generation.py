@@ -201,15 +201,14 @@ class Generation:
     `accepted_at` and `ended_at` are times of the loop, `created_at` is the Unix time of acceptance. `address` is
     the base URL under which its caller reached this service. `request_json` is the request as text, which another
     process parses again. `next_model` is the model of the current or next attempt. `queued_seconds` and
-    `predicting_seconds` add up all attempts, without the backoff between them; an interrupted attempt counts from
-    its submission. `files` are the names of the stored files, and `files_error` says why some are missing.
-    `outputs` are those that the caller gets, and `kinds` those of all files that were made. With a `placeholder`,
-    the only file is a black image in place of the output, or its `data:` URI if it could not be stored. A
-    `detached` generation continues without a waiting caller. If the `secrets_lost` were of an earlier process, it
-    sends nothing more. A run that stops without `is_cancelled` was only interrupted. `persisted` is true once its
-    record is on the disk. `reserved_usd` is reserved in the budget: its cost so far, and the most that it may still
-    cost. `progress` is the last percentage that its model printed. `listeners` are called on the loop when the
-    state changes.
+    `predicting_seconds` add up all attempts, without the backoff between them; an interrupted attempt counts from its
+    submission. `files` are the names of the stored files, and `files_error` says why some are missing. `outputs` are
+    those that the caller gets, and `kinds` those of all files that were made. With a `placeholder`, the only file is a
+    black image in place of the output, or its `data:` URI if it could not be stored. A `detached` generation continues
+    without a waiting caller. If the `secrets_lost` were of an earlier process, it sends nothing more. A run that stops
+    without `is_cancelled` was only interrupted. `persisted` is true once its record is on the disk. `reserved_usd` is
+    reserved in the budget: its cost so far, and the most that it may still cost. `progress` is the last percentage that
+    its model printed. `listeners` are called on the loop when the state changes.
     """
 
     id: str
@@ -377,6 +376,7 @@ class Generation:
             credits=self.model.credits if self.succeeded else 0,
             semaphore=self.semaphore,
             cost_basis=self.cost_basis,
+            warnings=self.request.warnings,
             has_secrets=bool(self.request.secrets) or self.secrets_lost,
             attempts=tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1)),
         )

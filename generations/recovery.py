@@ -140,7 +140,7 @@ class Recovery:
             raise ValueError("an unfinished generation has its request")
         fields = {**shared, **self._attachments.read(record.batch_id or record.id, record.request)}
         context = self._context_of(fields, record, caller)
-        request = parse_generation(fields, context)
+        request = replace(parse_generation(fields, context), warned=record.warnings)
         known = {each.name: each for each in context.resolved.values() if isinstance(each, Model)}
 
         def find(name: str) -> Model | None:

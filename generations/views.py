@@ -70,6 +70,8 @@ def facts(record: GenerationRecord, address: str) -> Body:
         body["survives_restart"] = False
     if last and last.changes and not record.lists_attempts:
         body["changes"] = list(last.changes)
+    if record.warnings:
+        body["warnings"] = list(record.warnings)
     if record.version is not None:
         body["version"] = record.version
     return body | {"placeholder": True} if record.placeholder else body
@@ -140,6 +142,7 @@ def dry_run(request: GenerationRequest, found: Forecast) -> Body:
             for name, value in first.input.items()
         },
         "changes": [change.as_json() for change in first.changes],
+        **({"warnings": list(request.warnings)} if request.warnings else {}),
     }
 
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from auth import Secret
-from catalog.adaptation import OUTPUTS, Step
+from catalog.adaptation import OUTPUTS, Change, Step
 from catalog.fallback import Route
 from catalog.inputs import Input
 from catalog.model import Model
-from catalog.trigger_words import with_word
+from catalog.trigger_words import FIELD, put_in_front, word_of
 from errors import Problem
 from network.public_http import check_url
 from network.urls import encoded_url
@@ -65,10 +65,11 @@ def read_normalised(
     valid, turned = params_of(model, given, context, fields_of, problems, for_any=asks_for_fallback)
     if problems or fields is None:
         return problems
-    if fields.trigger_word is not None and (problem := _put_in_front(fields.trigger_word, valid)):
-        return [problem]
+    if isinstance(added := _put_in_front(fields.trigger_word, valid), Problem):
+        return [added]
+    turned = (*added, *turned)
     secrets = {name: Secret(valid.pop(name)) for name in model.inputs.secrets if name in valid}
-    route = Route(model, valid, context.registry, order) if asks_for_fallback else None
+    route = Route(model, valid, context.registry, order, turned) if asks_for_fallback else None
     first = Step(model, {**model.asks_for, **valid}, turned) if route is None else _first(route, context)
     if isinstance(first, Problem):
         return [first]
@@ -86,6 +87,7 @@ def read_normalised(
         longest=(fields.timeout or context.timeout) + (fields.start_timeout or context.start_timeout),
         secrets=secrets,
         trigger_word=fields.trigger_word,
+        model_word=word_of(first.model, context.trigger_words),
         given=without(secrets, body),
     )
 
@@ -98,13 +100,13 @@ def _first(route: Route, context: ParseContext) -> Step | Problem:
     return first
 
 
-def _put_in_front(word: str, valid: dict[str, Any]) -> Problem | None:
-    """Put a trigger word in front of the prompt. Returns the problem of a model without a prompt."""
+def _put_in_front(word: str | None, valid: dict[str, Any]) -> tuple[Change, ...] | Problem:
+    """Put a trigger word in front of the prompt, and return that change, or the problem of a model without a prompt."""
     prompt = valid.get("prompt")
     if not isinstance(prompt, str):
-        return Problem("trigger_word", "goes into the prompt, and there is none", word)
-    valid["prompt"] = with_word(prompt, word)
-    return None
+        return () if word is None else Problem(FIELD, "goes into the prompt, and there is none", word)
+    valid["prompt"], added = put_in_front(word, prompt)
+    return added
 
 
 def names_in(body: Any) -> set[str]:

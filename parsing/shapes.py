@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from auth import Secret
-from catalog.adaptation import OUTPUTS, Step
+from catalog.adaptation import OUTPUTS, Change, Step
 from catalog.fallback import Route
 from catalog.model import Model
 from catalog.prices import LONGEST
 from catalog.texts import Text, is_blank, usable_text
-from catalog.trigger_words import with_word
+from catalog.trigger_words import FIELD, has_word, put_in_front, told_missing
 from files.names import DownloadName
 
 MAX_TIMEOUT = 1800
@@ -121,9 +121,10 @@ class BatchFields(BaseModel):
 class GenerationRequest:
     """One valid generation. `first` is the first model and its input, in which large images are still to be uploaded.
     `route` leads to further models if the caller chose a fallback. `longest` is how many seconds each prediction
-    may take from its creation. `secrets` are the inputs of the first model that must not be written anywhere.
-    `given` is the body without them that the request was read from; in a batch of prompts it is the request's own
-    part of the body."""
+    may take from its creation. `secrets` are the inputs of the first model that must not be written anywhere. The
+    `trigger_word` is in front of its prompt, and `model_word` is the one that the operator has named for the first
+    model. `warned` has the warnings of a request that was accepted before. `given` is the body without secrets that the
+    request was read from; in a batch of prompts it is the request's own part of the body."""
 
     first: Step
     requested_model: str
@@ -139,6 +140,8 @@ class GenerationRequest:
     longest: float = LONGEST
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     trigger_word: str | None = None
+    model_word: str | None = None
+    warned: tuple[str, ...] | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -150,6 +153,17 @@ class GenerationRequest:
         """The prompt, empty if the model takes none."""
         prompt = self.first.input.get("prompt", "")
         return prompt if isinstance(prompt, str) else ""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the caller about a request that is valid."""
+        if self.warned is not None:
+            return self.warned
+        found = [] if self.model.retired is None else [self.model.retired]
+        word, prompt = self.model_word, self.prompt
+        if word is not None and self.trigger_word is None and prompt and not has_word(prompt, word):
+            found.append(told_missing(word, self.model))
+        return tuple(found)
 
     @property
     def bound(self) -> float:
@@ -172,15 +186,24 @@ class GenerationRequest:
         self, prompt: str, *, file_name: str | None, inside: Mapping[str, Any] | None = None
     ) -> "GenerationRequest":
         """The request with another prompt. `inside` are its parameters if the body has them in `input`."""
-        sent = prompt if self.trigger_word is None else with_word(prompt, self.trigger_word)
-        first = replace(self.first, input={**self.first.input, "prompt": sent})
-        route = self.route and self.route.with_prompt(sent)
+        sent, added = put_in_front(self.trigger_word, prompt)
+        first = replace(
+            self.first,
+            input={**self.first.input, "prompt": sent},
+            changes=_with_word(added, self.first.changes),
+        )
+        route = self.route and self.route.with_prompt(sent, _with_word(added, self.route.changes))
         given: dict[str, Any] = (
             {"prompt": prompt} if inside is None else {"input": {**inside, "prompt": prompt}}
         )
         if file_name is not None:
             given["file_name"] = file_name
         return replace(self, first=first, route=route, file_name=file_name, given=given)
+
+
+def _with_word(added: tuple[Change, ...], before: tuple[Change, ...]) -> tuple[Change, ...]:
+    """The changes of a request with the trigger word of another prompt."""
+    return (*added, *(each for each in before if each.field != FIELD))
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,7 @@ def _sometimes() -> JSON:
             **_changes(),
             "description": "Parameters that were not sent as they came. With a `fallback`, each attempt has its own.",
         },
+        "warnings": _warnings(),
         "survives_restart": {
             "const": False,
             "description": "It has secret inputs, which are not kept: if the service restarts before it was sent, it "
@@ -205,8 +206,9 @@ def _of_batches() -> JSON:
                     "type": "object",
                     "description": "The input that the model would get. Of an image without a URL, only a description.",
                 },
-                "changes": _changes(),
-            }
+                "changes": _changes(), "warnings": _warnings(),
+            },
+            required=[*planned, "model_name", "requested_model", "input", "changes"],
         ),
         "GenerationOrPlan": {"anyOf": [ref("Generation"), ref("GenerationPlan")]},
         "BatchOrPlan": {"anyOf": [ref("Batch"), ref("BatchPlan")]},
@@ -275,6 +277,14 @@ def _of_the_service() -> JSON:
         "Ready": an_object({"status": {"const": "ready"}, "ledger": {"enum": ["ok", "away"]}}),
         "AnyObject": {"type": "object"},
     }  # fmt: skip
+
+
+def _warnings() -> JSON:
+    return {
+        "type": "array",
+        "items": TEXT,
+        "description": "What may be wrong with a request that is valid, in sentences. Absent if there is nothing.",
+    }
 
 
 def _error() -> JSON:
