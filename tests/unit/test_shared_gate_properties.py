@@ -33,6 +33,7 @@ WHICH = st.integers(0, PROCESSES - 1)
 SLOTS = st.sampled_from([1, 2, 3, 12])
 PLACES = st.sampled_from([1, 3, 8, 30])
 SECONDS = st.sampled_from([0.2, 2.0, 15.0])
+VERSIONS = st.sampled_from([None, "cold", "cold", "colder"])
 SPANS = st.sampled_from([1.0, 4.0, 6.0, 12.0, 30.0, 90.0])
 OUTAGES = st.sampled_from([0.3, 2.0, 6.0, 20.0, 70.0])
 
@@ -140,7 +141,7 @@ class SharedGate(RuleBasedStateMachine):
         latency=st.sampled_from([0.002, 0.03]),
         connecting=st.sampled_from([0.1, 2.0]),
         there=st.sampled_from([0.05, 1.0]),
-        load=st.lists(st.tuples(WHICH, CALLERS, SECONDS), max_size=8),
+        load=st.lists(st.tuples(WHICH, CALLERS, SECONDS, VERSIONS), max_size=8),
         then=TIMES,
     )
     def begin(
@@ -151,7 +152,7 @@ class SharedGate(RuleBasedStateMachine):
         latency: float,
         connecting: float,
         there: float,
-        load: list[tuple[int, str, float]],
+        load: list[tuple[int, str, float, str | None]],
         then: float,
     ) -> None:
         self.limits = [(0.0, slots, places)]
@@ -161,8 +162,8 @@ class SharedGate(RuleBasedStateMachine):
         self.upstream = Upstream(connecting=connecting, there=there, on_arrival=self.check_arrival)
         self.processes: list[Service] = []
         self.do(self.add_processes(PROCESSES))
-        for which, caller, seconds in load:
-            self.ask(which, caller, None, 1, seconds, 0.0)
+        for which, caller, seconds, version in load:
+            self.ask(which, caller, None, 1, seconds, 0.0, version)
         self.do(asyncio.sleep(then))
 
     async def add_processes(self, most: int) -> None:
@@ -194,7 +195,7 @@ class SharedGate(RuleBasedStateMachine):
         most=st.sampled_from([1, 1, 2, 5]),
         seconds=SECONDS,
         then=TIMES,
-        version=st.sampled_from([None, None, "cold", "colder"]),
+        version=VERSIONS,
     )
     def ask(
         self,
@@ -442,7 +443,7 @@ class TestMoreHistories(SharedGate.TestCase):  # type: ignore[name-defined]
 
 def test_a_process_that_freezes_before_it_sends_and_is_taken_over_sends_nothing_when_it_wakes():
     history = SharedGate()
-    load = [(0, "ann", 0.2), (1, ADMIN, 2.0)]
+    load = [(0, "ann", 0.2, None), (1, ADMIN, 2.0, None)]
     try:
         history.begin(2, 30, True, 0.002, connecting=2.0, there=1.0, load=load, then=1.0)
         history.freeze(1, 30.0, only_loop=False, then=40.0)
