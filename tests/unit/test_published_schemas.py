@@ -3,7 +3,8 @@ differences: null counts as left out, text that is exactly a number or boolean i
 refused elsewhere.
 
 The documents are small ones of our own, with every quirk that published schemas are known to have. SCHEMAS=directory
-also tests the documents in a directory, each a version with `openapi_schema`, a model, or an OpenAPI document.
+also tests the documents in a directory, each a version with `openapi_schema`, a model, or an OpenAPI document, and the
+inputs of `examples.jsonl` there.
 """
 
 import json
@@ -267,6 +268,23 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_schema():
     problems = compiled(QUIRKS).check({"steps": 99, "size": 3, "images": [URL, 7]}).problems
 
     assert ["prompt", "size", "steps", "images[1]"] == [each.field for each in problems]
+
+
+def examples() -> list[Any]:
+    """The published examples in the directory SCHEMAS, one a line of `examples.jsonl`; none without it."""
+    path = Path(os.environ.get("SCHEMAS", "")) / "examples.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def test_the_inputs_of_published_examples_are_accepted():
+    for example in examples():
+        choices = {
+            name: found if isinstance(found, dict) else {"enum": found, "type": "string"}
+            for name, found in (example["enums"] or {}).items()
+        }
+        inputs = compiled(document(required=example["required"], schemas=choices, **example["Input"]))
+
+        assert [] == list(inputs.check(example["example"]).problems), example["model"]
 
 
 CONTRADICTIONS = {
