@@ -70,7 +70,7 @@ QUIRKS = document(
 def documents() -> dict[str, Any]:
     found = {"quirks": QUIRKS}
     for path in sorted(SCHEMAS.rglob("*.json")):
-        name = f"{path.parent.name}/{path.stem}"
+        name = path.relative_to(SCHEMAS).with_suffix("").as_posix()
         found[name] = saved(name)
     for path in sorted(Path(os.environ["SCHEMAS"]).glob("*.json")) if "SCHEMAS" in os.environ else ():
         content = json.loads(path.read_text())
