@@ -30,6 +30,8 @@ SMALLEST, LARGEST = -(2**63), 2**63 - 1
 """The bounds of an integer whose schema has none."""
 
 _MOST_CHOICES_SHOWN: Final = 30
+_MOST_COMPARED: Final = 500
+_LONGEST_CHOICE: Final = 100
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,18})(?:\.\d{1,30})?(?:[eE][+-]?\d{1,2})?")
 _FLAGS: Final = {"true": True, "false": False}
@@ -156,9 +158,9 @@ class Input:
         raise Wrong(f"must be {self._choices_shown(value)}", value)
 
     def _choices_shown(self, given: Any) -> str:
-        shown = [str(each) for each in self.choices]
+        shown = [str(each)[:_LONGEST_CHOICE] for each in self.choices]
         if len(shown) > _MOST_CHOICES_SHOWN:
-            near = get_close_matches(str(given)[:100], shown, n=3, cutoff=0.0)
+            near = get_close_matches(str(given)[:100], shown[:_MOST_COMPARED], n=3, cutoff=0.0)
             return f"one of {len(shown)} choices; the nearest are {', '.join(near)}"
         return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 

@@ -6,7 +6,7 @@ How Replicate writes schemas: github.com/replicate/cog, docs/python.md; the form
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 Schema = dict[str, Any]
 
@@ -23,6 +23,11 @@ _SAYS_NOTHING = {
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
+_MOST_REFERRED: Final = 30_000
+"""The most nodes that the references of one document may add. A few references that each use another twice make
+millions. No published schema that was read adds more than two thousand."""
+
+
 class NoInputs(ValueError):
     """The document does not describe the inputs of a model."""
 
@@ -33,6 +38,8 @@ class PlainSchemas:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
         self._targets: dict[str, Schema] = {}
+        self._sizes: dict[str, int] = {}
+        self._left = _MOST_REFERRED
 
     def inputs(
         self, where: str = "#/components/schemas/Input"
@@ -45,7 +52,7 @@ class PlainSchemas:
             raise NoInputs(
                 "it does not describe its inputs (components.schemas.Input: properties, required)."
             )
-        names = [str(name) for name in required]
+        names = [name for name in required if isinstance(name, str)]
         described = {name: self.of(schema) for name, schema in inputs.items()}
         return described | {name: {} for name in names if name not in described}, names, rest
 
@@ -76,7 +83,8 @@ class PlainSchemas:
             _merge(plain, part)
 
     def _target(self, pointer: Any) -> Schema:
-        """The schema that a `$ref` points at. If there is none, or the reference is circular, the `$ref` itself."""
+        """The schema that a `$ref` points at. If there is none, if the reference is circular, or if all references
+        together make too large a schema, the `$ref` itself."""
         if not isinstance(pointer, str) or not pointer.startswith("#"):
             return {"$ref": pointer}
         if pointer not in self._targets:
@@ -86,7 +94,15 @@ class PlainSchemas:
                 found = found.get(step) if isinstance(found, Mapping) else None
             if found is not None:
                 self._targets[pointer] = self.of(found)
-        return self._targets[pointer]
+                self._sizes[pointer] = _size(self._targets[pointer])
+        self._left -= self._sizes.get(pointer, 0)
+        return self._targets[pointer] if self._left >= 0 else {"$ref": pointer}
+
+
+def _size(value: Any) -> int:
+    """The number of nodes of a JSON value."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_size, parts))
 
 
 def canonical(value: Any) -> str:

@@ -9,6 +9,7 @@ Secrets have `format: password`, `x-cog-secret` or `writeOnly`, or only a tellin
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ Type = Literal["string", "integer", "number", "boolean", "array", "object"]
 
 _TYPES: Final[tuple[str, ...]] = get_args(Type)
 
-_SECRET_NAME: Final = re.compile(
+SECRET_NAME: Final = re.compile(
     r"(?:^|_)(?:api_?key|api_?token|auth_?token|access_?token|secret(?:_?key)?|password)$"
     r"|^(?:hf|huggingface|civitai|openai|replicate|github|wandb)_(?:api_)?(?:token|key)$",
     re.IGNORECASE,
@@ -126,7 +127,7 @@ class _Compiler:
             plain.get("x-cog-secret") is True
             or plain.get("writeOnly") is True
             or plain.get("format") == "password"
-            or _SECRET_NAME.search(name) is not None
+            or SECRET_NAME.search(name) is not None
         )
         return self._input(
             name,
@@ -208,6 +209,9 @@ def _contradiction(plain: Schema, options: Any, depth: int) -> str | None:
     wrong = [key for key in _NUMBERS if key in plain and not _is_number(plain[key])]
     if wrong:
         return f"Its {wrong[0]} is no number."
+    step = plain.get("multipleOf", 1)
+    if step < 1 or step != int(step):
+        return "Its multipleOf is no positive integer."
     low, high = plain.get("minimum"), plain.get("maximum")
     return None if low is None or high is None or low <= high else "Its minimum is above its maximum."
 
@@ -234,4 +238,4 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

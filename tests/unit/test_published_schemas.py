@@ -341,6 +341,32 @@ def test_a_document_without_inputs_is_refused(wrong):
         compiled(wrong)
 
 
+def test_references_that_would_make_millions_of_schemas_are_left_out():
+    twice = {}
+    for n in range(40):
+        following = {"$ref": f"#/components/schemas/A{n + 1}"}
+        twice[f"A{n}"] = {"anyOf": [following, {"items": following}]}
+    inputs = compiled(document(schemas=twice, a={"$ref": "#/components/schemas/A0"}, b={"type": "integer"}))
+
+    assert inputs["a"].unchecked is not None
+    assert "must be an integer" == inputs.check({"a": 3, "b": "x"}).problems[0].message
+
+
+@pytest.mark.parametrize("step", [0, -2, 0.1])
+def test_a_step_that_is_no_positive_integer_refuses_no_value(step):
+    inputs = compiled(document(a={"type": "integer", "multipleOf": step}))
+
+    assert inputs["a"].takes(3)
+    assert inputs["a"].unchecked == "Its multipleOf is no positive integer."
+
+
+def test_the_message_about_a_choice_is_short_whatever_the_choices_are():
+    inputs = compiled(document(a={"type": "string", "enum": [f"{n}{'x' * 9000}" for n in range(30)]}))
+
+    [problem] = inputs.check({"a": "b"}).problems
+    assert len(problem.message) < 4000
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
@@ -349,7 +375,7 @@ JSON = st.recursive(
 KEYWORDS = st.sampled_from(
     [
         "type", "enum", "allOf", "anyOf", "$ref", "items", "minimum", "maximum", "default", "nullable", "format",
-        "minLength",
+        "minLength", "multipleOf",
     ]
 )  # fmt: skip
 
