@@ -265,7 +265,7 @@ def _bytes(memory: _Memory) -> bytearray:
 
 def turn_for(body: Any, caller_id: str) -> AbstractContextManager[None]:
     """The caller's turn to parse and plan this batch; no turn is needed for a small one."""
-    lists = [body.get(name) for name in ("prompts", "requests")] if isinstance(body, dict) else []
+    lists = [body.get(name) for name in ("prompts", "requests", "inputs")] if isinstance(body, dict) else []
     is_quick = all(len(each) <= _FEW for each in lists if isinstance(each, list))
     return nullcontext() if is_quick else limits().parsing.turn(caller_id)
 
@@ -275,10 +275,11 @@ def context(body: Any, caller: Caller) -> ParseContext:
     Replicate if they are not known. Raises ServiceError if that fails."""
     running, names = service(), names_in(body)
     resolver = running.core.resolver
+    context = replace(running.context, may_run=partial(resolver.may_run, caller))
     if not resolver.must_resolve(names, caller):
-        return running.context
+        return context
     found = running.loop.run(resolver.resolve(names, caller), disconnect=connection())
-    return replace(running.context, resolved=found)
+    return replace(context, resolved=found)
 
 
 def with_files_on_disk(body: Any, context: ParseContext) -> Any:

@@ -100,7 +100,13 @@ def is_taken(model: Model, name: str, value: Any) -> bool:
 
 def makes_enough(model: Model, given: Mapping[str, Any]) -> bool:
     """Whether the model can make as many outputs as these parameters request."""
-    return given.get(OUTPUTS, 1) <= 1 or is_taken(model, OUTPUTS, given[OUTPUTS])
+    return number_of_outputs(given) <= 1 or is_taken(model, OUTPUTS, given[OUTPUTS])
+
+
+def number_of_outputs(given: Mapping[str, Any]) -> int:
+    """How many outputs these parameters request. A model may have an input of that name that is no number."""
+    count = given.get(OUTPUTS, 1)
+    return int(count) if _is_number(count) else 1
 
 
 class Adaptation:
@@ -121,9 +127,11 @@ class Adaptation:
         self._take_references(given)
         self._take_safety(given)
         for name, value in given.items():
-            if self._is_reference(name) or name in SAFETY:
+            if not self._is_other and (self._is_own(name) or self._fields.is_open):
+                self._sent[name] = value
+            elif self._is_reference(name) or name in SAFETY:
                 continue
-            if not self._is_other and name in self._fields:
+            elif not self._is_other and name in self._fields:
                 self._sent[name] = value
             else:
                 self._take(name, value, given)
@@ -136,6 +144,10 @@ class Adaptation:
             if self._is_other and each.required and name not in self._sent:
                 self._unfit = f"{self._model.short_name} needs {name}."
         return Step(self._model, {**self._model.asks_for, **self._sent}, tuple(self._changes), self._unfit)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether it is an input of a model that is known by its published schema, whose values may mean anything."""
+        return self._model.is_published and name in self._fields
 
     def _is_reference(self, name: str) -> bool:
         """Whether the model can only take this parameter as one of its reference images."""
@@ -191,7 +203,9 @@ class Adaptation:
     def _take_safety(self, given: Mapping[str, Any]) -> None:
         """Send each setting as this model has it. If several map to one parameter, the most cautious value is sent."""
         wishes = [
-            (name, *wish) for name in given if name in SAFETY and (wish := self._wish(name, given[name]))
+            (name, *wish)
+            for name in given
+            if self._is_setting(name) and (wish := self._wish(name, given[name]))
         ]
         for _, parameter, value in wishes:
             self._sent[parameter] = min(value, self._sent.get(parameter, value), key=SAFETY[parameter].index)
@@ -199,9 +213,15 @@ class Adaptation:
             if (name, given[name]) != (parameter, self._sent[parameter]):
                 self._changes.append(Change(name, given[name], parameter, self._sent[parameter]))
 
+    def _is_setting(self, name: str) -> bool:
+        """Whether it is a safety setting, and not sent as it is."""
+        return name in SAFETY and (self._is_other or not self._is_own(name))
+
     def _wish(self, name: str, value: Any) -> tuple[str, Any] | None:
         """The parameter of this model that a setting maps to, and its value. None if nothing is sent."""
         scale, usual = SAFETY[name], self._usual(name)
+        if value not in scale:  # of a model that is not declared, whose values may mean anything
+            value = scale[0]
         if name in self._fields:
             cautious = min(value, usual, key=scale.index) if self._is_other else value
             if is_taken(self._model, name, cautious):
@@ -238,8 +258,10 @@ def _nearest_ratio(value: Any, given: Mapping[str, Any], choices: Sequence[Any])
     return nearest
 
 
-def _shape(ratio: str) -> float | None:
+def _shape(ratio: Any) -> float | None:
     """The logarithm of width / height. 16:9 and 9:16 are equally far from a square."""
+    if not isinstance(ratio, str):
+        return None
     found = _RATIO.fullmatch(ratio)
     width, height = (int(found[1]), int(found[2])) if found else _SHAPES.get(ratio, (0, 0))
     return math.log(width / height) if width and height else None

@@ -5,7 +5,7 @@ operator may replace. No model is tried twice. Its input is adapted from the cal
 from the input of an earlier attempt, so that no parameter is lost.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ CODES = tuple(error.code for error in every_error() if error.falls_back)
 class Route:
     """The models that a request may try. `given` are the caller's parameters, each valid for at least one model.
     `order` is the list of models in the request; without it the rules of the registry apply. `changes` were made before
-    any model's, and hold for all."""
+    any model's, and hold for all. `may_run` says whether the caller may run a model."""
 
     requested: Model
     given: Mapping[str, Any]
     registry: Registry
     order: tuple[Model, ...] | None = None
     changes: tuple[Change, ...] = ()
+    may_run: Callable[[Model], bool] = lambda model: True
 
     def first(self) -> Step | None:
         """The requested model, or another that takes its reference images and makes its number of outputs, or None."""
@@ -43,6 +44,7 @@ class Route:
             if each.kind == self.requested.kind
             and self._takes_references(each)
             and makes_enough(each, self.given)
+            and self.may_run(each)
         )
         steps = [self.step(model) for model in fitting]
         return next((step for step in steps if step.unfit is None), next(iter(steps), None))

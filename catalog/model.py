@@ -229,6 +229,8 @@ class Model:
         if not self.is_published:
             return {}
         unchecked = {name: each.unchecked for name, each in self.inputs.fields.items() if each.unchecked}
+        if self.inputs.is_open:
+            unchecked["*"] = "The published schema does not describe the inputs."
         return {
             "version": self.version,
             "versions": [self.version] if self.version else [],

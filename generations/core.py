@@ -99,7 +99,8 @@ class Core:
         self.budget = _budget(settings, ledger, archive)
         self._learned = _learned(settings, ledger, archive)
         self.models = _models(settings, ledger, archive, provider)
-        self.resolver = _resolver(settings, context.registry, provider, self.models, tariff)
+        self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry)
+        self.resolver = _resolver(settings, context.registry, provider, self.models, self._allowed, tariff)
         known = partial(self.resolver.restored, queries)
         self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
@@ -209,6 +210,7 @@ class Core:
             outbox=self.outbox,
             outputs=outputs,
             learned=self._learned,
+            allowed=self._allowed,
             first_backoff=first_backoff,
         )
 
@@ -288,13 +290,14 @@ def _resolver(
     registry: Registry,
     source: ModelSource,
     models: PublishedModels[Published],
+    allowed: AllowedModels,
     tariff: Tariff,
 ) -> Resolver:
     return Resolver(
         registry=registry,
         source=source,
         published=models,
-        allowed=AllowedModels(settings.MODELS_ALLOWED.split(","), registry),
+        allowed=allowed,
         tariff=tariff,
         lora=settings.LORA_MODEL_ID,
         simulated=settings.REPLICATE_SIMULATE,

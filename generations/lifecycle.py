@@ -27,6 +27,7 @@ import structlog
 
 from admission.durations import Took
 from catalog.adaptation import Step
+from catalog.model import Model
 from cluster import AnyGate
 from contract.states import State
 from errors import (
@@ -52,6 +53,7 @@ from generations.costs import Estimate, explained
 from generations.generation import Attempt, FinishedAttempt, Generation
 from generations.learned import Learned
 from generations.outputs import keep_outputs
+from generations.resolver import AllowedModels
 from ledger import Ledger
 from ledger.records import GenerationRecord
 from loop_thread import finish
@@ -131,9 +133,11 @@ class Runner:
         outbox: Outbox,
         outputs: Files | None,
         learned: Learned,
+        allowed: AllowedModels | None = None,
         first_backoff: float = FIRST_BACKOFF,
     ) -> None:
         self._attempts = attempts
+        self._allowed = allowed or AllowedModels()
         self._learned = learned
         self._gate = gate
         self._ledger = ledger
@@ -286,7 +290,8 @@ class Runner:
     ) -> ServiceError | None:
         """The reason not to call a model, which is also listed among the attempts. None if it may be
         called."""
-        reason = step.unfit or await self._refuse_cost(generation, step, batch)
+        reason = step.unfit or self._refuse_model(generation, step.model)
+        reason = reason or await self._refuse_cost(generation, step, batch)
         if reason is None:
             return None
         error = InvalidRequest([Problem("fallback", reason)])
@@ -294,6 +299,14 @@ class Runner:
             Attempt(step.model, step.input, step.changes, error=error, passed_over=True)
         )
         return error
+
+    def _refuse_model(self, generation: Generation, model: Model) -> str | None:
+        """Why the operator does not let this caller run a model that it did not request. None if it may run."""
+        route = generation.request.route
+        if route is None or model is route.requested:  # which was checked when it was accepted
+            return None
+        refusal = self._allowed.refusal(generation.caller, model)
+        return refusal and f"{model.short_name} {refusal}."
 
     async def _refuse_cost(self, generation: Generation, step: Step, batch: Batch | None) -> str | None:
         """Reserve what one more attempt may cost, or return which limit it would exceed."""

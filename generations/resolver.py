@@ -86,6 +86,10 @@ class Resolver:
         models = [self._registry.find(name) for name in names]
         return any(each is None or self._allowed.refusal(caller, each) is not None for each in models)
 
+    def may_run(self, caller: Caller, model: Model) -> bool:
+        """Whether the operator lets this caller run the model. Call it in any thread."""
+        return self._allowed.refusal(caller, model) is None
+
     async def resolve(self, names: Iterable[str], caller: Caller) -> Mapping[str, Model | str]:
         """The models of these names that are not in the registry, or why a name leads to no model. A name of no known
         form is left out, and so are declared models that may be run. Raises ServiceError if Replicate cannot be
@@ -172,7 +176,7 @@ class Resolver:
     async def _no_version(self, name: str, given: str, caller: Caller) -> str:
         """The message about a version that is no id."""
         latest = await self._latest(name, caller)
-        return f"has {given[:64]} for a version, and a version is 64 hexadecimal digits{latest}"
+        return f"has {given[:64] or 'nothing'} for a version, and a version is 64 hexadecimal digits{latest}"
 
     async def _missing(self, target: Target, caller: Caller) -> str:
         """The message about a model that this caller's token cannot read."""

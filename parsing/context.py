@@ -1,6 +1,6 @@
 """What parsing depends on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ class ParseContext:
     """What parsing depends on: the models, whether webhooks may go to this machine (`loopback`), and to which hosts of
     the operator. A request that was `accepted` before, by an earlier version or under other settings, is not refused by
     newer rules. `resolved` has the other models of the request by the names that it uses, or why a name leads to
-    none. `timeout` and `start_timeout` are those of requests without their own, in seconds."""
+    none. `may_run` says whether the caller may run a model. `timeout` and `start_timeout` are those of requests without
+    their own, in seconds."""
 
     registry: Registry
     loopback: bool = False
@@ -26,6 +27,8 @@ class ParseContext:
     timeout: float = MAX_TIMEOUT
     start_timeout: float = 0.0
     resolved: Mapping[str, Model | str] = field(default_factory=dict)
+
+    may_run: Callable[[Model], bool] = lambda model: True
 
     trigger_words: TriggerWords = field(default_factory=dict)
 

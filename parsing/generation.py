@@ -60,16 +60,16 @@ def read_normalised(
     model = context.find(name) if isinstance(name, str) else None
     if model is None:
         return _without_model(name, given, problems, context, fields_of)
-    asks_for_fallback = own.get("fallback", False) is not False
+    falls_back = own.get("fallback", False) is not False
     order = _order(own.get("fallback"), model, context, problems)
-    valid, turned = params_of(model, given, context, fields_of, problems, for_any=asks_for_fallback)
+    valid, turned = params_of(model, given, context, fields_of, problems, for_any=falls_back)
     if problems or fields is None:
         return problems
     if isinstance(added := _put_in_front(fields.trigger_word, valid), Problem):
         return [added]
     turned = (*added, *turned)
     secrets = {name: Secret(valid.pop(name)) for name in model.inputs.secrets if name in valid}
-    route = Route(model, valid, context.registry, order, turned) if asks_for_fallback else None
+    route = Route(model, valid, context.registry, order, turned, context.may_run) if falls_back else None
     first = Step(model, {**model.asks_for, **valid}, turned) if route is None else _first(route, context)
     if isinstance(first, Problem):
         return [first]

@@ -14,6 +14,7 @@ from catalog import references
 from catalog.adaptation import Change, is_taken
 from catalog.inputs import Turned
 from catalog.model import Model
+from catalog.published import SECRET_NAME
 from errors import Problem
 from parsing.context import ParseContext
 from parsing.takers import taken_by_others
@@ -30,6 +31,10 @@ LONGEST_INPUT: Final = 4_000_000
 read longer responses, so it would never see the prediction end."""
 
 _TOO_LONG: Final = f"is too long: the input of a model may have {LONGEST_INPUT:,} bytes as JSON"
+
+_UNNAMED: Final = (
+    "is a secret by its name; no schema of this model says so, and it would be written to the ledger"
+)
 
 _LONGEST_ESCAPE: Final = 12
 """The most bytes of one character as JSON in ASCII."""
@@ -153,11 +158,13 @@ class _Reader:
         checked = inputs.check(given, accepted=self.context.accepted, elsewhere=elsewhere)
         self.problems.extend(checked.problems)
         self.turned.extend(checked.turned)
-        self.problems.extend(
-            Problem(name, not_a_field(name, known), value)
-            for name, value in given.items()
-            if name not in inputs
-        )
+        strange = {name: value for name, value in given.items() if name not in inputs}
+        if inputs.is_open:
+            self.problems.extend(Problem(name, _UNNAMED) for name in strange if SECRET_NAME.search(name))
+        else:
+            self.problems.extend(
+                Problem(name, not_a_field(name, known), value) for name, value in strange.items()
+            )
         return dict(checked.values)
 
     def _references(self, name: str, given: Any) -> Any:

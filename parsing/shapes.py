@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from auth import Secret
-from catalog.adaptation import OUTPUTS, Change, Step
+from catalog.adaptation import Change, Step, number_of_outputs
 from catalog.fallback import Route
 from catalog.model import Model
 from catalog.prices import LONGEST
@@ -173,7 +173,7 @@ class GenerationRequest:
     @property
     def outputs(self) -> int:
         """The requested number of outputs."""
-        return int(self.first.input.get(OUTPUTS, 1))
+        return number_of_outputs(self.first.input)
 
     def secrets_for(self, model: Model) -> Mapping[str, Secret]:
         """The secret inputs that this model takes."""

@@ -246,6 +246,55 @@ def test_a_search_finds_declared_models_and_others(client):
     ]
 
 
+# ── Schemas that say little, or mean something else
+
+
+def publish(simulator, name, inputs):
+    """A community model, or a new version of it, with these inputs."""
+    properties = {"Input": {"type": "object", "properties": inputs}, "Output": FILE} if inputs else {}
+    version = {"openapi_schema": {"components": {"schemas": properties}}}
+    owner, _, short = name.partition("/")
+    simulator.publish({"owner": owner, "name": short, "latest_version": version})
+
+
+FILE = {"type": "string", "format": "uri"}
+
+
+def test_a_model_whose_schema_says_nothing_takes_any_input_but_a_secret(client, simulator):
+    publish(simulator, "acme/silent", {})
+
+    assert 200 == generate(client, "acme/silent", prompt="a", anything=[1]).status_code
+    assert {"prompt": "a", "anything": [1]} == simulator.predictions()[0].input
+    told = messages(generate(client, "acme/silent", prompt="a", hf_token="hf_1"))
+    assert ["input.hf_token"] == list(told)
+    assert {"*"} == set(client.get("/models/acme/silent", headers=ADMIN).json["unchecked"])
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "value"),
+    [
+        ("image", {"type": "string"}, "no address at all"),
+        ("safety_tolerance", {"type": "integer"}, 70),
+        ("aspect_ratio", {"type": "number"}, 1.5),
+        ("num_outputs", {"type": "string"}, "many"),
+        ("num_outputs", {"type": "integer", "nullable": True}, None),
+        ("output_format", {"type": "array", "items": {"type": "string"}}, ["png"]),
+    ],
+)
+def test_an_input_may_mean_something_else_than_the_same_name_of_a_declared_model(
+    client, simulator, name, schema, value
+):
+    publish(simulator, "acme/other", {"prompt": {"type": "string"}, name: schema})
+    more = {"fallback": ["flux-dev", "flux-1.1-pro"]}
+
+    assert 200 == generate(client, "acme/other", prompt="a", **{name: value}).status_code
+    assert 200 == generate(client, "acme/other", more=more, prompt="a", **{name: value}).status_code
+    assert [{"prompt": "a", name: value}] * 2 == [each.input for each in simulator.predictions()]
+    answer = generate(client, "acme/other", more=more, prompt="[[fail]] a", **{name: value})
+    assert answer.status_code < 501
+    assert "internal" != answer.json.get("code")
+
+
 # ── What may run
 
 
@@ -257,6 +306,31 @@ def test_the_operator_bounds_what_the_token_of_the_service_runs(make_app, simula
     assert 200 == generate(client, WATERCOLOR, by=USER, prompt="a").status_code
     told = messages(generate(client, WATERCOLOR, prompt="a"))
     assert {"model_name": "may not be run with the token of this service (MODELS_ALLOWED)"} == told
+
+
+@pytest.mark.parametrize(
+    ("by", "ran"),
+    [
+        (ADMIN, ["google/nano-banana", "black-forest-labs/flux-dev"]),
+        (USER, ["google/nano-banana", "qwen/qwen-image"]),
+    ],
+)
+def test_no_fallback_leads_to_a_model_that_may_not_run(make_app, simulator, tmp_path, by, ran):
+    rules = tmp_path / "rules.toml"
+    rules.write_text('nano-banana = ["qwen-image", "flux-dev"]')
+    client = make_app(MODELS_ALLOWED="google/nano-banana, flux-dev", FALLBACKS_FILE=str(rules)).test_client()
+    body = {"model_name": "nano-banana", "prompt": "[[nsfw]] [[only=nano-banana]] a", "fallback": True}
+    answer = client.post("/generate", json=body, headers=by)
+
+    assert (200, ran) == (answer.status_code, [each.model for each in simulator.predictions()])
+
+
+def test_no_reference_leads_to_a_model_that_may_not_run(make_app, simulator):
+    client = make_app(MODELS_ALLOWED="flux-schnell, google/*").test_client()
+    body = {"model_name": "flux-schnell", "prompt": "a", "fallback": True, "image_input": [IMAGE, IMAGE]}
+    answer = client.post("/generate", json=body, headers=ADMIN)
+
+    assert (200, "google/nano-banana") == (answer.status_code, answer.json["model_name"])
 
 
 def test_lora_is_the_model_of_the_operator(make_app, simulator):
