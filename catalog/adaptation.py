@@ -8,12 +8,12 @@ cannot make the requested number of outputs.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from catalog.model import Model
+from catalog.presets import shape_of, shaped, why_not
 from catalog.references import Upload
 from catalog.registry import Registry
 
@@ -40,11 +40,6 @@ _ALIKE = {
 
 _STAND_INS = {"output_format": {"webp": ("jpg", "jpeg"), "jpg": ("jpeg",), "jpeg": ("jpg",)}}
 """The nearest choices, for choices that some models do not have."""
-
-_SHAPES = {"portrait": (9, 16), "landscape": (16, 9)}
-"""Aspect ratios that have a name, as sora-2's."""
-
-_RATIO = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +88,11 @@ class Step:
     unfit: str | None = None
 
 
+def preset_changes(preset: str, shape: Mapping[str, Any]) -> tuple[Change, ...]:
+    """What is sent for a preset."""
+    return tuple(Change("preset", preset, name, value) for name, value in shape.items())
+
+
 def is_taken(model: Model, name: str, value: Any) -> bool:
     """Whether the model has a parameter of this name that accepts this value."""
     return name in model.inputs and model.inputs[name].takes(value)
@@ -112,7 +112,8 @@ def number_of_outputs(given: Mapping[str, Any]) -> int:
 class Adaptation:
     """Adapts the parameters of a request for the model `requested` to `model`."""
 
-    def __init__(self, requested: Model, model: Model, registry: Registry) -> None:
+    def __init__(self, requested: Model, model: Model, registry: Registry, preset: str | None = None) -> None:
+        self._preset = preset
         self._is_other = model is not requested
         self._registry = registry
         self._model = model
@@ -135,19 +136,32 @@ class Adaptation:
                 self._sent[name] = value
             else:
                 self._take(name, value, given)
-        for problem in list(self._model.inputs.broken_rules(self._sent)):
-            is_reference = problem.field in self._registry.reference_names
-            if problem.field in self._sent:  # more than one rule may name it
-                value = self._sent.pop(problem.field)
-                self._changes.append(Change(problem.field, value, of_references=is_reference))
+        if self._preset is not None:
+            self._take_preset(self._preset)
+        self._drop_what_breaks_rules()
         for name, each in self._fields.fields.items():
             if self._is_other and each.required and name not in self._sent:
                 self._unfit = f"{self._model.short_name} needs {name}."
         return Step(self._model, {**self._model.asks_for, **self._sent}, tuple(self._changes), self._unfit)
 
+    def _drop_what_breaks_rules(self) -> None:
+        for problem in list(self._model.inputs.broken_rules(self._sent)):
+            is_reference = problem.field in self._registry.reference_names
+            if problem.field in self._sent:  # more than one rule may name it
+                value = self._sent.pop(problem.field)
+                self._changes.append(Change(problem.field, value, of_references=is_reference))
+
     def _is_own(self, name: str) -> bool:
         """Whether it is an input of a model that is known by its published schema, whose values may mean anything."""
         return self._model.is_published and name in self._fields
+
+    def _take_preset(self, preset: str) -> None:
+        shape = shaped(self._model, preset)
+        if shape is None:
+            self._unfit = f"preset {preset} {why_not(self._model)}."
+            return
+        self._sent |= shape
+        self._changes += preset_changes(preset, shape)
 
     def _is_reference(self, name: str) -> bool:
         """Whether the model can only take this parameter as one of its reference images."""
@@ -250,21 +264,12 @@ class Adaptation:
 
 def _nearest_ratio(value: Any, given: Mapping[str, Any], choices: Sequence[Any]) -> str | None:
     """The choice whose shape is nearest to this aspect ratio. `custom` has the shape of the `width` and `height`."""
-    target = _shape(f"{given.get('width')}:{given.get('height')}" if value == "custom" else value)
-    shapes = {each: shape for each in choices if (shape := _shape(each)) is not None}
+    target = shape_of(f"{given.get('width')}:{given.get('height')}" if value == "custom" else value)
+    shapes = {each: shape for each in choices if (shape := shape_of(each)) is not None}
     if target is None or not shapes:
         return None
     nearest: str = min(shapes, key=lambda each: abs(shapes[each] - target))
     return nearest
-
-
-def _shape(ratio: Any) -> float | None:
-    """The logarithm of width / height. 16:9 and 9:16 are equally far from a square."""
-    if not isinstance(ratio, str):
-        return None
-    found = _RATIO.fullmatch(ratio)
-    width, height = (int(found[1]), int(found[2])) if found else _SHAPES.get(ratio, (0, 0))
-    return math.log(width / height) if width and height else None
 
 
 def _is_content(value: Any) -> bool:

@@ -27,7 +27,8 @@ CODES = tuple(error.code for error in every_error() if error.falls_back)
 class Route:
     """The models that a request may try. `given` are the caller's parameters, each valid for at least one model.
     `order` is the list of models in the request; without it the rules of the registry apply. `changes` were made before
-    any model's, and hold for all. `may_run` says whether the caller may run a model."""
+    any model's, and hold for all. `may_run` says whether the caller may run a model. Each model gets the shape of the
+    `preset` in its own inputs."""
 
     requested: Model
     given: Mapping[str, Any]
@@ -35,6 +36,7 @@ class Route:
     order: tuple[Model, ...] | None = None
     changes: tuple[Change, ...] = ()
     may_run: Callable[[Model], bool] = lambda model: True
+    preset: str | None = None
 
     def first(self) -> Step | None:
         """The requested model, or another that takes its reference images and makes its number of outputs, or None."""
@@ -118,7 +120,7 @@ class Route:
         return order if model is self.requested else order[order.index(model) + 1 :]
 
     def step(self, model: Model) -> Step:
-        step = Adaptation(self.requested, model, self.registry).step(self.given)
+        step = Adaptation(self.requested, model, self.registry, self.preset).step(self.given)
         return replace(step, changes=(*self.changes, *step.changes))
 
 

@@ -373,7 +373,7 @@ class Inputs:
             "additionalProperties": self.is_open,
         }
         rules = [rule.schema for rule in self.rules if rule.schema]
-        return schema | (rules[0] if len(rules) == 1 else {"allOf": rules} if rules else {})
+        return schema | ({"allOf": rules} if rules else {})
 
 
 def _is_turned(given: Any, sent: Any) -> bool:

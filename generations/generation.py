@@ -393,7 +393,6 @@ class Generation:
 
 def failure(error: ServiceError) -> Failure:
     """The record of an error."""
-    found = error.problems if isinstance(error, InvalidRequest) else None
-    problems = None if found is None else tuple(problem.as_json() for problem in found)
+    problems = tuple(each.as_json() for each in error.problems) if isinstance(error, InvalidRequest) else None
     # A database cannot store half of a surrogate pair.
     return Failure(error.code, error.detail.encode(errors="replace").decode(), error.retryable, problems)

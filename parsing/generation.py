@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from auth import Secret
-from catalog.adaptation import OUTPUTS, Change, Step
+from catalog.adaptation import OUTPUTS, Change, Step, preset_changes
 from catalog.fallback import Route
 from catalog.inputs import Input
 from catalog.model import Model
+from catalog.presets import SHAPE_INPUTS, shaped, why_not
 from catalog.trigger_words import FIELD, put_in_front, word_of
 from errors import Problem
 from network.public_http import check_url
@@ -65,12 +66,12 @@ def read_normalised(
     valid, turned = params_of(model, given, context, fields_of, problems, for_any=falls_back)
     if problems or fields is None:
         return problems
-    if isinstance(added := _put_in_front(fields.trigger_word, valid), Problem):
+    beside = _beside_preset(model, fields.preset, valid)
+    if isinstance(added := beside or _put_in_front(fields.trigger_word, valid), Problem):
         return [added]
-    turned = (*added, *turned)
     secrets = {name: Secret(valid.pop(name)) for name in model.inputs.secrets if name in valid}
-    route = Route(model, valid, context.registry, order, turned, context.may_run) if falls_back else None
-    first = Step(model, {**model.asks_for, **valid}, turned) if route is None else _first(route, context)
+    route = Route(model, valid, context.registry, order, (*added, *turned), context.may_run, fields.preset)
+    first = _first(route, context) if falls_back else _alone(route)
     if isinstance(first, Problem):
         return [first]
     return GenerationRequest(
@@ -78,7 +79,7 @@ def read_normalised(
         fields.model_name,
         timeout=fields.timeout,
         start_timeout=fields.start_timeout,
-        route=route,
+        route=route if falls_back else None,
         placeholder=fields.placeholder,
         file_name=fields.file_name,
         webhook=webhook,
@@ -97,6 +98,8 @@ def _first(route: Route, context: ParseContext) -> Step | Problem:
     first = route.first()
     if first is None:
         return route.step(route.requested) if context.accepted else _no_model_makes(route)
+    if route.preset is not None and not context.accepted and shaped(first.model, route.preset) is None:
+        return Problem("preset", why_not(first.model), route.preset)
     return first
 
 
@@ -107,6 +110,27 @@ def _put_in_front(word: str | None, valid: dict[str, Any]) -> tuple[Change, ...]
         return () if word is None else Problem(FIELD, "goes into the prompt, and there is none", word)
     valid["prompt"], added = put_in_front(word, prompt)
     return added
+
+
+def _alone(route: Route) -> Step | Problem:
+    """The only step of a request without a fallback, or the problem that the model cannot have the shape."""
+    model, preset = route.requested, route.preset
+    sent = {**model.asks_for, **route.given}
+    if preset is None:
+        return Step(model, sent, route.changes)
+    shape = shaped(model, preset)
+    if shape is None:
+        return Problem("preset", why_not(model), preset)
+    return Step(model, {**sent, **shape}, (*route.changes, *preset_changes(preset, shape)))
+
+
+def _beside_preset(model: Model, preset: str | None, valid: Mapping[str, Any]) -> Problem | None:
+    """The problem of a preset beside a shape that the caller gives."""
+    if preset is None:
+        return None
+    named = dict.fromkeys([*SHAPE_INPUTS, *(shaped(model, preset) or ())])
+    beside = [name for name in named if name in valid]
+    return Problem("preset", f"cannot stand beside {', '.join(beside)}", preset) if beside else None
 
 
 def names_in(body: Any) -> set[str]:

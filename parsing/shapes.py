@@ -10,10 +10,12 @@ from auth import Secret
 from catalog.adaptation import Change, Step, number_of_outputs
 from catalog.fallback import Route
 from catalog.model import Model
+from catalog.presets import Preset
 from catalog.prices import LONGEST
 from catalog.texts import Text, is_blank, usable_text
 from catalog.trigger_words import FIELD, has_word, put_in_front, told_missing
 from files.names import DownloadName
+from parsing.cautions import warnings_of
 
 MAX_TIMEOUT = 1800
 """Seconds: Replicate ends every prediction that has run for 30 minutes. A wait for its start may last as long here."""
@@ -89,6 +91,10 @@ class OwnFields(BaseModel):
     )
     webhook: _Webhook = None
     max_cost_usd: _MaxCost = None
+    preset: Preset | None = Field(
+        None,
+        description="The shape. Each model gets it in its own inputs, so no aspect ratio or size can stand beside it.",
+    )
     trigger_word: Annotated[str, AfterValidator(_word)] | None = Field(
         None,
         max_length=100,
@@ -159,7 +165,7 @@ class GenerationRequest:
         """Sentences for the caller about a request that is valid."""
         if self.warned is not None:
             return self.warned
-        found = [] if self.model.retired is None else [self.model.retired]
+        found = warnings_of(self.first, self.route.order if self.route and self.route.order else ())
         word, prompt = self.model_word, self.prompt
         if word is not None and self.trigger_word is None and prompt and not has_word(prompt, word):
             found.append(told_missing(word, self.model))

@@ -6,6 +6,7 @@ answers. No framework does this: docs/decisions/0006-openapi-from-declarations.m
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from api.openapi.operations import paths
 from api.openapi.schemas import JSON, an_object, answers, ref
 from auth import ADMIN_HEADER, USER_HEADER
 from catalog.model import Model, nullable
+from catalog.presets import PRESETS, SHAPE_INPUTS, shaped
 from catalog.references import LARGEST, NAMES
 from network.public_http import MAX_URL_LENGTH
 from parsing.batch import MAX_BATCH_ITEMS
@@ -119,12 +121,23 @@ def _request_schema(model: Model) -> JSON:
     own = _properties(SingleFields)
     own["model_name"] = {"enum": list(model.names), "description": f"{model.name}, or an alias."}
     own["fallback"] = {"enum": [False, None], "default": False}
+    own["preset"]["anyOf"] = [{"enum": [*(each for each in PRESETS if shaped(model, each)), None]}]
+    alone = [name for name in SHAPE_INPUTS if name in model.inputs]
     return {
         **schema,
+        "allOf": [*schema.get("allOf", ()), _without_beside("preset", alone)],
         "title": schema_name(model),
         "properties": {**own, **schema["properties"]},
         "required": ["model_name", *schema["required"]],
         "examples": [model.as_json()["example"]],
+    }
+
+
+def _without_beside(name: str, others: Sequence[str]) -> JSON:
+    """That these others are null, if the input of this name is given."""
+    return {
+        "if": {"required": [name], "properties": {name: {"not": {"type": "null"}}}},
+        "then": {"properties": {other: {"type": "null"} for other in others}},
     }
 
 

@@ -57,6 +57,9 @@ VALID = {
         | {"webhook": " https://a.com/b c", "file_name": "console", "num_outputs": 2.0, "fallback": None},
         PICTURE | {"num_outputs": 1.0, "guidance": 3.0, "timeout": None, "placeholder": None},
         PICTURE | {"dry_run": True},
+        PICTURE | {"preset": "portrait", "aspect_ratio": None},
+        {"model_name": "sora-2", "prompt": "a", "preset": "landscape"},
+        {"model_name": "hailuo-2.3", "prompt": "a", "preset": None},
         PICTURE | {"external_semaphore_id": "gpu"},
         PICTURE | {"dry_run": None, "seed": None},
     ],
@@ -66,6 +69,7 @@ VALID = {
         {"requests": [PICTURE], "webhook": "https://a.com/b", "max_cost_usd": 3},
         {"requests": [PICTURE], "external_semaphore_id": "gpu"},
         {"model_name": "flux-dev", "prompts": ["a"], "webhook": "HTTPS://a.com", "max_cost_usd": 0},
+        {"model_name": "flux-2-pro", "prompts": ["a"], "preset": "square"},
         {"model_name": "flux-dev", "prompts": ["a", "b"], "guidance": 2.5, "max_concurrent": None},
         {"model_name": "flux-dev", "prompts": ["a"], "file_names": None, "dry_run": None, "go_fast": None},
         {"requests": [PICTURE | {"image": None, "seed": 3.0}], "max_concurrent": 2.0, "webhook": None},
@@ -234,6 +238,8 @@ def test_real_responses_match_the_document_exactly(client, simulator):
     request = [
         ("/generate", PICTURE, ADMIN),
         ("/generate", PICTURE | {"prompt": "[[nsfw]]"}, ADMIN),
+        ("/generate", {"model_name": "imagen-4-ultra", "prompt": "a", "preset": "square"}, ADMIN),
+        ("/generate", {"model_name": "imagen-4-ultra", "prompt": "a", "dry_run": True}, ADMIN),
         ("/generate", PICTURE | {"prompt": "[[fail]]"}, ADMIN),
         (
             "/generate",
