@@ -18,6 +18,7 @@ from concurrency import Lease
 from contract.states import ENDED, State
 from errors import InvalidRequest, OutcomeUnknown, ServiceError
 from generations.costs import charge, measured
+from generations.finished_attempt import FinishedAttempt
 from ledger import Ledger
 from ledger.records import AttemptRecord, Failure, GenerationRecord
 from media.formats import Kind
@@ -57,6 +58,8 @@ class Attempt:
     waited: float | None = None
     missing: Collection[int] = ()
     longest: float = LONGEST
+    _charged: tuple[Prediction, Collection[int], float] | None = None
+    """The cost, and the prediction and missing outputs that it is of: it is read at each change of the record."""
 
     def __post_init__(self) -> None:
         self.sent = self.input
@@ -99,10 +102,16 @@ class Attempt:
         if self.prediction is None:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
             return self.model.bound(self.sent, longest=self.longest) if is_unknown else 0.0
-        made = len(self.produced.files) or len(
-            self.made
-        )  # an object is one output, whose files were each made
-        return charge(self.model, self.sent, self.prediction, made=made, longest=self.longest)
+        if (
+            self._charged is None
+            or self._charged[0] is not self.prediction
+            or self._charged[1] is not self.missing
+        ):
+            # An object is one output, whose files were each made.
+            made = len(self.produced.files) or len(self.made)
+            usd = charge(self.model, self.sent, self.prediction, made=made, longest=self.longest)
+            self._charged = self.prediction, self.missing, usd
+        return self._charged[2]
 
     @property
     def is_charged(self) -> bool:
@@ -161,37 +170,6 @@ class Attempt:
             passed_over=self.passed_over,
             clock_skew=self.clock_skew,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedAttempt:
-    """An attempt that had finished in an earlier process."""
-
-    model: Model
-    kept: AttemptRecord
-
-    @property
-    def prediction_id(self) -> str | None:
-        return self.kept.prediction_id
-
-    @property
-    def cost(self) -> float:
-        return self.kept.cost_usd
-
-    @property
-    def is_charged(self) -> bool:
-        return self.cost > 0
-
-    @property
-    def basis(self) -> Basis:
-        return self.model.basis()
-
-    @property
-    def passed_over(self) -> bool:
-        return self.kept.passed_over
-
-    def record(self, generation_id: str, number: int) -> AttemptRecord:  # noqa: ARG002 - as `Attempt` has it
-        return self.kept
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True, kw_only=True)

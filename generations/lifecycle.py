@@ -50,7 +50,8 @@ from generations.attempt import AttemptRunner
 from generations.batch import Batch, Work
 from generations.budget import TOLERANCE, Budget, check_cost
 from generations.costs import Estimate, explained
-from generations.generation import Attempt, FinishedAttempt, Generation
+from generations.finished_attempt import FinishedAttempt
+from generations.generation import Attempt, Generation
 from generations.learned import Learned
 from generations.outputs import keep_outputs
 from generations.resolver import AllowedModels

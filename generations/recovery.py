@@ -25,7 +25,8 @@ from errors import (
 )
 from generations.batch import Batch
 from generations.endings import cancelled, ended_record
-from generations.generation import Attempt, FinishedAttempt, Generation
+from generations.finished_attempt import FinishedAttempt
+from generations.generation import Attempt, Generation
 from ledger import Queries
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord
 from ledger.rivals import target_of
