@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from typing import Any, Final, Literal, Protocol
 
 from catalog import references
-from catalog.texts import PROMPT_SCHEMA, TEXT_SCHEMA, is_blank, usable_text
+from catalog.texts import PROMPT_SCHEMA, TEXT_SCHEMA, FormText, is_blank, usable_text
 from errors import ABSENT, Problem
 
 Schema = dict[str, Any]
@@ -208,6 +208,8 @@ class Input:
         return number
 
     def _list(self, value: Any, *, lenient: bool, accepted: bool) -> list[Any]:
+        if isinstance(value, FormText | references.Upload) and lenient:
+            value = [value]  # in a form, a list of one
         if not isinstance(value, list):
             raise Wrong("must be a list", value)
         if self.most_items is not None and len(value) > self.most_items:
@@ -338,6 +340,8 @@ class Inputs:
         problems, turned = [], []
         for name, each in self.fields.items():
             value = given.get(name, ABSENT)
+            if isinstance(value, FormText) and not value and not each.is_free_text:
+                continue  # an empty field of a form
             if value is ABSENT or (value is None and not each.nullable and not each.required):
                 if each.required and not accepted and name not in elsewhere:
                     problems.append(Problem(name, "is required"))
@@ -379,7 +383,8 @@ class Inputs:
 def _is_turned(given: Any, sent: Any) -> bool:
     if isinstance(given, list) and isinstance(sent, list):
         return any(_is_turned(*pair) for pair in zip(given, sent, strict=True))
-    return isinstance(given, str) and not isinstance(sent, str | references.Upload)
+    is_text = isinstance(given, str) and not isinstance(given, FormText)  # which says nothing of its type
+    return is_text and not isinstance(sent, str | references.Upload)
 
 
 def _whole(value: Any) -> Any:

@@ -51,3 +51,9 @@ def was_accepted(info: ValidationInfo) -> bool:
 
 Text = Annotated[str, AfterValidator(usable_text), WithJsonSchema(TEXT_SCHEMA)]
 """A field of this service that holds text."""
+
+
+class FormText(str):
+    """The text of a field in a form for a model that is not declared. Its schema says whether it is a number."""
+
+    __slots__ = ()

@@ -3,7 +3,8 @@
 A part without a file is a field, such as `model_name` or `prompt`. Its text is parsed as JSON, so `seed=3` is a number
 and `fallback=["qwen-image"]` a list, unless models take text there. A repeated field is a list. A file is an image of
 the field that its name says: `input_image`, `image_input` (up to three), or in a batch of requests
-`requests[3].input_image`. Files are streamed to disk, and never whole in memory.
+`requests[3].input_image`. `input.img`, `inputs[3].img` and `requests[3].input.img` lead into these objects. Files are
+streamed to disk, and never whole in memory.
 """
 
 import re
@@ -21,6 +22,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 from catalog.model import text_fields
 from catalog.references import Upload
 from catalog.registry import Registry
+from catalog.texts import FormText
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
 from parsing import strict_json
 from parsing.normal import OPTIONAL
@@ -42,11 +44,14 @@ _OWN_TEXTS = {
     *(name for shape in (OwnFields, BatchFields) for name in text_fields(shape.model_json_schema())),
 }
 
+_OWN: Final = {"model_name", "input", *OPTIONAL}
+
 _CHUNK: Final = 64 * 1024
 
 _CHARSETS: Final = {"utf-8", "ascii", "us-ascii", "iso-8859-1"}
 
-_PLACE = re.compile(r"requests\[(\d{1,5})\]\.(\w+)")
+_PLACE = re.compile(r"(?:(requests|inputs)\[(\d{1,5})\]\.)?(input\.)?(\w+)")
+"""Where a file goes: the list and the index of an item, whether into its `input`, and the name of the parameter."""
 
 
 def read_form(
@@ -131,13 +136,17 @@ class _Counted:
 class _Reader:
     """Builds a body from fields and files. A field that holds text in any model stays text even if it looks like a
     number. A field that holds a list is a list even if it occurs once. Empty inputs of a browser's form are dropped:
-    a file without name and bytes, and empty text in a field that is no free text."""
+    a file without name and bytes, and empty text in a field that is no free text.
+
+    What a field of a model that is not declared holds is said by its published schema, which is not known yet. So its
+    text stays a text, unless it is a JSON list or object, and is read when the schema is there (`FormText`)."""
 
     def __init__(self, registry: Registry) -> None:
         self._known = {*OPTIONAL, *registry.takers, *registry.reference_names}
         self._registry = registry
         self._lists = set(_OWN_LISTS)
         self._texts = _OWN_TEXTS | registry.text_parameters
+        self._is_declared = True
         self._values = 0
         self._free_texts = registry.free_texts
         self._texts_by_name: dict[str, list[str]] = {}
@@ -154,6 +163,8 @@ class _Reader:
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {}
         fields = self._texts_by_name
+        named = fields.get("model_name")
+        self._is_declared = named is None or self._registry.find(named[0]) is not None
         self._lists = self._lists_of(fields.get("model_name", [""])[0])
         names = [*fields, *(name for name, _ in self._files)]
         if not all(names):
@@ -177,7 +188,9 @@ class _Reader:
     def _given(self, name: str, texts: list[str]) -> list[str]:
         """The texts of a field without empty inputs."""
         found = _PLACE.fullmatch(name)
-        field = found[2] if found else name
+        field = found[4] if found else name
+        if not self._is_declared and name not in _OWN:
+            return texts
         if field not in self._known or field in self._free_texts:
             return texts
         if name in _OWN_LISTS:  # these match the prompts by position
@@ -185,6 +198,8 @@ class _Reader:
         return [text for text in texts if text]
 
     def _value(self, name: str, text: str) -> Any:
+        if not self._is_declared and name not in _OWN and not text.lstrip().startswith(("[", "{")):
+            return FormText(text)
         if name in self._texts and not (name in self._lists and text.startswith("[")):
             return text
         content = text.encode()
@@ -200,10 +215,12 @@ class _Reader:
         """Put a file into the field that its name says. Several files of one name make a list."""
         place: Any = body
         if found := _PLACE.fullmatch(name):
-            requests = body.get("requests")
-            index = int(found[1])
-            if isinstance(requests, list) and index < len(requests) and isinstance(requests[index], dict):
-                place, name = requests[index], found[2]
+            items, index = body.get(found[1]) if found[1] else [body], int(found[2] or 0)
+            if isinstance(items, list) and index < len(items) and isinstance(items[index], dict):
+                place, name = items[index], found[4]
+                place = place.setdefault("input", {}) if found[3] else place
+            if not isinstance(place, dict):
+                place, name = body, found[0]  # which is no field
         if place.get(name) is None:
             lists = self._lists if place is body else self._lists_of(place.get("model_name"))
             place[name] = [upload] if name in lists else upload

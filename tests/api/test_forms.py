@@ -490,3 +490,64 @@ def test_an_incomplete_picture_is_refused_before_anything_is_spent(client, simul
         (found,) = problem(answer, 400, "invalid_request")["errors"]
         assert "must be a whole PNG image" in found["message"]
     assert {} == dict(simulator.counts().requests)
+
+
+LINK = "the link of an uploaded file"
+
+
+def linked(simulator):
+    """What was sent, with one word for the links of uploaded files."""
+    links = {f"{simulator.url}/v1/files/{each.id}" for each in simulator.uploads()}
+
+    def shown(value):
+        return (
+            [shown(each) for each in value] if isinstance(value, list) else LINK if value in links else value
+        )
+
+    return [{name: shown(value) for name, value in each.items()} for each in sent(simulator)]
+
+
+def test_a_file_may_be_any_parameter_of_a_model_that_is_not_declared(client, simulator):
+    assert 200 == post(client, {"model_name": "acme/upscaler", "img": a_file()}).status_code
+    assert (
+        200
+        == post(
+            client, {"model_name": "acme/upscaler", "input.img": a_file(), "input": '{"scale": 3}'}
+        ).status_code
+    )
+    assert [{"img": LINK}, {"scale": 3, "img": LINK}] == linked(simulator)
+
+
+def test_a_file_may_be_a_parameter_in_the_input_of_an_item(client, simulator):
+    requests = [{"model_name": "acme/upscaler"}, {"model_name": "acme/upscaler", "input": {"scale": 4}}]
+    form = {"requests": json.dumps(requests), "requests[0].img": a_file(), "requests[1].input.img": a_file()}
+    assert 2 == post(client, form, "/generate-batch").json["succeeded"]
+    inputs = {"model_name": "acme/upscaler", "inputs": "[{}]", "inputs[0].img": a_file()}
+    assert 1 == post(client, inputs, "/generate-batch").json["succeeded"]
+    assert [{"img": LINK}, {"img": LINK}, {"scale": 4, "img": LINK}] == sorted(linked(simulator), key=len)
+
+
+def test_one_file_of_a_list_and_numbers_are_what_the_published_schema_says(client, simulator):
+    form = {
+        "model_name": "acme/watercolor",
+        "prompt": "28",
+        "num_outputs": "2",
+        "extra_lora": "7",
+        "seed": "",
+        "go_fast": "true",
+    }
+    answer = post(client, form)
+    assert (200, None) == (answer.status_code, answer.json.get("changes")), answer.json
+    assert 200 == post(client, {"model_name": "acme/variations", "images": a_file()}).status_code
+
+    assert [
+        {"prompt": "28", "num_outputs": 2, "extra_lora": "7", "go_fast": True},
+        {"images": [LINK]},
+    ] == linked(simulator)
+
+
+@pytest.mark.parametrize("place", ["input.img", "inputs[0].img", "requests[0].input.img", "input.input.img"])
+def test_a_file_for_an_object_that_is_none_is_refused(client, place):
+    form = {"model_name": "acme/upscaler", "input": "[1]", place: a_file()}
+    assert 400 == post(client, form).status_code
+    assert 400 == post(client, form, "/generate-batch").status_code
