@@ -170,10 +170,10 @@ class Input:
                 return references.reference(value, accepted=accepted)
             if self.content == "file":
                 return references.file(value)
+            if self.content == "weights" and (upload := references.weights(value)) is not None:
+                return upload
             if isinstance(value, references.Upload):
-                if self.content != "weights":
-                    raise ValueError("takes no file")
-                return references.file(value)
+                raise ValueError("takes no file")
             if not isinstance(value, str):
                 raise ValueError("must be a string")
             usable_text(value)

@@ -123,6 +123,17 @@ def file(given: Any) -> str | Upload:
     return url
 
 
+def weights(given: Any) -> Upload | None:
+    """The upload of weights. A `data:` URI becomes one at any size, since no model reads it in a text. None if this is
+    another text, or no text. Raises ValueError."""
+    if isinstance(given, str) and given[:200].lstrip()[:5].lower() == "data:":
+        given = Upload(BytesIO(decoded_data_uri(given.strip())[1]))
+    if not isinstance(given, Upload):
+        return None
+    file(given)
+    return given
+
+
 def large_file(given: str) -> bytes | None:
     """The content of a `data:` URI that is too large to be sent inline; else None."""
     if len(given) <= INLINE or given.lstrip()[:5].lower() != "data:":

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Authenticator
+from catalog.families import TrainedModels
 from catalog.published import Published
-from catalog.registry import Registry
 from catalog.tariff import PUBLISHED, Tariff
 from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
@@ -100,7 +100,7 @@ class Core:
         self._learned = _learned(settings, ledger, archive)
         self.models = _models(settings, ledger, archive, provider)
         self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry)
-        self.resolver = _resolver(settings, context.registry, provider, self.models, self._allowed, tariff)
+        self.resolver = _resolver(settings, context, provider, self.models, self._allowed, tariff)
         known = partial(self.resolver.restored, queries)
         self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
@@ -287,19 +287,21 @@ def _models(
 
 def _resolver(
     settings: Settings,
-    registry: Registry,
+    context: ParseContext,
     source: ModelSource,
     models: PublishedModels[Published],
     allowed: AllowedModels,
     tariff: Tariff,
 ) -> Resolver:
+    registry, lora = context.registry, settings.LORA_MODEL_ID
     return Resolver(
         registry=registry,
         source=source,
         published=models,
         allowed=allowed,
         tariff=tariff,
-        lora=settings.LORA_MODEL_ID,
+        lora=lora,
+        trained=TrainedModels({*context.trigger_words, *([lora] if lora else [])}),
         simulated=settings.REPLICATE_SIMULATE,
     )
 

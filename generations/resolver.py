@@ -4,6 +4,9 @@ A name is an alias or full name of the registry, `owner/name`, `owner/name:<vers
 id of a version that is known here, since Replicate has no look-up by it alone. All but the first are looked up with the
 token of the caller, once for all that ask (`published_models.py`).
 
+If Replicate cannot be asked, a trained model that the operator has named is checked like all of its family
+(`families.py`).
+
 An official model runs by its name. Any other runs the version whose schema was checked, so the version is pinned when
 the request is accepted: the latest one may change while the generation waits.
 """
@@ -11,14 +14,17 @@ the request is accepted: the latest one may change while the generation waits.
 import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from auth import Caller
+from catalog.families import NO_TRAINED_MODELS, TrainedModels, told_unread, trained_flux
 from catalog.model import Model
 from catalog.published import Published
 from catalog.registry import Registry
 from catalog.targets import Target, is_version
 from catalog.tariff import PUBLISHED, Tariff
+from errors import LedgerDown, ServiceError
 from generations.published_models import Known, PublishedModels
 from ledger import Queries
 from providers import ModelFacts, ModelSource
@@ -71,6 +77,7 @@ class Resolver:
         allowed: AllowedModels,
         tariff: Tariff = PUBLISHED,
         lora: str | None = None,
+        trained: TrainedModels = NO_TRAINED_MODELS,
         simulated: bool = False,
     ) -> None:
         self._registry = registry
@@ -79,6 +86,7 @@ class Resolver:
         self._allowed = allowed
         self._tariff = tariff
         self._lora = lora
+        self._trained = trained
         self._simulated = simulated
 
     def must_resolve(self, names: Iterable[str], caller: Caller) -> bool:
@@ -98,7 +106,7 @@ class Resolver:
         others = [name for name in distinct if self._registry.find(name) is None]
         if len(others) > MAX_NAMES:
             return dict.fromkeys(others, f"is one of more than {MAX_NAMES} models that are not declared")
-        found = await asyncio.gather(*(self._find(name, caller) for name in others))
+        found = await asyncio.gather(*(self._find_or_guess(name, caller) for name in others))
         resolved = {name: each for name, each in zip(others, found, strict=True) if each is not None}
         declared = {name: model for name in distinct if (model := self._registry.find(name)) is not None}
         for name, each in {**declared, **resolved}.items():
@@ -138,24 +146,54 @@ class Resolver:
         declared or has no known form. Call it in any thread. Raises LedgerDown."""
         if self._registry.find(name) is not None:
             return None
-        if name == LORA:
-            name = self._lora or name
+        if name == LORA:  # the setting may have changed since
+            name = version or self._lora or name
+            if (declared := self._registry.find(name)) is not None:
+                return declared
         if is_version(name):
             row = queries.schema(name, simulated=self._simulated)
-            name = f"{row.model}:{name}" if row is not None else f"unknown/model:{name}"
+            name = f"{row.model if row else self._lora_name}:{name}"
         target = Target.parse(name)
         if not _NAME.fullmatch(target.deployment or target.name):
             return None
         pinned = version or target.version
-        return self._tariff.priced(
-            published_model(self._published.stored(queries, caller, str(target), pinned))
+        known = self._published.stored(queries, caller, str(target), pinned)
+        if known.form is None and pinned and (guess := self._of_family(Target(target.name, pinned))):
+            return guess
+        return self._tariff.priced(published_model(known))
+
+    @property
+    def _lora_name(self) -> str:
+        return Target.parse(self._lora or "unknown/model").name
+
+    async def _find_or_guess(self, name: str, caller: Caller) -> Model | str | None:
+        """As `_find`. If Replicate cannot be asked, a trained model that the operator has named is like its family."""
+        try:
+            return await self._find(name, caller)
+        except ServiceError as error:
+            asked = self._lora if name == LORA else name
+            guess = self._of_family(Target.parse(asked)) if asked and error.retryable else None
+            if guess is None or isinstance(error, LedgerDown):
+                raise
+            return guess
+
+    def _of_family(self, asked: Target) -> Model | None:
+        """A trained model that the operator has named, in the version to run, with the inputs of its family."""
+        target = self._trained.target(asked)
+        if target is None:
+            return None
+        known = Known(
+            name=str(target), looked_up_at=0.0, version=target.version, form=trained_flux(), is_official=False
         )
+        return self._tariff.priced(replace(published_model(known), unread=told_unread(target.name)))
 
     async def _find(self, name: str, caller: Caller) -> Model | str | None:
         if name == LORA:
             if self._lora is None:
                 return "is no model here, since LORA_MODEL_ID is not set"
             name = self._lora
+            if (declared := self._registry.find(name)) is not None:
+                return declared
         if is_version(name):
             known = await self._published.version(caller, name)
             return (

@@ -18,6 +18,8 @@ def _warnings(first: Step, order: Sequence[Model]) -> Iterator[str]:
     for model in (first.model, *order):
         if model.retired is not None:
             yield f"{model.short_name} is retired. {model.retired}"
+        if model.unread is not None:
+            yield model.unread
     for name, value in first.input.items():
         known = first.model.inputs.fields.get(name)
         if known is not None and known.is_deprecated and value is not None:
