@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.support.callers import ADMIN_KEY, PICTURE, SERVER_TOKEN
+from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN
 
 
 def page(make_app, **settings):
@@ -64,3 +64,19 @@ def test_the_page_starts_with_a_request_to_generate(client):
     first, methods = next(iter(client.get("/openapi.json").json["paths"].items()))
 
     assert ("/generate", ["post"]) == (first, list(methods))
+
+
+def test_the_page_looks_any_model_up_with_the_keys_that_are_typed_in(client):
+    shown = client.get("/docs").get_data(as_text=True)
+    looked_up, _, after = re.search(r'\$\("find"\)\.onsubmit = .*', shown, re.DOTALL)[0].partition("fetch(")
+
+    assert 'map(encodeURIComponent).join("/")' in looked_up
+    assert "`${root}/models/${path}`, { headers: keys() }" in after
+    assert 'bodies["POST /generate"][example.model_name] = example;' in after
+    assert {"model_name", "input"} == set(client.get("/models/acme/upscaler", headers=ADMIN).json["example"])
+
+
+def test_what_a_stranger_wrote_about_a_model_is_shown_as_text(client):
+    assert [] == re.findall(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", client.get("/docs").get_data(as_text=True)
+    )
