@@ -352,7 +352,7 @@ class Inputs:
                 shown = ABSENT if each.is_secret else wrong.given
                 problems.append(Problem(name + wrong.path, wrong.message, shown))
                 continue
-            if self.lenient and _is_turned(value, values[name]):
+            if self.lenient and not each.is_secret and _is_turned(value, values[name]):
                 turned.append(Turned(name, value, values[name]))
         if self.is_open:
             values = {**given, **values}

@@ -19,7 +19,8 @@ Rules = Mapping[str, Sequence[Fallback]]
 class Registry:
     """Models in the order they were registered. Any thread may read it while another registers a model.
 
-    `takers` are the models that take each parameter, `reference_names` the parameters that take reference images.
+    `takers` are the models that take each parameter, `reference_names` the parameters that take reference images,
+    and `secrets` those that hold a secret.
     `rules` replace the fallbacks that a model declares.
     """
 
@@ -30,6 +31,7 @@ class Registry:
         self.models: tuple[Model, ...] = ()
         self.takers: Mapping[str, tuple[Model, ...]] = {}
         self.reference_names: tuple[str, ...] = NAMES
+        self.secrets: frozenset[str] = frozenset()
         for model in models:
             self.register(model)
 
@@ -41,6 +43,7 @@ class Registry:
                     raise ValueError(f"{name} is already the name of a model")
             also = {name: (*self.takers.get(name, ()), model) for name in model.inputs}
             self.takers = {**self.takers, **also}
+            self.secrets |= {*model.inputs.secrets}
             if model.references and model.references.parameter not in self.reference_names:
                 self.reference_names = (*self.reference_names, model.references.parameter)
             self.models = (*self.models, model)

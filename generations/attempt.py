@@ -34,7 +34,7 @@ from ledger import Ledger
 from loop_thread import finish
 from providers import Created, Prediction, Provider, TryAgain
 from providers.fingerprints import fingerprint
-from providers.outcomes import raise_unless_made
+from providers.outcomes import raise_unless_made, without_message
 
 OUTPUTS_LAST: Final = 3600.0
 """Seconds after which Replicate deletes outputs."""
@@ -76,7 +76,7 @@ class AttemptRunner:
             return
         if generation.is_cancelled:  # cancelled during the previous attempt
             raise asyncio.CancelledError
-        if generation.secrets_lost:
+        if generation.secrets_lost and generation.request.lost_for(step.model):
             raise SecretLost
         attempt = Attempt(step.model, step.input, step.changes, longest=generation.request.longest)
         clock = asyncio.get_running_loop().time
@@ -133,6 +133,8 @@ class AttemptRunner:
                     spent = time.time() - (attempt.answered_at or time.time())
                     age = max(spent, attempt.prediction.age)
                     await self._watch(generation, attempt, attempt.prediction, age)
+                    if generation.secrets_lost:
+                        attempt.prediction = without_message(attempt.prediction)
                 finally:
                     attempt.held_seconds = clock() - began
                     generation.predicting_seconds += attempt.age
@@ -179,7 +181,7 @@ class AttemptRunner:
                 reference=attempt_id_of(generation, attempt),
                 skew=attempt.clock_skew,
                 on_late=self._late.listener(generation, attempt),
-                hidden=attempt.model.inputs.secrets,
+                hidden=generation.request.lost_for(attempt.model) if generation.secrets_lost else (),
             )
         except ServiceError:
             attempt.unrecoverable = True
@@ -260,9 +262,7 @@ class AttemptRunner:
         while not creation.done():
             try:
                 await asyncio.wait([creation])
-            except (
-                asyncio.CancelledError
-            ):  # the generation is cancelled already, so this cancellation is a stop of the service
+            except asyncio.CancelledError:  # it is cancelled already, so this is a stop of the service
                 creation.cancel()
         try:
             with _failure_kept(attempt):

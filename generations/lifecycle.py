@@ -255,7 +255,9 @@ class Runner:
 
     async def _may_repeat(self, generation: Generation, step: Step, batch: Batch | None) -> bool:
         """Whether the model may run again. A costly model runs at most twice, and what was billed so far must leave
-        enough of each limit for one more."""
+        enough of each limit for one more. It cannot if its secret inputs were lost."""
+        if generation.secrets_lost and generation.prediction is not None:
+            return False
         ran = sum(each.model == step.model and _may_have_run(each) for each in generation.attempts)
         if ran >= MAX_COSTLY_ATTEMPTS:
             seconds = await self._learned.seconds(step.model)

@@ -11,7 +11,7 @@ from files.names import DownloadName, distinct_names, first_collision
 from parsing.context import ParseContext
 from parsing.generation import PROMPT, item_fields, read_normalised, read_webhook
 from parsing.normal import normalised_batch
-from parsing.params import INPUT, LONGEST_INPUT, input_size, too_long, without
+from parsing.params import INPUT, LONGEST_INPUT, input_size, too_long, without_secrets
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
 from parsing.validation import (
     MAX_PROBLEMS,
@@ -49,7 +49,7 @@ def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
     secret = {
         name for each in requests[:1] for name in each.secrets
     }  # in a batch of prompts, the same for all
-    shared = without(secret, {name: value for name, value in rest.items() if name not in apart})
+    shared = without_secrets(secret, {name: value for name, value in rest.items() if name not in apart})
     bound = fields.max_concurrent and min(fields.max_concurrent, MAX_BATCH_ITEMS)  # more has no effect
     return BatchRequest(
         requests,
@@ -113,7 +113,7 @@ def _read_inputs(
     for index, item in enumerate(_listed("inputs", body["inputs"], problems)):
         found = read_normalised({**shared, INPUT: item}, context, item_fields)
         if isinstance(found, GenerationRequest):
-            requests.append(replace(found, given={INPUT: without(found.secrets, item)}))
+            requests.append(replace(found, given={INPUT: without_secrets(found.secrets, item)}))
         else:
             problems.extend(_of_item(index, problem) for problem in found if problem not in problems)
         if len(problems) > MAX_PROBLEMS:
@@ -160,7 +160,7 @@ def _read_prompts(
     if problems:
         return []
     inside = shared.get(INPUT)
-    inside = without(found.secrets, inside) if isinstance(inside, dict) else None
+    inside = without_secrets(found.secrets, inside) if isinstance(inside, dict) else None
     return [
         found.with_prompt(prompt, file_name=name, inside=inside)
         for prompt, name in zip(prompts, names, strict=True)

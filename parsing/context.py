@@ -1,6 +1,6 @@
 """What parsing depends on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,10 @@ class ParseContext:
         """The model of this name, declared or resolved."""
         found = self.resolved.get(name) or self.registry.find(name)
         return found if isinstance(found, Model) else None
+
+    def secrets_in(self, model: Model, given: Iterable[str]) -> Set[str]:
+        """Those of these names that hold a secret of the model, or of a declared one that a fallback may lead to."""
+        return (self.registry.secrets | {*model.inputs.secrets}) & {*given}
 
     def refusal(self, name: str) -> str | None:
         """Why this name leads to no model, if the resolver found a reason."""

@@ -23,7 +23,7 @@ from network.public_http import check_url
 from network.urls import encoded_url
 from parsing.context import ParseContext
 from parsing.normal import normalised
-from parsing.params import FieldsOf, params_of, without
+from parsing.params import FieldsOf, names_of, params_of, without_secrets
 from parsing.shapes import BatchFields, GenerationRequest, OwnFields, SingleFields
 from parsing.validation import not_a_field, problems_with, refuse, refuse_if_any, unusable_reasons, validated
 
@@ -33,8 +33,9 @@ PROMPT: Final = Input(name="prompt", type="string", content="prompt", required=T
 def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
     refuse_if_any(unusable_reasons("body", body))
+    lost = {name: None for name in context.registry.secrets & body.keys() if context.accepted}
     found = read_normalised(
-        normalised(body, context.registry), context, generation_fields, own_fields=SingleFields
+        lost | normalised(body, context.registry), context, generation_fields, own_fields=SingleFields
     )
     if not isinstance(found, GenerationRequest):
         refuse(found)
@@ -52,24 +53,22 @@ def read_normalised(
     fields, and `fields_of` all fields of the route for a model."""
     own = {name: body[name] for name in own_fields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
-    problems = [
-        Problem(name, _of_a_batch(name, fields_of), given.pop(name)) for name in _BATCH_ONLY if name in given
-    ]
+    problems = _of_batches(given, fields_of)
     fields = validated(own_fields, own, problems, context=context.validation)
     webhook = read_webhook(own.get("webhook"), context, problems)
-    name = own.get("model_name")
-    model = context.find(name) if isinstance(name, str) else None
+    model = context.find(str(own.get("model_name")))
     if model is None:
-        return _without_model(name, given, problems, context, fields_of)
+        return _without_model(own.get("model_name"), given, problems, context, fields_of)
     falls_back = own.get("fallback", False) is not False
     order = _order(own.get("fallback"), model, context, problems)
+    named = context.secrets_in(model, names_of(given))
     valid, turned = params_of(model, given, context, fields_of, problems, for_any=falls_back)
     if problems or fields is None:
         return problems
     beside = _beside_preset(model, fields.preset, valid)
     if isinstance(added := beside or _put_in_front(fields.trigger_word, valid), Problem):
         return [added]
-    secrets = {name: Secret(valid.pop(name)) for name in model.inputs.secrets if name in valid}
+    secrets = {name: Secret(valid.pop(name)) for name in named if name in valid}
     route = Route(model, valid, context.registry, order, (*added, *turned), context.may_run, fields.preset)
     first = _first(route, context) if falls_back else _alone(route)
     if isinstance(first, Problem):
@@ -87,9 +86,10 @@ def read_normalised(
         dry_run=isinstance(fields, SingleFields) and fields.dry_run,
         longest=(fields.timeout or context.timeout) + (fields.start_timeout or context.start_timeout),
         secrets=secrets,
+        lost_secrets=frozenset(named - secrets.keys()) if context.accepted else frozenset(),
         trigger_word=fields.trigger_word,
         model_word=word_of(first.model, context.trigger_words),
-        given=without(secrets, body),
+        given=without_secrets(secrets, body),
     )
 
 
@@ -204,6 +204,12 @@ def _no_model_makes(route: Route) -> Problem:
         edited = "it" if count == 1 else "so many"
         return Problem(name, f"asks for an edit, and none of the models that may be tried edits {edited}")
     return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
+
+
+def _of_batches(given: dict[str, Any], fields_of: FieldsOf) -> list[Problem]:
+    """Take the fields out that only a batch has. Each is a problem."""
+    found = [name for name in _BATCH_ONLY if name in given]
+    return [Problem(name, _of_a_batch(name, fields_of), given.pop(name)) for name in found]
 
 
 def _of_a_batch(name: str, fields_of: FieldsOf) -> str:

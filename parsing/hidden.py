@@ -1,9 +1,10 @@
 """Secret inputs of a request, which must not be written, logged or answered. A digest of a body may be written, so a
 keyed hash takes the place of each secret in it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from catalog.model import Model
 from parsing.context import ParseContext
 from parsing.params import INPUT
 
@@ -12,23 +13,23 @@ def hidden(body: Any, context: ParseContext, keyed: Callable[[str], str]) -> Any
     """The body of any route with each secret replaced by its `keyed` hash. The body itself if it has none."""
     if not isinstance(body, dict):
         return body
-    shared = _secrets_of(body, context)
-    found = _hidden(body, shared, keyed)
+
+    def hide(fields: Any, model: Model | None) -> Any:
+        if model is None or not isinstance(fields, Mapping):
+            return fields
+        names = {name for name in context.secrets_in(model, fields) if fields[name] is not None}
+        kept = {name: keyed(str(value)) if name in names else value for name, value in fields.items()}
+        return kept | ({INPUT: hide(kept[INPUT], model)} if INPUT in kept else {})
+
+    shared = _model_of(body, context)
+    found = hide(body, shared)
     if isinstance(requests := found.get("requests"), list):
-        found = found | {"requests": [_hidden(each, _secrets_of(each, context), keyed) for each in requests]}
-    if shared and isinstance(inputs := found.get("inputs"), list):
-        found = found | {"inputs": [_hidden(each, shared, keyed) for each in inputs]}
+        found = found | {"requests": [hide(each, _model_of(each, context)) for each in requests]}
+    if isinstance(inputs := found.get("inputs"), list):
+        found = found | {"inputs": [hide(each, shared) for each in inputs]}
     return found
 
 
-def _secrets_of(request: Any, context: ParseContext) -> Collection[str]:
+def _model_of(request: Any, context: ParseContext) -> Model | None:
     name = request.get("model_name") if isinstance(request, dict) else None
-    model = context.find(name) if isinstance(name, str) else None
-    return () if model is None else model.inputs.secrets
-
-
-def _hidden(fields: Any, names: Collection[str], keyed: Callable[[str], str]) -> Any:
-    if not names or not isinstance(fields, Mapping):
-        return fields
-    kept = {name: keyed(str(value)) if name in names else value for name, value in fields.items()}
-    return kept | ({INPUT: _hidden(kept[INPUT], names, keyed)} if INPUT in kept else {})
+    return context.find(name) if isinstance(name, str) else None

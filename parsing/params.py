@@ -54,7 +54,10 @@ def params_of(
     inside = _inside(given, problems)
     found: list[Problem] = []
     reader = _Reader(model, context, fields_of, found)
-    valid = (reader.for_any if for_any else reader.for_one)(given if inside is None else inside)
+    params = given if inside is None else inside
+    empty = {name for name in context.secrets_in(model, params) if params[name] is None}  # or lost
+    params = {name: value for name, value in params.items() if name not in empty}
+    valid = (reader.for_any if for_any else reader.for_one)(params)
     if not context.accepted and input_size(valid) > LONGEST_INPUT:
         longest = max(valid, key=lambda name: input_size(valid[name]))
         found.append(Problem(longest, _TOO_LONG))
@@ -76,11 +79,18 @@ def too_long(field: str, text: str, room: int) -> list[Problem]:
     return [Problem(field, _TOO_LONG)]
 
 
-def without(names: Collection[str], body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a request without these parameters, which may be flat or in `input`."""
-    kept = {name: value for name, value in body.items() if name not in names}
+def names_of(given: Mapping[str, Any]) -> list[str]:
+    """The names of the parameters of a request, which may be flat or in `input`."""
+    inside = given.get(INPUT)
+    return [*given, *(inside if isinstance(inside, dict) else ())]
+
+
+def without_secrets(names: Collection[str], body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a request with null in place of these secret parameters, which may be flat or in `input`. So it still
+    tells which were given."""
+    kept = {name: None if name in names else value for name, value in body.items()}
     inside = kept.get(INPUT)
-    return {**kept, INPUT: without(names, inside)} if names and isinstance(inside, dict) else kept
+    return {**kept, INPUT: without_secrets(names, inside)} if names and isinstance(inside, dict) else kept
 
 
 def _inside(given: dict[str, Any], problems: list[Problem]) -> dict[str, Any] | None:

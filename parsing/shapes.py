@@ -1,6 +1,6 @@
 """The fields of a body beside the parameters of a model, and the parsed requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -127,10 +127,11 @@ class BatchFields(BaseModel):
 class GenerationRequest:
     """One valid generation. `first` is the first model and its input, in which large images are still to be uploaded.
     `route` leads to further models if the caller chose a fallback. `longest` is how many seconds each prediction
-    may take from its creation. `secrets` are the inputs of the first model that must not be written anywhere. The
-    `trigger_word` is in front of its prompt, and `model_word` is the one that the operator has named for the first
-    model. `warned` has the warnings of a request that was accepted before. `given` is the body without secrets that the
-    request was read from; in a batch of prompts it is the request's own part of the body."""
+    may take from its creation. `secrets` are inputs that must not be written anywhere, and `lost_secrets` the names of
+    those that a process before a restart had. The `trigger_word` is in front of its prompt, and `model_word` is the one
+    that the operator has named for the first model. `warned` has the warnings of a request that was accepted before.
+    `given` is the body without secrets that the request was read from; in a batch of prompts it is the request's own
+    part of the body."""
 
     first: Step
     requested_model: str
@@ -145,6 +146,7 @@ class GenerationRequest:
     semaphore: str | None = None
     longest: float = LONGEST
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    lost_secrets: Collection[str] = frozenset()
     trigger_word: str | None = None
     model_word: str | None = None
     warned: tuple[str, ...] | None = None
@@ -184,6 +186,10 @@ class GenerationRequest:
     def secrets_for(self, model: Model) -> Mapping[str, Secret]:
         """The secret inputs that this model takes."""
         return {name: secret for name, secret in self.secrets.items() if name in model.inputs}
+
+    def lost_for(self, model: Model) -> Collection[str]:
+        """The names of the secret inputs that this model took before a restart."""
+        return {name for name in self.lost_secrets if name in model.inputs} or model.inputs.secrets
 
     def named(self, file_name: str) -> "GenerationRequest":
         return replace(self, file_name=file_name, given={**self.given, "file_name": file_name})

@@ -2,18 +2,24 @@
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Never, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from catalog.inputs import Input, Wrong
+from catalog.published import SECRET_NAME
 from errors import ABSENT, InvalidRequest, Problem
 from parsing.normal import whole
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
 MAX_PROBLEMS = 100
+
+_DID_YOU_MEAN = re.compile(r"did you mean (\S+)\?$")
+_PARTS = re.compile(r"(?:body|input|(?:inputs|requests)(?:\[\d+\])?)")
+"""Fields that hold others."""
 
 _MAX_FIELDS = 100
 """The most fields of a body, far more than any model takes. To find similar names for a million would take minutes."""
@@ -75,7 +81,24 @@ def refuse_if_any(problems: list[Problem]) -> None:
 def refuse(problems: list[Problem]) -> Never:
     """Raise InvalidRequest with the first of these problems."""
     more = [Problem("body", "has more problems than these")] if len(problems) > MAX_PROBLEMS else []
-    raise InvalidRequest(problems[:MAX_PROBLEMS] + more)
+    raise InvalidRequest([_without_secrets(each) for each in problems[:MAX_PROBLEMS]] + more)
+
+
+def _without_secrets(problem: Problem) -> Problem:
+    """The problem without its value, if that may be a secret or contain one."""
+    name = problem.field.rpartition(".")[2]
+    may_be = (
+        SECRET_NAME.search(name) is not None
+        or _means_secret(problem.message)
+        or _PARTS.fullmatch(name) is not None
+    )
+    return replace(problem, given=ABSENT) if may_be and isinstance(problem.given, str) else problem
+
+
+def _means_secret(message: str) -> bool:
+    """Whether it says that an unknown field may mean a secret one."""
+    meant = _DID_YOU_MEAN.search(message)
+    return meant is not None and SECRET_NAME.search(meant[1]) is not None
 
 
 def unusable_reasons(where: str, given: Any) -> list[Problem]:

@@ -1,11 +1,16 @@
 """Checks that a finished prediction has outputs, and raises the error that explains why it has none."""
 
+from dataclasses import replace
 from typing import Final
 
 from errors import ContentRefused, GenerationFailed, GenerationTimeout, Interrupted
 from providers import Prediction, TryAgain
 
 _TRACEBACK: Final = "Traceback (most recent call last):"
+
+_WITHHELD: Final = (
+    "The model failed. Its message is withheld: after a restart, secret inputs in it could not be removed."
+)
 
 _READ: Final = 20_000
 """This many characters of an error are read from its start, and as many from its end."""
@@ -40,6 +45,12 @@ def raise_unless_made(
         failed.retryable = True
         raise TryAgain(failed)
     raise GenerationFailed(detail)
+
+
+def without_message(ended: Prediction) -> Prediction:
+    """The prediction without its error message, for one that got secrets which this process does not know: the message
+    could repeat them. Its outputs stay, since they are what was paid for."""
+    return ended if ended.error is None else replace(ended, error=_WITHHELD)
 
 
 def relevant_lines(text: str) -> list[str]:
