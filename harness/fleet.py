@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import requests
 
+from harness.ledger_file import LedgerFile
 from harness.postgres import Server
 from harness.service_process import ROOT, ServiceProcess, launched_service, until
 
@@ -88,10 +89,16 @@ class Member:
 
 
 class Fleet:
-    """`size` processes with the same settings. `database` makes the URL of the database for each member."""
+    """`size` processes with the same settings, or one with a ledger of its own. `database` makes the URL of the
+    database for each member."""
 
     def __init__(
-        self, size: int, server: Server, *, database: Callable[[int], str] | None = None, **settings: object
+        self,
+        size: int,
+        server: Server | LedgerFile,
+        *,
+        database: Callable[[int], str] | None = None,
+        **settings: object,
     ) -> None:
         self.server = server
         self.logs = Path(mkdtemp(prefix="fleet-"))
@@ -160,7 +167,7 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(size: int, server: Server, **options: Any) -> Iterator[Fleet]:
+def running_fleet(size: int, server: Server | LedgerFile, **options: Any) -> Iterator[Fleet]:
     """A fleet whose processes serve. They are killed at the end of the block. The arguments are those of `Fleet`."""
     fleet = Fleet(size, server, **options)
     try:

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -20,6 +20,21 @@ _PAUSE = 0.2
 """Seconds before a repetition, and between two looks at the state of the work."""
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller requests: `size` generations. `names` tell the inputs of its items apart, in their order, if the
+    inputs have them."""
+
+    path: str
+    body: Mapping[str, Any] = field(repr=False)
+    size: int = 1
+    names: Sequence[str] = ()
+
+
+NewRequest = Callable[[random.Random, Iterator[int]], Request]
+"""Makes a request from a source of chance, and of numbers that no other request has."""
+
+
 @dataclass(eq=False)
 class Work:
     """One request of a caller with an idempotency key, and its responses.
@@ -27,11 +42,9 @@ class Work:
     `healed` counts the errors after which the caller tried again, `error` is the one that remained.
     """
 
-    path: str
-    body: Mapping[str, Any]
+    request: Request
     headers: Mapping[str, str]
     key: str
-    size: int
     waits: bool
     ids: set[str] = field(default_factory=set)
     healed: Counter[str] = field(default_factory=Counter)
@@ -40,13 +53,18 @@ class Work:
     began: float = 0.0
     seconds: float = 0.0
 
+    @property
+    def size(self) -> int:
+        return self.request.size
+
 
 class FleetLoad:
     """Callers, one for each of `callers` (their headers), that request pictures and look at them until they end.
 
     `pause` is the mean of seconds between the end of a request and the next one. `most` is the number of requests after
     which they stop by themselves; then all are for one picture. `prompt` makes the prompt of each picture from its
-    number.
+    number, and `request` replaces these requests by others. `hidden` is a text that no response may contain; the
+    responses that do are in `shown`.
     """
 
     def __init__(
@@ -55,11 +73,16 @@ class FleetLoad:
         callers: Sequence[Mapping[str, str]],
         *,
         prompt: Callable[[int], str] = "picture {}".format,
+        request: NewRequest | None = None,
         pause: float = 1.0,
         most: int | None = None,
         seed: int = 1,
+        hidden: str | None = None,
     ) -> None:
         self.works: list[Work] = []
+        self.shown: list[str] = []
+        self._request = request or self._pictures
+        self._hidden = hidden
         self._fleet = fleet
         self._prompt = prompt
         self._pause = pause
@@ -114,27 +137,27 @@ class FleetLoad:
             work.seconds = time.monotonic() - work.began
 
     def _new_work(self, chance: random.Random, headers: Mapping[str, str]) -> Work:
+        request = self._request(chance, self._numbers)
+        return Work(request, headers, key=f"key-{next(self._numbers)}", waits=chance.random() < 0.3)
+
+    def _pictures(self, chance: random.Random, numbers: Iterator[int]) -> Request:
         is_batch = self._most is None and chance.random() < 0.25
-        prompts = [self._prompt(next(self._numbers)) for _ in range(chance.randint(2, 5) if is_batch else 1)]
-        return Work(
+        prompts = [self._prompt(next(numbers)) for _ in range(chance.randint(2, 5) if is_batch else 1)]
+        return Request(
             path="/generate-batch" if is_batch else "/generate",
             body={"model_name": "flux-dev", **({"prompts": prompts} if is_batch else {"prompt": prompts[0]})},
-            headers=headers,
-            key=f"key-{next(self._numbers)}",
             size=len(prompts),
-            waits=chance.random() < 0.3,
         )
 
     def _submit(self, work: Work, chance: random.Random) -> bool:
         headers = {**work.headers, "Idempotency-Key": work.key}
         if not work.waits:
             headers["Prefer"] = "respond-async"
-        return (
-            self._until_answered(work, chance, "POST", work.path, json=work.body, headers=headers) is not None
-        )
+        path, body = work.request.path, work.request.body
+        return self._until_answered(work, chance, "POST", path, json=body, headers=headers) is not None
 
     def _follow(self, work: Work, chance: random.Random) -> None:
-        kind = "batches" if work.path == "/generate-batch" else "generations"
+        kind = "batches" if work.request.path == "/generate-batch" else "generations"
         path = f"/{kind}/{min(work.ids)}"
         while not work.ended and not self._given_up.wait(_PAUSE):
             if self._until_answered(work, chance, "GET", path, headers=work.headers) is None:
@@ -170,9 +193,13 @@ class FleetLoad:
             body: dict[str, Any] = response.json()
         except (requests.RequestException, ValueError) as reason:
             return {}, type(reason).__name__, True
+        if self._hidden is not None and self._hidden in response.text:
+            self.shown.append(f"{response.status_code} of {method} {path}")
         if response.ok:
             return body, None, False
         if method == "GET" and "success" in body:  # the end of a failed generation
+            return body, None, False
+        if body.get("code") == "secret_lost":  # likewise; the repetition of its key would get the same
             return body, None, False
         # Whatever `x-should-retry` says: the same key is never a second generation.
         error = f"{response.status_code} {body.get('code')}: {body.get('detail')}"
