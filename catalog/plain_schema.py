@@ -20,6 +20,8 @@ _SAYS_NOTHING = {
 }  # fmt: skip
 """Keywords with values that mean the same as no keyword."""
 
+_MAY_SAY_NOTHING = {keyword for keyword, _ in _SAYS_NOTHING}
+
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
@@ -142,4 +144,8 @@ def _tidy(plain: Schema) -> Schema:
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if plain.get(exclusive) is True and bound in plain:  # as OpenAPI 3.0 has it
             plain[exclusive] = plain.pop(bound)
-    return {key: value for key, value in plain.items() if (key, canonical(value)) not in _SAYS_NOTHING}
+    return {
+        key: value
+        for key, value in plain.items()
+        if key not in _MAY_SAY_NOTHING or (key, canonical(value)) not in _SAYS_NOTHING
+    }

@@ -65,12 +65,12 @@ def read_normalised(
     valid, turned = params_of(model, given, context, fields_of, problems, for_any=falls_back)
     if problems or fields is None:
         return problems
-    beside = _beside_preset(model, fields.preset, valid)
+    beside = None if context.accepted else _beside_preset(model, fields.preset, valid)
     if isinstance(added := beside or _put_in_front(fields.trigger_word, valid), Problem):
         return [added]
     secrets = {name: Secret(valid.pop(name)) for name in named if name in valid}
     route = Route(model, valid, context.registry, order, (*added, *turned), context.may_run, fields.preset)
-    first = _first(route, context) if falls_back else _alone(route)
+    first = _first(route, context) if falls_back else _alone(route, context)
     if isinstance(first, Problem):
         return [first]
     return GenerationRequest(
@@ -112,13 +112,13 @@ def _put_in_front(word: str | None, valid: dict[str, Any]) -> tuple[Change, ...]
     return added
 
 
-def _alone(route: Route) -> Step | Problem:
+def _alone(route: Route, context: ParseContext) -> Step | Problem:
     """The only step of a request without a fallback, or the problem that the model cannot have the shape."""
     model, preset = route.requested, route.preset
     sent = {**model.asks_for, **route.given}
     if preset is None:
         return Step(model, sent, route.changes)
-    shape = shaped(model, preset)
+    shape = shaped(model, preset) or ({} if context.accepted else None)
     if shape is None:
         return Problem("preset", why_not(model), preset)
     return Step(model, {**sent, **shape}, (*route.changes, *preset_changes(preset, shape)))

@@ -6,7 +6,8 @@ from catalog.model import Model
 from catalog.presets import PRESETS, shaped
 from catalog.published import compiled
 from errors import InvalidRequest
-from tests.support.declarations import MODELS, find, least, parse_batch, parse_generation
+from parsing.context import ParseContext
+from tests.support.declarations import MODELS, REGISTRY, find, least, parse_batch, parse_generation
 
 PICTURE = "https://example.com/a.png"
 
@@ -99,6 +100,13 @@ def test_the_shape_of_a_published_model_follows_from_its_choices(model, portrait
 )  # fmt: skip
 def test_a_preset_that_a_model_cannot_follow_is_refused(model, given, message):
     assert ("preset", message) == problem(model, **given)
+
+
+def test_a_request_that_was_accepted_before_is_not_refused_for_its_preset():
+    context = ParseContext(REGISTRY, accepted=True)
+    for given in ({"model_name": "hailuo-2.3"}, {"model_name": "flux-dev", "aspect_ratio": "1:1"}):
+        body = {"prompt": "a", "preset": "portrait", **given}
+        assert body["model_name"] == parse_generation(body, context=context).model.short_name
 
 
 @pytest.mark.parametrize("preset", ["Portrait", "wide", "", 1, ["square"]])
