@@ -15,6 +15,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, Final
 
 from auth import Caller
@@ -39,6 +40,8 @@ MAX_NAMES: Final = 100
 """Models of one request that are not declared."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}/[A-Za-z0-9][\w.-]{0,99}")
+_SHORT_ID: Final = re.compile(r"[0-9a-f]{7,63}")
+_SHORT: Final = "is a part of a version's id; send owner/name, or owner/name: and all 64 hexadecimal digits"
 _MOST_NEAR: Final = 3
 _MOST_FOUND: Final = 50
 
@@ -205,7 +208,7 @@ class Resolver:
         plain = target.deployment or target.name
         base, colon, given = plain.partition(":")
         if not _NAME.fullmatch(base):
-            return None
+            return _SHORT if _SHORT_ID.fullmatch(name) else None
         if colon:
             return await self._no_version(base, given, caller)
         known = await self._published.facts(caller, str(target))
@@ -221,10 +224,13 @@ class Resolver:
         if target.version is not None and (latest := await self._latest(target.name, caller)):
             return f"names a version that this token cannot read{latest}"
         kind = "deployment" if target.deployment else "model"
-        near = ", ".join(self._registry.nearest_first(target.name)[:_MOST_NEAR])
-        return (
-            f"is no {kind} at Replicate that this token can read; the nearest that are declared here: {near}"
+        owner = target.name.removeprefix("deployments/").partition("/")[0]
+        looked_up = await self._published.search(owner, limit=_MOST_FOUND)
+        names = dict.fromkeys(
+            [each.name.partition(":")[0] for each in looked_up] + self._registry.nearest_first(target.name)
         )
+        near = ", ".join(get_close_matches(target.name, names, n=_MOST_NEAR, cutoff=0.0))
+        return f"is no {kind} at Replicate that this token can read; the nearest that are known here: {near}"
 
     async def _latest(self, name: str, caller: Caller) -> str:
         """The latest version of a model as the end of a sentence, empty if there is none."""

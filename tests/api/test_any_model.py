@@ -105,6 +105,29 @@ def test_an_unknown_name_is_refused_with_the_nearest_names(client):
     assert "black-forest-labs/flux-dev" in told["model_name"]
 
 
+def test_an_unknown_name_is_refused_with_models_that_were_looked_up(client):
+    latest(client, WATERCOLOR)
+    told = messages(generate(client, "acme/watercolour", prompt="a"))
+
+    assert f"known here: {WATERCOLOR}, " in told["model_name"]
+
+
+def test_a_short_id_alone_is_refused_with_what_to_send(client, simulator):
+    told = messages(generate(client, "c6b5d2b7", prompt="a"))
+
+    assert "send owner/name" in told["model_name"]
+    assert 0 == simulator.counts().lookups
+
+
+def test_the_generations_of_any_model_are_listed_by_its_name(client):
+    work = generate(client, UPSCALER, img=IMAGE).json["id"]
+    generate(client, WATERCOLOR, prompt="a")
+
+    for name in (UPSCALER, f"{UPSCALER}:{latest(client, UPSCALER)}"):
+        listed = client.get("/generations", query_string={"model": name}, headers=ADMIN).json["generations"]
+        assert [work] == [each["id"] for each in listed]
+
+
 def test_a_model_without_a_version_is_refused(client):
     assert {"model_name": "has no version at Replicate yet"} == messages(
         generate(client, "acme/destination", prompt="a")
