@@ -5,17 +5,17 @@ that the ledger keeps. In a file it takes none. The rest of the service treats i
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from catalog.inputs import Inputs
+from catalog.inputs import Input, Inputs
 from catalog.references import NAMES, Upload, large_file, large_image
 from parsing.context import ParseContext
 from parsing.params import INPUT
 
-Move = Callable[[Any], Any]
+ContentOf = Callable[[str], bytes | None]
+"""Returns the content of a `data:` URI that is to be moved; else None."""
 
 
 def moved(body: Any, directory: Path | None, context: ParseContext) -> Any:
@@ -35,24 +35,34 @@ def moved(body: Any, directory: Path | None, context: ParseContext) -> Any:
 def _inputs_of(request: Any, context: ParseContext) -> Inputs | None:
     name = request.get("model_name") if isinstance(request, dict) else None
     model = context.find(name) if isinstance(name, str) else None
-    return model.inputs if model is not None and model.is_published else None
+    return None if model is None else model.inputs
 
 
 def _moved(fields: Any, directory: Path, inputs: Inputs | None) -> Any:
-    """The parameters of a request with their files moved. Without `inputs`, these are reference images."""
+    """The parameters of a request with their files moved. A declared model, or none, may also have reference images by
+    the names of other models."""
     if not isinstance(fields, dict):
         return fields
     if isinstance(inside := fields.get(INPUT), dict):
         fields = fields | {INPUT: _moved(inside, directory, inputs)}
-    if inputs is None:
-        move, names = partial(_file, directory, large_image), NAMES
-    else:
-        move = partial(_file, directory, large_file)
-        names = tuple(name for name in fields if name in inputs and inputs[name].takes_files)
-    return fields | {name: move(fields[name]) for name in names if name in fields}
+    contents: dict[str, ContentOf] = {}
+    if inputs is None or not inputs.lenient:
+        contents = dict.fromkeys(NAMES, large_image)
+    if inputs is not None:
+        contents |= {name: _content_of(inputs[name]) for name in fields if inputs.holds_files(name)}
+    return fields | {
+        name: _file(directory, content_of, fields[name])
+        for name, content_of in contents.items()
+        if name in fields
+    }
 
 
-def _file(directory: Path, content_of: Callable[[str], bytes | None], given: Any) -> Any:
+def _content_of(taker: Input) -> ContentOf:
+    """What reads the file of an input, or of the items of a list: only images must be of a known type."""
+    return large_image if "image" in {taker.content, taker.items and taker.items.content} else large_file
+
+
+def _file(directory: Path, content_of: ContentOf, given: Any) -> Any:
     if isinstance(given, list):
         return [_file(directory, content_of, each) if isinstance(each, str) else each for each in given]
     content = content_of(given) if isinstance(given, str) else None

@@ -329,6 +329,29 @@ def test_the_other_weights_of_a_trained_model_take_a_file_too(client, simulator)
     assert 1 == len(simulator.uploads())
 
 
+@pytest.mark.parametrize("name", ["flux-dev-lora", "p-image"])
+def test_a_declared_model_takes_weights_as_a_large_data_uri_or_in_a_form(client, simulator, name):
+    content = WEIGHTS * 3000
+    in_a_form = post_form(client, model_name=name, prompt="a fox", lora_weights=content)
+    body = {"model_name": name, "prompt": "a fox", "lora_weights": as_uri(content)}
+    inline = client.post("/generate", json=body, headers=ADMIN)
+
+    assert [200, 200] == [in_a_form.status_code, inline.status_code], (in_a_form.json, inline.json)
+    assert [len(content)] * 2 == [each.size for each in simulator.uploads()]
+    assert all(each.input["lora_weights"].startswith("http") for each in simulator.predictions())
+
+
+def test_as_many_scales_as_weights_are_needed(client):
+    body = {
+        "model_name": "qwen-image",
+        "prompt": "a",
+        "extra_lora_weights": ["a/b"],
+        "extra_lora_scale": [1, 2],
+    }
+
+    assert ["extra_lora_scale"] == list(messages(client.post("/generate", json=body, headers=ADMIN)))
+
+
 def test_a_list_of_weights_takes_names_and_files(client, simulator):
     simulator.publish(several_loras())
     uri = as_uri(WEIGHTS)
