@@ -1,7 +1,7 @@
 """Normalized bodies: null is left out, whole floats are integers, blank prompts are refused; suggestions of fields."""
 
+import jsonschema_rs
 import pytest
-from jsonschema import Draft202012Validator
 
 from api.openapi.document import openapi_document
 from catalog.texts import is_blank
@@ -18,7 +18,7 @@ DOCUMENT = openapi_document(VERSION, CONTEXT.registry.models)
 
 
 VALIDATORS = {
-    name: Draft202012Validator(DOCUMENT | {"$ref": f"#/components/schemas/{name}"})
+    name: jsonschema_rs.Draft202012Validator(DOCUMENT | {"$ref": f"#/components/schemas/{name}"})
     for name in ("GenerationRequest", "BatchRequest")
 }
 
