@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.fleet_audit import Ledger
-from harness.fleet_load import FleetLoad, Request
+from harness.fleet_load import FleetLoad, Request, Work
 from harness.postgres import Server
 from simulator.predictions import PredictionRecord
 from simulator.threaded import Simulator
@@ -59,6 +59,7 @@ def _one(chance: random.Random, name: str) -> dict[str, Any]:
         (_WATERCOLOR, {"input": {"prompt": name}}),
         (f"{_WATERCOLOR}:{_EARLIER}", {"prompt": name}),
         (_STORYTELLER, {"prompt": name}),
+        (_PAINTER, {"prompt": name}),
         (_PAINTER, flat),
         (_PAINTER, {"input": flat}),
         (_PAINTER, flat | {"fallback": ["flux-dev"]}),
@@ -95,11 +96,13 @@ class ModelAudit:
 
     Attributes:
         with_secrets: Predictions that got a secret.
+        secrets_lost: Generations that failed since their secrets were lost.
         mismatched: Inputs that were not predicted, or twice, or with another secret, model or version than accepted.
         shown: Places in which a secret was found.
     """
 
     with_secrets: int
+    secrets_lost: int
     mismatched: Sequence[str]
     shown: Sequence[str]
 
@@ -115,6 +118,7 @@ def audit_models(
         shown += _rows_with_secrets(ledger)
     return ModelAudit(
         with_secrets=sum(SECRET in each.input for each in made),
+        secrets_lost=sum(_lost_secrets(ledger).values()),
         mismatched=[*_wrong_inputs(load, made, ledger), *_wrong_versions(ledger, made)],
         shown=shown,
     )
@@ -147,30 +151,37 @@ def _rows_with_secrets(server: Server) -> Iterator[str]:
             yield f"{len(rows)} rows of {table}"
 
 
-def _wrong_inputs(load: FleetLoad, made: Iterable[PredictionRecord], ledger: Ledger) -> Iterator[str]:
+def _wrong_inputs(load: FleetLoad, made: Sequence[PredictionRecord], ledger: Ledger) -> Iterator[str]:
     """Every input that was accepted must be that of one prediction, unless its secret was lost before it was sent."""
     inputs = Counter(_name_of(each) for each in made)
     yield from (f"{name} has {number} predictions" for name, number in inputs.items() if number > 1)
-    lost = dict(
+    lost = _lost_secrets(ledger)
+    for work in load.works:
+        missing = [name for name in work.request.names if not inputs[name]]
+        secrets = sum(lost.get(each, 0) for each in work.ids)
+        if work.ids and len(missing) != secrets:
+            yield f"{work.ids}: no prediction for {missing}, and {secrets} secrets were lost"
+        yield from (f"{name} had no secret" for name in missing if secrets and not _is_secret(work, name))
+    work_of = {name: work for work in load.works for name in work.request.names}
+    for each in made:
+        name, secret = _name_of(each), each.input.get(SECRET)
+        work = work_of[name]
+        allowed = {_secret(name), _secret(work.request.names[0])} if _is_secret(work, name) else {None}
+        if secret not in allowed:
+            yield f"{name} was predicted without its own secret"
+
+
+def _lost_secrets(ledger: Ledger) -> dict[str, int]:
+    """How many generations failed since their secrets were lost, by the id of the work."""
+    return dict(
         ledger.execute(
             "SELECT coalesce(batch_id, id), count(*) FROM generations WHERE error_code = 'secret_lost' "
             "GROUP BY coalesce(batch_id, id)"
         )
     )
-    for work in load.works:
-        missing = [name for name in work.request.names if not inputs[name]]
-        allowed = sum(lost.get(each, 0) for each in work.ids)
-        if work.ids and len(missing) != allowed:
-            yield f"{work.ids}: no prediction for {missing}, and {allowed} secrets were lost"
-        yield from (f"{name} had no secret" for name in missing if allowed and not _is_secret(work, name))
-    shared = {name: work.request.names[0] for work in load.works for name in work.request.names}
-    for each in made:
-        name, secret = _name_of(each), each.input.get(SECRET)
-        if each.model == _PAINTER and secret not in {_secret(name), _secret(shared[name])}:
-            yield f"{name} was predicted without its own secret"
 
 
-def _is_secret(work: Any, name: str) -> bool:
+def _is_secret(work: Work, name: str) -> bool:
     """Whether this item was requested with a secret."""
     body = work.request.body
     items = body.get("requests") or body.get("inputs") or ()

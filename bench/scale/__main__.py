@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.report import Section, markdown, updated
+from bench.scale.any_model import any_model
 from bench.scale.faults import blackholes, crashes, freezes
 from bench.scale.kills import kills
 from bench.scale.latency import latency
@@ -27,6 +28,7 @@ PARTS: Mapping[str, Callable[[Scale], Section]] = {
     "window": window,
     "slots": slots,
     "kills": kills,
+    "any_model": any_model,
     "freezes": freezes,
     "crashes": crashes,
     "blackholes": blackholes,

@@ -83,9 +83,18 @@ def staged(
             own.close()
 
 
-def audited(stage: Stage, what: str, disturb: Callable[[], None], *, pause: float = 3.0) -> Iterator[Claim]:
-    """Run `disturb` under load, then wait until all work has ended. Yields the claims of what must hold."""
-    load = FleetLoad(stage.fleet, CALLERS, pause=pause)
+def audited(
+    stage: Stage,
+    what: str,
+    disturb: Callable[[], None],
+    *,
+    pause: float = 3.0,
+    load: FleetLoad | None = None,
+    slots: int = SLOTS,
+) -> Iterator[Claim]:
+    """Run `disturb` under load, by default of pictures, then wait until all work has ended. Yields the claims of what
+    must hold."""
+    load = load or FleetLoad(stage.fleet, CALLERS, pause=pause)
     load.start()
     try:
         disturb()
@@ -96,7 +105,7 @@ def audited(stage: Stage, what: str, disturb: Callable[[], None], *, pause: floa
     unfinished = "SELECT count(*) FROM generations WHERE ended_at IS NULL"
     with suppress(AssertionError):  # the audit says what has not ended
         until(lambda: stage.server.execute(unfinished) == [(0,)], timeout=SETTLED)
-    yield from claims(what, audit(stage.server, stage.simulator, load), stage.fleet.logs)
+    yield from claims(what, audit(stage.server, stage.simulator, load), stage.fleet.logs, slots=slots)
 
 
 def claims(
@@ -108,11 +117,13 @@ def claims(
     for text, number in found.healed.most_common(12):
         print(f"     healed by a repetition, {number} times: {text}", flush=True)
     print(f"     logs: {logs}", flush=True)
+    sent = found.generations - found.secrets_lost
+    without = ", but for those whose secrets were lost" if found.secrets_lost else ""
     yield Claim(
-        f"{what}: generations accepted, predictions made",
-        f"{found.generations}, {found.predictions}",
+        f"{what}: generations accepted{without}, predictions made",
+        f"{sent}, {found.predictions}",
         "the same",
-        found.generations == found.predictions,
+        sent == found.predictions,
     )
     yield Claim("… lost", f"{len(found.lost)}", "0", not found.lost)
     yield Claim("… paid twice, or without a generation", f"{len(found.twice)}", "0", not found.twice)

@@ -13,7 +13,7 @@ from harness.service_process import until
 from models import declared
 from parsing.context import ParseContext
 from parsing.generation import parse_generation
-from tests.support.api_client import ASYNC, ended
+from tests.support.api_client import ASYNC, ended, state
 from tests.support.callers import ADMIN, USER
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import receiving
@@ -273,3 +273,21 @@ def test_after_a_restart_the_secret_of_a_declared_model_is_lost_as_well(make_app
     assert "secret_lost" == ends[1]["error"]["code"]
     assert [None, None] == [each.input.get("hf_api_token") for each in simulator.predictions()]
     assert "Marked" not in kept()
+
+
+@pytest.mark.parametrize("token", [None, MARKED])
+def test_after_a_restart_a_lost_creation_is_found_with_and_without_a_secret(make_app, simulator, token):
+    simulator.inject(on="create", reset="after")
+    simulator.inject(on="list", status=503, times=1000)
+    app = make_app()
+    body = painting("[[hang]]", hf_token=token)
+    target = app.test_client().post("/generate", json=body, headers={**ADMIN, **ASYNC}).json["id"]
+    until(lambda: simulator.counts().requests.get("list"))
+    app.extensions["service"].close()
+    simulator.server.state.faults.clear()
+    client = make_app().test_client()
+    until(lambda: "running" == state(client, target, by=ADMIN))
+    simulator.finish()
+
+    assert "succeeded" == ended(client, target, by=ADMIN)["status"]
+    assert 1 == simulator.counts().creations_accepted
