@@ -387,8 +387,12 @@ class AnyHistory(RuleBasedStateMachine):
         seen = self.policy.snapshot(self.now)
         cautious = any(each.cautious for each in self.policy.queue.callers.values())
         is_mixed = any(len({self.version_of[each] for each in flow.waiting}) > 1 for flow in self.flows())
-        if seen.paused_until or cautious or self.state() == "cautious" or is_mixed:
-            return  # a snapshot does not tell the order within a flow
+        # If slots are kept, the number depends on whose turn is next.
+        by_turn = (
+            sum(seen.held) > 30 * len(seen.held) and len({self.caller_of[each] for each in self.waiting}) > 1
+        )
+        if seen.paused_until or cautious or self.state() == "cautious" or is_mixed or by_turn:
+            return  # a snapshot tells neither the order within a flow nor the turns
         durations = Durations()
         for held in seen.held:
             durations.note_slot(held)
