@@ -17,10 +17,10 @@ run: .venv/simulator ## serve on http://localhost:5000 (PORT=5001 make run: else
 simulator: .venv/simulator ## run the simulator of Replicate alone, on http://127.0.0.1:8000
 	@exec $(BIN)/python -m simulator
 
-test: .venv/dev ## run the tests but the slow ones: three minutes
+test: .venv/dev ## run the tests but the slow ones: four minutes
 	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m "not slow" $(TEST)
 
-test-all: test ## run all tests, with kills, long state machines and sockets at scale: twelve minutes
+test-all: test ## run all tests, with kills, long state machines and sockets at scale: thirteen minutes
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 10 -m slow $(TEST)
 
 check: .venv/dev ## everything CI checks: format, lint, types, tests
