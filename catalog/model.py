@@ -90,7 +90,7 @@ class Model:
     retired: str | None = None
     unread: str | None = None
 
-    @property
+    @cached_property
     def target(self) -> str:
         """What its provider runs (`targets.py`)."""
         is_deployment = Target.parse(self.name).deployment is not None
@@ -110,7 +110,7 @@ class Model:
         """The first alias, or the name."""
         return (*self.aliases, self.name)[0]
 
-    @property
+    @cached_property
     def boots(self) -> str | None:
         """The version or deployment whose boot its predictions may have to wait for. None for an official model, which
         is always warm."""

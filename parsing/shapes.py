@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
@@ -123,7 +124,7 @@ class BatchFields(BaseModel):
     external_semaphore_id: _Semaphore = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GenerationRequest:
     """One valid generation. `first` is the first model and its input, in which large images are still to be uploaded.
     `route` leads to further models if the caller chose a fallback. `longest` is how many seconds each prediction
@@ -173,7 +174,7 @@ class GenerationRequest:
             found.append(told_missing(word, self.model))
         return tuple(found)
 
-    @property
+    @cached_property
     def bound(self) -> float:
         """The most USD that its first prediction may cost."""
         return self.first.model.bound(self.first.input, longest=self.longest)
