@@ -64,7 +64,7 @@ def test_work_at_the_same_moment_never_exceeds_the_budget_with_its_bounds(client
     assert [200] * 3 + [402] * 9 == sorted(each.status_code for each in answers)
     assert {"budget_exceeded", None} == {each.json.get("code") for each in answers}
     total = several[0].get("/usage", headers=ADMIN).json["total"]["usd"]
-    assert 0 < total <= 3 * bound
+    assert total <= 3 * bound  # a prediction that is ended at once may have cost nothing
 
 
 def test_a_prediction_of_no_time_is_known_as_well(clients):
