@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalog.model import Model
+from catalog.plain_schema import is_number
 from catalog.presets import shape_of, shaped, why_not
 from catalog.references import Upload
 from catalog.registry import Registry
@@ -59,7 +60,7 @@ class Change:
             return "dropped"
         if isinstance(self.given, str) and self.sent_as == self.field and not isinstance(self.sent, str):
             return "converted"
-        return "clamped" if self.sent_as == self.field and _is_number(self.sent) else "mapped"
+        return "clamped" if self.sent_as == self.field and is_number(self.sent) else "mapped"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -89,7 +90,7 @@ class Step:
 
 
 def preset_changes(preset: str, shape: Mapping[str, Any]) -> tuple[Change, ...]:
-    """What is sent for a preset."""
+    """The inputs that a preset sends."""
     return tuple(Change("preset", preset, name, value) for name, value in shape.items())
 
 
@@ -106,7 +107,7 @@ def makes_enough(model: Model, given: Mapping[str, Any]) -> bool:
 def number_of_outputs(given: Mapping[str, Any]) -> int:
     """How many outputs these parameters request. A model may have an input of that name that is no number."""
     count = given.get(OUTPUTS, 1)
-    return int(count) if _is_number(count) else 1
+    return int(count) if is_number(count) else 1
 
 
 class Adaptation:
@@ -202,10 +203,10 @@ class Adaptation:
             return value
         if name == "aspect_ratio":
             return _nearest_ratio(value, given, choices)
-        if _is_number(value):
+        if is_number(value):
             if choices:
                 return min(
-                    filter(_is_number, choices), key=lambda each: (abs(each - value), each), default=None
+                    filter(is_number, choices), key=lambda each: (abs(each - value), each), default=None
                 )
             low = -math.inf if taken.minimum is None else taken.minimum
             high = math.inf if taken.maximum is None else taken.maximum
@@ -277,7 +278,3 @@ def _is_content(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_is_content, value))
     return isinstance(value, Upload) or (isinstance(value, str) and value[:5].lower() == "data:")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from typing import Any, Final, Literal, Protocol
 
 from catalog import references
+from catalog.plain_schema import whole
 from catalog.texts import PROMPT_SCHEMA, TEXT_SCHEMA, FormText, is_blank, usable_text
 from errors import ABSENT, Problem
 
@@ -151,7 +152,7 @@ class Input:
             return float(text)
 
     def _choice(self, value: Any) -> Any:
-        found = _whole(value)
+        found = whole(value)
         for choice in self.choices:
             if choice == found and isinstance(choice, bool) == isinstance(found, bool):
                 return choice
@@ -191,7 +192,7 @@ class Input:
         kind = "an integer" if self.type == "integer" else "a number"
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Wrong(f"must be {kind}", value)
-        number: int | float = _whole(value)
+        number: int | float = whole(value)
         if self.type == "number":
             if isinstance(number, float) and not math.isfinite(number):
                 raise Wrong("must be a finite number", value)
@@ -202,9 +203,9 @@ class Input:
         if self.multiple_of is not None and number % self.multiple_of:
             raise Wrong(f"must be a multiple of {self.multiple_of}", value)
         if self.maximum is not None and number > self.maximum:
-            raise Wrong(f"must be at most {_whole(self.maximum)}", value)
+            raise Wrong(f"must be at most {whole(self.maximum)}", value)
         if self.minimum is not None and number < self.minimum:
-            raise Wrong(f"must be at least {_whole(self.minimum)}", value)
+            raise Wrong(f"must be at least {whole(self.minimum)}", value)
         return number
 
     def _list(self, value: Any, *, lenient: bool, accepted: bool) -> list[Any]:
@@ -271,7 +272,7 @@ class Input:
             "maxLength": self.longest,
             "minItems" if self.is_list else "minLength": self.shortest or None,
         }
-        schema |= {name: _whole(bound) for name, bound in bounds.items() if bound is not None}
+        schema |= {name: whole(bound) for name, bound in bounds.items() if bound is not None}
         return schema | ({"items": self.items._schema_of_values()} if self.items else {})  # noqa: SLF001
 
 
@@ -385,8 +386,3 @@ def _is_turned(given: Any, sent: Any) -> bool:
         return any(_is_turned(*pair) for pair in zip(given, sent, strict=True))
     is_text = isinstance(given, str) and not isinstance(given, FormText)  # which says nothing of its type
     return is_text and not isinstance(sent, str | references.Upload)
-
-
-def _whole(value: Any) -> Any:
-    """A whole float as an integer; any other value unchanged."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -109,15 +109,25 @@ def _size(value: Any) -> int:
 
 def canonical(value: Any) -> str:
     """One text for each JSON value: 3 is 3.0, and neither is "3"."""
-    return json.dumps(_whole(value), sort_keys=True)
+    return json.dumps(_with_whole_numbers(value), sort_keys=True)
 
 
-def _whole(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _whole(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
+def whole(value: Any) -> Any:
+    """A whole float as an integer; any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number of JSON, which no boolean is."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_whole_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(each) for each in value]
+    return whole(value)
 
 
 def _merge(plain: Schema, part: Mapping[str, Any]) -> None:

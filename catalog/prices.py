@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, get_args
 
+from catalog.plain_schema import is_number
+
 Unit = Literal["image", "call", "second", "megapixel", "running_second"]
 """What a price counts. `second` is one of the video or sound that is made, and `running_second` one that the prediction
 runs."""
@@ -56,7 +58,7 @@ _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 
 
 class Known(Protocol):
-    """What is known of a model's inputs."""
+    """The facts about a model's inputs that a price needs."""
 
     def takes(self, name: str) -> bool:
         """Whether the model has this input."""
@@ -155,7 +157,7 @@ class Price:
 
     def counted(self, metrics: Mapping[str, Any]) -> float | None:
         """The number of units that Replicate has counted. None if it has not, or if that is no possible number."""
-        numbers = (_number(metrics[name]) for name in _COUNTED[self.per] if _is_number(metrics.get(name)))
+        numbers = (_number(metrics[name]) for name in _COUNTED[self.per] if is_number(metrics.get(name)))
         return next((each for each in numbers if each is not None and 0 < each < math.inf), None)
 
     def as_json(self) -> dict[str, Any]:
@@ -271,10 +273,6 @@ def _number(value: Any) -> float | None:
         found = _NUMBER.match(value)
         return float(found[0]) if found else None
     try:
-        return float(value) if _is_number(value) and not math.isnan(value) else None
+        return float(value) if is_number(value) and not math.isnan(value) else None
     except OverflowError:
         return math.inf
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, get_args
 
 from catalog.inputs import LARGEST, SMALLEST, Content, Input, Inputs, Rule
 from catalog.outputs import OutputForm, output_form
-from catalog.plain_schema import NoInputs, PlainSchemas, Schema
+from catalog.plain_schema import NoInputs, PlainSchemas, Schema, is_number
 from errors import ABSENT
 
 SCHEMAS: Final = Path(__file__).parent / "schemas"
@@ -63,7 +63,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The published document of a version, and what is made of it."""
+    """The published document of a version, and its compiled inputs and outputs."""
 
     document: Mapping[str, Any]
     inputs: Inputs
@@ -206,7 +206,7 @@ def _contradiction(plain: Schema, options: Any, depth: int) -> str | None:
         return "Its schema names no type."
     if "enum" in plain and (reason := _contradiction_of_choices(kind, plain["enum"])) is not None:
         return reason
-    wrong = [key for key in _NUMBERS if key in plain and not _is_number(plain[key])]
+    wrong = [key for key in _NUMBERS if key in plain and not _is_bound(plain[key])]
     if wrong:
         return f"Its {wrong[0]} is no number."
     step = plain.get("multipleOf", 1)
@@ -237,5 +237,5 @@ def _fits(kind: str, value: Any) -> bool:
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_bound(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from catalog.plain_schema import whole
 from errors import Problem
-from parsing.normal import whole
 from parsing.validation import refuse, refuse_if_any, unusable_reasons, validated
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 

@@ -8,6 +8,7 @@ inside lists stay unchanged.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from catalog.plain_schema import whole
 from catalog.registry import Registry
 from parsing.shapes import BatchFields, SingleFields
 
@@ -34,11 +35,6 @@ def normalised_batch(body: Mapping[str, Any], registry: Registry) -> dict[str, A
             normalised(each, registry) if isinstance(each, dict) else each for each in requests
         ]
     return batch
-
-
-def whole(value: Any) -> Any:
-    """A whole float as an integer; any other value unchanged."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_optional(name: str, registry: Registry) -> bool:

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from catalog.plain_schema import whole
 from errors import Problem
-from parsing.normal import whole
 from parsing.validation import refuse, refuse_if_any, unusable_reasons, validated
 
 MAX_LIMIT: Final = 10_000

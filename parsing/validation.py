@@ -9,9 +9,9 @@ from typing import Any, Never, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from catalog.inputs import Input, Wrong
+from catalog.plain_schema import whole
 from catalog.published import SECRET_NAME
 from errors import ABSENT, InvalidRequest, Problem
-from parsing.normal import whole
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
