@@ -227,7 +227,7 @@ class Model:
         return {"model_name": self.short_name, **self.example}
 
     def _of_published(self) -> dict[str, Any]:
-        """What is only shown of a model that is not declared."""
+        """Further fields of a model that is not declared."""
         if not self.is_published:
             return {}
         unchecked = {name: each.unchecked for name, each in self.inputs.fields.items() if each.unchecked}

@@ -105,7 +105,7 @@ class Shape:
 
     @property
     def alone(self) -> "Shape":
-        """What is no list, also where a list should be."""
+        """The schema of an output that is no list, also where a list should be."""
         return self.items if self.items and not (self.file or self.text or self.fields) else self
 
     def __or__(self, other: "Shape") -> "Shape":
@@ -179,8 +179,8 @@ def is_empty(value: Any) -> bool:
 
 
 def output_form(document: Mapping[str, Any]) -> OutputForm:
-    """The form of the outputs of a version, by its published OpenAPI document. What is missing or cannot be read says
-    nothing. Never raises."""
+    """The form of the outputs of a version, by its published OpenAPI document. A part that is missing or cannot be read
+    counts as not described. Never raises."""
     reader = _Reader(document)
     schema = reader.resolved({"$ref": "#/components/schemas/Output"})
     return OutputForm(
@@ -192,7 +192,7 @@ def output_form(document: Mapping[str, Any]) -> OutputForm:
 
 class _Reader:
     """Reads the schemas of a document, of which anyone may be the author. So it reads a bounded number of them, also if
-    they contain each other: what is left over says nothing."""
+    they contain each other: the rest counts as not described."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document

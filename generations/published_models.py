@@ -169,7 +169,7 @@ class PublishedModels(Generic[F]):
         """End all look-ups."""
         await self._lookups.aclose()
 
-    # ── What is known
+    # ── Known models
 
     async def _known(self, readers: Sequence[str], name: str) -> Known[F] | None:
         """The latest answer for these readers, which may be stale. None if there is none, or the model was missing and

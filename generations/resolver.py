@@ -118,7 +118,7 @@ class Resolver:
         return resolved
 
     async def describe(self, name: str, caller: Caller | None) -> Model | str | None:
-        """A model that is not declared, or why there is none. Without a caller, only what is public and was looked up
+        """A model that is not declared, or why there is none. Without a caller, only a public one that was looked up
         before. Raises as `resolve`."""
         if caller is not None:
             return await self._find(name, caller)

@@ -125,7 +125,7 @@ class Progress:
 
 
 class ModelQueries(Protocol):
-    """Reads what is known of models that were looked up, each either `simulated` or not. `readers` are the readers of
+    """Reads the models that were looked up, each either `simulated` or not. `readers` are the readers of
     `ModelRecord` of which the asking caller is one; the empty text is one of them."""
 
     def known_model(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[ModelRecord]:

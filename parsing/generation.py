@@ -94,7 +94,7 @@ def read_normalised(
 
 
 def _first(route: Route, context: ParseContext) -> Step | Problem:
-    """The first step of a route, or the problem that no model can make what is asked for."""
+    """The first step of a route, or the problem that no model fits the request."""
     first = route.first()
     if first is None:
         return route.step(route.requested) if context.accepted else _no_model_makes(route)

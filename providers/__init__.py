@@ -2,7 +2,7 @@
 
 Every provider is a `Provider`. Some providers have further abilities, each a protocol of its own: pushed
 results (`pushes.PushReceiver`), searches for lost creations (`CreationRegistry`), progress (`ProgressSource`), and
-the accounts of tokens (`AccountSource`), and what is published of models (`ModelSource`).
+the accounts of tokens (`AccountSource`), and published facts about models (`ModelSource`).
 
 `model` is everywhere a target (`catalog/targets.py`): the text that says what runs.
 
@@ -79,7 +79,7 @@ class Prediction:
     """When the model began to run it."""
     metrics: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What the provider measured or counted, by its own names: finite numbers, booleans and short texts. At Replicate
-    `predict_time` and `total_time` in seconds, and what is billed, such as `image_output_count`."""
+    `predict_time` and `total_time` in seconds, and billed amounts, such as `image_output_count`."""
     started: bool = False
     """Whether it ever ran, if the provider shows that. A prediction that never ran is not billed."""
     age: float = 0.0

@@ -7,8 +7,8 @@
 The name of a file is `owner--name.json`. It can also have the owner of `_OWNERS` after any prefix and in front of the
 name, with one dash between: `x-google-veo-3-1-fast.json`. A dash between two digits is then the dot of a version.
 
-A model runs by name if its document says `"is_official": true`, and else by its versions. What Replicate tells nobody
-is in the field `simulator` of a model. All of it is optional:
+A model runs by name if its document says `"is_official": true`, and else by its versions. Facts that Replicate does not
+publish are in the field `simulator` of a model. All of it is optional:
 
     {"kind": "image",                      what its files are; guessed from the schema
      "seconds": 3,                         the usual time of a prediction

@@ -48,7 +48,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the simulator knows of a model, and Replicate tells nobody.
+    """Facts about a model that Replicate does not publish.
 
     Attributes:
         kind: What its files are.

@@ -84,8 +84,8 @@ def _without_spread(given: list[Any], items: list[Any], redact: Redaction) -> li
     parts = ["".join(texts), "".join(each for each in texts if not isinstance(each, Url))]
     if not any(map(redact.is_in, parts)):
         return items
-    told = iter([redact("".join(each for each in given if isinstance(each, str)))])
-    return [next(told, "") if isinstance(each, str) else each for each in items]
+    redacted = iter([redact("".join(each for each in given if isinstance(each, str)))])
+    return [next(redacted, "") if isinstance(each, str) else each for each in items]
 
 
 def with_addresses_checked(prediction: Prediction, *, upstream: URL, redact: Redaction) -> Prediction:

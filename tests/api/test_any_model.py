@@ -81,10 +81,10 @@ def test_a_bare_version_runs_once_it_is_known_here(client, simulator):
 
 @pytest.mark.parametrize("given", ["c6b5d2b7", "latest", "F" * 64])
 def test_a_version_that_is_no_id_is_refused_with_the_latest(client, simulator, given):
-    told = messages(generate(client, f"{UPSCALER}:{given}", img=IMAGE))["model_name"]
+    found = messages(generate(client, f"{UPSCALER}:{given}", img=IMAGE))["model_name"]
 
-    assert "64 hexadecimal digits" in told
-    assert latest(client, UPSCALER) in told
+    assert "64 hexadecimal digits" in found
+    assert latest(client, UPSCALER) in found
     assert [] == simulator.predictions()
 
 
@@ -93,29 +93,29 @@ def test_a_version_that_is_no_id_is_refused_with_the_latest(client, simulator, g
     ["acme/nothing", "acme/upscaler:" + "1" * 64, "deployments/acme/nothing", "black-forest-labs/flux-devv"],
 )
 def test_a_model_that_does_not_exist_is_refused_before_anything_is_spent(client, simulator, name):
-    told = messages(generate(client, name, img=IMAGE))
+    found = messages(generate(client, name, img=IMAGE))
 
-    assert ["model_name"] == list(told)
+    assert ["model_name"] == list(found)
     assert [] == simulator.predictions()
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_names(client):
-    told = messages(generate(client, "black-forest-labs/flux-devv", prompt="a"))
+    found = messages(generate(client, "black-forest-labs/flux-devv", prompt="a"))
 
-    assert "black-forest-labs/flux-dev" in told["model_name"]
+    assert "black-forest-labs/flux-dev" in found["model_name"]
 
 
 def test_an_unknown_name_is_refused_with_models_that_were_looked_up(client):
     latest(client, WATERCOLOR)
-    told = messages(generate(client, "acme/watercolour", prompt="a"))
+    found = messages(generate(client, "acme/watercolour", prompt="a"))
 
-    assert f"known here: {WATERCOLOR}, " in told["model_name"]
+    assert f"known here: {WATERCOLOR}, " in found["model_name"]
 
 
 def test_a_short_id_alone_is_refused_with_what_to_send(client, simulator):
-    told = messages(generate(client, "c6b5d2b7", prompt="a"))
+    found = messages(generate(client, "c6b5d2b7", prompt="a"))
 
-    assert "send owner/name" in told["model_name"]
+    assert "send owner/name" in found["model_name"]
     assert 0 == simulator.counts().lookups
 
 
@@ -150,7 +150,7 @@ def test_a_private_model_is_known_only_to_the_accounts_that_can_read_it(client, 
 
 
 def test_inputs_are_checked_by_the_published_schema_and_all_problems_are_reported(client, simulator):
-    told = messages(generate(client, WATERCOLOR, guidance=3, num_outputs=9, model="max", go_fast="yes"))
+    found = messages(generate(client, WATERCOLOR, guidance=3, num_outputs=9, model="max", go_fast="yes"))
 
     assert {
         "input.prompt": "is required",
@@ -158,7 +158,7 @@ def test_inputs_are_checked_by_the_published_schema_and_all_problems_are_reporte
         "input.model": "must be dev or schnell",
         "input.go_fast": "must be true or false",
         "input.guidance": "is not a known field; did you mean guidance_scale?",
-    } == told
+    } == found
     assert [] == simulator.predictions()
 
 
@@ -208,17 +208,17 @@ def test_a_batch_of_inputs_is_one_generation_for_each(client, simulator):
 
 def test_one_bad_input_refuses_the_batch_with_its_index(client, simulator):
     body = {"model_name": UPSCALER, "inputs": [{"img": IMAGE}, {"scale": "x"}], "timeout": 0}
-    told = messages(client.post("/generate-batch", json=body, headers=ADMIN))
+    found = messages(client.post("/generate-batch", json=body, headers=ADMIN))
 
-    assert {"timeout", "inputs[1].img", "inputs[1].scale"} == set(told)
+    assert {"timeout", "inputs[1].img", "inputs[1].scale"} == set(found)
     assert [] == simulator.predictions()
 
 
 def test_prompts_of_a_model_without_a_prompt_are_refused_with_the_way_out(client):
     body = {"model_name": UPSCALER, "prompts": ["a"], "img": IMAGE}
-    told = messages(client.post("/generate-batch", json=body, headers=ADMIN))
+    found = messages(client.post("/generate-batch", json=body, headers=ADMIN))
 
-    assert {"prompts": "are not taken by this model; list its parameters in `inputs`"} == told
+    assert {"prompts": "are not taken by this model; list its parameters in `inputs`"} == found
 
 
 def test_a_batch_of_prompts_shares_the_other_parameters_of_input(client, simulator):
@@ -239,7 +239,7 @@ def test_a_batch_of_many_models_looks_each_up_once(client, simulator):
     assert 3 == simulator.counts().lookups
 
 
-# ── What is shown
+# ── Descriptions
 
 
 def test_a_model_is_shown_like_a_declared_one(client):
@@ -288,8 +288,8 @@ def test_a_model_whose_schema_says_nothing_takes_any_input_but_a_secret(client, 
 
     assert 200 == generate(client, "acme/silent", prompt="a", anything=[1]).status_code
     assert {"prompt": "a", "anything": [1]} == simulator.predictions()[0].input
-    told = messages(generate(client, "acme/silent", prompt="a", hf_token="hf_1"))
-    assert ["input.hf_token"] == list(told)
+    found = messages(generate(client, "acme/silent", prompt="a", hf_token="hf_1"))
+    assert ["input.hf_token"] == list(found)
     assert {"*"} == set(client.get("/models/acme/silent", headers=ADMIN).json["unchecked"])
 
 
@@ -327,8 +327,8 @@ def test_the_operator_bounds_what_the_token_of_the_service_runs(make_app, simula
     assert 200 == generate(client, UPSCALER, img=IMAGE).status_code
     assert 200 == generate(client, "flux-dev", prompt="a").status_code
     assert 200 == generate(client, WATERCOLOR, by=USER, prompt="a").status_code
-    told = messages(generate(client, WATERCOLOR, prompt="a"))
-    assert {"model_name": "may not be run with the token of this service (MODELS_ALLOWED)"} == told
+    found = messages(generate(client, WATERCOLOR, prompt="a"))
+    assert {"model_name": "may not be run with the token of this service (MODELS_ALLOWED)"} == found
 
 
 @pytest.mark.parametrize(

@@ -224,11 +224,13 @@ def test_after_a_restart_the_word_is_put_in_front_once_and_warnings_stay(
 def test_a_prompt_without_the_word_of_its_model_gets_a_warning(make_app, words):
     client = make_app(TRIGGER_WORDS_FILE=words).test_client()
     answer = generate(client, prompt="a fox")
-    told = [f"The prompt has no {WORD}, the trigger word of {WATERCOLOR}. It may stand in trigger_word, too."]
+    warnings = [
+        f"The prompt has no {WORD}, the trigger word of {WATERCOLOR}. It may stand in trigger_word, too."
+    ]
 
-    assert (200, told) == (answer.status_code, answer.json["warnings"])
-    assert told == look_up(client, answer.json["id"], by=ADMIN)["warnings"]
-    assert told == generate(client, prompt="a fox", more={"dry_run": True}).json["warnings"]
+    assert (200, warnings) == (answer.status_code, answer.json["warnings"])
+    assert warnings == look_up(client, answer.json["id"], by=ADMIN)["warnings"]
+    assert warnings == generate(client, prompt="a fox", more={"dry_run": True}).json["warnings"]
     assert "the trigger word of flux-dev." in generate(client, "flux-dev", prompt="a").json["warnings"][0]
 
 

@@ -1,4 +1,4 @@
-"""Outputs that are text, sound, objects and any other JSON: read from Replicate, kept, and told to callers."""
+"""Outputs that are text, sound, objects and any other JSON: read from Replicate, kept, and shown to callers."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Warnings and presets in answers: told at once, and kept with the generation."""
+"""Warnings and presets in answers: shown at once, and kept with the generation."""
 
 from tests.support.callers import ADMIN
 from tests.support.declarations import find

@@ -161,7 +161,7 @@ def test_the_forecast_counts_what_boots_already_and_what_waits_for_room():
 
     found = plan(batch, policy.snapshot(0.0), durations, caller="ann", max_concurrent=None).seconds
 
-    # Bob's two start after 25 and 75 s. Whoever goes first then has 100 s to wait and 10 s to run.
+    # Bob's two start after 25 and 75 s. The first then has 100 s to wait and 10 s to run.
     assert 25.0 + 110.0 <= found <= 75.0 + 110.0
 
 

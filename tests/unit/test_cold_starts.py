@@ -26,7 +26,7 @@ ANSWER = 0.25
 
 
 class Provider(MemoryProvider):
-    """Keeps what each creation and each wait was told."""
+    """Keeps the arguments of each creation and each wait."""
 
     def __init__(self, *outcomes, **how):
         super().__init__(*outcomes, **how)

@@ -1,4 +1,4 @@
-"""What is read of models, versions, deployments and searches, and what is left out."""
+"""Which facts of models, versions, deployments and searches are read, and which are left out."""
 
 import json
 

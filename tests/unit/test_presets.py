@@ -1,4 +1,4 @@
-"""Presets: each model gets a shape in its own inputs, and what was picked is told."""
+"""Presets: each model gets a shape in its own inputs, and the changes show it."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def side(default=None, low=64, high=2048):
 
 
 def sent(model: str, preset: str, **given):
-    """The input of the first model, and the changes that are told."""
+    """The input of the first model, and the changes that are shown."""
     first = parse_generation(least(find(model)) | {"preset": preset, **given}).first
     return first.input, [(each.field, each.kind, each.sent_as, each.sent) for each in first.changes]
 

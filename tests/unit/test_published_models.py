@@ -68,8 +68,8 @@ class Replicate:
     async def find_deployment(self, caller, name):
         return await self._answer(caller, f"deployments/{name}", name, self.deployments.get(name))
 
-    async def search_models(self, caller, query):
-        raise NotImplementedError
+    async def search_models(self, caller, query):  # noqa: ARG002
+        return []
 
     async def _answer(self, caller, asked, name, found):
         self.asked.append((caller.id, asked))
