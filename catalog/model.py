@@ -64,7 +64,7 @@ class Model:
     generation in a plan. `usual_seconds` is an estimate until generations have been measured. `output` is the form of
     its output. `kind` is None if that does not say what the model makes. `version` is the one that was checked; an
     official model has none, since it runs by its name. A `retired` model may fail any day, which the sentence explains.
-    Why its own schema is `unread`, if it is, is a sentence, too.
+    If its own schema could not be read, `unread` is a sentence that says why.
 
     A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
     models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle."""
@@ -232,7 +232,7 @@ class Model:
             return {}
         unchecked = {name: each.unchecked for name, each in self.inputs.fields.items() if each.unchecked}
         if self.inputs.is_open:
-            unchecked["*"] = "The published schema does not describe the inputs."
+            unchecked["*"] = self.unread or "The published schema does not describe the inputs."
         return {
             "version": self.version,
             "versions": [self.version] if self.version else [],

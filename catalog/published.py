@@ -53,6 +53,14 @@ _MOST_INPUTS: Final = 500
 _DEEPEST: Final = 4
 
 
+_ANY: Final = Inputs({}, lenient=True, is_open=True)
+"""The inputs of a model whose schema does not describe them."""
+
+
+class TooComplex(NoInputs):
+    """The document may describe its inputs, but it cannot be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Overlay:
     """What a declaration adds to a published schema: further keywords of inputs, by name, and rules between inputs."""
@@ -63,20 +71,27 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The published document of a version, and its compiled inputs and outputs."""
+    """The published document of a version, and its compiled inputs and outputs. If the document could not be read,
+    `unread` is the reason, a sentence about it, and any input is passed on."""
 
     document: Mapping[str, Any]
     inputs: Inputs
     output: OutputForm
+    unread: str | None = None
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> "Published":
-        """If the document does not describe the inputs, any are passed on."""
+    def of(cls, document: Mapping[str, Any] | str) -> "Published":
+        """If the document does not describe the inputs, any are passed on. A text in its place says why it could not be
+        read."""
+        if isinstance(document, str):
+            return cls({}, _ANY, OutputForm(), document)
         output = output_form(document)
         try:
             return cls(document, compiled(document), output)
+        except TooComplex as reason:
+            return cls(document, _ANY, output, str(reason))
         except NoInputs:
-            return cls(document, Inputs({}, lenient=True, is_open=True), output)
+            return cls(document, _ANY, output)
 
 
 def compiled(document: Mapping[str, Any], *, overlay: Overlay | None = None) -> Inputs:
@@ -85,9 +100,9 @@ def compiled(document: Mapping[str, Any], *, overlay: Overlay | None = None) -> 
     try:
         plain, required, _ = PlainSchemas(document).inputs()
     except RecursionError:
-        raise NoInputs("its schemas are nested too deeply.") from None
+        raise TooComplex("its schemas are nested too deeply.") from None
     if len(plain) > _MOST_INPUTS:
-        raise NoInputs(f"it has more than {_MOST_INPUTS} inputs.")
+        raise TooComplex(f"it has more than {_MOST_INPUTS} inputs.")
     described = _described(document)
     compiler = _Compiler(overlay)
     fields = {

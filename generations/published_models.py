@@ -1,8 +1,8 @@
 """What Replicate publishes about models: looked up once for all processes on the ledger, and kept there.
 
-The schema of a version never changes, so it is kept for ever. The latest version of a model and the release of a
-deployment are looked up again after ten minutes, and a model that was missing after one. While Replicate does not
-answer, the earlier answer is used, and marked as stale.
+The schema of a version never changes, so it is kept for ever. Of a schema that cannot be read, only the reason is kept.
+The latest version of a model and the release of a deployment are looked up again after ten minutes, and a model that
+was missing after one. While Replicate does not answer, the earlier answer is used, and marked as stale.
 
 A model that is not public is known only to the account that has read it with its token. Another account asks with its
 own, so it learns no more than Replicate tells it.
@@ -31,7 +31,7 @@ from generations.archive import Archive
 from ledger import Ledger, Queries
 from ledger.claims import ClaimLookup, EndLookup
 from ledger.records import LookupRecord, ModelRecord, SchemaRecord
-from providers import ModelFacts, ModelSource
+from providers import ModelFacts, ModelSource, PublishedSchema
 from providers.single_flight import SingleFlight
 
 LATEST_FOR: Final = 600.0
@@ -85,7 +85,7 @@ class Known(Generic[F]):
 
 
 class PublishedModels(Generic[F]):
-    """Use it on the loop. `compiled` makes a form of a version's OpenAPI document, on another thread. `clock` returns
+    """Use it on the loop. `compiled` makes a form of a version's schema, on another thread. `clock` returns
     Unix time. Every coroutine raises LedgerDown if the ledger cannot be read, or if a look-up is needed and it cannot
     be written."""
 
@@ -95,7 +95,7 @@ class PublishedModels(Generic[F]):
         ledger: Ledger,
         archive: Archive,
         source: ModelSource,
-        compiled: Callable[[Mapping[str, Any]], F],
+        compiled: Callable[[PublishedSchema], F],
         simulated: bool,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -228,7 +228,7 @@ class PublishedModels(Generic[F]):
         document = None if kept is None else json.loads(zlib.decompress(kept.document))
         return None if document is None else self._compiled(document)
 
-    def _packed(self, schema: Mapping[str, Any] | None) -> tuple[bytes, F | None]:
+    def _packed(self, schema: PublishedSchema | None) -> tuple[bytes, F | None]:
         """A schema as the ledger keeps it, and its form."""
         form = None if schema is None else self._compiled(schema)
         return zlib.compress(json.dumps(schema).encode()), form

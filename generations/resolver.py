@@ -261,4 +261,10 @@ def published_model(known: Known[Published]) -> Model:
         version=None if known.is_official and ":" not in known.name else known.version,
         bills_setup=known.is_private,
         description=known.description,
+        unread=None if form.unread is None else _unread(known.name, form.unread),
     )
+
+
+def _unread(name: str, reason: str) -> str:
+    """The warning about a schema that could not be read. `reason` is a sentence about the schema."""
+    return f"The inputs of {name} are passed on unchecked, since its published schema could not be read: {reason}"

@@ -265,8 +265,8 @@ class BudgetRecord:
 @dataclass(frozen=True, slots=True)
 class SchemaRecord:
     """The published schema of a version of a model, which never changes. `document` is JSON, compressed by zlib: the
-    OpenAPI document, or null if the version has none. `model` is `owner/name`, and `seen_at` the time at which it was
-    read.
+    OpenAPI document, a text that says why it cannot be read, or null if the version has none. `model` is `owner/name`,
+    and `seen_at` the time at which it was read.
 
     It does not say who may see it: those who have a `ModelRecord` with this version may."""
 

@@ -216,6 +216,11 @@ class Measures:
     list_lags: Mapping[str, float] = field(default_factory=dict)
 
 
+PublishedSchema = Mapping[str, Any] | str
+"""The OpenAPI document of a version, of bounded size and depth; or, as a text, why it cannot be read: a sentence about
+it, such as `it is larger than 512 kB.`"""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """A model, a version of one, or a deployment, as its provider describes it. All texts are redacted, and safe to
@@ -225,9 +230,8 @@ class ModelFacts:
     """`owner/name`, or `deployments/owner/name`."""
     version: str | None = None
     """The id of the latest version, of the version that was looked up, or of the deployment's release."""
-    schema: Mapping[str, Any] | None = None
-    """The version's OpenAPI document, of at most `MAX_SCHEMA` bytes of JSON. None if there is none, for a deployment,
-    and in the results of a search."""
+    schema: PublishedSchema | None = None
+    """None if the version has none, for a deployment, and in the results of a search."""
     is_official: bool | None = None
     """Whether it runs by its name, without a version. None if that is not said."""
     is_private: bool = False

@@ -262,7 +262,7 @@ class ReplicateClient:
         return read_file_address(answer.json(), self._redaction(caller))
 
     async def get_model(self, caller: Caller, name: str) -> ModelFacts:
-        """The model `owner/name`. This and the next three also raise UpstreamError, for an unusable schema."""
+        """The model `owner/name`."""
         answer = await self._get(caller, f"/v1/models/{quote(name)}", max_answer=MAX_LOOKUP)
         return read_model(answer, self._redaction(caller))
 

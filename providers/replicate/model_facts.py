@@ -1,7 +1,8 @@
 """Reads what Replicate says of models, versions and deployments.
 
 Reading is lenient, as of any answer (`answers.py`): what cannot be used is left out. But without a usable name there is
-nothing to run, and a schema is used whole or not at all, since half of one would refuse inputs that are right.
+nothing to run, and a schema is used whole or not at all, since half of one would refuse inputs that are right. Instead
+of a schema that is too large or nested too deeply, the facts have the reason, and the model still runs.
 
 Facts: Replicate's OpenAPI document (`models.get`, `models.versions.get`, `deployments.get`, `search`). `is_official` is
 there since 2025. `latest_version` is null for a model without versions, and `openapi_schema` may be null. Schemas have
@@ -15,8 +16,7 @@ from itertools import islice
 from typing import Any, Final
 
 from catalog.targets import is_model_name, is_version
-from errors import UpstreamError
-from providers import ModelFacts
+from providers import ModelFacts, PublishedSchema
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost
 
@@ -37,23 +37,21 @@ class _TooDeep(Exception):
 
 
 def read_model(answer: Any, redact: Redaction) -> ModelFacts:
-    """A model with its latest version. Raises Lost if it has no usable name, and UpstreamError for a schema that cannot
-    be used."""
+    """A model with its latest version. Raises Lost if it has no usable name."""
     model = _object(answer)
     version = model.get("latest_version")
     version = version if isinstance(version, dict) else {}
     name = _name_of(model)
-    return _facts(model, name, redact, version=_version(version), schema=_schema(version, name, redact))
+    return _facts(model, name, redact, version=_version(version), schema=_schema(version, redact))
 
 
 def read_version(answer: Any, name: str, redact: Redaction) -> ModelFacts:
-    """A version of the model `name`. Raises Lost if it has no usable id, and UpstreamError for a schema that cannot be
-    used."""
+    """A version of the model `name`. Raises Lost if it has no usable id."""
     version = _object(answer)
     identity = _version(version)
     if identity is None:
         raise Lost("the answer is no version")
-    return ModelFacts(name, identity, _schema(version, name, redact))
+    return ModelFacts(name, identity, _schema(version, redact))
 
 
 def read_deployment(answer: Any) -> ModelFacts:
@@ -91,7 +89,7 @@ def _facts(
     redact: Redaction,
     *,
     version: str | None,
-    schema: Mapping[str, Any] | None = None,
+    schema: PublishedSchema | None = None,
 ) -> ModelFacts:
     is_official, description, run_count = (
         model.get(each) for each in ("is_official", "description", "run_count")
@@ -131,23 +129,17 @@ def _version(version: Mapping[str, Any], name: str = "id") -> str | None:
     return identity if isinstance(identity, str) and is_version(identity) else None
 
 
-def _schema(version: Mapping[str, Any], name: str, redact: Redaction) -> Mapping[str, Any] | None:
+def _schema(version: Mapping[str, Any], redact: Redaction) -> PublishedSchema | None:
     schema = version.get("openapi_schema")
     if not isinstance(schema, dict) or not schema:
         return None
     if _size(schema) > MAX_SCHEMA:
-        raise _unusable_schema(name, f"is larger than {MAX_SCHEMA // 1024} kB")
+        return f"it is larger than {MAX_SCHEMA // 1024} kB."
     try:
         cleaned: dict[str, Any] = _cleaned(schema, redact, _DEEPEST)
     except _TooDeep:
-        raise _unusable_schema(name, "is nested too deep") from None
+        return f"it is nested deeper than {_DEEPEST} levels."
     return cleaned
-
-
-def _unusable_schema(name: str, why: str) -> UpstreamError:
-    error = UpstreamError(f"The published schema of {name} {why}, so the service cannot run this model.")
-    error.retryable = False
-    return error
 
 
 def _example(prediction: Any, redact: Redaction) -> Mapping[str, Any] | None:

@@ -34,7 +34,7 @@ class ModelLookups(ModelSource):
     async def find_version(self, caller: Caller, name: str, version: str) -> ModelFacts | None:
         if not is_model_name(name) or not is_version(version):
             return None
-        return await self._found(caller, self._client.get_version(caller, name, version))
+        return await self._found(caller, self._version(caller, name, version))
 
     async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
         if not is_model_name(name):
@@ -43,6 +43,13 @@ class ModelLookups(ModelSource):
 
     async def search_models(self, caller: Caller, query: str) -> list[ModelFacts]:
         return await self._found(caller, self._client.search_models(caller, query[:_LONGEST_QUERY])) or []
+
+    async def _version(self, caller: Caller, name: str, version: str) -> ModelFacts:
+        """A version. If the answer is too large to be read, the version exists, and its schema is unread."""
+        try:
+            return await self._client.get_version(caller, name, version)
+        except TooLarge as too_large:
+            return ModelFacts(name, version, f"{too_large}.")
 
     async def _found(self, caller: Caller, answer: Awaitable[T]) -> T | None:
         """The answer, or None for a 404 in Replicate's own words. Raises ServiceError."""
@@ -53,7 +60,10 @@ class ModelLookups(ModelSource):
                 return None
             raise await self._error(refusal, caller) from None
         except TooLarge:
-            error = UpstreamError("What Replicate says of this model is too large to be read.")
+            error = UpstreamError(
+                "Replicate's answer is too large or too deep to be read. A version runs nevertheless: send owner/name:"
+                " and its id."
+            )
             error.retryable = False
             raise error from None
         except NotSent:

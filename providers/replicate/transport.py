@@ -139,12 +139,14 @@ class Answer:
 
     def json(self) -> Any:
         """The answer's JSON. Raises Lost if it is not JSON, and TooLarge if it has too many values to be
-        read. In both cases the outcome is unknown."""
+        read, or is nested too deeply. In all cases the outcome is unknown."""
         if sum(self.body.count(each) for each in (b",", b"[", b"{")) > MOST_VALUES:
             raise TooLarge("the answer has too many values")
         try:
             return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise TooLarge("the answer is nested too deeply") from error
+        except ValueError as error:
             raise Lost("the answer is not JSON") from error
 
 

@@ -283,6 +283,36 @@ def publish(simulator, name, inputs):
 FILE = {"type": "string", "format": "uri"}
 
 
+def nested(levels):
+    return {"a": nested(levels - 1)} if levels else {}
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"info": {"title": "x" * 600_000}}, "it is larger than 512 kB."),
+        ({"info": nested(60)}, "it is nested deeper than 50 levels."),
+    ],
+)
+def test_a_model_whose_schema_cannot_be_read_runs_unchecked_and_says_why(make_app, simulator, more, reason):
+    properties = {"scale": {"type": "integer"}}
+    schema = {"components": {"schemas": {"Input": {"properties": properties}}}} | more
+    simulator.publish({"owner": "acme", "name": "huge", "latest_version": {"openapi_schema": schema}})
+    sent = {"scale": 2, "unknown": IMAGE, "prompt": None}
+    why = (
+        "The inputs of acme/huge are passed on unchecked, since its published schema could not be read: "
+        + reason
+    )
+    for _ in range(2):  # the second service reads it from the ledger
+        client = make_app().test_client()
+        assert {"*": why} == client.get("/models/acme/huge", headers=ADMIN).json["unchecked"]
+        answer = generate(client, "acme/huge", **sent)
+        assert (200, [why]) == (answer.status_code, answer.json["warnings"])
+        client.application.extensions["service"].close()
+    assert [sent] * 2 == [each.input for each in simulator.predictions()]
+    assert 1 == simulator.counts().lookups
+
+
 def test_a_model_whose_schema_says_nothing_takes_any_input_but_a_secret(client, simulator):
     publish(simulator, "acme/silent", {})
 

@@ -7,7 +7,7 @@ import pytest
 
 from auth import Caller, credentials
 from errors import ServerTokenRejected, ServiceError, TokenRejected, UpstreamError, UpstreamRateLimited
-from providers.replicate.model_facts import MAX_SCHEMA
+from providers import ModelFacts
 from simulator import Options as SimulatorOptions
 from tests.support.connections import FakeConnections
 from tests.support.virtual_replicate import replicate
@@ -44,6 +44,8 @@ class Replicate(FakeConnections):
                 raise httpx.ReadError("reset")
             return httpx.Response(status, content=content)
         found = HAS.get(path)
+        if isinstance(found, bytes):
+            return httpx.Response(200, content=found)
         return httpx.Response(200, json=found) if found else httpx.Response(404, json=NOT_FOUND)
 
 
@@ -123,6 +125,7 @@ PAGE = b"<html>404</html>"
         (429, {"detail": "Request was throttled."}, UpstreamRateLimited, True),
         (403, {"detail": "You do not have permission."}, UpstreamError, False),
         (200, b"[" + b"1," * 600_000 + b"1]", UpstreamError, False),
+        (200, b"[" * 200_000, UpstreamError, False),
     ],
 )
 @in_virtual_time
@@ -161,10 +164,16 @@ def test_a_private_model_is_found_by_the_tokens_that_can_read_it_alone():
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[" + b"1," * 600_000 + b"1]", "the answer has too many values."),
+        (b"[" * 200_000 + b"]" * 200_000, "the answer is nested too deeply."),
+    ],
+)
 @in_virtual_time
-async def test_a_schema_that_is_too_large_is_an_error_that_names_the_model():
-    large = MODEL | {"latest_version": {"id": ID, "openapi_schema": {"info": "x" * MAX_SCHEMA}}}
-    outcome, _ = await looked_up(Replicate(models=(200, large)), LOOKUPS["models"])
+async def test_a_version_whose_answer_is_too_large_exists_and_its_schema_is_unread(monkeypatch, body, reason):
+    monkeypatch.setitem(HAS, f"/v1/models/ann/fox/versions/{ID}", body)
+    found, _ = await looked_up(Replicate(), lambda each, who: each.find_version(who, "ann/fox", ID))
 
-    assert (UpstreamError, False) == (type(outcome), outcome.retryable)
-    assert "ann/fox" in outcome.detail
+    assert ModelFacts("ann/fox", ID, reason) == found

@@ -1,11 +1,11 @@
 """Which facts of models, versions, deployments and searches are read, and which are left out."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 
-from errors import UpstreamError
 from providers import ModelFacts
 from providers.replicate.model_facts import (
     MAX_EXAMPLE,
@@ -97,19 +97,19 @@ def test_a_version_is_read_with_the_name_of_its_model():
         read_version(version | {"id": "c6b5d2b7"}, "ann/fox", REDACT)
 
 
-def test_a_schema_that_is_too_large_is_refused_with_its_name_and_for_good():
-    large = {"latest_version": {"id": ID, "openapi_schema": {"info": "x" * MAX_SCHEMA}}}
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"info": "x" * MAX_SCHEMA}, "it is larger than 512 kB."),
+        (json.loads('{"a":' * 60 + "1" + "}" * 60), "it is nested deeper than 50 levels."),
+    ],
+)
+def test_a_schema_that_cannot_be_read_leaves_its_reason_and_all_other_facts(schema, reason):
+    version = {"id": ID, "openapi_schema": schema}
+    read = read_model(MODEL | {"latest_version": version}, REDACT)
 
-    with pytest.raises(UpstreamError, match=r"ann/fox is larger than 512 kB") as refused:
-        read_model(MODEL | large, REDACT)
-    assert not refused.value.retryable
-
-
-def test_a_schema_that_is_nested_too_deep_is_refused():
-    deep = json.loads('{"a":' * 60 + "1" + "}" * 60)
-
-    with pytest.raises(UpstreamError, match="nested too deep"):
-        read_model(MODEL | {"latest_version": {"id": ID, "openapi_schema": deep}}, REDACT)
+    assert replace(read_model(MODEL, REDACT), schema=reason) == read
+    assert ModelFacts("ann/fox", ID, reason) == read_version(version, "ann/fox", REDACT)
 
 
 def test_numbers_that_json_does_not_have_are_left_out_of_a_schema():
@@ -183,6 +183,6 @@ def test_any_answer_is_read_or_refused_and_never_repeats_the_token(first, second
     ):
         try:
             facts = read()
-        except (Lost, UpstreamError):
+        except Lost:
             continue
         assert TOKEN not in repr(facts)

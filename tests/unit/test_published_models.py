@@ -1,7 +1,9 @@
 """Models are looked up once for all that ask, and each caller learns what its own token may read."""
 
 import asyncio
+import json
 import tempfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +19,7 @@ from harness.postgres import server
 from ledger.memory import MemoryLedger
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import LookupRecord, ModelRecord
+from ledger.records import LookupRecord, ModelRecord, SchemaRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from loop_thread import Pool
@@ -114,6 +116,8 @@ class Process:
         )
 
     def _compile(self, found):
+        if isinstance(found, str):
+            return f"form of {found}"
         self.compiled.append(found["of"])
         return f"form of {found['of'][0]}"
 
@@ -158,6 +162,16 @@ async def test_a_model_without_a_version_has_no_form_and_so_has_a_version_withou
 
     assert (None, None) == (new.version, new.form)
     assert (V1, None) == (old.version, old.form)
+
+
+@in_virtual_time
+async def test_of_a_schema_that_cannot_be_read_the_reason_is_kept():
+    process = a_process("a/b", schema="it is too large.")
+
+    assert "form of it is too large." == (await process.ask("a/b")).form
+    assert "form of it is too large." == (await process.beside().ask("a/b")).form
+    [kept] = process.rows[SchemaRecord].values()
+    assert "it is too large." == json.loads(zlib.decompress(kept.document))
 
 
 @in_virtual_time

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from catalog.inputs import LARGEST, SMALLEST
 from catalog.plain_schema import NoInputs, PlainSchemas
-from catalog.published import SCHEMAS, compiled, saved
+from catalog.published import SCHEMAS, Published, compiled, saved
 
 URL = "https://example.com/a.bin"
 
@@ -339,6 +339,22 @@ def test_other_inputs_are_no_secrets(name):
 def test_a_document_without_inputs_is_refused(wrong):
     with pytest.raises(NoInputs):
         compiled(wrong)
+
+
+def test_of_a_document_that_cannot_be_read_any_input_is_passed_on_and_the_reason_is_said():
+    deep = {"$ref": "#/components/schemas/A0"}
+    chain = {f"A{n}": {"items": {"$ref": f"#/components/schemas/A{n + 1}"}} for n in range(5_000)}
+    many = {f"a{n}": {"type": "string"} for n in range(501)}
+
+    for published, reason in (
+        (document(schemas=chain, a=deep), "its schemas are nested too deeply."),
+        (document(**many), "it has more than 500 inputs."),
+        ("it is too large.", "it is too large."),
+        ({}, None),
+    ):
+        form = Published.of(published)
+        assert reason == form.unread
+        assert {"a": 7} == form.inputs.check({"a": 7}).values
 
 
 def test_references_that_would_make_millions_of_schemas_are_left_out():
