@@ -18,7 +18,7 @@ import structlog
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from api import incoming, register, responses
+from api import door_errors, incoming, register, responses
 from errors import (
     Internal,
     InvalidRequest,
@@ -120,10 +120,11 @@ def _answer_error(error: Exception) -> Response:
     # Merged twice: first for the order of fields, and last so that `status` is the HTTP status.
     problem = {**problem, **g.get("beside_the_error", {}), **problem}
     g.error_code, g.error_detail = error.code, error.detail
-    response = jsonify(problem)
+    body, content_type, more = door_errors.shape(problem, error.headers, incoming.path())
+    response = jsonify(body)
     response.status_code = error.status
-    response.content_type = "application/problem+json"
-    response.headers.update(error.headers)
+    response.content_type = content_type
+    response.headers.update({**error.headers, **more})
     return response
 
 

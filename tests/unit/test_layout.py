@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = [
     {"app", "gunicorn.conf", "docs"},
     {"api", "server"},
-    {"service"},
+    {"doors", "service"},
     {"assembly", "generations"},
     {"cluster", "providers", "parsing", "webhooks"},
     {"concurrency", "files", "models"},

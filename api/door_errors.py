@@ -1,0 +1,28 @@
+"""Errors below `/v1`, in the shape of the door that stands there. All other errors are problem documents.
+
+A shape is a pure function of the problem document, the headers and the path, in `doors/`. It returns the body, its
+content type, and further headers.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from doors.openai import errors as openai
+
+Shaped = tuple[dict[str, Any], str, dict[str, str]]
+
+_SHAPES: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str], str], Shaped]]] = {
+    "/v1": openai.shape,
+}
+"""The shape of the errors below each path."""
+
+PROBLEM: Final = "application/problem+json"
+
+
+def shape(problem: dict[str, Any], headers: Mapping[str, str], path: str) -> Shaped:
+    """The body, the content type and further headers of the response to an error. `path` is that of the request,
+    without the one of PUBLIC_URL."""
+    for root, shaped in _SHAPES.items():
+        if path == root or path.startswith(f"{root}/"):
+            return shaped(problem, headers, path)
+    return problem, PROBLEM, {}

@@ -1,0 +1,45 @@
+"""Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, with the codes of this service.
+
+Its client retries each 408, 409, 429 and 5xx without an idempotency key, unless `x-should-retry` says no. So a failure
+that may have been paid has the header `x-should-retry: false` (`errors.py`), and so has one that a retry cannot mend.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+MIMETYPE: Final = "application/json"
+
+_TYPES: Final = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+
+_BESIDE: Final = ("id", "model_name", "cost_usd")
+"""The facts of the generation that stand beside `error`, as they do in a result."""
+
+NO_RETRY: Final = {"x-should-retry": "false"}
+
+
+def shape(
+    problem: Mapping[str, Any], headers: Mapping[str, str], path: str
+) -> tuple[dict[str, Any], str, dict[str, str]]:
+    """The body, the content type and further headers of the response to an error, made from its problem document. The
+    `headers` are those that the response has without them."""
+    _ = path
+    status = problem["status"]
+    problems = problem.get("errors") or ()
+    error = {
+        "message": problem["detail"],
+        "type": _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+        "param": problems[0]["field"] if problems else None,
+        "code": problem["code"],
+    }
+    if len(problems) > 1:
+        error["errors"] = problems
+    is_final = status >= 500 and not problem["retryable"] and "x-should-retry" not in headers
+    beside = {name: problem[name] for name in _BESIDE if name in problem}
+    return {"error": error, **beside}, MIMETYPE, dict(NO_RETRY) if is_final else {}

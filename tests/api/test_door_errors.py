@@ -1,0 +1,69 @@
+"""Errors below the path of a door have the door's shape, and all others stay problem documents."""
+
+import pytest
+
+from doors.openai import errors as openai
+from errors import BudgetExceeded, GenerationFailed, InvalidRequest, LedgerDown, Problem, QueueFull
+from tests.support.callers import ADMIN
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.mark.parametrize("root", ["", "/below"])
+def test_an_unknown_path_below_the_openai_door_is_refused_in_its_shape(make_app, root):
+    client = make_app(PUBLIC_URL="https://here.example/below").test_client()
+
+    answer = client.get(f"{root}/v1/nothing", headers=ADMIN | {"X-Request-ID": "mine"})
+
+    assert (404, "application/json") == (answer.status_code, answer.mimetype)
+    error = answer.json["error"]
+    assert {"message", "type", "param", "code"} == error.keys()
+    assert ("not_found", "not_found_error", None) == (error["code"], error["type"], error["param"])
+    assert "mine" == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/v1x", "/nothing/v1/images", "/below/v1"])
+def test_errors_elsewhere_stay_problem_documents(client, path):
+    answer = client.get(path)
+
+    assert (404, PROBLEM) == (answer.status_code, answer.content_type)
+
+
+def shaped(error, **more):
+    return openai.shape(error.as_problem("req_1") | more, error.headers, "/v1/images/generations")
+
+
+def test_the_first_invalid_field_is_the_param_and_all_are_listed():
+    body, mimetype, headers = shaped(
+        InvalidRequest([Problem("size", "is no size", 3), Problem("n", "is no n")])
+    )
+
+    assert ("application/json", {}) == (mimetype, headers)
+    error = body["error"]
+    assert ("invalid_request_error", "size", "invalid_request") == (
+        error["type"],
+        error["param"],
+        error["code"],
+    )
+    assert ["size", "n"] == [each["field"] for each in error["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "headers"),
+    [
+        (BudgetExceeded("no"), "insufficient_quota", {}),
+        (QueueFull("no"), "rate_limit_error", {}),
+        (LedgerDown("no"), "server_error", {}),
+        (GenerationFailed("no"), "server_error", openai.NO_RETRY),
+    ],
+)
+def test_a_failure_that_a_retry_cannot_mend_forbids_it(error, kind, headers):
+    body, _, more = shaped(error)
+
+    assert (kind, error.code, headers) == (body["error"]["type"], body["error"]["code"], more)
+
+
+def test_a_failure_that_was_paid_names_its_generation():
+    body, _, _ = shaped(GenerationFailed("no"), id="gen_1", cost_usd=0.025, model_name="a/b")
+
+    assert {"error", "id", "cost_usd", "model_name"} == body.keys()
