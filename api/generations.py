@@ -11,6 +11,7 @@ import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
 from api import incoming
+from contract.ids import is_prediction_id
 from errors import NotFound
 from generations import views
 from generations.batch import Batch
@@ -116,7 +117,7 @@ def _query() -> dict[str, str]:
 
 
 def _of_kind(kind: str, target: str) -> str:
-    if not target.startswith(f"{kind}_"):
+    if not (target.startswith(f"{kind}_") or (kind == "gen" and is_prediction_id(target))):
         raise NotFound("No generation or batch has this id.")
     return target
 

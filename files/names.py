@@ -19,6 +19,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, ValidationInfo, WithJsonSchema
 
 from catalog.texts import Text, was_accepted
+from contract.ids import GENERATION
 from media.files import FILE_TYPES
 
 MAX_LENGTH = 150
@@ -41,7 +42,7 @@ _DEVICE = (
 
 _ENDINGS = {each.extension for each in FILE_TYPES.values() if each.kind not in {"text", "data"}} | {".jpeg"}
 _LINK = re.compile(
-    r"(?P<generation>gen_[0-9a-f]{32})(?:-(?P<place>[2-9]|[1-9][0-9]{1,3}))?(?P<extension>\.\w+)"
+    rf"(?P<generation>{GENERATION})(?:-(?P<place>[2-9]|[1-9][0-9]{{1,3}}))?(?P<extension>\.\w+)"
 )
 
 

@@ -1,8 +1,8 @@
 """The interface of file storages: `directory.py` stores on disk, `bucket.py` in an S3-compatible store.
 
 A storage has names, bytes and dates; `Files` decides which files to store and delete. A name is a generation's
-unguessable id and the number of an output: `gen_<32 hex>/0.webp`. Any other string is refused before it becomes part of
-a path or a key.
+unguessable id (`contract/ids.py`) and the number of an output: `gen_<32 hex>/0.webp`. Any other string is refused
+before it becomes part of a path or a key.
 """
 
 import re
@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from contract.ids import GENERATION
 from media.files import FILE_TYPES
 
 MAX_OUTPUTS = 1000
 """The most outputs of one generation that are stored."""
 
-_NAME = re.compile(r"(?P<generation>gen_[0-9a-f]{32})/(?P<file>[0-9]{1,3}(?P<extension>\.[0-9a-z]{1,11}))")
+_NAME = re.compile(rf"(?P<generation>{GENERATION})/(?P<file>[0-9]{{1,3}}(?P<extension>\.[0-9a-z]{{1,11}}))")
 
 
 @dataclass(frozen=True, slots=True)
 class FileName:
-    """`generation` is as `gen_<32 hex>`, `file` as `0.webp`. `media_type` follows from the extension."""
+    """`generation` is the id, `file` is as `0.webp`. `media_type` follows from the extension."""
 
     generation: str
     file: str

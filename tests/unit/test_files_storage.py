@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.ids import new_prediction_id
 from files.bucket import PART, PIECE, Bucket
 from files.directory import Directory
 from files.storage import Source, parse_name
@@ -99,6 +100,17 @@ def test_a_stored_file_is_opened_whole_and_with_its_media_type(storage, put):
 )
 def test_the_extension_of_a_name_is_its_media_type(file, media_type):
     assert media_type == parse_name(f"{GEN}/{file}").media_type
+
+
+def test_files_of_a_generation_with_an_id_of_replicates_form_are_stored_and_listed_like_others(storage, put):
+    names = [f"{new_prediction_id()}/{number}.png" for number in range(3)]
+    for name in names:
+        put(name, PNG)
+
+    assert sorted(names) == sorted(each.name for each in storage.list())
+    assert [PNG] * 3 == [content(storage.open(name)) for name in names]
+    assert storage.delete(names[0])
+    assert storage.open(names[0]) is None
 
 
 def test_any_range_of_bytes_can_be_read(storage, put):

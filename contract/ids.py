@@ -1,0 +1,25 @@
+"""The ids of generations. They are random and cannot be guessed.
+
+Most have the form `gen_<32 hexadecimal digits>`. A generation that came by the Replicate door has an id of Replicate's
+form, since its clients may expect that alphabet and length.
+"""
+
+import base64
+import re
+import secrets
+from typing import Final
+
+GENERATION: Final = r"(?:gen_[0-9a-f]{32}|[0-9a-z]{26})"
+"""A regular expression for the ids of generations, both forms."""
+
+_PREDICTION: Final = re.compile(r"[0-9a-z]{26}")
+
+
+def new_prediction_id() -> str:
+    """A new id in Replicate's form: 26 lower-case letters and digits, with 128 random bits."""
+    return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
+
+
+def is_prediction_id(text: str) -> bool:
+    """Whether a text is an id in Replicate's form."""
+    return _PREDICTION.fullmatch(text) is not None
