@@ -1,11 +1,12 @@
 """Authentication: identifies the caller of a request, and the token that pays.
 
-- `X-Admin-API-Key` with the configured key is the admin. The service's Replicate token pays.
-- `X-Replicate-API-Key` is a user. Its Replicate token pays, and is kept only while its work runs. Without this header,
-  a Replicate token in `Authorization: Bearer` is used instead.
+- The admin key of the environment, and each named key (`rcg_…`): the service's Replicate token pays. The key is sent as
+  `X-Admin-API-Key` (only with the role `admin`), as `X-API-Key`, or in `Authorization: Bearer`.
+- A Replicate token (`r8_…`) is a user. It pays, and is kept only while its work runs. It is sent as
+  `X-Replicate-API-Key` or in `Authorization: Bearer`.
 
-If there is an admin header, the other headers are ignored: a wrong admin key is always refused. Without a configured
-admin key, every admin header is refused, even an empty one.
+If there is an `X-Admin-API-Key`, the other headers are ignored: a wrong one is always refused. Of the others, two with
+different values are refused. A bearer of any other form is for a proxy before the service.
 """
 
 import hashlib
@@ -18,19 +19,24 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from admission.flows import UNPROVEN
+from contract.callers import ADMIN, pays_with_server_token
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
+from ledger.access_records import ApiKeyRecord, Role
 
 ADMIN_HEADER = "X-Admin-API-Key"
+KEY_HEADER = "X-API-Key"
 USER_HEADER = "X-Replicate-API-Key"
 BEARER_HEADER = "Authorization"
-
-ADMIN = "admin"
 
 # Visible ASCII without commas: a header that was sent twice arrives joined by a comma, and is refused.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
 
-# Replicate's tokens begin with r8_. Any other bearer token is for a proxy before the service.
-_BEARER = re.compile(r"(?i:bearer) +(r8_.*)", re.DOTALL)
+_BEARER = re.compile(r"(?i:bearer) +(.*)", re.DOTALL)
+
+_TOKEN_START = "r8_"  # noqa: S105 - how Replicate's tokens begin
+
+KEY_START = "rcg_"
+"""How the text of a named key begins."""
 
 
 class Headers(Protocol):
@@ -58,16 +64,23 @@ def credentials(**tokens: str) -> Mapping[str, Secret]:
 class Caller:
     """A caller with credentials to pay. `id` is unique to the caller and does not reveal the token."""
 
-    kind: Literal["admin", "user"]
+    kind: Literal["admin", "key", "user"]
     id: str
     credentials: Mapping[str, Secret] = field(repr=False, hash=False)
     """By provider (see `credentials`)."""
     turn: str = ""
     """The key by which callers share the queue, by default `id`. All tokens of one account have the same."""
 
+    key: ApiKeyRecord | None = field(default=None, repr=False, hash=False, compare=False)
+    """The caller's named key, for its limits. None for the admin key of the environment and for users."""
+
     def __post_init__(self) -> None:
         if not self.turn:
             object.__setattr__(self, "turn", self.id)
+
+    @property
+    def uses_server_token(self) -> bool:
+        return self.kind != "user"
 
     @property
     def is_proven(self) -> bool:
@@ -78,22 +91,50 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The sender of a request that spends nothing. `caller` is the caller who would pay: None for an admin without a
-    server token."""
+    """The sender of a request that spends nothing. `caller` is the caller who would pay: None without a server token,
+    and for a role that may not generate."""
 
     id: str
-    is_admin: bool
+    role: Role | Literal["user"]
     caller: Caller | None
+    key: ApiKeyRecord | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
+
+    @property
+    def sees_all(self) -> bool:
+        return self.role in {"admin", "viewer"}
 
     def may_see(self, owner: str) -> bool:
-        return self.is_admin or owner == self.id
+        return self.sees_all or owner == self.id
+
+
+class Keys(Protocol):
+    """The named keys that are neither deleted nor expired."""
+
+    def find(self, digest: str) -> ApiKeyRecord | None:
+        """The key with this digest of its text (`Authenticator.keyed_hash`)."""
+
+    def with_id(self, key_id: str) -> ApiKeyRecord | None: ...
+
+
+class NoKeys:
+    """No named keys."""
+
+    def find(self, digest: str) -> ApiKeyRecord | None:  # noqa: ARG002
+        return None
+
+    def with_id(self, key_id: str) -> ApiKeyRecord | None:  # noqa: ARG002
+        return None
 
 
 class Authenticator:
     """Identifies callers by their headers. `Authenticator(admin_key=…, server_token=…).payer(headers) -> Caller`.
 
     Caller ids are hashes with the key `hash_key`, so they stay the same across restarts if it does. Without
-    `user_tokens` only the admin key is accepted.
+    `user_tokens`, users are refused.
     """
 
     def __init__(
@@ -103,69 +144,111 @@ class Authenticator:
         server_token: str | None,
         user_tokens: bool = True,
         hash_key: bytes | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self._admin_key = admin_key
         self._server_token = server_token
         self._user_tokens = user_tokens
         self.hash_key: bytes | None = hash_key or secrets.token_bytes(32)
-        """None until the ledger is open. Until then, users get LedgerDown."""
+        """None until the ledger is open. Until then, users and named keys get LedgerDown."""
+        self.keys: Keys = keys or NoKeys()
 
     def payer(self, headers: Headers) -> Caller:
         """The caller who pays for this request. A user's token is not yet checked with Replicate. Raises
-        Unauthenticated, or ServerTokenRejected for the admin if there is no server token."""
-        presented = headers.get(ADMIN_HEADER)
-        if presented is not None:
-            self._check_admin_key(presented)
-            if (admin := self.admin()) is None:
-                raise ServerTokenRejected(
-                    "The service has no REPLICATE_API_TOKEN; the admin key alone cannot pay."
-                )
-            return admin
-        if not self._user_tokens:
-            raise Unauthenticated(f"Send {ADMIN_HEADER}; this service does not accept Replicate tokens.")
-        header, token = USER_HEADER, headers.get(USER_HEADER)
-        if token is None and (bearer := _BEARER.fullmatch(headers.get(BEARER_HEADER) or "")):
-            header, token = BEARER_HEADER, bearer[1]
-        if token is None:
-            raise Unauthenticated(
-                f"Send {ADMIN_HEADER}, or {USER_HEADER} or `Authorization: Bearer` with a Replicate token."
-            )
-        if not _TOKEN.fullmatch(token):
-            raise Unauthenticated(f"The {header} header must hold exactly one Replicate token.")
-        return Caller("user", self._caller_id(token), credentials(replicate=token), turn=UNPROVEN)
+        Unauthenticated, Forbidden if the role of the key may not generate, and ServerTokenRejected if it may and there
+        is no server token."""
+        principal = self.authenticate(headers)
+        if principal.caller is not None:
+            return principal.caller
+        if principal.role not in {"admin", "caller"}:
+            raise Forbidden(f"A key of the role `{principal.role}` may not generate.")
+        raise ServerTokenRejected("The service has no REPLICATE_API_TOKEN, and a key alone cannot pay.")
 
     def authenticate(self, headers: Headers) -> Principal:
         """The sender of the request. Raises Unauthenticated."""
-        if headers.get(ADMIN_HEADER) is None:
-            caller = self.payer(headers)
-            return Principal(caller.id, is_admin=False, caller=caller)
-        self.require_admin(headers)
-        return Principal(ADMIN, is_admin=True, caller=self.admin())
+        header, credential = self._credential(headers)
+        if self._is_admin_key(credential):
+            return Principal(ADMIN, "admin", self.admin())
+        if credential.startswith(KEY_START):
+            return self._key_of(header, credential)
+        if header == ADMIN_HEADER:
+            if not self._admin_key:
+                raise Unauthenticated("The service has no admin key configured, and this is no named key.")
+            raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
+        if header == KEY_HEADER:
+            raise Unauthenticated(f"The {KEY_HEADER} header does not hold a key of this service.")
+        caller = self._user(header, credential)
+        return Principal(caller.id, "user", caller)
 
     def admin(self) -> Caller | None:
-        """The admin as a caller; None without a server token."""
+        """The admin key of the environment as a caller; None without a server token."""
         if not self._server_token:
             return None
         return Caller("admin", ADMIN, credentials(replicate=self._server_token))
 
-    def require_admin(self, headers: Headers) -> None:
-        """Do nothing for the admin. Raises Unauthenticated or Forbidden."""
-        presented = headers.get(ADMIN_HEADER)
-        if presented is None:
-            self.payer(headers)
-            raise Forbidden(f"Send {ADMIN_HEADER}; this request requires the admin key.")
-        self._check_admin_key(presented)
+    def caller_of(self, caller_id: str) -> Caller | None:
+        """A caller on the server's token by its id, also of a key that is deleted. None for a user, and without a
+        server token."""
+        if not self._server_token or not pays_with_server_token(caller_id):
+            return None
+        if caller_id == ADMIN:
+            return self.admin()
+        return Caller(
+            "key",
+            caller_id,
+            credentials(replicate=self._server_token),
+            key=self.keys.with_id(caller_id),
+        )
 
-    def is_admin(self, headers: Headers) -> bool:
-        """Whether the headers hold the admin key, for a route that anyone may call."""
-        presented = headers.get(ADMIN_HEADER)
-        return presented is not None and self._is_admin_key(presented)
+    def require_admin(self, headers: Headers) -> Principal:
+        """The sender of the request, who is an admin. Raises Unauthenticated or Forbidden."""
+        principal = self.authenticate(headers)
+        if not principal.is_admin:
+            raise Forbidden("This request requires the admin key, or a key of the role `admin`.")
+        return principal
 
-    def _check_admin_key(self, presented: str) -> None:
-        if not self._admin_key:
-            raise Unauthenticated("The service has no admin key configured, so it accepts none.")
-        if not self._is_admin_key(presented):
-            raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
+    def _credential(self, headers: Headers) -> tuple[str, str]:
+        """The header that identifies the sender, and the credential in it."""
+        if (presented := headers.get(ADMIN_HEADER)) is not None:
+            return ADMIN_HEADER, presented
+        found = [
+            (name, value) for name in (KEY_HEADER, USER_HEADER) if (value := headers.get(name)) is not None
+        ]
+        bearer = _BEARER.fullmatch(headers.get(BEARER_HEADER) or "")
+        if bearer and self._is_ours(bearer[1]):
+            found.append((BEARER_HEADER, bearer[1]))
+        if not found:
+            raise Unauthenticated(
+                f"Send a key as {KEY_HEADER} or `Authorization: Bearer`, {ADMIN_HEADER}, or a Replicate token as "
+                f"{USER_HEADER}."
+            )
+        if len({value for _, value in found}) > 1:
+            names = " and ".join(name for name, _ in found)
+            raise Unauthenticated(f"{names} hold different credentials. Send one.")
+        return found[0]
+
+    def _is_ours(self, bearer: str) -> bool:
+        return bearer.startswith((_TOKEN_START, KEY_START)) or self._is_admin_key(bearer)
+
+    def _key_of(self, header: str, text: str) -> Principal:
+        """The sender with a named key."""
+        key = self.keys.find(self.keyed_hash(text))
+        if key is None:
+            raise Unauthenticated("This key does not exist, has expired or was deleted.")
+        if header == ADMIN_HEADER and key.role != "admin":
+            raise Unauthenticated(
+                f"{ADMIN_HEADER} takes keys of the role `admin`. Send this one as {KEY_HEADER}."
+            )
+        may_generate = key.role in {"admin", "caller"}
+        return Principal(key.id, key.role, self.caller_of(key.id) if may_generate else None, key)
+
+    def _user(self, header: str, token: str) -> Caller:
+        """The user with this Replicate token."""
+        if not self._user_tokens:
+            raise Unauthenticated("This service does not accept Replicate tokens. Send a key.")
+        if not _TOKEN.fullmatch(token):
+            raise Unauthenticated(f"The {header} header must hold exactly one Replicate token.")
+        return Caller("user", self._caller_id(token), credentials(replicate=token), turn=UNPROVEN)
 
     def _is_admin_key(self, presented: str) -> bool:
         # As bytes, since compare_digest refuses text beyond ASCII.

@@ -169,7 +169,7 @@ class Runtime:
         return load_startup_state(
             self.queries,
             self.core.recovery,
-            self.authenticator.admin(),
+            self.authenticator.caller_of,
             process=self.ledger.process,
             limits=self.core.provider.limits,
             simulated=self.settings.REPLICATE_SIMULATE,

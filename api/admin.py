@@ -10,10 +10,9 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from admission.snapshot import GateStats, StallStats
 from api import incoming
-from auth import ADMIN
 from cluster.figures import ProcessFigures
 from contract.states import iso8601
-from errors import LedgerDown, ServiceError
+from errors import LedgerDown
 from generations.figures import WorkFigures, total
 from parsing.limits import parse_limits
 from providers import UpstreamState
@@ -30,12 +29,11 @@ routes = Blueprint("admin", __name__)
 def configure() -> Response:
     """Change the limits, also for later starts."""
     service = incoming.service()
-    service.authenticator.require_admin(request.headers)
-    g.caller = ADMIN
-    with incoming.body(ADMIN) as body:
+    principal = incoming.require_admin()
+    with incoming.body(principal.id) as body:
         limits = parse_limits(body)
     configured = service.configure(limits, disconnect=incoming.connection())
-    who = {"caller": ADMIN, "peer": request.remote_addr}
+    who = {"caller": principal.id, "peer": request.remote_addr}
     log.info("configured", request=g.request_id, **who, **limits.model_dump(exclude_unset=True))
     return jsonify(configured)
 
@@ -45,8 +43,9 @@ def status() -> Response:
     """The statistics, with the processes for each known key, and with more for the admin. A wrong key is no error,
     since the rest is public."""
     service = incoming.service()
-    is_admin = service.authenticator.is_admin(request.headers)
-    return jsonify(_figures(service, for_admin=is_admin, for_key=is_admin or _has_proven_token(service)))
+    principal = incoming.known()
+    is_admin = principal is not None and principal.sees_all
+    return jsonify(_figures(service, for_admin=is_admin, for_key=principal is not None))
 
 
 @routes.get("/health")
@@ -65,14 +64,6 @@ def live() -> Response:
 def ready() -> Response:
     """Whether a balancer should send callers here."""
     return jsonify(incoming.service().ready())
-
-
-def _has_proven_token(service: Runtime) -> bool:
-    """Whether the request has a user's token that is proven already. Any other may be invented."""
-    try:
-        return service.core.checks.known(service.authenticator.payer(request.headers)) is not None
-    except ServiceError:
-        return False
 
 
 def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, Any]:

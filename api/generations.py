@@ -90,7 +90,7 @@ def usage() -> Response:
     query = parse_usage(_query())
     period = Period(
         simulated=service.settings.REPLICATE_SIMULATE,
-        caller_id=None if principal.is_admin else principal.id,
+        caller_id=None if principal.sees_all else principal.id,
         since=query.since,
         until=query.until,
     )

@@ -16,8 +16,15 @@ from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
 from api.backpressure import CallerLimits, Quota
-from auth import ADMIN_HEADER, BEARER_HEADER, USER_HEADER, Caller, Headers, Principal
-from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem, UnsupportedMediaType
+from auth import ADMIN_HEADER, BEARER_HEADER, KEY_HEADER, USER_HEADER, Caller, Headers, Principal
+from errors import (
+    InvalidRequest,
+    LedgerDown,
+    PayloadTooLarge,
+    Problem,
+    ServiceError,
+    UnsupportedMediaType,
+)
 from generations.submission import (
     NO_FINGERPRINT,
     BodyFingerprint,
@@ -87,11 +94,30 @@ def require_payer() -> Caller:
     return checks.known(caller) or service().loop.run(checks.check(caller), disconnect=connection())
 
 
+def require_admin() -> Principal:
+    """The sender of this request, who is an admin. Raises Unauthenticated or Forbidden."""
+    found = _identified(service().authenticator.require_admin)
+    g.caller = found.id
+    return found
+
+
 def authenticate() -> Principal:
     """The sender of this request, which spends nothing. Raises Unauthenticated."""
     found = _identified(service().authenticator.authenticate)
     g.caller = found.id
     return found
+
+
+def known() -> Principal | None:
+    """The sender of this request, on a route that needs no key. None without a valid key. A Replicate token counts only
+    if it is proven already, since any other may be invented."""
+    try:
+        found = authenticate()
+    except ServiceError:
+        return None
+    if found.role != "user" or found.caller is None:
+        return found
+    return found if service().core.checks.known(found.caller) is not None else None
 
 
 def _identified(identify: Callable[[Headers], T]) -> T:
@@ -104,7 +130,7 @@ def _identified(identify: Callable[[Headers], T]) -> T:
 
 def has_key() -> bool:
     """Whether the request has a header that may identify its sender."""
-    return any(name in request.headers for name in (ADMIN_HEADER, USER_HEADER, BEARER_HEADER))
+    return any(name in request.headers for name in (ADMIN_HEADER, KEY_HEADER, USER_HEADER, BEARER_HEADER))
 
 
 def idempotency_key() -> str | None:

@@ -3,11 +3,10 @@
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, g, jsonify
 
 from admission.semaphores import SemaphoreSnapshot
 from api import incoming
-from auth import ADMIN
 from contract.states import iso8601
 from generations.semaphores import NamedSemaphores
 from generations.shared import SharedSemaphores
@@ -31,7 +30,7 @@ def semaphores() -> Response:
 def set_semaphore() -> Response:
     """Create a semaphore, or change its limit at once."""
     service, named = _for_admin()
-    with incoming.body(ADMIN) as body:
+    with incoming.body(g.caller) as body:
         fields = parse_semaphore(body)
     changed = service.loop.run(named.set_limit(fields.semaphore_id, fields.limit))
     log.info("semaphore_set", request=g.request_id, semaphore=fields.semaphore_id, limit=fields.limit)
@@ -52,7 +51,7 @@ def lease(semaphore: str) -> tuple[Response, int]:
     """Lease a permit, or refuse at once."""
     service, named = _for_admin()
     key = incoming.idempotency_key()
-    with incoming.body(ADMIN) as body:
+    with incoming.body(g.caller) as body:
         ttl = parse_lease(body).ttl
     return jsonify(_lease(service.loop.run(named.lease(semaphore, ttl, key)))), 201
 
@@ -74,8 +73,7 @@ def end_lease(semaphore: str, lease_id: str) -> tuple[str, int]:
 
 def _for_admin() -> tuple[Runtime, NamedSemaphores | SharedSemaphores]:
     service = incoming.service()
-    service.authenticator.require_admin(request.headers)
-    g.caller = ADMIN
+    incoming.require_admin()
     return service, service.core.semaphores
 
 

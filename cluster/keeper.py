@@ -22,9 +22,9 @@ from typing import Any, Final, NoReturn, Protocol
 import structlog
 
 from admission.sliding_window import WINDOW
-from auth import ADMIN
 from cluster.mirror import figures_of
 from concurrency import Gate, Lease
+from contract.callers import ADMIN
 from errors import LedgerDown
 from ledger.leases import ROLE_TTL, LeaseRow, Look
 from ledger.records import LeaseState

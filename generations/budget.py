@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
-from auth import ADMIN
+from contract.callers import ADMIN
 from errors import BudgetExceeded
 from ledger import DAY, Queries
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
-from auth import ADMIN, Authenticator
+from auth import Authenticator
 from catalog.families import TrainedModels
 from catalog.published import Published
 from catalog.tariff import PUBLISHED, Tariff
@@ -17,6 +17,7 @@ from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
 from cluster.letters import Letters
 from concurrency import Gate
+from contract.callers import ADMIN
 from errors import TokenRejected
 from files import Files
 from generations.archive import Archive

@@ -13,7 +13,7 @@ from errors import LedgerDown
 from generations.archive import Archive
 from generations.costs import Estimate
 from ledger import Ledger
-from ledger.records import RunRecord
+from ledger.model_records import RunRecord
 from parsing.shapes import GenerationRequest
 
 _SAMPLE: Final = 64

@@ -30,7 +30,7 @@ from errors import LedgerDown, ServiceError
 from generations.archive import Archive
 from ledger import Ledger, Queries
 from ledger.claims import ClaimLookup, EndLookup
-from ledger.records import LookupRecord, ModelRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
 from providers import ModelFacts, ModelSource, PublishedSchema
 from providers.single_flight import SingleFlight
 

@@ -1,12 +1,13 @@
 """Restores unfinished work from the ledger when the service starts.
 
-The admin's work resumes at once. A user's token is never stored. So a user's work is suspended until its
+Work on the server's token resumes at once. A user's token is never stored. So a user's work is suspended until its
 owner sends the token again, with the same idempotency key or to get the work. Work that is not resumed in
 time fails as `interrupted`; its prediction at Replicate has ended by its deadline.
 
 Simulated work never resumes as real work, nor real work as simulated.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,8 +15,9 @@ from typing import Any, Final
 import structlog
 
 from admission.sliding_window import WINDOW
-from auth import ADMIN, Caller
+from auth import Caller
 from catalog.model import Model
+from contract.callers import pays_with_server_token
 from errors import (
     Internal,
     Interrupted,
@@ -42,6 +44,9 @@ _OTHER_MODE: Final = "A simulated generation cannot continue at Replicate, nor a
 
 LONGEST_DOUBT: Final = 600.0
 """Seconds after sending for which a creation without an answer may still arrive, if nothing searches for it."""
+
+CallerOf = Callable[[str], Caller | None]
+"""The caller with this id if its work runs on the server's token, and there is one."""
 
 StoredBatch = tuple[BatchRecord, Sequence[GenerationRecord]]
 """A batch and its generations, in input order."""
@@ -223,7 +228,8 @@ class StartupState:
 
     `restored` is resumed, `suspended` waits for its owners. `answered_ago` are the seconds since the last answers to
     creations (`seconds_since`). `prediction_ids` are the latest predictions. `uncertain` are creations of suspended
-    work that may have made a prediction. `ended_usd` is the cost of the admin's generations in `restored.ended`.
+    work that may have made a prediction. `ended_usd` is the cost on the server's token in
+    `restored.ended`.
     """
 
     restored: Restored
@@ -238,15 +244,17 @@ class StartupState:
 def load_startup_state(
     queries: Queries,
     recovery: Recovery,
-    admin: Caller | None,
+    caller_of: CallerOf,
     *,
     process: str | None = None,
     limits: Limits,
     simulated: bool,
     now: float,
 ) -> StartupState:
-    """Read the unfinished work from the ledger, and restore that of the `admin`, if there is one. If several processes
-    share the ledger, this is only work that this `process` has taken over from dead ones. Raises LedgerDown."""
+    """Read the unfinished work from the ledger, and restore that of the callers of `caller_of`. If several
+    processes share the ledger, this is only work that this `process` has taken over from dead ones.
+
+    Raises LedgerDown."""
     unfinished = queries.unfinished(process)
     ended_now = {
         record.id: ended
@@ -254,8 +262,8 @@ def load_startup_state(
         if (ended := _ended_at_startup(record, simulated)) is not None
     }
     records = [record for record in unfinished if record.id not in ended_now]
-    restored = _restored(queries, recovery, admin, process, records, ended_now)
-    suspended = [record for record in records if admin is None or record.caller_id != admin.id]
+    restored = _restored(queries, recovery, caller_of, process, records, ended_now)
+    suspended = [record for record in records if caller_of(record.caller_id) is None]
     uncertain_since = min((each.since for record in records for each in _uncertain(record)), default=now)
     # If a clock is skewed, a prediction of that time may belong to such a creation, unless another attempt
     # has its id.
@@ -278,38 +286,53 @@ def load_startup_state(
             for each in queries.pending_deliveries(process)
             if each.id not in unfinished_ids
         ],
-        ended_usd=sum(
-            record.cost_usd
-            for record in restored.ended
-            if record.caller_id == ADMIN and record.simulated == simulated
-        ),
+        ended_usd=_cost(restored.ended, simulated),
+    )
+
+
+def _cost(records: Iterable[GenerationRecord], simulated: bool) -> float:
+    """USD of these generations on the server's token."""
+    return sum(
+        record.cost_usd
+        for record in records
+        if pays_with_server_token(record.caller_id) and record.simulated == simulated
     )
 
 
 def _restored(
     queries: Queries,
     recovery: Recovery,
-    admin: Caller | None,
+    caller_of: CallerOf,
     process: str | None,
     records: Sequence[GenerationRecord],
     ended_now: Mapping[str, GenerationRecord],
 ) -> Restored:
-    """The batches whose items have all ended, and the admin's unfinished `records`, to be resumed."""
+    """The batches whose items have all ended, and the `records` to be resumed, which are of callers on the server's
+    token."""
     done: list[Batch] = []
-    whole: list[StoredBatch] = []
+    whole: defaultdict[str, list[StoredBatch]] = defaultdict(list)
     for batch in queries.unfinished_batches(process):
         items = [ended_now.get(item.id, item) for item in queries.batch_items(batch.id)]
         if all(item.has_ended for item in items):
             # The mode has changed, or a crash came between the end of the last item and that of the batch.
             done.append(stored_batch(batch, items))
-        elif admin is not None and batch.caller_id == admin.id:
-            whole.append((batch, items))
-    if admin is None:
-        return Restored((), done, list(ended_now.values()))
-    in_whole = {batch.id for batch, _ in whole}
-    single = [each for each in records if each.caller_id == admin.id and each.batch_id not in in_whole]
-    resumed = recovery.restore(single, whole, admin)
-    return Restored(resumed.generations, [*done, *resumed.batches], [*ended_now.values(), *resumed.ended])
+        elif caller_of(batch.caller_id) is not None:
+            whole[batch.caller_id].append((batch, items))
+    in_whole = {batch.id for batches in whole.values() for batch, _ in batches}
+    single: defaultdict[str, list[GenerationRecord]] = defaultdict(list)
+    for record in records:
+        if record.batch_id not in in_whole:
+            single[record.caller_id].append(record)
+    resumed = [
+        recovery.restore(single[caller_id], whole[caller_id], caller)
+        for caller_id in {**single, **whole}
+        if (caller := caller_of(caller_id)) is not None
+    ]
+    return Restored(
+        [each for one in resumed for each in one.generations],
+        [*done, *(each for one in resumed for each in one.batches)],
+        [*ended_now.values(), *(each for one in resumed for each in one.ended)],
+    )
 
 
 def _ended_at_startup(record: GenerationRecord, simulated: bool) -> GenerationRecord | None:

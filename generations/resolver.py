@@ -60,7 +60,7 @@ class AllowedModels:
         versioned = f"{name}:{model.version}" if model.version else name
         is_declared = self._registry is not None and self._registry.find(name) is model
         if (
-            caller.kind != "admin"
+            not caller.uses_server_token
             or self._patterns & {"*", name, versioned, f"{owner}/*", *model.names}
             or (is_declared and "registry" in self._patterns)
         ):

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from auth import ADMIN
+from contract.callers import ADMIN
 from errors import LedgerDown
 from generations.archive import Archive
 from generations.budget import TOLERANCE, Budget

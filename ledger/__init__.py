@@ -10,16 +10,14 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from ledger.claims import Claim
+from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
     Delivery,
     GenerationRecord,
     KeyRecord,
-    LookupRecord,
-    ModelRecord,
     Record,
-    SchemaRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
 )
@@ -47,6 +45,11 @@ class Profile:
     upstream: str = ""
     simulated: bool = False
     token: str | None = field(default=None, repr=False)
+
+    @property
+    def facts(self) -> Mapping[str, bool]:
+        """Which work of dead processes this one may continue."""
+        return {"pays": self.token is not None, "simulated": self.simulated}
 
 
 class Source(Protocol):

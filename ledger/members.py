@@ -172,18 +172,19 @@ _TAKE: Final = """
 """The work of a process with a server token is left to others that have one, if there are any, and then to one of its
 version, which knows the same models and columns. At the end of an upgrade, or after a step back, there is none."""
 
-_IS_HEIR: Final = (
-    "(caller_id = %(own)s::text OR simulated <> %(simulated)s OR cancelled AND state = 'queued')"
-)
-_IS_BATCH_HEIR: Final = """
-    (caller_id = %(own)s::text OR simulated <> %(simulated)s OR NOT EXISTS (
+_PAYS: Final = "(%(pays)s AND (caller_id = 'admin' OR starts_with(caller_id, 'key_')))"
+"""Whether the work of this caller runs on the server's token, and this process has one."""
+
+_IS_HEIR: Final = f"({_PAYS} OR simulated <> %(simulated)s OR cancelled AND state = 'queued')"
+_IS_BATCH_HEIR: Final = f"""
+    ({_PAYS} OR simulated <> %(simulated)s OR NOT EXISTS (
         SELECT FROM generations WHERE batch_id = batches.id AND generations.ended_at IS NULL))
 """
 """Whether this process continues with a generation or a batch itself, or ends it."""
 
-_IS_LEFT: Final = """
+_IS_LEFT: Final = f"""
     ended_at IS NULL AND (process = ANY(%(dead)s)
-        OR process IS NULL AND (caller_id = %(own)s::text OR simulated <> %(simulated)s))
+        OR process IS NULL AND ({_PAYS} OR simulated <> %(simulated)s))
 """
 
 _MOVES: Final = (
@@ -382,8 +383,7 @@ class Member:
 
     def _move(self, cursor: Cursor, dead: Sequence[str]) -> None:
         """Take over what these processes have left."""
-        own = None if self._profile.token is None else "admin"
-        facts = {"id": self.id, "dead": dead, "own": own, "simulated": self._profile.simulated}
+        facts = {"id": self.id, "dead": dead, **self._profile.facts}
         for statement in _MOVES:
             cursor.execute(statement, facts)
 

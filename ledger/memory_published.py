@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import TypeVar, cast
 
 from ledger.claims import ClaimLookup, EndLookup
-from ledger.records import LookupRecord, ModelRecord, Record, RunRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.records import Record
 from ledger.tables import MAPPINGS, Key
 
 R = TypeVar("R", bound=Record)

@@ -92,8 +92,42 @@ def published_models(driver: sqlite3.Connection) -> None:
     )
 
 
+def named_keys(driver: sqlite3.Connection) -> None:
+    """From version 6 (0.10.0): add named keys with their spending, acts of administrators, calls that lost their
+    connection, and how a piece of work came here, NULL in existing rows."""
+    for table in ("generations", "batches"):
+        for column in ("metadata", "door", "body_fingerprint"):
+            driver.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT")
+    driver.execute(
+        """CREATE TABLE api_keys (
+            id TEXT NOT NULL, name TEXT NOT NULL, role TEXT NOT NULL, digest TEXT NOT NULL, prefix TEXT NOT NULL,
+            previous_digest TEXT, previous_until FLOAT, max_concurrent INTEGER, requests_per_minute INTEGER, max_queued
+            INTEGER, budget_usd FLOAT, budget_period TEXT, models JSON NOT NULL, tags TEXT NOT NULL, created_at FLOAT
+            NOT NULL, expires_at FLOAT, deleted_at FLOAT, revision INTEGER NOT NULL, PRIMARY KEY (id)
+        )"""
+    )
+    driver.execute(
+        """CREATE TABLE spending (
+            payer TEXT NOT NULL, period TEXT NOT NULL, simulated BOOLEAN NOT NULL, process TEXT NOT NULL, spent FLOAT
+            NOT NULL, reserved FLOAT NOT NULL, PRIMARY KEY (payer, period, simulated, process)
+        ) WITHOUT ROWID"""
+    )
+    driver.execute(
+        """CREATE TABLE audit (
+            "at" FLOAT NOT NULL, id TEXT NOT NULL, actor TEXT NOT NULL, actor_name TEXT NOT NULL, action TEXT NOT NULL,
+            target TEXT NOT NULL, details TEXT NOT NULL, request_id TEXT NOT NULL, PRIMARY KEY ("at", id)
+        ) WITHOUT ROWID"""
+    )
+    driver.execute(
+        """CREATE TABLE lost_calls (
+            caller_id TEXT NOT NULL, body_fingerprint TEXT NOT NULL, work_id TEXT NOT NULL, accepted_at FLOAT NOT NULL,
+            lost_at FLOAT NOT NULL, PRIMARY KEY (caller_id, body_fingerprint, work_id)
+        ) WITHOUT ROWID"""
+    )
+
+
 STEPS: Final[Sequence[Step]] = (
-    facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores, published_models,
+    facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores, published_models, named_keys,
 )  # fmt: skip
 """Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
@@ -122,6 +156,32 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         """CREATE TABLE runs (
             target TEXT NOT NULL, simulated BOOLEAN NOT NULL, slot INTEGER NOT NULL, seconds FLOAT NOT NULL,
             PRIMARY KEY (target, simulated, slot)
+        )""",
+    ),
+    6: (
+        "ALTER TABLE generations ADD COLUMN metadata TEXT",
+        "ALTER TABLE generations ADD COLUMN door TEXT",
+        "ALTER TABLE generations ADD COLUMN body_fingerprint TEXT",
+        "ALTER TABLE batches ADD COLUMN metadata TEXT",
+        "ALTER TABLE batches ADD COLUMN door TEXT",
+        "ALTER TABLE batches ADD COLUMN body_fingerprint TEXT",
+        """CREATE TABLE api_keys (
+            id TEXT NOT NULL, name TEXT NOT NULL, role TEXT NOT NULL, digest TEXT NOT NULL, prefix TEXT NOT NULL,
+            previous_digest TEXT, previous_until FLOAT, max_concurrent INTEGER, requests_per_minute INTEGER, max_queued
+            INTEGER, budget_usd FLOAT, budget_period TEXT, models TEXT NOT NULL, tags TEXT NOT NULL, created_at FLOAT
+            NOT NULL, expires_at FLOAT, deleted_at FLOAT, revision INTEGER NOT NULL, PRIMARY KEY (id)
+        )""",
+        """CREATE TABLE spending (
+            payer TEXT NOT NULL, period TEXT NOT NULL, simulated BOOLEAN NOT NULL, process TEXT NOT NULL, spent FLOAT
+            NOT NULL, reserved FLOAT NOT NULL, PRIMARY KEY (payer, period, simulated, process)
+        )""",
+        """CREATE TABLE audit (
+            "at" FLOAT NOT NULL, id TEXT NOT NULL, actor TEXT NOT NULL, actor_name TEXT NOT NULL, action TEXT NOT NULL,
+            target TEXT NOT NULL, details TEXT NOT NULL, request_id TEXT NOT NULL, PRIMARY KEY ("at", id)
+        )""",
+        """CREATE TABLE lost_calls (
+            caller_id TEXT NOT NULL, body_fingerprint TEXT NOT NULL, work_id TEXT NOT NULL, accepted_at FLOAT NOT NULL,
+            lost_at FLOAT NOT NULL, PRIMARY KEY (caller_id, body_fingerprint, work_id)
         )""",
     ),
 }

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Engine, func, not_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import LedgerDown
-from ledger.records import LookupRecord, ModelRecord, Record, RunRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.records import Record
 from ledger.tables import LOOKUPS, MODELS, RUNS, SCHEMAS, mapping
 
 R = TypeVar("R", bound=Record)

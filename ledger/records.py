@@ -10,6 +10,8 @@ from enum import IntEnum
 from typing import Any, Final, Literal
 
 from contract.states import ENDED, State
+from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
 
 Json = Mapping[str, Any]
 
@@ -77,6 +79,9 @@ class GenerationRecord:
     this model runs. `kind` is what was made, such as `image` or `text`. `cost_basis` says where `cost_usd` comes from:
     `declared`, `learned` or `bounded`. `warnings` are sentences for the caller. One that `has_secrets` was sent with
     secrets, which no record has.
+
+    `metadata` is a JSON object of texts. `door` is the interface of another service by which it came, and
+    `body_fingerprint` identifies the body that came by it.
     """
 
     seq: int | None = None
@@ -120,6 +125,9 @@ class GenerationRecord:
     cost_basis: str | None = None
     warnings: tuple[str, ...] = ()
     has_secrets: bool = False
+    metadata: str | None = None
+    door: str | None = None
+    body_fingerprint: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property
@@ -161,7 +169,8 @@ class PlanRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRecord:
-    """One batch. `request` is the JSON that all items share."""
+    """One batch. `request` is the JSON that all items share. `metadata`, `door` and `body_fingerprint` are as in a
+    generation."""
 
     id: str
     caller_id: str
@@ -177,6 +186,9 @@ class BatchRecord:
     ended_at: float | None = None
     process: str | None = None
     taken_at: float | None = None
+    metadata: str | None = None
+    door: str | None = None
+    body_fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,63 +275,6 @@ class BudgetRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class SchemaRecord:
-    """The published schema of a version of a model, which never changes. `document` is JSON, compressed by zlib: the
-    OpenAPI document, a text that says why it cannot be read, or null if the version has none. `model` is `owner/name`,
-    and `seen_at` the time at which it was read.
-
-    It does not say who may see it: those who have a `ModelRecord` with this version may."""
-
-    version: str
-    simulated: bool
-    model: str
-    document: bytes
-    seen_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRecord:
-    """A model as it was found at `looked_up_at`, or that it was `missing`.
-
-    `reader` is empty for a public model. Else it is the account, or the caller, that could read it. `name` is
-    `owner/name`, `owner/name:version` or `deployments/owner/name`. `version` is the latest one, that which the name
-    names, or that which the deployment runs. `is_official` is None if that was not said. `facts` is a JSON object with
-    what else was found."""
-
-    reader: str
-    name: str
-    simulated: bool
-    version: str | None = None
-    is_official: bool | None = None
-    description: str = ""
-    facts: str = "{}"
-    missing: bool = False
-    looked_up_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class LookupRecord:
-    """A look-up of a model that one process makes for all. It counts until this time if it is not over before. Once it
-    `is_over`, those that know the model from before need no other until this time."""
-
-    reader: str
-    name: str
-    simulated: bool
-    until: float
-    is_over: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """For how many seconds a prediction of this target ran (`Model.target`). There are as many as there are slots."""
-
-    target: str
-    simulated: bool
-    slot: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class MetaRecord:
     """A value that the service stores for itself."""
 
@@ -376,6 +331,10 @@ Record = (
     | MetaRecord
     | LeaseRecord
     | BudgetRecord
+    | ApiKeyRecord
+    | SpendingRecord
+    | AuditRecord
+    | LostCallRecord
 )
 
 

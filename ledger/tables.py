@@ -45,7 +45,9 @@ from sqlalchemy import (
     text,
 )
 
+from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
 from ledger.column_types import DayOf, JsonList
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -55,13 +57,9 @@ from ledger.records import (
     GenerationRecord,
     KeyRecord,
     LeaseRecord,
-    LookupRecord,
     MetaRecord,
-    ModelRecord,
     PlanRecord,
     Record,
-    RunRecord,
-    SchemaRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
     UsageRecord,
@@ -155,6 +153,18 @@ LOOKUPS: Final = _table("lookups", LookupRecord, "reader", "name", "simulated", 
 
 RUNS: Final = _table("runs", RunRecord, "target", "simulated", "slot", sqlite_with_rowid=False)
 
+API_KEYS: Final = _table("api_keys", ApiKeyRecord, "id")
+
+SPENDING: Final = _table(
+    "spending", SpendingRecord, "payer", "period", "simulated", "process", sqlite_with_rowid=False
+)
+
+AUDIT: Final = _table("audit", AuditRecord, "at", "id", sqlite_with_rowid=False)
+
+LOST_CALLS: Final = _table(
+    "lost_calls", LostCallRecord, "caller_id", "body_fingerprint", "work_id", sqlite_with_rowid=False
+)
+
 BUDGETS: Final = Table("budgets", SHARED, *_columns(BudgetRecord, "process", "day"))
 
 LEASES: Final = Table("leases", MetaData(), *_columns(LeaseRecord, "id"))
@@ -181,7 +191,7 @@ _NEVER_CHANGES: Final = {
     "seq", "id", "caller_id", "batch_id", "position", "requested_model", "prompt", "file_name", "lists_attempts",
     "request_id", "webhook", "address", "simulated", "accepted_at", "key", "total", "max_concurrent", "max_cost_usd",
     "plan_strategy", "plan_seconds", "plan_cost_usd", "plan_credits", "url", "name", "generation_id", "number",
-    "semaphore", "ttl",
+    "semaphore", "ttl", "metadata", "door", "body_fingerprint",
 }  # fmt: skip
 
 
@@ -356,6 +366,10 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     RunRecord: RowMapping(RunRecord, RUNS, "target", "simulated", "slot"),
     LeaseRecord: RowMapping(LeaseRecord, LEASES, "id"),
     BudgetRecord: RowMapping(BudgetRecord, BUDGETS, "process", "day"),
+    ApiKeyRecord: RowMapping(ApiKeyRecord, API_KEYS, "id"),
+    SpendingRecord: RowMapping(SpendingRecord, SPENDING, "payer", "period", "simulated", "process"),
+    AuditRecord: RowMapping(AuditRecord, AUDIT, "at", "id"),
+    LostCallRecord: RowMapping(LostCallRecord, LOST_CALLS, "caller_id", "body_fingerprint", "work_id"),
 }
 
 

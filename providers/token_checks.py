@@ -88,7 +88,7 @@ class TokenChecks:
     def known(self, caller: Caller) -> Caller | None:
         """The caller with its turn, None if it has to be checked. Call it in any thread. Raises
         TokenRejected."""
-        if caller.kind == "admin":
+        if caller.uses_server_token:
             return caller
         now = self._clock()
         refused, proven = self._refused.get(caller.id), self._proven.get(caller.id)

@@ -86,7 +86,7 @@ class Sharing:
 
     def created(self, caller: Caller, prediction: Prediction, *, sent: float) -> None:
         """Record that a creation, sent at `sent` (the loop's clock), was answered with this prediction."""
-        if caller.kind != "admin" or prediction.created_at is None:
+        if not caller.uses_server_token or prediction.created_at is None:
             return
         if self._since is None and self._started is not None:
             self._listed_at = _now()
@@ -94,14 +94,14 @@ class Sharing:
 
     def query(self, caller: Caller) -> str | None:
         """The query of a page to read in place of the next poll, if one is due."""
-        if caller.kind != "admin" or self._since is None or _now() - self._listed_at < WARNED_EVERY:
+        if not caller.uses_server_token or self._since is None or _now() - self._listed_at < WARNED_EVERY:
             return None
         self._listed_at = _now()
         return urlencode({"created_after": f"{self._since:%Y-%m-%dT%H:%M:%S.%fZ}"})
 
     async def listed(self, caller: Caller, page: Page) -> None:
         """Record that a page of the list was read."""
-        if caller.kind != "admin" or self._since is None:
+        if not caller.uses_server_token or self._since is None:
             return
         self._listed_at = _now()
         foreign = [item for item in page.items if self._is_foreign(item, self._since)]
@@ -110,7 +110,7 @@ class Sharing:
 
     def refused(self, caller: Caller, refusal: Refusal, lease: Lease) -> None:
         """Record that a creation was refused. A 429 is a sign if our own window has room."""
-        if caller.kind != "admin" or refusal.status != 429 or not lease.window_has_room():
+        if not caller.uses_server_token or refusal.status != 429 or not lease.window_has_room():
             return
         if "reduced" not in str(refusal.document.get("detail")):
             self._report("Replicate refused a creation for its rate, and our own window has room.")

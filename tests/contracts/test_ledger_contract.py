@@ -19,6 +19,7 @@ from errors import LedgerDown
 from harness.postgres import NEWEST, server
 from ledger import Ledger, Page, Period, Queries
 from ledger.memory import MemoryLedger
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
 from ledger.records import (
@@ -28,12 +29,8 @@ from ledger.records import (
     Failure,
     GenerationRecord,
     KeyRecord,
-    LookupRecord,
     MetaRecord,
-    ModelRecord,
     PlanRecord,
-    RunRecord,
-    SchemaRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
 )

@@ -82,7 +82,7 @@ class Process:
         state = load_startup_state(
             self.ledger,
             self.core.recovery,
-            ADMIN,
+            {ADMIN.id: ADMIN}.get,
             limits=self.core.provider.limits,
             simulated=True,
             now=time.time(),
@@ -177,7 +177,7 @@ class CrashMachine(RuleBasedStateMachine):
             while self.disk.unfinished() or self.disk.unfinished_batches():
                 for record in self.disk.unfinished():
                     owner = ADMIN if record.caller_id == ADMIN.id else USER
-                    principal = Principal(owner.id, is_admin=False, caller=owner)
+                    principal = Principal(owner.id, "user", owner)
                     await self.process.generations.get(record.batch_id or record.id, principal)
                 await self.process.core.suspension.expire(before=0)  # as the service does regularly
                 await asyncio.sleep(1)

@@ -10,7 +10,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from auth import ADMIN
+from contract.callers import ADMIN
 from errors import LedgerDown
 from ledger.records import LeaseRecord, LeaseState
 from tests.support.places import WORLD

@@ -50,7 +50,7 @@ def test_predictions_of_others_stay_known_while_an_older_creation_is_in_doubt():
     recovery = Recovery(attachments=Attachments(None), context=CONTEXT)
     ledger = MemoryLedger()
     ledger.rows[GenerationRecord] = {(each.id,): each for each in (in_doubt, *made)}
-    state = load_startup_state(ledger, recovery, None, limits=LIMITS, simulated=True, now=NOW)
+    state = load_startup_state(ledger, recovery, {}.get, limits=LIMITS, simulated=True, now=NOW)
 
     assert {"p1119", "p999", "p500", "p1"} == set(state.prediction_ids)
 

@@ -193,9 +193,26 @@ def test_a_ledger_of_version_5_keeps_its_rows_and_knows_no_published_models(old)
     assert opened(old) is None
 
     assert before
-    expected = [(*row, None, None, None, "[]", 0) for row in before]
-    assert expected == fetched(old, "SELECT * FROM generations")
+    after = [row[: len(before[0]) + 5] for row in fetched(old, "SELECT * FROM generations")]
+    assert [(*row, None, None, None, "[]", 0) for row in before] == after
     tables = ("schemas", "models", "lookups")
+    assert [] == [row for table in tables for row in fetched(old, f"SELECT * FROM {table}")]
+
+
+def test_a_ledger_of_version_6_keeps_its_rows_and_has_no_keys(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        for step in STEPS[:5]:
+            step(connection)
+        connection.execute("PRAGMA user_version = 6")
+    every = "SELECT * FROM generations", "SELECT * FROM batches"
+    before = [fetched(old, query) for query in every]
+
+    assert opened(old) is None
+
+    for rows, query in zip(before, every, strict=True):
+        assert rows
+        assert [(*row, None, None, None) for row in rows] == fetched(old, query)
+    tables = ("api_keys", "spending", "audit", "lost_calls")
     assert [] == [row for table in tables for row in fetched(old, f"SELECT * FROM {table}")]
 
 

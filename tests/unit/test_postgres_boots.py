@@ -3,9 +3,9 @@
 import asyncio
 from contextlib import AsyncExitStack
 
-from auth import ADMIN
 from cluster.keeper import Keeper
 from cluster.remote import RemoteGate
+from contract.callers import ADMIN
 from harness.postgres import server
 from ledger.leases import LeaseTable
 from tests.support.couriers import process_on

@@ -16,17 +16,10 @@ from harness.service_process import until
 from ledger import HASH_KEY, Page, Period
 from ledger.claims import ClaimSuspended
 from ledger.json_rows import statements_of
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import (
-    BatchRecord,
-    GenerationRecord,
-    KeyRecord,
-    LookupRecord,
-    ModelRecord,
-    RunRecord,
-    SchemaRecord,
-)
+from ledger.records import BatchRecord, GenerationRecord, KeyRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from auth import ADMIN as ADMIN_TURN
 from cluster import probes
 from cluster.letters import Letters
 from concurrency import Gate
+from contract.callers import ADMIN as ADMIN_TURN
 from ledger.memory import MemoryLedger
 from providers.memory import MemoryProvider
 from tests.support.places import PlacesLoop

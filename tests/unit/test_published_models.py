@@ -17,9 +17,9 @@ from generations.archive import Archive
 from generations.published_models import FAILED_FOR, FORMS, LATEST_FOR, LONGEST, MISSING_FOR, PublishedModels
 from harness.postgres import server
 from ledger.memory import MemoryLedger
+from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import LookupRecord, ModelRecord, SchemaRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from loop_thread import Pool

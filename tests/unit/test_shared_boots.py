@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from admission.sliding_window import WINDOW
-from auth import ADMIN
+from contract.callers import ADMIN
 from tests.support.shared_database import Database
 from tests.support.shared_gate import group
 from tests.support.virtual_time import in_virtual_time

@@ -8,9 +8,9 @@ from itertools import count
 import pytest
 from structlog.testing import capture_logs
 
-from auth import ADMIN
 from cluster.keeper import Keeper
 from concurrency import Gate
+from contract.callers import ADMIN
 from errors import LedgerDown
 from tests.support.shared_database import Database
 from tests.support.shared_gate import Table, group

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from admission.boots import most_booting
 from admission.sliding_window import WINDOW
-from auth import ADMIN
+from contract.callers import ADMIN
 from tests.support.places import WORLD, PlacesLoop
 from tests.support.shared_database import Database, Generation, Row, now
 from tests.support.shared_service import Service

@@ -1,0 +1,81 @@
+"""The records of named keys: who may do what, what each has spent, and what administrators did.
+
+Moments are Unix times in seconds, amounts are USD.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["admin", "caller", "viewer", "metrics"]
+"""What a key may do: everything; generate, and see and cancel its own work; see everything; read the metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKeyRecord:
+    """A named key. `id` is also the id of its caller. `digest` is a keyed hash of its text, and `prefix` how the text
+    begins.
+
+    The text before the last rotation, with the digest `previous_digest`, is accepted until `previous_until`. None means
+    no limit, and no `models` means all. `budget_usd` is for each `budget_period`. `tags` is a JSON object of texts.
+    `revision` numbers the changes of all keys, in the order in which they were committed. A deleted key keeps its row.
+    """
+
+    id: str
+    name: str
+    role: Role
+    digest: str
+    prefix: str
+    previous_digest: str | None = None
+    previous_until: float | None = None
+    max_concurrent: int | None = None
+    requests_per_minute: int | None = None
+    max_queued: int | None = None
+    budget_usd: float | None = None
+    budget_period: Literal["day", "week", "month"] | None = None
+    models: tuple[str, ...] = ()
+    tags: str = "{}"
+    created_at: float
+    expires_at: float | None = None
+    deleted_at: float | None = None
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendingRecord:
+    """What one process has spent of the budget of a `payer`, and what it had reserved when it last wrote this.
+
+    `period` is the first day of the period, such as `2026-11-01`. What was reserved in it counts in it. `process` is
+    empty if only one process uses the ledger."""
+
+    payer: str
+    period: str
+    simulated: bool
+    process: str
+    spent: float
+    reserved: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """One act of an administrator. `actor` is the id of the key, or `admin`. `details` is a JSON object."""
+
+    at: float
+    id: str
+    actor: str
+    actor_name: str
+    action: str
+    target: str
+    details: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostCallRecord:
+    """A call whose connection was lost, and whose work no retry has joined yet. `body_fingerprint` identifies its
+    body."""
+
+    caller_id: str
+    body_fingerprint: str
+    work_id: str
+    accepted_at: float
+    lost_at: float

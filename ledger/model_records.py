@@ -1,0 +1,60 @@
+"""The records of models that were looked up: their schemas, and how long their predictions run."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRecord:
+    """The published schema of a version of a model, which never changes. `document` is JSON, compressed by zlib: the
+    OpenAPI document, a text that says why it cannot be read, or null if the version has none. `model` is `owner/name`,
+    and `seen_at` the time at which it was read.
+
+    It does not say who may see it: those who have a `ModelRecord` with this version may."""
+
+    version: str
+    simulated: bool
+    model: str
+    document: bytes
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """A model as it was found at `looked_up_at`, or that it was `missing`.
+
+    `reader` is empty for a public model. Else it is the account, or the caller, that could read it. `name` is
+    `owner/name`, `owner/name:version` or `deployments/owner/name`. `version` is the latest one, that which the name
+    names, or that which the deployment runs. `is_official` is None if that was not said. `facts` is a JSON object with
+    what else was found."""
+
+    reader: str
+    name: str
+    simulated: bool
+    version: str | None = None
+    is_official: bool | None = None
+    description: str = ""
+    facts: str = "{}"
+    missing: bool = False
+    looked_up_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LookupRecord:
+    """A look-up of a model that one process makes for all. It counts until this time if it is not over before. Once it
+    `is_over`, those that know the model from before need no other until this time."""
+
+    reader: str
+    name: str
+    simulated: bool
+    until: float
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """For how many seconds a prediction of this target ran (`Model.target`). There are as many as there are slots."""
+
+    target: str
+    simulated: bool
+    slot: int
+    seconds: float
