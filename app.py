@@ -122,7 +122,7 @@ def _answer_error(error: Exception) -> Response:
     g.error_code, g.error_detail = error.code, error.detail
     body, content_type, more = door_errors.shape(problem, error.headers, incoming.path())
     response = jsonify(body)
-    response.status_code = error.status
+    response.status_code = body.get("status", error.status)
     response.content_type = content_type
     response.headers.update({**error.headers, **more})
     return response

@@ -1,4 +1,4 @@
-"""Errors below `/v1`, in the shape of the door that stands there. All other errors are problem documents.
+"""Errors below `/v1` and `/replicate/v1`, in the shape of the door that stands there. All others are problem documents.
 
 A shape is a pure function of the problem document, the headers and the path, in `doors/`. It returns the body, its
 content type, and further headers.
@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from doors.openai import errors as openai
+from doors.replicate import errors as replicate
 
 Shaped = tuple[dict[str, Any], str, dict[str, str]]
 
 _SHAPES: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str], str], Shaped]]] = {
     "/v1": openai.shape,
+    "/replicate/v1": replicate.shape,
 }
 """The shape of the errors below each path."""
 
@@ -20,8 +22,8 @@ PROBLEM: Final = "application/problem+json"
 
 
 def shape(problem: dict[str, Any], headers: Mapping[str, str], path: str) -> Shaped:
-    """The body, the content type and further headers of the response to an error. `path` is that of the request,
-    without the one of PUBLIC_URL."""
+    """The body, the content type and further headers of the response to an error. If the body has a `status`, that is
+    the one of the response. `path` is that of the request, without the one of PUBLIC_URL."""
     for root, shaped in _SHAPES.items():
         if path == root or path.startswith(f"{root}/"):
             return shaped(problem, headers, path)

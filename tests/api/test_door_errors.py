@@ -3,6 +3,7 @@
 import pytest
 
 from doors.openai import errors as openai
+from doors.replicate import errors as replicate
 from errors import BudgetExceeded, GenerationFailed, InvalidRequest, LedgerDown, Problem, QueueFull
 from tests.support.callers import ADMIN
 
@@ -67,3 +68,47 @@ def test_a_failure_that_was_paid_names_its_generation():
     body, _, _ = shaped(GenerationFailed("no"), id="gen_1", cost_usd=0.025, model_name="a/b")
 
     assert {"error", "id", "cost_usd", "model_name"} == body.keys()
+
+
+@pytest.mark.parametrize("root", ["", "/below"])
+def test_errors_below_the_replicate_door_are_in_its_shape(make_app, root):
+    client = make_app(PUBLIC_URL="https://here.example/below").test_client()
+
+    answer = client.get(f"{root}/replicate/v1/nothing", headers=ADMIN | {"X-Request-ID": "mine"})
+
+    assert (404, PROBLEM) == (answer.status_code, answer.mimetype)
+    assert {"title", "detail", "status", "code", "request_id"} == answer.json.keys()
+    assert (404, "not_found", "mine") == tuple(answer.json[each] for each in ("status", "code", "request_id"))
+    assert "mine" == answer.headers["x-request-id"]
+
+
+def test_invalid_fields_are_a_422_with_all_of_them_at_the_replicate_door():
+    error = InvalidRequest(
+        [
+            Problem("input.num_inference_steps", "must be at most 4", 5),
+            Problem("input.prompt", "is required"),
+            Problem("webhook", "must name a public host"),
+        ]
+    )
+
+    body, _, _ = replicate.shape(error.as_problem("req_1"), {}, "/replicate/v1/predictions")
+
+    assert (422, "Input validation failed") == (body["status"], body["title"])
+    assert [
+        {"type": "number_lte", "field": "input.num_inference_steps", "description": "Must be at most 4"},
+        {"type": "required", "field": "input", "description": "prompt is required"},
+        {"type": "invalid", "field": "webhook", "description": "Must name a public host"},
+    ] == body["invalid_fields"]
+    assert [
+        "- input.num_inference_steps: Must be at most 4",
+        "- input: prompt is required",
+        "- webhook: Must name a public host",
+    ] == body["detail"].splitlines()
+
+
+def test_a_full_queue_says_when_to_come_back_at_the_replicate_door():
+    error = QueueFull("no", retry_after=7)
+
+    body, _, _ = replicate.shape(error.as_problem("req_1"), error.headers, "/replicate/v1/predictions")
+
+    assert (429, 7, "no") == (body["status"], body["retry_after"], body["detail"])

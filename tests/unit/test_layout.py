@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 FLOORS = [
     {"app", "gunicorn.conf", "docs"},
     {"api", "server"},
-    {"doors", "service"},
-    {"assembly", "generations"},
+    {"service"},
+    {"assembly", "doors", "generations"},
     {"cluster", "providers", "parsing", "webhooks"},
     {"auth", "concurrency", "files", "models"},
     {"ledger", "telemetry"},

@@ -1,0 +1,65 @@
+"""Errors in Replicate's shape: `{"title", "detail", "status"}`, with the code of this service beside them.
+
+An input that is not valid is 422 with `invalid_fields`, as Replicate answers. Its client raises a `ReplicateError` with
+title, status and detail for each of them. It repeats a GET on 429, 503 and 504, and never a POST.
+
+Facts: recorded answers, and the source of the official client at 1.0.7.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+MIMETYPE: Final = "application/problem+json"
+
+_TITLES: Final = {"invalid_request": "Input validation failed", "unauthenticated": "Unauthenticated"}
+"""Replicate's own titles, by code."""
+
+_TYPES: Final = (
+    (re.compile(r"is required$"), "required"),
+    (re.compile(r"must be at most -?[\d.]+$"), "number_lte"),
+    (re.compile(r"must be at least -?[\d.]+$"), "number_gte"),
+    (re.compile(r"must be a multiple of"), "multiple_of"),
+    (
+        re.compile(r"must be (?:an? (?:finite )?(?:integer|number|string|list|object)|true or false)"),
+        "invalid_type",
+    ),
+)
+"""Replicate's names for kinds of problems, by our messages. Every other kind is `invalid`."""
+
+
+def shape(
+    problem: Mapping[str, Any], headers: Mapping[str, str], path: str
+) -> tuple[dict[str, Any], str, dict[str, str]]:
+    """The body, the content type and further headers of the response to an error, made from its problem document. Its
+    `status` is that of the response. The `headers` are those that the response has without them."""
+    _ = path
+    code = problem["code"]
+    fields = [_field(each) for each in problem.get("errors") or ()]
+    body = {
+        "title": _TITLES.get(code, problem["title"]),
+        "detail": "".join(map(_line, fields)) or problem["detail"],
+        "status": 422 if code == "invalid_request" else problem["status"],
+        "code": code,
+        "request_id": problem["request_id"],
+    }
+    if fields:
+        body["invalid_fields"] = fields
+    if (seconds := headers.get("Retry-After", "")).isdecimal():
+        body["retry_after"] = int(seconds)
+    return body, MIMETYPE, {}
+
+
+def _field(problem: Mapping[str, Any]) -> dict[str, str]:
+    """One entry of `invalid_fields`. A missing input is a problem of the whole input."""
+    name, message = str(problem["field"]), str(problem["message"])
+    kind = next((kind for pattern, kind in _TYPES if pattern.match(message)), "invalid")
+    if kind == "required":
+        place, _, missing = name.rpartition(".")
+        return {"type": kind, "field": place, "description": f"{missing} is required"}
+    return {"type": kind, "field": name, "description": message[:1].upper() + message[1:]}
+
+
+def _line(field: Mapping[str, str]) -> str:
+    place = f"{field['field']}: " if field["field"] else ""
+    return f"- {place}{field['description']}\n"
