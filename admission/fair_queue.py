@@ -6,16 +6,19 @@ Adding, taking and discarding cost O(log n) for n waiting parties.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import groupby, repeat
+from operator import attrgetter
 
 from admission.boots import Boot, BootSnapshot, Ticket
 from admission.flows import UNPROVEN, UNPROVEN_TURN, Caller, Flow, FlowFilter, Taken, Turns
-from admission.semaphores import Semaphore
+from admission.semaphores import Semaphore, Semaphores
 
 
 @dataclass(frozen=True, slots=True)
 class FlowSnapshot:
-    """How many tickets of one flow wait and run. `boots` are those of them that may have to wait for a boot."""
+    """How many tickets of one flow wait and run. `boots` are those of them that may have to wait for a boot. `starts`
+    tells how many turns after the current one the next turn of its caller starts, and among the flows of the caller its
+    own."""
 
     caller: str
     batch: str | None
@@ -24,6 +27,7 @@ class FlowSnapshot:
     max_concurrent: float
     semaphore: str | None = None
     boots: tuple[BootSnapshot, ...] = ()
+    starts: tuple[int, int] = (0, 0)
 
     def queued(self) -> list[str | None]:
         """For each waiting ticket the version that it may have to wait for. Their order is not known."""
@@ -213,21 +217,35 @@ class FairQueue:
         return found.in_flight if found else 0
 
     def snapshot(self) -> tuple[FlowSnapshot, ...]:
-        """Every flow with tickets that wait or run."""
+        """Every flow with tickets that wait or run, in the order of their next turns: of callers, and of the flows of
+        each caller."""
         return tuple(
             FlowSnapshot(
-                name,
+                caller.name,
                 flow.batch,
                 len(flow.waiting),
                 flow.in_flight,
                 flow.max_concurrent,
                 flow.semaphore.id if flow.semaphore else None,
                 flow.boots(),
+                (self._turns.place(caller)[0], caller.turns.place(flow)[0]),
             )
-            for name, caller in self.callers.items()
-            for flow in caller.flows.values()
+            for caller in sorted(self.callers.values(), key=self._turns.place)
+            for flow in sorted(caller.flows.values(), key=caller.turns.place)
             if flow.is_busy()
         )
+
+    def restore_turns(self, seen: Iterable[FlowSnapshot], semaphores: Semaphores) -> None:
+        """Let these flows and their callers take turns as they do in the queue of the snapshot. They are in its order,
+        and their tickets have been added."""
+        callers: dict[Caller, int] = {}
+        for name, flows in groupby(seen, key=attrgetter("caller")):
+            starts: dict[Flow, int] = {}
+            for each in flows:
+                flow = self.flow(name, each.batch, None, semaphores.find(each.semaphore))
+                callers[flow.owner], starts[flow] = each.starts
+            self._caller(name).turns.restore(starts.items())
+        self._turns.restore(callers.items())
 
     def paused_until(self, now: float) -> dict[str, float]:
         """The paused callers, and when each pause ends."""

@@ -13,7 +13,7 @@ parked there (`semaphores.py`) at no cost.
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from heapq import heappop, heappush, heapreplace
 from itertools import count
@@ -56,11 +56,14 @@ Taken: TypeAlias = tuple[list[Ticket], "Flow"]
 
 
 class Party(ABC):
-    """A caller or a flow that takes turns. `waiting` is truthy while it has waiting tickets."""
+    """A caller or a flow that takes turns. `waiting` is truthy while it has waiting tickets. `start` is the tag of one
+    that is queued. Of parties with the same tag, the one of the lowest `arrival` goes first."""
 
     turn_end = 0
     turn_length = 1
     is_queued = False
+    start = 0
+    arrival = 0
     waiting: Any
 
     def closed(self, now: float) -> Semaphore | None:  # noqa: ARG002
@@ -86,8 +89,26 @@ class Turns(Generic[P]):
     def add(self, party: P) -> None:
         if not party.is_queued:
             party.is_queued = True
-            start = max(self.turn, party.turn_end)
-            heappush(self.heap, (start, next(self._arrivals), party))
+            self._push(max(self.turn, party.turn_end), next(self._arrivals), party)
+
+    def place(self, party: P) -> tuple[int, float]:
+        """How many turns after the current one the next turn of a party starts, and its order among equals."""
+        if not party.is_queued:
+            return max(0, party.turn_end - self.turn), math.inf
+        return max(0, party.start - self.turn), party.arrival
+
+    def restore(self, starts: Iterable[tuple[P, int]]) -> None:
+        """Let the next turn of each of these parties start so many turns after the current one, in this order among
+        equals, and before all others that do."""
+        parties = dict(starts)
+        others = [entry for entry in self.heap if entry[2] not in parties]
+        self.heap = []
+        for party, start in parties.items():
+            party.turn_end = self.turn + start
+            if party.is_queued:
+                self._push(party.turn_end, next(self._arrivals), party)
+        for start, _, party in sorted(others, key=lambda entry: entry[:2]):
+            self._push(start, next(self._arrivals), party)
 
     def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
         """The next ticket of the first party that may go, and its flow. This uses up the party's turn. A party that
@@ -102,7 +123,8 @@ class Turns(Generic[P]):
                 party.turn_end = start + len(taken[0]) * party.turn_length
                 self.turn = max(self.turn, party.turn_end - party.turn_length)
             if taken is not None and party.waiting:
-                heapreplace(heap, (party.turn_end, next(self._arrivals), party))
+                party.start, party.arrival = party.turn_end, next(self._arrivals)
+                heapreplace(heap, (party.start, party.arrival, party))
                 continue
             heappop(heap)
             if not party.waiting:
@@ -119,7 +141,11 @@ class Turns(Generic[P]):
 
     def _put_back(self, start: int, arrival: int, party: P) -> None:
         """Return a party that could not go. It keeps its turn, but accumulates none."""
-        heappush(self.heap, (max(start, self.turn), arrival, party))
+        self._push(max(start, self.turn), arrival, party)
+
+    def _push(self, start: int, arrival: int, party: P) -> None:
+        party.start, party.arrival = start, arrival
+        heappush(self.heap, (start, arrival, party))
 
 
 class Flow(Party):

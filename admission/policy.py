@@ -240,8 +240,8 @@ class Policy:
         self.reserve.shorten_pause(now)
 
     def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
-        """Copy the window, the reserve, the arrivals and the pauses of another policy. Call it after `adopt` and
-        `enqueue` have added the tickets. Places without an answer become free at the moment `unanswered`."""
+        """Copy the window, the reserve, the arrivals, the turns and the pauses of another policy. Call it after `adopt`
+        and `enqueue` have added the tickets. Places without an answer become free at the moment `unanswered`."""
         self.window.restore(seen.places, unanswered=unanswered)
         self._unproven.places.restore(seen.unproven, unanswered=unanswered)
         self.reserve.restore(seen.reserve, unanswered=unanswered)
@@ -249,6 +249,7 @@ class Policy:
         self.stall.expect(seen.stalled_until)
         for version, seconds in seen.boots.items():
             self.boots.note_wait(version, seconds)
+        self.queue.restore_turns(seen.flows, self.semaphores)
         for caller, until in seen.paused_until.items():
             self.queue.pause(caller, until)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from admission import fair_queue
 from admission.fair_queue import FairQueue
-from admission.flows import is_single
+from admission.flows import UNPROVEN, is_single
+from admission.semaphores import Semaphores
 from concurrency import Gate
 from tests.support.virtual_time import run
 
@@ -274,6 +275,29 @@ def test_turns_never_go_back():
         if taken := queue.take(15.0):
             turns.append(taken[1].owner.turn_end)
     assert [] == [pair for pair in pairwise(turns) if pair[0] > pair[1]]
+
+
+@pytest.mark.parametrize("already_taken", [0, 1, 2, 5, 9, 21, 30])
+def test_a_queue_restored_from_a_snapshot_takes_the_turns_of_the_first(already_taken):
+    first, copy = FairQueue(), FairQueue()
+    for caller, batch in [
+        ("ann", "one"),
+        ("ann", "two"),
+        (UNPROVEN, UNPROVEN),
+        ("bob", "one"),
+        ("ann", None),
+    ]:
+        add(first, (caller, batch), 40, caller, batch)
+    names(first, already_taken)
+    seen = first.snapshot()
+    for each in seen:
+        add(copy, (each.caller, each.batch), each.waiting, each.caller, each.batch)
+    copy.restore_turns(seen, Semaphores())
+    for queue in (first, copy):
+        add(queue, "newcomer", 30, "cid")
+        add(queue, "another batch", 30, "ann", "three")
+
+    assert names(first, 100) == names(copy, 100)
 
 
 def test_single_calls_with_several_semaphores_count_together_for_the_half_of_the_slots():
