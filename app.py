@@ -18,7 +18,7 @@ import structlog
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from api import door_errors, incoming, register, responses
+from api import cross_origin, door_errors, incoming, register, responses
 from errors import (
     Internal,
     InvalidRequest,
@@ -33,6 +33,7 @@ from generations.service import HandedOver
 from ledger.move import move
 from loop_thread import ClientDisconnected
 from server.serve import serve
+from server.trailing_slash import WithoutTrailingSlash
 from server.unread_body import CloseUnread
 from service import NAME, VERSION, check, started
 from settings import Settings, SettingsError, load
@@ -40,11 +41,8 @@ from telemetry import logs
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 
-_QUIET = frozenset({"health", "live", "ready", "status"})
+_QUIET = frozenset({"health", "live", "metrics", "ready", "status"})
 """Views that monitoring requests often; their log lines are at level debug."""
-
-_OPEN_TO_PAGES = frozenset({"file", "list_models", "openapi"})
-"""Views that web pages of any origin may read (CORS). They need no key, and respond to all callers alike."""
 
 log = structlog.get_logger("http")
 
@@ -59,10 +57,10 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
     logs.configure(settings)
     app = Flask(__name__, static_folder=None, template_folder="api/templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.MAX_BODY_BYTES
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an empty page of HTML; OPTIONS is a 405 like the rest
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an empty page of HTML; `_answer_error` has another
     app.url_map.merge_slashes = False  # a redirect would be a page of HTML
     app.json.sort_keys = False  # type: ignore[attr-defined] # keep the order of fields
-    app.wsgi_app = CloseUnread(app.wsgi_app)  # type: ignore[method-assign] # as Flask's documentation says
+    app.wsgi_app = WithoutTrailingSlash(CloseUnread(app.wsgi_app))  # type: ignore[method-assign] # see Flask's manual
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
@@ -81,8 +79,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
-    if incoming.view_name() in _OPEN_TO_PAGES:
-        response.headers["Access-Control-Allow-Origin"] = "*"
+    cross_origin.allow(response)
     facts = {
         "method": request.method,
         "path": request.path,
@@ -107,6 +104,8 @@ def _answer_error(error: Exception) -> Response:
     if isinstance(error, ClientDisconnected):
         # The client is gone, so only the log shows this status, which nginx uses, too.
         return Response(status=499, mimetype="application/problem+json")
+    if isinstance(error, HTTPException) and error.code == 405 and request.method == "OPTIONS":
+        return cross_origin.options(getattr(error, "valid_methods", None) or ())
     if isinstance(error, HandedOver):
         error = responses.refusal(error, incoming.address())
     if isinstance(error, HTTPException):

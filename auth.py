@@ -79,6 +79,10 @@ class Caller:
             object.__setattr__(self, "turn", self.id)
 
     @property
+    def is_admin(self) -> bool:
+        return self.kind == "admin" or (self.key is not None and self.key.role == "admin")
+
+    @property
     def uses_server_token(self) -> bool:
         return self.kind != "user"
 

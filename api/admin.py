@@ -68,7 +68,7 @@ def ready() -> Response:
 
 def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, Any]:
     """Waits only for one call on the loop and, for the admin, one read of the ledger."""
-    seen = service.loop.call(lambda: _of_the_loop(service))
+    seen = figures_of(service)
     return {
         "service": NAME,
         "version": VERSION,
@@ -92,23 +92,36 @@ def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, A
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """The state of the loop at one moment. `work` is that of all `processes`."""
+class Seen:
+    """The state of the loop at one moment. `work` is that of all `processes`, and `own` that of this one."""
 
     gate: GateStats
     work: WorkFigures
+    own: WorkFigures
     processes: Sequence[ProcessFigures]
     clock_skew: float | None
     upstream: UpstreamState
 
 
-def _of_the_loop(service: Runtime) -> _Seen:
+def figures_of(service: Runtime) -> Seen:
+    """The present figures."""
+    return service.loop.call(lambda: _of_the_loop(service))
+
+
+def budget_left(service: Runtime) -> float | None:
+    """USD that are left of the server's budget; None without one."""
+    return service.loop.run(_budget_left(service))
+
+
+def _of_the_loop(service: Runtime) -> Seen:
     core = service.core
     processes = core.processes()
     of_each = [WorkFigures.from_json(each.figures) for each in processes]
-    return _Seen(
+    own = core.figures(service.others)
+    return Seen(
         gate=service.gate.statistics(),
-        work=total(of_each or [core.figures(service.others)]),
+        work=total(of_each or [own]),
+        own=own,
         processes=processes,
         clock_skew=core.provider.clock_skew,
         upstream=core.provider.upstream,
@@ -127,8 +140,8 @@ def _upstream(stall: StallStats, state: UpstreamState) -> dict[str, Any]:
     }
 
 
-def _for_admin(service: Runtime, seen: _Seen) -> dict[str, Any]:
-    left = service.loop.run(_budget_left(service))
+def _for_admin(service: Runtime, seen: Seen) -> dict[str, Any]:
+    left = budget_left(service)
     waiting = seen.work.oldest_waiting_seconds
     return {
         "configured_limits": dict(service.core.limits.configured),

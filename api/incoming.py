@@ -18,6 +18,7 @@ from werkzeug.http import parse_list_header
 from api.backpressure import CallerLimits, Quota
 from auth import ADMIN_HEADER, BEARER_HEADER, KEY_HEADER, USER_HEADER, Caller, Headers, Principal
 from errors import (
+    Forbidden,
     InvalidRequest,
     LedgerDown,
     PayloadTooLarge,
@@ -45,7 +46,7 @@ from parsing.normal import normalised, normalised_batch
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
 
-T = TypeVar("T")
+Sender = TypeVar("Sender", Caller, Principal)
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
@@ -120,12 +121,23 @@ def known() -> Principal | None:
     return found if service().core.checks.known(found.caller) is not None else None
 
 
-def _identified(identify: Callable[[Headers], T]) -> T:
-    """The result of `identify` for the request. If the ledger is not open yet, the LedgerDown has its reason."""
+def named_origin() -> str | None:
+    """The origin of the web page that made this request, if it is another one that CORS_ORIGINS names."""
+    origin = request.headers.get("Origin")
+    is_named = origin in current_app.config["CORS_ORIGINS"]
+    return origin if is_named and origin != request.host_url.rstrip("/") else None
+
+
+def _identified(identify: Callable[[Headers], Sender]) -> Sender:
+    """The result of `identify` for the request. If the ledger is not open yet, the LedgerDown has its reason. Raises
+    Forbidden for an admin's request from a page of another origin, whose scripts could all read the key."""
     try:
-        return identify(request.headers)
+        found = identify(request.headers)
     except LedgerDown as down:
         raise LedgerDown(service().ledger.trouble or down.detail) from None
+    if found.is_admin and named_origin() is not None:
+        raise Forbidden("A web page of another origin may not use an admin key.")
+    return found
 
 
 def has_key() -> bool:

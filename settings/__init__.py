@@ -188,6 +188,11 @@ class Settings(BaseModel):
         "*",
         description="Models that the service's token runs: * for all, or names, owner/* and registry, by commas.",
     )
+    CORS_ORIGINS: Annotated[str, AfterValidator(values.origins)] = Field(
+        "",
+        description="Origins of web pages that may use all routes, but with no admin key, by commas: https://host. If "
+        "empty, pages may only read files, models and the OpenAPI document.",
+    )
     LORA_MODEL_ID: str | None = Field(
         None,
         description='The model that model_name "lora" means: owner/name, or owner/name:version.',

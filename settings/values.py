@@ -48,6 +48,17 @@ def base_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def origins(text: str) -> str:
+    for each in filter(None, map(str.strip, text.split(","))):
+        if not re.fullmatch(
+            r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?", each
+        ):
+            raise ValueError(
+                "must be origins such as https://tools.example, separated by commas, in lower case and without a path"
+            )
+    return text
+
+
 def files_url(url: str) -> str:
     if not re.fullmatch(r"s3://[^/\s]+(/[^\s]*)?", url):
         raise ValueError("must be s3://bucket/prefix")

@@ -49,7 +49,7 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
             "and pays for each image once.",
         },
         "servers": [{"url": root or "/"}],
-        "paths": {**paths(), **models_of.paths(), **semaphores.paths()},
+        "paths": {**paths(), **models_of.paths(), **semaphores.paths(), **status.paths()},
         "components": {
             "schemas": _schemas(models),
             "securitySchemes": {

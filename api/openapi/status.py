@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from api.openapi.operations import ADMIN_ONLY, Operation
 from api.openapi.schemas import JSON, TEXT, an_object
 from parsing.limits import Limits
 
@@ -9,6 +10,20 @@ _NUMBER: Final[JSON] = {"type": "number"}
 _COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
 _YES_NO: Final[JSON] = {"type": "boolean"}
 _MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
+
+
+def paths() -> JSON:
+    formats = ("text/plain", "application/openmetrics-text")
+    metrics = Operation(
+        name="metrics",
+        summary="Get the figures of the status and of the ledger, for Prometheus",
+        who=ADMIN_ONLY,
+        answers={
+            "200": {"description": "Done", "content": {each: {"schema": TEXT} for each in formats}},
+        },
+        errors=("401", "403", "500"),
+    )
+    return {"/metrics": {"get": metrics.as_json()}}
 
 
 def schemas() -> JSON:

@@ -70,6 +70,7 @@ ROUTES = {
     "/generations/gen_1/events": READ,
     "/batches/batch_1": READ | {"DELETE"},
     "/usage": READ,
+    "/metrics": READ,
     "/webhooks/replicate": {"POST"},
     "/_admin/semaphores": READ | {"POST"},
     "/_admin/semaphores/gpu": {"DELETE"},
@@ -306,7 +307,7 @@ def test_a_draining_service_still_responds_to_reads(app):
 def test_a_method_that_a_route_does_not_allow_is_405_with_allow(client, path):
     takes = ROUTES[path]
 
-    for method in set(METHODS) - takes:
+    for method in set(METHODS) - takes - {"OPTIONS"}:
         answer = client.open(path, method=method)
         assert 405 == answer.status_code
         assert takes == set(answer.headers["Allow"].split(", "))
@@ -314,9 +315,25 @@ def test_a_method_that_a_route_does_not_allow_is_405_with_allow(client, path):
             problem(answer, 405, "method_not_allowed")
 
 
+@pytest.mark.parametrize("path", ROUTES)
+def test_options_tells_the_methods_of_a_route(client, path):
+    answer = client.options(path)
+
+    assert (204, b"") == (answer.status_code, answer.data)
+    assert ROUTES[path] | {"OPTIONS"} == set(answer.headers["Allow"].split(", "))
+
+
+@pytest.mark.parametrize("path", [path for path in ROUTES if path != "/"])
+def test_a_slash_at_the_end_makes_no_difference(client, path):
+    for method in ROUTES[path] - {"DELETE"}:
+        with client.open(path, method=method) as plain, client.open(f"{path}/", method=method) as slashed:
+            assert plain.status_code == slashed.status_code
+            assert plain.content_type == slashed.content_type
+
+
 def test_an_unknown_url_is_404(client):
     for path in (
-        "/nowhere", "/generate/", "/health/", "/health//", "/a//b", "/%00", "/health%00",
+        "/nowhere", "/generate//", "/health//", "/a//b", "/%00", "/health%00",
         "/health\0", "/\xff", "/static/app.py", "/../etc/passwd", "/docs/../app.py", "/.env", "/" + "a" * 5000,
         "/<script>", "/{{7*7}}", "/GENERATE", "*",
     ):  # fmt: skip
