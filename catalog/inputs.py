@@ -238,7 +238,8 @@ class Input:
         inside = next((wrong for wrong in failed if wrong.path), None)
         if inside is not None:
             raise inside
-        raise Wrong(" or ".join(dict.fromkeys(wrong.message for wrong in failed)), value)
+        messages = list(dict.fromkeys(wrong.message for wrong in failed))
+        raise Wrong(" or ".join(messages[:_MOST_CHOICES_SHOWN]), value)
 
     @property
     def schema(self) -> Schema:

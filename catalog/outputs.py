@@ -21,6 +21,12 @@ _DEEPEST: Final = 16
 _MOST_SCHEMAS: Final = 2_000
 """How deep the schemas of an output may be nested, and how many may be read. Real ones take less than a tenth."""
 
+_PARTS: Final = 20
+"""The keywords, properties or alternatives of a schema that count as one more schema."""
+
+_LONGEST_REFERENCE: Final = 1_000
+"""Characters of a reference. A longer one leads nowhere."""
+
 _MOST: Final = 1_000
 """The most files of one object or nested list."""
 
@@ -220,6 +226,8 @@ class _Reader:
             return _DATA
         if kind == "array" or (kind is None and "items" in schema):
             return Shape(items=self.shape(schema.get("items"), depth))
+        if self._left < 0:
+            return ANYTHING
         others = schema.get("additionalProperties")
         return Shape(
             fields={
@@ -230,25 +238,37 @@ class _Reader:
 
     def resolved(self, schema: Any, depth: int = _DEEPEST) -> Mapping[str, Any]:
         """The schema with what its `$ref` and `allOf` say. Empty if it is no schema."""
-        self._left -= 1
+        self._left -= _count(schema)
         if not isinstance(schema, Mapping) or depth <= 0 or self._left < 0:
             return {}
         own = {name: each for name, each in schema.items() if name not in ("allOf", "$ref")}
         parts = [self.resolved(each, depth - 1) for each in _list(schema.get("allOf"))]
         if isinstance(reference := schema.get("$ref"), str):
             parts.append(self.resolved(self._found(reference), depth - 1))
+        if not parts:
+            return own
         merged: dict[str, Any] = {}
-        for part in (*parts, own) if parts else ():
-            fields = {**_object(merged.get("properties")), **_object(part.get("properties"))}
-            merged |= {**part, **({"properties": fields} if fields else {})}
-        return merged if parts else own
+        fields: dict[str, Any] = {}
+        for part in (*parts, own):
+            merged |= part
+            fields |= _object(part.get("properties"))
+        return {**merged, "properties": fields} if fields else merged
 
     def _found(self, reference: str) -> Any:
         """What a JSON pointer into the document leads to (RFC 6901)."""
+        if len(reference) > _LONGEST_REFERENCE:
+            return None
         found: Any = self._document
         for name in reference.removeprefix("#").split("/")[1:]:
             found = _object(found).get(name.replace("~1", "/").replace("~0", "~"))
         return found
+
+
+def _count(schema: Any) -> int:
+    """For how many schemas this one counts, as its keywords are copied, and its properties and alternatives listed."""
+    keywords = _object(schema)
+    parts = sum(len(each) for each in keywords.values() if isinstance(each, Mapping | list))
+    return 1 + (len(keywords) + parts) // _PARTS
 
 
 def _may_have_files(shape: Shape) -> bool:

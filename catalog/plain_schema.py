@@ -26,8 +26,11 @@ _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list:
 
 
 _MOST_REFERRED: Final = 30_000
-"""The most nodes that the references of one document may add. A few references that each use another twice make
-millions. No published schema that was read adds more than two thousand."""
+"""The most that the references of one document may add, in nodes of JSON. A few references that each use another twice
+make millions. No published schema that was read adds more than two thousand."""
+
+_NODE: Final = 32
+"""Characters of a text that count as one more node."""
 
 
 class NoInputs(ValueError):
@@ -48,7 +51,7 @@ class PlainSchemas:
     ) -> tuple[dict[str, Schema], list[str], Schema]:
         """The inputs by name, the names of the required inputs, and the constraints on all inputs together. Raises
         NoInputs."""
-        rest = self.of({"$ref": where})
+        rest = self.of(self._found(where))
         inputs, required = rest.pop("properties", None), rest.pop("required", [])
         if not isinstance(inputs, Mapping) or not isinstance(required, list):
             raise NoInputs(
@@ -91,20 +94,37 @@ class PlainSchemas:
             return {"$ref": pointer}
         if pointer not in self._targets:
             self._targets[pointer] = {"$ref": pointer}
-            found: Any = self._document
-            for step in pointer.split("/")[1:]:
-                found = found.get(step) if isinstance(found, Mapping) else None
-            if found is not None:
+            if (found := self._found(pointer)) is not None:
                 self._targets[pointer] = self.of(found)
                 self._sizes[pointer] = _size(self._targets[pointer])
         self._left -= self._sizes.get(pointer, 0)
         return self._targets[pointer] if self._left >= 0 else {"$ref": pointer}
 
+    def _found(self, pointer: str) -> Any:
+        found: Any = self._document
+        for step in pointer.split("/")[1:]:
+            found = found.get(step) if isinstance(found, Mapping) else None
+        return found
+
 
 def _size(value: Any) -> int:
-    """The number of nodes of a JSON value."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + sum(map(_size, parts))
+    """The number of nodes of a JSON value. Long texts count as several."""
+    if isinstance(value, str):
+        return 1 + len(value) // _NODE
+    if isinstance(value, dict):
+        return 1 + sum(len(name) // _NODE + _size(each) for name, each in value.items())
+    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether these JSON values have the same canonical text. It takes no longer than to read the smaller one."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return len(one) == len(other) and all(
+            name in other and _are_equal(each, other[name]) for name, each in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def canonical(value: Any) -> str:
@@ -134,7 +154,7 @@ def _merge(plain: Schema, part: Mapping[str, Any]) -> None:
     """Add the keywords of a part. A second, different value is kept under another name, so that it is reported, except
     for a default, of which the first counts."""
     for keyword, value in part.items():
-        if canonical(plain.setdefault(keyword, value)) != canonical(value) and keyword != "default":
+        if not _are_equal(plain.setdefault(keyword, value), value) and keyword != "default":
             plain[f"{keyword} (another)"] = value
 
 

@@ -80,7 +80,7 @@ def read(path: Path, known: Mapping[str, Model] | None = None) -> tuple[Model, t
         if not isinstance(document, dict):
             raise ValueError("it is not an object")
         return model_of(_whole_document(document, path.stem), known or {})
-    except (ValueError, TypeError, KeyError, AttributeError) as reason:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as reason:
         raise ValueError(f"{path}: {reason}") from reason
 
 

@@ -48,6 +48,7 @@ _BY_NAME = (
 """A part of the name of a place, and the extension of the file there. The first that fits counts."""
 
 _PLACEHOLDER = re.compile(r"<(\w+)>")
+_MOST_VALUES = 1_000
 _ITEMS = 2
 _CONSTANTS = {"integer": 7, "number": 0.5, "boolean": True}
 
@@ -127,9 +128,13 @@ class _Maker:
         self._base = base
         self._is_vector = "svg" in model
         self._links = 0
+        self._left = _MOST_VALUES
 
     def of(self, form: Property, name: str) -> Any:
-        """A value of this form in the place `name`."""
+        """A value of this form in the place `name`. None after a thousand of them: nested lists double each other."""
+        if self._left <= 0:
+            return None
+        self._left -= 1
         for union in ("anyOf", "oneOf"):
             if form.get(union):
                 return self.of(next((each for each in form[union] if each.get("type") != "null"), {}), name)

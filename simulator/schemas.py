@@ -6,6 +6,9 @@ their own, to which an input refers by `allOf`; here references are replaced and
 Inputs are checked with the tolerances that Replicate has: names that the document lacks are ignored, null means that
 an optional input is not given, and a text that is exactly a number, `true` or `false` becomes one where the type says
 so. If all choices have another type than the declared one, no value could be right, so any is taken.
+
+Anyone can publish a document. So a bounded number of its schemas is read, also if they contain each other, and the rest
+can be anything.
 """
 
 import hashlib
@@ -21,6 +24,10 @@ from jsonschema.exceptions import ValidationError
 
 Property = Mapping[str, Any]
 
+_MOST_SCHEMAS = 20_000
+"""The most schemas that are read of one document, with their keywords. Published ones have a hundredth."""
+
+_DEEPEST = 64
 _WHOLE = re.compile(r"[+-]?\d{1,300}")
 
 
@@ -129,27 +136,34 @@ class _Resolver:
 
     def __init__(self, schemas: Mapping[str, Any]) -> None:
         self._schemas = schemas
+        self._left = _MOST_SCHEMAS
 
-    def named(self, name: str, within: tuple[str, ...] = ()) -> dict[str, Any]:
+    def named(self, name: str, within: tuple[str, ...] = (), depth: int = _DEEPEST) -> dict[str, Any]:
         """The schema `name`; empty if it is missing or refers to itself."""
-        return {} if name in within else self.of(self._schemas.get(name), (*within, name))
+        return {} if name in within else self.of(self._schemas.get(name), (*within, name), depth)
 
-    def of(self, schema: Any, within: tuple[str, ...]) -> dict[str, Any]:
-        if not isinstance(schema, Mapping):
+    def of(self, schema: Any, within: tuple[str, ...], depth: int) -> dict[str, Any]:
+        """A schema of the document, which is nested in the named schemas `within`. `depth` is how deep it may be nested
+        itself. Empty if it is too deep, or if too many were read before."""
+        if not isinstance(schema, Mapping) or depth <= 0 or self._left <= 0:
             return {}
+        self._left -= 1 + len(schema)
+        below = depth - 1
         flat: dict[str, Any] = {}
         for part in schema.get("allOf") or ():
-            flat |= self.of(part, within)
+            flat |= self.of(part, within, below)
         if "$ref" in schema:
-            flat |= self.named(str(schema["$ref"]).rpartition("/")[2], within)
+            flat |= self.named(str(schema["$ref"]).rpartition("/")[2], within, below)
         own = {name: value for name, value in schema.items() if name not in ("allOf", "$ref")}
         if isinstance(own.get("properties"), Mapping):
-            own["properties"] = {name: self.of(each, within) for name, each in own["properties"].items()}
+            own["properties"] = {
+                name: self.of(each, within, below) for name, each in own["properties"].items()
+            }
         if "items" in own:
-            own["items"] = self.of(own["items"], within)
+            own["items"] = self.of(own["items"], within, below)
         for union in ("anyOf", "oneOf"):
             if isinstance(own.get(union), list):
-                own[union] = [self.of(each, within) for each in own[union]]
+                own[union] = [self.of(each, within, below) for each in own[union]]
         return flat | own
 
 

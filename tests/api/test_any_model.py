@@ -6,6 +6,7 @@ from harness.service_process import until
 from tests.support.api_client import ASYNC, ended
 from tests.support.callers import ADMIN, USER
 from tests.support.problem_documents import fields, problem
+from tests.support.schema_bombs import BOMBS
 
 pytestmark = pytest.mark.every_database
 
@@ -321,6 +322,17 @@ def test_a_model_whose_schema_says_nothing_takes_any_input_but_a_secret(client, 
     found = messages(generate(client, "acme/silent", prompt="a", hf_token="hf_1"))
     assert ["input.hf_token"] == list(found)
     assert {"*"} == set(client.get("/models/acme/silent", headers=ADMIN).json["unchecked"])
+
+
+@pytest.mark.parametrize(
+    "bomb", ["doubled by anyOf", "doubled by properties", "a circle of items", "a chain"]
+)
+def test_a_model_whose_schema_has_no_end_runs_with_what_could_be_read(client, simulator, bomb):
+    version = {"openapi_schema": BOMBS[bomb]}
+    simulator.publish({"owner": "acme", "name": "bomb", "latest_version": version})
+
+    assert 200 == generate(client, "acme/bomb", a=[]).status_code
+    assert client.get("/models/acme/bomb", headers=ADMIN).json["unchecked"].keys() & {"a", "*"}
 
 
 @pytest.mark.parametrize(

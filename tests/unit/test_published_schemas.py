@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from catalog.inputs import LARGEST, SMALLEST
 from catalog.plain_schema import NoInputs, PlainSchemas
 from catalog.published import SCHEMAS, Published, compiled, saved
+from tests.support.schema_bombs import BOMBS
 
 URL = "https://example.com/a.bin"
 
@@ -355,6 +356,17 @@ def test_of_a_document_that_cannot_be_read_any_input_is_passed_on_and_the_reason
         form = Published.of(published)
         assert reason == form.unread
         assert {"a": 7} == form.inputs.check({"a": 7}).values
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_no_published_document_takes_long_to_compile(bomb):
+    """Without bounds, some take minutes. The figure is CPU time of this thread, and the margin is twentyfold."""
+    began = time.thread_time()
+    form = Published.of(BOMBS[bomb])
+    form.inputs.check({"a": "x"})
+    json.dumps(form.inputs.schema({}))
+
+    assert time.thread_time() - began < 2
 
 
 def test_references_that_would_make_millions_of_schemas_are_left_out():

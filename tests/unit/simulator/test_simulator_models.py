@@ -2,12 +2,15 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 import requests
 
 from simulator import Options, loading, official, running
+from simulator.schemas import Schema
+from tests.support.schema_bombs import BOMBS
 from tests.unit.simulator.creations import FLUX_DEV, WATERCOLOR
 
 UPSCALER = "acme/upscaler"
@@ -353,9 +356,25 @@ def test_a_file_replaces_the_schema_of_a_known_model_and_keeps_its_price(tmp_pat
     assert 0.025 == model.price.usd
 
 
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_no_published_document_takes_long_to_load(bomb):
+    """Without bounds, some take minutes. The figure is CPU time of this thread, and the margin is twentyfold."""
+    began = time.thread_time()
+    schema = Schema(BOMBS[bomb])
+    schema.errors({"a": "x"})
+
+    assert time.thread_time() - began < 2
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("fox.json", '{"components": {}}'), ("a--b.json", "[]"), ("a--b.json", "{}"), ("a--b.json", "{")],
+    [
+        ("fox.json", '{"components": {}}'),
+        ("a--b.json", "[]"),
+        ("a--b.json", "{}"),
+        ("a--b.json", "{"),
+        ("a--b.json", "[" * 5_000),
+    ],
 )
 def test_a_file_that_is_no_model_is_refused_by_its_name(tmp_path, name, content):
     (tmp_path / name).write_text(content)
