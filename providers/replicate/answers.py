@@ -238,7 +238,7 @@ def _metrics(metrics: Any, redact: Redaction) -> dict[str, Any]:
     if not isinstance(metrics, dict):
         return {}
     usable = (
-        (name, redact(value) if isinstance(value, str) else value)
+        (name, redact.words(value) if isinstance(value, str) else value)
         for name, value in metrics.items()
         if _METRIC_NAME.fullmatch(name) and not redact.is_in(name) and _is_metric(value)
     )
@@ -255,7 +255,7 @@ def _text(value: Any, redact: Redaction) -> str | None:
     if value is None:
         return None
     try:
-        return redact(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        return redact.words(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     except (RecursionError, ValueError):  # nested too deep, or a number too long to be written
         return "The error is not readable."
 

@@ -173,4 +173,4 @@ def _invalid_input(refusal: Refusal, redact: Redaction) -> ServiceError:
 
 def _quoted(text: Any, redact: Redaction, *, most: int = 300) -> str:
     """A text of Replicate, redacted because it is logged, stored and shown. Empty if it is no text."""
-    return redact(text)[:most] if isinstance(text, str) else ""
+    return redact.words(text)[:most] if isinstance(text, str) else ""

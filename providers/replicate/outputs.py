@@ -52,7 +52,7 @@ def read_output(value: Any, redact: Redaction, depth: int = _DEEPEST) -> Any:
     if isinstance(value, list | dict) and not depth:
         return _TOO_DEEP if value else value
     if isinstance(value, dict):
-        return {redact(name): read_output(each, redact, depth - 1) for name, each in value.items()}
+        return {redact.words(name): read_output(each, redact, depth - 1) for name, each in value.items()}
     if not isinstance(value, list):
         return value
     types = set(map(type, value))
@@ -67,25 +67,31 @@ def _is_safe(value: list[Any], types: set[type], redact: Redaction) -> bool:
     if types == {float}:
         return all(map(math.isfinite, value))
     if types == {str}:
-        text = "".join(value)
-        return ":" not in text and redact(text) == text
+        joined = "".join(value)
+        texts = (joined, *value) if redact.has_short else (joined,)
+        return ":" not in joined and all(redact.words(each) == each for each in texts)
     return types <= {int, bool, NoneType}
 
 
 def _read_text(value: str, redact: Redaction) -> str:
     if not _URL.match(value):
-        return redact(value)
+        return redact.words(value)
     return _DROPPED if redact.is_in(value) else Url(redact(value))
 
 
 def _without_spread(given: list[Any], items: list[Any], redact: Redaction) -> list[Any]:
     """The items of a list, whose texts may be joined: a credential may be spread over several."""
     texts = [each for each in items if isinstance(each, str)]
-    parts = ["".join(texts), "".join(each for each in texts if not isinstance(each, Url))]
-    if not any(map(redact.is_in, parts)):
+    plain = "".join(each for each in texts if not isinstance(each, Url))
+    if redact.is_in(plain) or redact.is_in("".join(texts)):
+        redacted = iter([redact.words("".join(each for each in given if isinstance(each, str)))])
+        return [next(redacted, "") if isinstance(each, str) else each for each in items]
+    if (without := redact.words(plain)) == plain:
         return items
-    redacted = iter([redact("".join(each for each in given if isinstance(each, str)))])
-    return [next(redacted, "") if isinstance(each, str) else each for each in items]
+    redacted = iter([without])
+    return [
+        next(redacted, "") if isinstance(each, str) and not isinstance(each, Url) else each for each in items
+    ]
 
 
 def with_addresses_checked(prediction: Prediction, *, upstream: URL, redact: Redaction) -> Prediction:
@@ -104,7 +110,7 @@ def with_addresses_checked(prediction: Prediction, *, upstream: URL, redact: Red
         return _address(stripped, upstream) or str(value)
 
     prediction = replace(prediction, output=_with_urls(prediction.output, checked))
-    said = " ".join(redact(prediction.produced.refusal).split())
+    said = " ".join(redact.words(prediction.produced.refusal).split())
     if prediction.error or not said:
         return prediction
     said = _DROPPED if _DROPPED in said else said[:_LARGEST_ERROR]

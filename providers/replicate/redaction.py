@@ -4,6 +4,7 @@ JSON is parsed, so that no escape hides anything.
 """
 
 import re
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Final
 
@@ -12,42 +13,64 @@ from auth import Caller
 REDACTED: Final = "[token]"
 
 SHORTEST: Final = 6
-"""The least characters of a credential that is removed. To remove shorter ones would remove ordinary words
-from texts."""
+"""The least characters of a credential that is removed wherever it stands. To remove shorter ones would remove parts of
+ordinary words, so they are removed where they are a whole word or a whole text."""
 
 _UNFIT: Final = re.compile("[\ud800-\udfff\0]")
 
 
 class Redaction:
     """Removes these credentials from text: raw or percent-encoded, in part or whole, in upper or lower case,
-    once or repeatedly."""
+    once or repeatedly. `words` removes short ones too, which addresses and names may contain by chance."""
 
     def __init__(self, *credentials: str) -> None:
         self._credentials = tuple(each for each in credentials if len(each) >= SHORTEST)
+        self._short = tuple(
+            each for each in credentials if len(each) < SHORTEST and not each.isspace() and each
+        )
 
     def __call__(self, text: str) -> str:
-        """The text without credentials, NULs and halves of surrogate pairs."""
+        """The text without credentials, NULs and halves of surrogate pairs. Short credentials stay."""
         if not text.isascii() or "\0" in text:
             text = _UNFIT.sub("\ufffd", text)
         return self._pattern.sub(REDACTED, text) if self.is_in(text) else text
 
+    @property
+    def has_short(self) -> bool:
+        """Whether any credential is short."""
+        return bool(self._short)
+
+    def words(self, text: str) -> str:
+        """As a call, but also without short credentials that are a whole word, or the whole text. For text that a model
+        or its provider has written."""
+        text = self(text)
+        return self._short_pattern.sub(REDACTED, text) if self._short else text
+
     def is_in(self, text: str) -> bool:
-        """Whether the text contains a credential."""
+        """Whether the text contains a credential that is not short."""
         if any(each in text for each in self._credentials):
             return True
         return "%" in text and bool(self._credentials) and self._pattern.search(text) is not None
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """Matches the longest first, since one may be a part of another. Compiled only when needed: that is
-        rare and takes a while."""
-        return re.compile("|".join(map(_in_any_form, sorted(self._credentials, key=len, reverse=True))))
+        """Compiled only when needed: that is rare and takes a while."""
+        return re.compile(_any_of(self._credentials))
+
+    @cached_property
+    def _short_pattern(self) -> re.Pattern[str]:
+        return re.compile(rf"(?<!\w)(?:{_any_of(self._short)})(?!\w)")
 
 
 @lru_cache(64)
 def redaction_of(caller: Caller, *more: str) -> Redaction:
     """The redaction of all answers to this caller. `more` are other secrets that Replicate knows."""
     return Redaction(*caller.credentials.values(), *more)
+
+
+def _any_of(credentials: Iterable[str]) -> str:
+    """A pattern that matches the longest first, since one may be a part of another."""
+    return "|".join(map(_in_any_form, sorted(credentials, key=len, reverse=True)))
 
 
 def _in_any_form(credential: str) -> str:

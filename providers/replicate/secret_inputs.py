@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from auth import Caller
-from providers.replicate.redaction import Redaction, redaction_of
+from providers.replicate.redaction import SHORTEST, Redaction, redaction_of
 
 KEPT_FOR: Final = 3600.0
 """Seconds after its last creation. A prediction runs for half of that at most, and Replicate deletes its data then."""
@@ -17,7 +17,8 @@ KEPT: Final = 1_000
 _ORDINARY: Final = (
     "https://replicate.delivery/ https://api.replicate.com/v1/files/ succeeded processing starting output.png"
 )
-"""Words of every answer. A secret that is one of them is not removed, since that would drop all outputs."""
+"""Words of every answer. A secret that is one of them is not removed, since that would drop all outputs. Short secrets
+are removed from texts only."""
 
 
 class SecretInputs:
@@ -31,7 +32,7 @@ class SecretInputs:
     def add(self, caller: Caller, secrets: Iterable[str]) -> None:
         """A prediction with these secrets is about to be created."""
         now = self._clock()
-        new = dict.fromkeys((each for each in secrets if each not in _ORDINARY), now + KEPT_FOR)
+        new = dict.fromkeys((each for each in secrets if not _is_ordinary(each)), now + KEPT_FOR)
         if not new:
             return
         for caller_id, kept in tuple(self._until.items()):
@@ -50,3 +51,7 @@ class SecretInputs:
         return Redaction(
             *caller.credentials.values(), *more, *(each for each, until in kept.items() if until > now)
         )
+
+
+def _is_ordinary(secret: str) -> bool:
+    return len(secret) >= SHORTEST and secret in _ORDINARY

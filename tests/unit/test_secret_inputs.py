@@ -7,10 +7,12 @@ import pytest
 
 from providers import Prediction
 from providers.fingerprints import fingerprint
-from providers.replicate.answers import read_page
+from providers.replicate.answers import read_page, read_prediction
+from providers.replicate.errors import service_error
 from providers.replicate.redaction import REDACTED
 from providers.replicate.secret_inputs import KEPT, KEPT_FOR, SecretInputs
 from providers.replicate.sharing import Sharing
+from providers.replicate.transport import Refusal
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, USER
 
@@ -68,6 +70,44 @@ def test_words_that_every_answer_has_are_no_secrets():
     address = "https://replicate.delivery/a.png"
 
     assert address == secrets.redaction(ADMIN)(address)
+
+
+PLACE = "https://replicate.delivery/x/0000-7a9.png"
+SHORT_SECRETS = [
+    ("7a9", "7a9", REDACTED),
+    ("7a9", "401 for (7a9), not 7a98 or 07a9", f"401 for ({REDACTED}), not 7a98 or 07a9"),
+    ("a b!", "a b!", REDACTED),
+    ("7a9", "%37a%39", REDACTED),
+    ("7a9", ["1", "7a9", "2"], ["1", REDACTED, "2"]),
+    ("7a9", ["the 7", "a9 is", PLACE], [f"the {REDACTED} is", "", PLACE]),
+    ("7a9", {"7a9": [["7a9"], 7]}, {REDACTED: [[REDACTED], 7]}),
+    ("7a9", PLACE, PLACE),
+    ("", "an output", "an output"),
+    (" ", "an output", "an output"),
+]
+
+
+@pytest.mark.parametrize(("secret", "output", "expected"), SHORT_SECRETS)
+def test_a_short_secret_is_removed_where_it_is_a_whole_word_of_a_text(secret, output, expected):
+    secrets = SecretInputs()
+    secrets.add(ADMIN, [secret])
+    answer = {"id": "p-7a9", "status": "succeeded", "output": output, "metrics": {"7a9": "7a9"}}
+    found = read_prediction(answer, secrets.redaction(ADMIN))
+
+    assert expected == found.output
+    assert ("p-7a9", ["7a9"]) == (found.id, list(found.metrics))
+    assert (REDACTED if secret == "7a9" else "7a9") == found.metrics["7a9"]
+
+
+def test_a_short_secret_is_removed_from_the_reason_of_a_refusal_and_a_failure():
+    secrets = SecretInputs()
+    secrets.add(ADMIN, ["7a9"])
+    redact = secrets.redaction(ADMIN)
+    refusal = Refusal(422, {}, b'{"detail": "- input.pin: 7a9 is wrong"}')
+    failed = read_prediction({"id": "p", "status": "failed", "error": {"pin": "7a9"}}, redact)
+
+    assert f"{REDACTED} is wrong" in service_error(refusal, ADMIN, redact).problems[0].message
+    assert f'{{"pin": "{REDACTED}"}}' == failed.error
 
 
 @pytest.mark.parametrize(
