@@ -186,7 +186,8 @@ class Generation:
     without a waiting caller. If the `secrets_lost` were of an earlier process, it sends nothing more. A run that stops
     without `is_cancelled` was only interrupted. `persisted` is true once its record is on the disk. `reserved_usd` is
     reserved in the budget: its cost so far, and the most that it may still cost. `progress` is the last percentage that
-    its model printed. `listeners` are called on the loop when the state changes.
+    its model printed. `door` and `door_facts` are as in its record. `listeners` are called on the loop when the state
+    changes.
     """
 
     id: str
@@ -219,6 +220,8 @@ class Generation:
     persisted: bool = False
     reserved_usd: float = 0.0
     progress: float | None = None
+    door: str | None = None
+    door_facts: str | None = None
     _final: GenerationRecord | None = None
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)
 
@@ -356,6 +359,8 @@ class Generation:
             cost_basis=self.cost_basis,
             warnings=self.request.warnings,
             has_secrets=bool(self.request.secrets) or self.secrets_lost,
+            door=self.door,
+            door_facts=self.door_facts,
             attempts=tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1)),
         )
 

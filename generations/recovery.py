@@ -178,6 +178,8 @@ class Recovery:
             predicting_seconds=record.predicting_seconds,
             reserved_usd=record.reserved_usd,
             is_cancelled=record.cancelled,
+            door=record.door,
+            door_facts=record.door_facts,
         )
 
     def _context_of(

@@ -38,7 +38,8 @@ class Submission:
 
     `request_json` is the request as text, for a batch first the shared fields and then each item. The next process
     parses it again after a crash. `wait_seconds` is how long the caller waits for the end: None without limit, 0 not
-    at all. `address` is the base URL under which the caller reached this service.
+    at all. `address` is the base URL under which the caller reached this service. `door` and `door_facts` are as in
+    `GenerationRecord`.
     """
 
     id: str
@@ -52,6 +53,8 @@ class Submission:
     key: str | None = None
     fingerprint: BodyFingerprint = NO_FINGERPRINT
     wait_seconds: float | None = None
+    door: str | None = None
+    door_facts: str | None = None
 
     @property
     def bound(self) -> float:

@@ -142,6 +142,8 @@ class Supervisor:
             request_json=text,
             detached=request.webhook is not None,
             reserved_usd=request.bound,
+            door=submission.door,
+            door_facts=submission.door_facts,
             **fields,
         )
 

@@ -98,6 +98,7 @@ def named_keys(driver: sqlite3.Connection) -> None:
     for table in ("generations", "batches"):
         for column in ("metadata", "door", "body_fingerprint"):
             driver.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT")
+    driver.execute("ALTER TABLE generations ADD COLUMN door_facts TEXT")
     driver.execute(
         """CREATE TABLE api_keys (
             id TEXT NOT NULL, name TEXT NOT NULL, role TEXT NOT NULL, digest TEXT NOT NULL, prefix TEXT NOT NULL,
@@ -162,6 +163,7 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         "ALTER TABLE generations ADD COLUMN metadata TEXT",
         "ALTER TABLE generations ADD COLUMN door TEXT",
         "ALTER TABLE generations ADD COLUMN body_fingerprint TEXT",
+        "ALTER TABLE generations ADD COLUMN door_facts TEXT",
         "ALTER TABLE batches ADD COLUMN metadata TEXT",
         "ALTER TABLE batches ADD COLUMN door TEXT",
         "ALTER TABLE batches ADD COLUMN body_fingerprint TEXT",

@@ -81,7 +81,8 @@ class GenerationRecord:
     secrets, which no record has.
 
     `metadata` is a JSON object of texts. `door` is the interface of another service by which it came, and
-    `body_fingerprint` identifies the body that came by it.
+    `body_fingerprint` identifies the body that came by it. `door_facts` is a JSON object with what the door remembers
+    (`contract/door_facts.py`).
     """
 
     seq: int | None = None
@@ -128,6 +129,7 @@ class GenerationRecord:
     metadata: str | None = None
     door: str | None = None
     body_fingerprint: str | None = None
+    door_facts: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property

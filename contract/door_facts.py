@@ -1,0 +1,38 @@
+"""What the Replicate door remembers of a call, beside the request that it became."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+KEPT: Final = "$kept"
+"""The only name of an object that stands for a file in an output. Its value is the number of the kept file, or null if
+the file is not kept."""
+
+LARGE: Final = "$large"
+"""The only name of an object that stands for a whole output. Its value is the number of the kept file with its JSON."""
+
+LARGE_TEXT: Final = "$large_text"
+"""The same for an output that is a text, or is a list of its pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoorFacts:
+    """`target` is what the caller asked to run, and `input` the input as answers show it. Events of `webhook_events` go
+    to the `webhook`. `deadline` is the Unix time at which it is cancelled. `output` is the output as the model returned
+    it, once there is one, with the objects above in place of files."""
+
+    target: str
+    input: Mapping[str, Any] = field(default_factory=dict)
+    webhook: str | None = None
+    webhook_events: tuple[str, ...] = ()
+    deadline: float | None = None
+    output: Any = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "DoorFacts":
+        found = json.loads(text)
+        return cls(**{**found, "webhook_events": tuple(found["webhook_events"])})
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
