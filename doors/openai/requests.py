@@ -1,0 +1,240 @@
+"""Translates the bodies of `POST /v1/images/generations` and `/v1/images/edits` into those of `POST /generate`, or of
+`POST /generate-batch` for several pictures of a model that makes one at once.
+
+What the model does not take as OpenAI calls it is sent as the nearest that it takes, or not at all. `changes` tells
+each such field. The model's own parameters, and the fields of this service, may stand beside OpenAI's.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from catalog.adaptation import Change, is_taken
+from catalog.model import Model
+from catalog.texts import FormText
+from doors.openai.images import put_images
+from doors.openai.sizes import SIZE, sized
+from errors import Problem
+from parsing.params import INPUT
+from parsing.shapes import BatchFields, OwnFields
+from parsing.validation import refuse_if_any, unusable_reasons
+
+Format = Literal["url", "b64_json"]
+
+MOST: Final = 10
+"""The most pictures of one call, as at OpenAI."""
+
+FORM_NAMES: Final = {"model": "model_name", "image[]": "image"}
+"""The names of the fields of a form that other parts of this service know by another name."""
+
+_COUNTS: Final = ("num_outputs", "number_of_images", "num_images", "num_images_per_prompt", "n")
+"""Inputs for the number of pictures of one prediction."""
+
+_SHAPES: Final = ("aspect_ratio", "width", "height", "preset")
+"""Fields of the caller that decide the shape before `size`."""
+
+_IF_TAKEN: Final[Mapping[str, tuple[Any, ...]]] = {
+    "quality": ("auto",),
+    "background": ("auto",),
+    "style": (),
+    "moderation": ("auto",),
+    "input_fidelity": (),
+    "complexity": (),
+    "frame_count": (),
+    "frame_duration_ms": (),
+    "svg": (),
+    "markup": (),
+}
+"""Fields that a model gets if it has such an input itself, and their values that ask for nothing."""
+
+_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
+    "jpeg": ("jpg", "jpeg"),
+    "webp": ("webp", "jpg", "jpeg"),
+    "png": ("png",),
+}
+"""The values to send for an output format, the best first."""
+
+_STREAM: Final = ("stream", "partial_images")
+_USERS: Final = ("safety_identifier", "user")
+_REFUSED: Final = {"dry_run": "is for POST /generate", "max_concurrent": "is for POST /generate-batch"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of the door. `body` is that of `POST /generate`, or of `POST /generate-batch` if it `is_batch`."""
+
+    body: Mapping[str, Any]
+    is_batch: bool = False
+    changes: tuple[Change, ...] = ()
+    response_format: Format = "url"
+    streams: bool = False
+    size: Any = "auto"
+
+
+def renamed(body: Any) -> dict[str, Any]:
+    """The body of a call with the name of its model where this service has it. Raises InvalidRequest."""
+    refuse_if_any(unusable_reasons("body", body))
+    found = dict(body)
+    if "model" in found:
+        found["model_name"] = found.pop("model")
+    return found
+
+
+def translated(body: Mapping[str, Any], model: Model | None, *, default: Format, edits: bool) -> Call:
+    """The call that a renamed body asks for. Without a known model, the body stays as it is, to be refused. `default`
+    is the format of the response if the call names none, and `edits` whether it is one of `/v1/images/edits`. Raises
+    InvalidRequest."""
+    given = {name: _plain(name, value) for name, value in body.items() if value is not None}
+    if model is None:
+        return Call(body={name: given[name] for name in ("model_name", "prompt") if name in given})
+    found = _Translation(model, given)
+    answered = found.answered_in(default)
+    if edits:
+        put_images(model, found.given, found.problems, falls_back=given.get("fallback", False) is not False)
+    found.shape()
+    found.picture()
+    call = found.call(answered)
+    refuse_if_any(found.problems)
+    return call
+
+
+@dataclass(slots=True)
+class _Translation:
+    """The fields that are `given` and not translated yet."""
+
+    model: Model
+    given: dict[str, Any]
+    sent: dict[str, Any] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    size: Any = "auto"
+
+    def answered_in(self, default: Format) -> tuple[Format, bool]:
+        """The format of the response, and whether it is a stream of events."""
+        wanted = self.given.pop("response_format", default)
+        if wanted not in {"url", "b64_json"}:
+            self.problems.append(Problem("response_format", "must be url or b64_json", wanted))
+        streams = self.given.pop("stream", False)
+        if not isinstance(streams, bool):
+            self.problems.append(Problem("stream", "must be true or false", streams))
+        if partial := self.given.pop("partial_images", 0):
+            self.changes.append(Change("partial_images", partial))
+        return wanted, streams is True
+
+    def shape(self) -> None:
+        """Translate `size`. The caller's own shape comes first."""
+        size = self.size = self.given.pop(SIZE, "auto")
+        if size == "auto":
+            return
+        inside = self.given.get(INPUT)
+        own = {*self.given, *(inside if isinstance(inside, dict) else ())}
+        has_shape = not own.isdisjoint(_SHAPES) and not is_taken(self.model, SIZE, size)
+        inputs = None if has_shape else sized(self.model, size)
+        if inputs is None:
+            self.changes.append(Change(SIZE, size))
+            return
+        self.sent |= inputs
+        self.changes += [
+            Change(SIZE, size, name, value) for name, value in inputs.items() if (name, value) != (SIZE, size)
+        ]
+
+    def picture(self) -> None:
+        """Translate what the picture is like, and how its file is."""
+        for name, neutral in _IF_TAKEN.items():
+            if name not in self.given or is_taken(self.model, name, self.given[name]):
+                continue
+            value = self.given.pop(name)
+            if value not in neutral:
+                self.changes.append(Change(name, value))
+        self._output_format()
+        self._compression()
+
+    def _compression(self) -> None:
+        given = self.given.get("output_compression")
+        if given is None or is_taken(self.model, "output_compression", given):
+            return
+        del self.given["output_compression"]
+        if is_taken(self.model, "output_quality", given):
+            self.sent["output_quality"] = given
+            self.changes.append(Change("output_compression", given, "output_quality", given))
+        else:
+            self.changes.append(Change("output_compression", given))
+
+    def _output_format(self) -> None:
+        wanted = self.given.pop("output_format", None)
+        if wanted is None:
+            return
+        choices = _FORMATS.get(wanted, (wanted,)) if isinstance(wanted, str) else (wanted,)
+        fitting = next((each for each in choices if is_taken(self.model, "output_format", each)), None)
+        if fitting is None:
+            self.changes.append(Change("output_format", wanted))
+            return
+        self.sent["output_format"] = fitting
+        if fitting not in choices[: 2 if wanted == "jpeg" else 1]:
+            self.changes.append(Change("output_format", wanted, "output_format", fitting))
+
+    def call(self, answered: tuple[Format, bool]) -> Call:
+        """The translated call, once all else is translated."""
+        self.problems += [Problem(name, why) for name, why in _REFUSED.items() if name in self.given]
+        for name in _USERS:
+            self.given.pop(name, None)
+        several = self._several()
+        own_names = {*OwnFields.model_fields, *BatchFields.model_fields}
+        own = {name: value for name, value in self.given.items() if name in own_names}
+        params = {name: value for name, value in self.given.items() if name not in {*own, INPUT}} | self.sent
+        inside = self.given.get(INPUT)
+        body = own | ({INPUT: {**params, **inside}} if isinstance(inside, dict) else params)
+        if several > 1:
+            shared = {name: body.pop(name) for name in BatchFields.model_fields if name in body}
+            body = shared | {"requests": [_numbered(body, number) for number in range(several)]}
+        response_format, streams = answered
+        return Call(
+            body=body,
+            is_batch=several > 1,
+            changes=tuple(self.changes),
+            response_format=response_format,
+            streams=streams,
+            size=self.size,
+        )
+
+    def _several(self) -> int:
+        """How many generations the call needs. A model that makes several pictures at once makes them in one."""
+        wanted = self.given.pop("n", 1)
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= MOST:
+            self.problems.append(Problem("n", f"must be an integer from 1 to {MOST}", wanted))
+            return 1
+        inside = self.given.get(INPUT)
+        own = {*self.given, *(inside if isinstance(inside, dict) else ())}
+        name = next((each for each in _COUNTS if each in self.model.inputs), None)
+        if name in own:
+            return wanted
+        if name is not None and is_taken(self.model, name, wanted):
+            if wanted > 1 or self.model.default(name) not in {None, 1}:
+                self.sent[name] = wanted
+            return 1
+        return wanted
+
+
+def _numbered(body: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """One of several requests. Each has another seed, since the same would make the same picture."""
+    inside, seed = body.get(INPUT), body.get("seed")
+    if isinstance(inside, dict):
+        return {**body, INPUT: _numbered(inside, number)}
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        return {**body, "seed": seed + number}
+    return dict(body)
+
+
+_NUMBERS: Final = {"n", "partial_images", "output_compression", "frame_count", "frame_duration_ms", "stream"}
+"""Fields of OpenAI's that hold no text."""
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value of a field that may be from a form, where all values are texts."""
+    if not isinstance(value, FormText) or name not in _NUMBERS:
+        return str(value) if isinstance(value, FormText) and name in {SIZE, "response_format"} else value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return str(value)
