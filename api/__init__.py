@@ -4,7 +4,7 @@ from urllib.parse import unquote, urlsplit
 
 from flask import Blueprint, Flask
 
-from api import admin, docs, files, generate, generations, metrics, models, semaphores, webhooks
+from api import admin, docs, files, generate, generations, metrics, models, openai_door, semaphores, webhooks
 from api.backpressure import CallerLimits
 from service import Runtime
 
@@ -20,7 +20,18 @@ def register(app: Flask, service: Runtime) -> None:
     app.config["CORS_ORIGINS"] = frozenset(filter(None, origins))
     app.config["PUBLIC_PATH"] = path = urlsplit(service.settings.PUBLIC_URL or "").path
     routes = Blueprint("routes", __name__)
-    for module in (generate, generations, files, admin, metrics, semaphores, webhooks, models, docs):
+    for module in (
+        generate,
+        generations,
+        files,
+        admin,
+        metrics,
+        semaphores,
+        webhooks,
+        models,
+        docs,
+        openai_door,
+    ):
         routes.register_blueprint(module.routes)
     app.register_blueprint(routes)
     if path:

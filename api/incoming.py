@@ -4,7 +4,7 @@ All functions run in a Flask thread, inside a request.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,7 +41,7 @@ from parsing import inline_files, strict_json
 from parsing.context import ParseContext
 from parsing.generation import names_in
 from parsing.hidden import hidden
-from parsing.multipart_form import read_form
+from parsing.multipart_form import NO_NAMES, read_form
 from parsing.normal import normalised, normalised_batch
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
@@ -245,9 +245,9 @@ def connection() -> Any:
 
 
 @contextmanager
-def body(caller_id: str, *, forms: bool = False) -> Iterator[Any]:
-    """The parsed body: JSON, or a form if `forms` is true. A large body counts as memory of the
-    caller's until the context ends.
+def body(caller_id: str, *, forms: bool = False, names: Mapping[str, str] = NO_NAMES) -> Iterator[Any]:
+    """The parsed body: JSON, or a form if `forms` is true, whose fields may have other `names`. A large body counts as
+    memory of the caller's until the context ends.
 
     Raises QueueFull if there is no memory for it, and the error of a body that cannot be used."""
     is_form = forms and request.mimetype == "multipart/form-data"
@@ -259,7 +259,7 @@ def body(caller_id: str, *, forms: bool = False) -> Iterator[Any]:
             f"The body must be {taken}, without a Content-Encoding; it was sent as {said[:100]}."
         )
     with _Memory(caller_id) as memory:
-        yield _form(memory) if is_form else _json(caller_id, memory)
+        yield _form(memory, names) if is_form else _json(caller_id, memory)
 
 
 @contextmanager
@@ -336,7 +336,7 @@ def with_files_on_disk(body: Any, context: ParseContext) -> Any:
         raise LedgerDown(f"The files cannot be stored: {error.strerror}. Nothing was spent.") from error
 
 
-def _form(memory: _Memory) -> Any:
+def _form(memory: _Memory, names: Mapping[str, str]) -> Any:
     settings = service().settings
     request.max_content_length = max(settings.MAX_UPLOAD_BYTES, settings.MAX_BODY_BYTES)
     try:
@@ -347,6 +347,7 @@ def _form(memory: _Memory) -> Any:
             most_text=settings.MAX_BODY_BYTES,
             hold=memory.hold,
             spool=service().uploads_dir,
+            names=names,
         )
     except _UNREADABLE:
         raise InvalidRequest([Problem("request", "could not be read")]) from None

@@ -10,6 +10,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from api import incoming
 from auth import Caller, Principal
+from catalog.model import Model
 from errors import NotFound, Unauthenticated
 from parsing.queries import parse_filter, parse_search
 
@@ -35,6 +36,11 @@ def list_models() -> Response:
 @routes.get("/models/<path:name>")
 def get_model(name: str) -> Response:
     """One model: `owner/name`, `owner/name:version`, `deployments/owner/name`, or an alias."""
+    return jsonify(found_model(name).as_json())
+
+
+def found_model(name: str) -> Model:
+    """The model of this name, declared or found at Replicate with the key of this request. Raises NotFound."""
     service = incoming.service()
     found: Any = service.context.registry.find(name)
     if found is None:
@@ -45,7 +51,8 @@ def get_model(name: str) -> Response:
         raise NotFound("No model of this name is known here. A look at Replicate needs a key.")
     if isinstance(found, str):
         raise NotFound(f"{name[:200]} {found}.")
-    return jsonify(found.as_json())
+    model: Model = found
+    return model
 
 
 def _payer() -> Caller | None:

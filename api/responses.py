@@ -43,7 +43,7 @@ def answer(service: Runtime, work: Work | Stored, address: str, preference: inco
         response = jsonify(work.result(address))
     else:
         record = work.record()
-        _raise_if_failed(record, address)
+        raise_if_failed(record, address)
         response = jsonify(views.generation(record, address))
     if preference.applied and (response.status_code == 202 or preference.seconds):
         response.headers["Preference-Applied"] = preference.applied
@@ -112,7 +112,8 @@ def _summary(future: "Future[Work | Stored]") -> dict[str, Any]:
     return body
 
 
-def _raise_if_failed(record: GenerationRecord, address: str) -> None:
+def raise_if_failed(record: GenerationRecord, address: str) -> None:
+    """Raise the error of a generation that failed. The response also gets the facts of the generation."""
     error = views.error(record)
     if error is not None and not record.placeholder:
         g.beside_the_error = views.facts(record, address)

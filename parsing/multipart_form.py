@@ -37,6 +37,8 @@ _HEADERS = 1_000_000
 _SMALL_FILE = 16_384
 """The most bytes of a file that stays in memory. All such files of a form take less than the share of one caller."""
 
+NO_NAMES: Final[Mapping[str, str]] = {}
+
 _OWN_LISTS = ("prompts", "file_names")
 
 _OWN_TEXTS = {
@@ -62,8 +64,10 @@ def read_form(
     most_text: int,
     hold: Callable[[int], object],
     spool: Path | None,
+    names: Mapping[str, str] = NO_NAMES,
 ) -> Any:
     """The JSON body that a form is equivalent to. The `registry` knows which fields hold text, and which hold a list.
+    `names` are other names of fields, and the ones that they have here.
 
     `options` are the parameters of its Content-Type. Text may take `most_text` bytes; large files go to the directory
     `spool`. `hold` is called with the bytes in memory as they grow, and may raise.
@@ -77,7 +81,7 @@ def read_form(
         opened.append(_Spooled(_SMALL_FILE, dir=str(spool) if spool else None))
         return opened[-1]
 
-    reader = _Reader(registry)
+    reader = _Reader(registry, names)
     try:
         boundary = options.get("boundary", "").encode("ascii")
         if not boundary:
@@ -141,7 +145,8 @@ class _Reader:
     What a field of a model that is not declared holds is said by its published schema, which is not known yet. So its
     text stays a text, unless it is a JSON list or object, and is read when the schema is there (`FormText`)."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, names: Mapping[str, str]) -> None:
+        self._names = names
         self._known = {*OPTIONAL, *registry.takers, *registry.reference_names}
         self._registry = registry
         self._lists = set(_OWN_LISTS)
@@ -153,10 +158,11 @@ class _Reader:
         self._files: list[tuple[str, IO[bytes]]] = []
 
     def take(self, part: Field | File, content: IO[bytes]) -> None:
+        name = self._names.get(part.name, part.name)
         if isinstance(part, Field):
-            self._texts_by_name.setdefault(part.name, []).append(_text_of(part, content))
+            self._texts_by_name.setdefault(name, []).append(_text_of(part, content))
         elif part.filename or content.read(1):
-            self._files.append((part.name, content))
+            self._files.append((name, content))
         else:
             content.close()
 

@@ -162,6 +162,9 @@ class Settings(BaseModel):
         None,
         description="Public URL of this service, for links and, if it is https, for Replicate's webhooks.",
     )
+    OPENAI_RESPONSE_FORMAT: Literal["url", "b64_json"] = Field(
+        "url", description="What /v1/images answers to calls that name no response_format: url or b64_json."
+    )
     WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = Field(
         None,
         description="Signing secret for callers' webhooks: whsec_ and base64. If empty, deliveries are unsigned.",

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from api.openapi import models as models_of
-from api.openapi import semaphores, status
+from api.openapi import openai_door, semaphores, status
 from api.openapi.operations import paths
 from api.openapi.schemas import JSON, an_object, answers, ref
 from auth import ADMIN_HEADER, USER_HEADER
@@ -49,7 +49,9 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
             "and pays for each image once.",
         },
         "servers": [{"url": root or "/"}],
-        "paths": {**paths(), **models_of.paths(), **semaphores.paths(), **status.paths()},
+        "paths": {
+            **paths(), **models_of.paths(), **semaphores.paths(), **status.paths(), **openai_door.paths(),
+        },
         "components": {
             "schemas": _schemas(models),
             "securitySchemes": {
@@ -106,6 +108,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
         "SemaphoreLimit": _body(SemaphoreFields), "LeaseTerms": _body(LeaseFields),
         **models_of.schemas(),
         **semaphores.schemas(),
+        **openai_door.schemas(),
         **status.schemas(),
         **answers(),
     }  # fmt: skip

@@ -10,8 +10,9 @@ from errors import every_error
 from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
 
 ADMIN_ONLY: Final[Sequence[JSON]] = ({"admin": []},)
-_EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []}, {"bearer": []})
+EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []}, {"bearer": []})
 
+_PROBLEM: Final[JSON] = {"application/problem+json": {"schema": ref("Problem")}}
 _SECONDS: Final[JSON] = {"schema": {"type": "integer"}, "description": "Seconds"}
 _PAID: Final[JSON] = {
     "x-should-retry": {
@@ -24,7 +25,8 @@ _PAID: Final[JSON] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of a route: its parameters, and its responses by status. If `who` is empty, no key is needed."""
+    """One method of a route: its parameters, and its responses by status. If `who` is empty, no key is needed. `error`
+    is the content of its errors. It `creates` predictions if it has a `callback`, at least."""
 
     name: str
     summary: str
@@ -34,6 +36,8 @@ class Operation:
     takes: JSON = field(default_factory=dict)
     errors: Iterable[str] = ()
     callback: str | None = None
+    creates: bool = False
+    error: JSON = field(default_factory=lambda: _PROBLEM)
 
     def as_json(self) -> JSON:
         described: JSON = {
@@ -44,7 +48,7 @@ class Operation:
             "responses": {
                 **self.answers,
                 **{
-                    status: _error(status, creates=self.callback is not None)
+                    status: _error(status, self.error, creates=self.creates or self.callback is not None)
                     for status in (*self.errors, "431")
                 },
             },
@@ -65,7 +69,7 @@ def paths() -> JSON:
 
 
 def _routes() -> dict[str, dict[str, Operation]]:
-    generation = {"parameters": (_target("generation"),), "who": _EITHER, "errors": ("401", "404", "500")}
+    generation = {"parameters": (_target("generation"),), "who": EITHER, "errors": ("401", "404", "500")}
     batch = {**generation, "parameters": (_target("batch"),)}
     return {
         "/generate": {"post": _generate()},
@@ -141,7 +145,7 @@ def _generate() -> Operation:
     return Operation(
         name="generate",
         summary="Generate one image or video, or forecast its cost and duration",
-        who=_EITHER,
+        who=EITHER,
         parameters=(_PREFER, KEY),
         takes={**json_of("GenerationRequest"), **_FORM},
         answers={
@@ -158,7 +162,7 @@ def _generate_batch() -> Operation:
     return Operation(
         name="generateBatch",
         summary="Generate many images or videos, with results in input order, or forecast them",
-        who=_EITHER,
+        who=EITHER,
         parameters=(_PREFER, KEY),
         takes={**json_of("BatchRequest"), **_FORM},
         answers={
@@ -178,7 +182,7 @@ def _list() -> Operation:
     limit = {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}
     return operation(
         "listGenerations", "List the caller's generations, the latest first", "Generations",
-        who=_EITHER, errors=("400", "401", "500"),
+        who=EITHER, errors=("400", "401", "500"),
         parameters=(
             query("state", {"enum": [*UNFINISHED, *ENDED]}),
             query("model", TEXT, "Full name or alias."),
@@ -193,7 +197,7 @@ def _events() -> Operation:
     return Operation(
         name="events",
         summary="Follow a generation by server-sent events",
-        who=_EITHER,
+        who=EITHER,
         parameters=(_target("generation"),),
         answers={
             "200": {
@@ -208,7 +212,7 @@ def _events() -> Operation:
 def _usage() -> Operation:
     return operation(
         "usage", "Get the number and cost of generations: all for the admin, their own for users", "Usage",
-        who=_EITHER, errors=("400", "401", "500"),
+        who=EITHER, errors=("400", "401", "500"),
         parameters=(
             query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
             query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),
@@ -287,12 +291,12 @@ def _goes_on(name: str) -> JSON:
     }
 
 
-def _error(status: str, *, creates: bool) -> JSON:
+def _error(status: str, content: JSON, *, creates: bool) -> JSON:
     codes = [error for error in every_error() if str(error.status) == status]
     headers = ({"Retry-After": _SECONDS} if status in {"429", "503"} else {}) | (_PAID if creates else {})
     return {
         "description": "; ".join(f"`{error.code}`: {error.title}" for error in codes),
-        "content": {"application/problem+json": {"schema": ref("Problem")}},
+        "content": content,
         **({"headers": headers} if headers else {}),
     }
 

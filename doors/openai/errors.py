@@ -4,8 +4,12 @@ Its client retries each 408, 409, 429 and 5xx without an idempotency key, unless
 that may have been paid has the header `x-should-retry: false` (`errors.py`), and so has one that a retry cannot mend.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
+
+from errors import Problem
 
 MIMETYPE: Final = "application/json"
 
@@ -43,3 +47,14 @@ def shape(
     is_final = status >= 500 and not problem["retryable"] and "x-should-retry" not in headers
     beside = {name: problem[name] for name in _BESIDE if name in problem}
     return {"error": error, **beside}, MIMETYPE, dict(NO_RETRY) if is_final else {}
+
+
+def as_called(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems of a translated body by the names of OpenAI's fields, each once for all generations of a call."""
+    found: list[Problem] = []
+    for each in problems:
+        name = re.sub(r"^requests\[\d+\]\.", "", each.field)
+        name = "model" if name == "model_name" else name
+        if all((name, each.message) != (other.field, other.message) for other in found):
+            found.append(replace(each, field=name))
+    return found

@@ -5,7 +5,8 @@ import pytest
 from doors.openai import errors as openai
 from doors.replicate import errors as replicate
 from errors import BudgetExceeded, GenerationFailed, InvalidRequest, LedgerDown, Problem, QueueFull
-from tests.support.callers import ADMIN
+from tests.api.test_errors import Broken
+from tests.support.callers import ADMIN, PICTURE
 
 PROBLEM = "application/problem+json"
 
@@ -112,3 +113,43 @@ def test_a_full_queue_says_when_to_come_back_at_the_replicate_door():
     body, _, _ = replicate.shape(error.as_problem("req_1"), error.headers, "/replicate/v1/predictions")
 
     assert (429, 7, "no") == (body["status"], body["retry_after"], body["detail"])
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/images/generations", "/v1/images/edits", "/v1/models", "/v1/models/a/b"]
+)
+def test_a_wrong_method_at_the_openai_door_is_refused_in_its_shape(client, path):
+    method = "GET" if "images" in path else "POST"
+
+    answer = client.open(path, method=method)
+
+    assert (405, "method_not_allowed") == (answer.status_code, answer.json["error"]["code"])
+    assert ("POST" if "images" in path else "GET") in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "multipart/form-data; boundary=x"])
+def test_a_body_of_another_type_is_refused_in_openais_shape(client, content_type):
+    answer = client.post("/v1/images/generations", data=b"x", headers=ADMIN, content_type=content_type)
+
+    assert (415, "unsupported_media_type") == (answer.status_code, answer.json["error"]["code"])
+
+
+def test_a_body_that_is_too_large_is_refused_in_openais_shape(client):
+    answer = client.post("/v1/images/generations", json={"prompt": "x" * 20_000_000}, headers=ADMIN)
+
+    assert (413, "payload_too_large") == (answer.status_code, answer.json["error"]["code"])
+
+
+def test_a_crash_at_the_openai_door_has_its_shape_and_forbids_retries(app):
+    client = app.test_client()
+    app.extensions["service"], real = Broken(), app.extensions["service"]
+    answer = client.post("/v1/images/generations", json=PICTURE, headers=ADMIN)
+    app.extensions["service"] = real
+
+    assert (500, "internal", "server_error") == (
+        answer.status_code,
+        answer.json["error"]["code"],
+        answer.json["error"]["type"],
+    )
+    assert "false" == answer.headers["x-should-retry"]
+    assert answer.headers["x-request-id"].startswith("req_")

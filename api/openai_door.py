@@ -1,0 +1,138 @@
+"""The routes of the door for OpenAI's clients: `/v1/images/generations`, `/v1/images/edits` and `/v1/models`.
+
+A call becomes a generation, or a batch of several, as from `POST /generate`. All functions run in a Flask thread,
+inside a request.
+"""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from contextlib import closing
+
+from flask import Blueprint, Response, jsonify
+
+from api import incoming, responses
+from api.models import found_model
+from auth import Caller
+from doors.openai import catalogue, results
+from doors.openai.errors import as_called
+from doors.openai.requests import FORM_NAMES, Call, renamed, translated
+from doors.openai.results import Picture
+from errors import InvalidRequest
+from files.names import stored_name
+from generations import views
+from generations.archive import Stored
+from generations.batch import Batch, Work
+from generations.submission import Submission
+from ledger.records import GenerationRecord
+from parsing.batch import parse_batch
+from parsing.generation import parse_generation
+from parsing.shapes import BatchRequest, GenerationRequest
+from service import Runtime
+
+routes = Blueprint("openai_door", __name__)
+
+_WAITS = incoming.Preference()
+"""All calls of this door wait for the end."""
+
+
+@routes.post("/v1/images/generations")
+def generate_images() -> Response:
+    """Make pictures, and respond when they are there."""
+    return _images(edits=False)
+
+
+@routes.post("/v1/images/edits")
+def edit_images() -> Response:
+    """Edit pictures, and respond when that is done."""
+    return _images(edits=True)
+
+
+@routes.get("/v1/models")
+def list_images_models() -> Response:
+    """The declared models that make pictures."""
+    incoming.authenticate()
+    models = [each for each in incoming.service().context.registry.models if each.kind == "image"]
+    return jsonify({"object": "list", "data": [catalogue.entry(each) for each in models]})
+
+
+@routes.get("/v1/models/<path:name>")
+def get_images_model(name: str) -> Response:
+    """One model, by its name or alias."""
+    incoming.authenticate()
+    return jsonify(catalogue.entry(found_model(name)))
+
+
+def _images(*, edits: bool) -> Response:
+    service, caller = incoming.service(), incoming.require_payer()
+    with incoming.quota(_WAITS).held(caller.turn, retry_after=service.seconds_per_release):
+        call, submission = _call(service, caller, edits=edits)
+        work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
+    return _answer(service, call, work, submission.address, edits=edits)
+
+
+def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submission]:
+    """The call, and what is submitted for it. The body is released from memory on return. Raises InvalidRequest."""
+    address, key = incoming.address(), incoming.idempotency_key()
+    with incoming.body(caller.turn, forms=edits, names=FORM_NAMES) as body:
+        given = renamed(body)
+        context = incoming.context(given, caller)
+        model = context.find(str(given.get("model_name")))
+        default = service.settings.OPENAI_RESPONSE_FORMAT
+        try:
+            call = translated(given, model, default=default, edits=edits)
+            sent = incoming.with_files_on_disk(call.body, context)
+            wanted: GenerationRequest | BatchRequest = (
+                parse_batch(sent, context) if call.is_batch else parse_generation(sent, context)
+            )
+        except InvalidRequest as invalid:
+            raise InvalidRequest(as_called(invalid.problems)) from None
+        plan = None
+        if isinstance(wanted, BatchRequest):
+            plan = service.loop.run(service.generations.forecast(wanted, caller)).plan
+        return call, incoming.submission(
+            "batch" if call.is_batch else "gen", wanted, sent, context=context, caller=caller, address=address,
+            key=key, seconds=None, plan=plan,
+        )  # fmt: skip
+
+
+def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, edits: bool) -> Response:
+    """The response to a call whose work has ended. Raises the error of the first generation if none has a picture."""
+    records = [each.record() for each in (work.items if isinstance(work, Batch) else (work,))]
+    made = [each for each in records if each.error is None or each.placeholder]
+    if not made:
+        responses.raise_if_failed(records[0], address)
+    wants_content = call.streams or call.response_format == "b64_json"
+    pictures = [
+        picture for each in made for picture in _pictures(service, each, address, with_content=wants_content)
+    ]
+    bodies = [views.generation(each, address) for each in records]
+    found = results.images(call, work.id, bodies, pictures, created=records[0].accepted_at)
+    if call.streams:
+        events = "".join(results.events(call, found, pictures, edits=edits))
+        return Response(events, mimetype="text/event-stream")
+    return jsonify(found)
+
+
+def _pictures(
+    service: Runtime, record: GenerationRecord, address: str, *, with_content: bool
+) -> Sequence[Picture]:
+    """The pictures of a generation: the kept files, or what Replicate returned if none is kept."""
+    links = views.generation(record, address)["files"]
+    if not links:
+        return [Picture(each) for each in record.outputs if isinstance(each, str)]
+    return [
+        Picture(link, _content(service, record.id, name) if with_content else None)
+        for name, link in zip(record.files, links, strict=True)
+    ]
+
+
+def _content(service: Runtime, generation_id: str, name: str) -> str | None:
+    """A kept file in base64; None if it is not kept any more."""
+    if name.startswith("data:"):
+        return name.partition(",")[2]
+    stored = stored_name(generation_id, name)
+    opened = service.files.open(generation_id, stored) if service.files else None
+    if opened is None:
+        return None
+    with closing(opened):
+        return b64encode(b"".join(opened.chunks(0, opened.size))).decode()

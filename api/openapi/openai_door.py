@@ -1,0 +1,157 @@
+"""The routes and schemas of the door for OpenAI's clients in the OpenAPI document."""
+
+from typing import Any, Final
+
+from api.openapi.operations import EITHER, KEY, Operation, header, json_of, operation
+from api.openapi.schemas import JSON, TEXT, an_object, ref
+from catalog.model import KINDS
+from doors.openai.requests import MOST
+
+_PICTURES: Final = ("400", "401", "402", "409", "413", "415", "422", "429", "500", "503")
+_ERROR: Final = json_of("OpenAIError")
+_RETRY: Final = header(
+    "x-stainless-retry-count",
+    {"type": "string", "pattern": "^[0-9]+$"},
+    "Above 0, the call joins the oldest call of the same key and body whose connection was lost within a minute.",
+)
+_TIMEOUT: Final = header(
+    "x-stainless-read-timeout", TEXT, "Seconds for which the client waits. Five seconds before, it gets 504."
+)
+_CHANGE: Final[JSON] = {
+    "type": "object",
+    "description": "A field that was sent in another way, or not at all.",
+}
+
+
+def paths() -> JSON:
+    routes = {
+        "/v1/images/generations": {
+            "post": _images("openaiGenerate", "Generate images, as at OpenAI", json_of("OpenAIGeneration"))
+        },
+        "/v1/images/edits": {
+            "post": _images(
+                "openaiEdit",
+                "Edit images, as at OpenAI",
+                {**json_of("OpenAIEdit"), "multipart/form-data": {"schema": ref("Form")}},
+            )
+        },
+        "/v1/models": {
+            "get": operation(
+                "openaiModels", "List the models that make images, as at OpenAI", "OpenAIModels", who=EITHER,
+                errors=("401", "500"), error=_ERROR,
+            )
+        },
+        "/v1/models/{name}": {
+            "get": operation(
+                "openaiModel", "Get one model, as at OpenAI", "OpenAIModel", who=EITHER,
+                parameters=({"name": "name", "in": "path", "required": True, "schema": TEXT},),
+                errors=("401", "404", "429", "500"), error=_ERROR,
+            )
+        },
+    }  # fmt: skip
+    return {path: {each: made.as_json() for each, made in found.items()} for path, found in routes.items()}
+
+
+def _images(name: str, summary: str, takes: JSON) -> Operation:
+    return Operation(
+        name=name,
+        summary=summary,
+        who=EITHER,
+        parameters=(KEY, _RETRY, _TIMEOUT),
+        takes=takes,
+        answers={
+            "200": {
+                "description": "Done. With `stream`, one event for each image.",
+                "content": {**json_of("OpenAIImages"), "text/event-stream": {"schema": TEXT}},
+            }
+        },
+        errors=_PICTURES,
+        error=_ERROR,
+        creates=True,
+    )
+
+
+def schemas() -> JSON:
+    fields = _fields()
+    images: JSON = {
+        "description": "One image or several: https URLs, data: URIs, or objects with an `image_url`."
+    }
+    return {
+        "OpenAIGeneration": _request(fields),
+        "OpenAIEdit": _request({**fields, "image": images, "mask": {"description": "An image for the model's mask."}}),
+        "OpenAIImages": an_object(
+            {
+                "created": {"type": "integer", "description": "Unix time of acceptance."},
+                "data": {
+                    "type": "array",
+                    "items": an_object({"url": TEXT, "b64_json": TEXT}, required=[]),
+                },
+                "id": {**TEXT, "description": "The id of the generation, or of the batch of several."},
+                "model_name": TEXT,
+                "cost_usd": {"type": "number"},
+                "changes": {"type": "array", "items": _CHANGE},
+                "errors": {"type": "array", "items": {"type": "object"}, "description": "Of images that failed."},
+            },
+            required=["created", "data", "id", "model_name", "cost_usd", "changes"],
+        ),
+        "OpenAIError": an_object(
+            {
+                "error": an_object(
+                    {
+                        "message": TEXT,
+                        "type": TEXT,
+                        "param": {"type": ["string", "null"]},
+                        "code": TEXT,
+                        "errors": {"type": "array", "items": {"type": "object"}},
+                    },
+                    required=["message", "type", "param", "code"],
+                ),
+                "id": TEXT,
+                "model_name": TEXT,
+                "cost_usd": {"type": "number"},
+            },
+            required=["error"],
+        ),
+        "OpenAIModel": an_object(
+            {
+                "id": TEXT,
+                "object": {"const": "model"},
+                "created": {"type": "integer"},
+                "owned_by": TEXT,
+                "aliases": {"type": "array", "items": TEXT},
+                "kind": {"enum": [*KINDS, None]},
+                "price": {"type": ["object", "null"]},
+            }
+        ),
+        "OpenAIModels": an_object(
+            {"object": {"const": "list"}, "data": {"type": "array", "items": ref("OpenAIModel")}}
+        ),
+    }  # fmt: skip
+
+
+def _fields() -> JSON:
+    """The fields of OpenAI's that are translated."""
+    optional_text: JSON = {"type": ["string", "null"]}
+    return {
+        "model": {**TEXT, "description": "Full name or alias of a model."},
+        "prompt": TEXT,
+        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST},
+        "size": {
+            **optional_text,
+            "description": "Never refused: the nearest shape or size of the model, told in `changes`.",
+        },
+        "response_format": {"enum": ["url", "b64_json", None]},
+        "output_format": optional_text,
+        "output_compression": {"type": ["integer", "null"]},
+        "stream": {"type": ["boolean", "null"]},
+        **dict.fromkeys(("quality", "background", "style", "moderation", "user"), optional_text),
+    }
+
+
+def _request(properties: dict[str, Any]) -> JSON:
+    return an_object(
+        properties,
+        required=["model", "prompt"],
+        description="Further fields are the model's own parameters, and `fallback`, `max_cost_usd`, `webhook` "
+        "and others of `POST /generate`.",
+    )
