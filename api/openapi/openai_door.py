@@ -17,6 +17,8 @@ _RETRY: Final = header(
 _TIMEOUT: Final = header(
     "x-stainless-read-timeout", TEXT, "Seconds for which the client waits. Five seconds before, it gets 504."
 )
+_OBJECT: Final[JSON] = {"type": "object"}
+_USD: Final[JSON] = {"type": "number"}
 _CHANGE: Final[JSON] = {
     "type": "object",
     "description": "A field that was sent in another way, or not at all.",
@@ -76,42 +78,12 @@ def schemas() -> JSON:
     images: JSON = {
         "description": "One image or several: https URLs, data: URIs, or objects with an `image_url`."
     }
+    edit = {**fields, "image": images, "mask": {"description": "An image for the model's mask."}}
     return {
         "OpenAIGeneration": _request(fields),
-        "OpenAIEdit": _request({**fields, "image": images, "mask": {"description": "An image for the model's mask."}}),
-        "OpenAIImages": an_object(
-            {
-                "created": {"type": "integer", "description": "Unix time of acceptance."},
-                "data": {
-                    "type": "array",
-                    "items": an_object({"url": TEXT, "b64_json": TEXT}, required=[]),
-                },
-                "id": {**TEXT, "description": "The id of the generation, or of the batch of several."},
-                "model_name": TEXT,
-                "cost_usd": {"type": "number"},
-                "changes": {"type": "array", "items": _CHANGE},
-                "errors": {"type": "array", "items": {"type": "object"}, "description": "Of images that failed."},
-            },
-            required=["created", "data", "id", "model_name", "cost_usd", "changes"],
-        ),
-        "OpenAIError": an_object(
-            {
-                "error": an_object(
-                    {
-                        "message": TEXT,
-                        "type": TEXT,
-                        "param": {"type": ["string", "null"]},
-                        "code": TEXT,
-                        "errors": {"type": "array", "items": {"type": "object"}},
-                    },
-                    required=["message", "type", "param", "code"],
-                ),
-                "id": TEXT,
-                "model_name": TEXT,
-                "cost_usd": {"type": "number"},
-            },
-            required=["error"],
-        ),
+        "OpenAIEdit": _request(edit),
+        "OpenAIImages": _images_made(),
+        "OpenAIError": _error(),
         "OpenAIModel": an_object(
             {
                 "id": TEXT,
@@ -126,7 +98,45 @@ def schemas() -> JSON:
         "OpenAIModels": an_object(
             {"object": {"const": "list"}, "data": {"type": "array", "items": ref("OpenAIModel")}}
         ),
-    }  # fmt: skip
+    }
+
+
+def _images_made() -> JSON:
+    return an_object(
+        {
+            "created": {"type": "integer", "description": "Unix time of acceptance."},
+            "data": {"type": "array", "items": an_object({"url": TEXT, "b64_json": TEXT}, required=[])},
+            "id": {**TEXT, "description": "The id of the generation, or of the batch of several."},
+            "model_name": TEXT,
+            "cost_usd": _USD,
+            "changes": {"type": "array", "items": _CHANGE},
+            "errors": {"type": "array", "items": _OBJECT, "description": "Of images that failed."},
+        },
+        required=["created", "data", "id", "model_name", "cost_usd", "changes"],
+    )
+
+
+def _error() -> JSON:
+    error = {
+        "message": TEXT,
+        "type": TEXT,
+        "param": {"type": ["string", "null"]},
+        "code": TEXT,
+        "errors": {
+            "type": "array",
+            "items": _OBJECT,
+            "description": "All invalid fields, if there are several.",
+        },
+    }
+    return an_object(
+        {
+            "error": an_object(error, required=["message", "type", "param", "code"]),
+            "id": TEXT,
+            "model_name": TEXT,
+            "cost_usd": _USD,
+        },
+        required=["error"],
+    )
 
 
 def _fields() -> JSON:
