@@ -34,7 +34,7 @@ from ledger import Ledger
 from loop_thread import finish
 from providers import Created, Prediction, Provider, TryAgain
 from providers.fingerprints import fingerprint
-from providers.outcomes import raise_unless_made, without_message
+from providers.outcomes import raise_unless_made, without_texts
 
 OUTPUTS_LAST: Final = 3600.0
 """Seconds after which Replicate deletes outputs."""
@@ -133,8 +133,8 @@ class AttemptRunner:
                     spent = time.time() - (attempt.answered_at or time.time())
                     age = max(spent, attempt.prediction.age)
                     await self._watch(generation, attempt, attempt.prediction, age)
-                    if generation.secrets_lost:
-                        attempt.prediction = without_message(attempt.prediction)
+                    if generation.secrets_lost and generation.request.lost_for(attempt.model):
+                        attempt.prediction = without_texts(attempt.prediction)
                 finally:
                     attempt.held_seconds = clock() - began
                     generation.predicting_seconds += attempt.age

@@ -1,8 +1,9 @@
 """Checks that a finished prediction has outputs, and raises the error that explains why it has none."""
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
+from catalog.outputs import Url
 from errors import ContentRefused, GenerationFailed, GenerationTimeout, Interrupted
 from providers import Prediction, TryAgain
 
@@ -11,6 +12,8 @@ _TRACEBACK: Final = "Traceback (most recent call last):"
 _WITHHELD: Final = (
     "The model failed. Its message is withheld: after a restart, secret inputs in it could not be removed."
 )
+
+_TEXT_WITHHELD: Final = "This text is withheld: after a restart, secret inputs in it could not be removed."
 
 _READ: Final = 20_000
 """This many characters of an error are read from its start, and as many from its end."""
@@ -47,10 +50,28 @@ def raise_unless_made(
     raise GenerationFailed(detail)
 
 
-def without_message(ended: Prediction) -> Prediction:
-    """The prediction without its error message, for one that got secrets which this process does not know: the message
-    could repeat them. Its outputs stay, since they are what was paid for."""
-    return ended if ended.error is None else replace(ended, error=_WITHHELD)
+def without_texts(ended: Prediction) -> Prediction:
+    """The prediction without the texts that its model wrote, for one that got secrets which this process does not know:
+    its error and its output could repeat them. Files, numbers and the names of fields stay.
+
+    A keyed digest of each secret in the ledger would find most repetitions. But its key is in the ledger too, so it
+    would confirm the guess of a weak secret."""
+    error = None if ended.error is None else _WITHHELD
+    return replace(ended, error=error, output=_without_texts(ended.output))
+
+
+def _without_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_texts(each) for name, each in value.items()}
+    if isinstance(value, list):
+        # The texts of a list may be parts of one, so one sentence stands for all.
+        sentence = iter([_TEXT_WITHHELD])
+        return [next(sentence, "") if _is_text(each) else _without_texts(each) for each in value]
+    return _TEXT_WITHHELD if _is_text(value) else value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not isinstance(value, Url)
 
 
 def relevant_lines(text: str) -> list[str]:

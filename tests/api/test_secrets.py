@@ -1,5 +1,6 @@
 """Secret inputs reach Replicate, and nothing else: no file, row, log, answer, webhook or event."""
 
+import json
 from urllib.parse import urlsplit
 
 import psycopg
@@ -57,6 +58,16 @@ def without_schema(simulator):
             "simulator": {"kind": "image"},
         }
     )
+
+
+@pytest.fixture
+def talker(simulator):
+    """A model that takes a secret, and puts out any JSON."""
+    inputs = {"prompt": {"type": "string"}, "hf_token": {"type": "string", "x-cog-secret": True}}
+    schemas = {"Input": {"type": "object", "properties": inputs}, "Output": {"title": "Output"}}
+    version = {"id": VERSION, "openapi_schema": {"components": {"schemas": schemas}}}
+    simulator.publish({"owner": "acme", "name": "talker", "visibility": "public", "latest_version": version})
+    return "acme/talker"
 
 
 def painting(prompt="a fox", **fields):
@@ -239,6 +250,32 @@ def test_after_a_restart_the_message_of_a_failed_model_is_withheld(interrupted):
     assert ("failed", "generation_failed") == (failed["status"], failed["error"]["code"])
     assert "withheld" in failed["error"]["detail"]
     assert "what-was-secret" not in str({**failed, "prompt": None})
+
+
+WITHHELD = "This text is withheld: after a restart, secret inputs in it could not be removed."
+TEXTS = [
+    ("Bearer what-was-secret", [WITHHELD]),
+    ({"said": "what-was-secret"}, [{"said": WITHHELD}]),
+    (["what-was-", "secret", 7], [WITHHELD, "", 7]),
+]
+
+
+@every_database
+@pytest.mark.parametrize(("text", "expected"), TEXTS)
+def test_after_a_restart_the_text_of_a_model_that_got_a_secret_is_withheld(
+    make_app, simulator, talker, text, expected
+):
+    app = make_app()
+    body = {"model_name": talker, "prompt": f"[[hang]][[output={json.dumps(text)}]]", "hf_token": MARKED}
+    target = app.test_client().post("/generate", json=body, headers={**ADMIN, **ASYNC}).json["id"]
+    until(lambda: 1 == simulator.counts().in_flight)
+    app.extensions["service"].close()
+    client = make_app().test_client()
+    simulator.finish()
+    answer = ended(client, target, by=ADMIN)
+
+    assert ("succeeded", expected) == (answer["status"], answer.get("output"))
+    assert "what-was-secret" not in str({**answer, "prompt": None})
 
 
 def test_after_a_restart_a_prediction_that_failed_for_now_is_not_repeated(interrupted, simulator):
