@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from admission.flows import UNPROVEN
-from contract.callers import ADMIN, pays_with_server_token
+from contract.callers import ADMIN, account_of, pays_with_server_token
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
 from ledger.access_records import ApiKeyRecord, Role
 
@@ -85,6 +85,11 @@ class Caller:
     @property
     def uses_server_token(self) -> bool:
         return self.kind != "user"
+
+    @property
+    def account(self) -> str:
+        """The account at the provider: one for all callers on the server's token."""
+        return account_of(self.id)
 
     @property
     def is_proven(self) -> bool:

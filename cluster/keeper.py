@@ -24,7 +24,7 @@ import structlog
 from admission.sliding_window import WINDOW
 from cluster.mirror import figures_of
 from concurrency import Gate, Lease
-from contract.callers import ADMIN
+from contract.callers import pays_with_server_token
 from errors import LedgerDown
 from ledger.leases import ROLE_TTL, LeaseRow, Look
 from ledger.records import LeaseState
@@ -49,7 +49,8 @@ _KEPT: Final = WINDOW + 1.0
 """Seconds for which a row is kept after its end, for the next holder."""
 
 _SEARCHED_WITHIN: Final = 60.0
-"""Seconds within which a process that continues the admin's left work searches for a creation without an answer."""
+"""Seconds within which a process that continues left work on the server's token searches for a creation without an
+answer."""
 
 _LONGEST_RUN: Final = 3620.0
 """The most seconds that a prediction may run if its row does not say so."""
@@ -288,7 +289,7 @@ class Keeper:
         now = _now()
         if entry.state < LeaseState.ANSWERED:
             entry.lease.lost(row.left_ago)
-            entry.searched_by = now + _SEARCHED_WITHIN if entry.caller == ADMIN else now
+            entry.searched_by = now + _SEARCHED_WITHIN if pays_with_server_token(entry.caller) else now
         else:
             entry.ends_at = now - (row.answered_ago or 0.0) + entry.runs_for
         if entry.reference is not None:

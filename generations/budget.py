@@ -1,6 +1,6 @@
 """The server's budget per day, and the maximum cost of one request. Both refuse work before anything is spent.
 
-Only work on the server's token counts (`auth.ADMIN`), not work on users' tokens. An accepted generation reserves its
+Only work on the server's token counts, not work on users' tokens. An accepted generation reserves its
 expected cost until it ends and settles its real cost, so waiting work counts as well. Days are in UTC; a cost counts on
 the day on which its generation ended. If several processes share the ledger, `shared_budget.py` adds up theirs.
 """
@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
-from contract.callers import ADMIN
+from contract.callers import ADMIN, pays_with_server_token
 from errors import BudgetExceeded
 from ledger import DAY, Queries
 
@@ -69,19 +69,19 @@ class Budget:
 
     def reserve(self, caller_id: str, usd: float) -> float:
         """Reserve USD for work of this caller. Returns `usd`. Raises BudgetExceeded."""
-        if caller_id == ADMIN and usd > self._left() + TOLERANCE:
+        if pays_with_server_token(caller_id) and usd > self._left() + TOLERANCE:
             raise self._exceeded(usd)
         self.hold(caller_id, usd)
         return usd
 
     def hold(self, caller_id: str, usd: float) -> None:
         """Reserve USD for work that an earlier process accepted, even beyond the budget."""
-        if caller_id == ADMIN:
+        if pays_with_server_token(caller_id):
             self.reserved += usd
 
     def settle(self, caller_id: str, *, reserved: float, cost: float) -> None:
         """Release the reservation of work that has ended, and count its cost."""
-        if caller_id == ADMIN:
+        if pays_with_server_token(caller_id):
             self.reserved = max(0.0, self.reserved - reserved)
             self.spent[self._today()] += cost
 

@@ -26,6 +26,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 import structlog
 
 from auth import Caller
+from contract.callers import account_of
 from errors import LedgerDown, ServiceError
 from generations.archive import Archive
 from ledger import Ledger, Queries
@@ -331,12 +332,12 @@ class PublishedModels(Generic[F]):
 def _reader(caller: Caller) -> str:
     """The reader to whom the answers for this caller belong: its account, or the caller if that is not known. It is the
     same in every process."""
-    return caller.turn if caller.is_proven else caller.id
+    return account_of(caller.turn) if caller.is_proven else caller.id
 
 
 def _readers(caller: Caller) -> Sequence[str]:
     """The readers whose answers this caller may know."""
-    return list(dict.fromkeys(["", _reader(caller), caller.id]))
+    return list(dict.fromkeys(["", _reader(caller), caller.account]))
 
 
 def _with_facts(row: ModelRecord, facts: ModelFacts) -> ModelRecord:

@@ -97,11 +97,12 @@ class PushInbox:
         work = self._supervisor.find(generation_id) or await self._archive.load(generation_id)
         if work is None or isinstance(work, Batch):
             return None
-        caller: Caller | None = work.caller if isinstance(work, Generation) else self._authenticator.admin()
-        if caller is None or caller.id != work.caller_id:  # suspended: its caller's token is not known
+        here = work if isinstance(work, Generation) else None
+        caller = here.caller if here else self._authenticator.caller_of(work.caller_id)
+        if caller is None:  # suspended: its caller's token is not known
             return None
         secret = await self._provider.webhook_secret(caller)
-        return Expected(generation_id, work if isinstance(work, Generation) else None, secret, caller)
+        return Expected(generation_id, here, secret, caller)
 
     async def receive(self, expected: Expected, attempt: str, pushed: PushedResult) -> None:
         """Use a verified message. Ignores one about another attempt or prediction."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from contract.callers import ADMIN
+from contract.callers import ADMIN, pays_with_server_token
 from errors import LedgerDown
 from generations.archive import Archive
 from generations.budget import TOLERANCE, Budget
@@ -68,7 +68,7 @@ class SharedBudget(Budget):
 
     @asynccontextmanager
     async def admitted(self, caller_id: str, usd: float) -> AsyncGenerator[None, None]:
-        if caller_id != ADMIN:
+        if not pays_with_server_token(caller_id):
             yield
             return
         async with self._claiming:

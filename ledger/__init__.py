@@ -226,16 +226,17 @@ class Queries(ModelQueries, Protocol):
 
     def meta(self, name: str) -> bytes | None: ...
 
-    def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
-        """USD of a caller's generations that ended at or after `since`, by day (UTC, counted from 1970)."""
+    def cost_by_day(self, account: str, since: float, *, simulated: bool) -> Mapping[int, float]:
+        """USD of the generations of an account (`contract.callers`) that ended at or after `since`, by day (UTC,
+        counted from 1970)."""
 
     def budget_spent(self, day: int, *, simulated: bool) -> Mapping[int, float]:
         """USD that processes have spent of the budget from this day on, by day (UTC, counted from 1970). Call it and
         `budget_total` only if several processes share the ledger."""
 
-    def budget_total(self, caller_id: str, day: int, *, simulated: bool) -> float:
-        """USD that all processes have spent of the budget of this caller from this day on, and have reserved. Work that
-        one has taken over from a dead one counts by itself until it is resumed."""
+    def budget_total(self, account: str, day: int, *, simulated: bool) -> float:
+        """USD that all processes have spent of this account's budget from this day on, and have reserved. Work that one
+        has taken over from a dead one counts by itself until it is resumed."""
 
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         """How many generations failed at or after `since`, by the code of their error."""

@@ -52,11 +52,11 @@ class ClaimSent:
 
 @dataclass(frozen=True, slots=True)
 class ClaimBudget:
-    """Check a reservation of a caller's budget, which was written to the row of this process before the claim: whether
-    all processes together have spent from this `day` on and reserved at most `most` USD. Processes make this claim one
-    after the other. If it fails, the row stays as it was written."""
+    """Check a reservation of an account's budget, which was written to the row of this process before the claim:
+    whether all processes together have spent from this `day` on and reserved at most `most` USD. Processes make this
+    claim one after the other. If it fails, the row stays as it was written."""
 
-    caller_id: str
+    account: str
     most: float
     day: int
     simulated: bool
@@ -111,7 +111,8 @@ BUDGET_TOTAL: Final = """
         ) latest WHERE processes.taken_at IS NULL
     ) + (
         SELECT coalesce(sum(reserved_usd), 0) FROM generations
-        WHERE ended_at IS NULL AND taken_at IS NOT NULL AND caller_id = %s AND simulated = %s
+        WHERE ended_at IS NULL AND taken_at IS NOT NULL AND simulated = %s
+            AND (caller_id = %s OR %s = 'admin' AND starts_with(caller_id, 'key_'))
     ) AS total
 """
 """The statement for `Queries.budget_total` in PostgreSQL. Its parameters are those of `total_of`."""
@@ -165,9 +166,9 @@ def lock_order(claim: Claim) -> tuple[str, ...]:
     return ()
 
 
-def total_of(caller_id: str, day: int, simulated: bool) -> tuple[Any, ...]:
+def total_of(account: str, day: int, simulated: bool) -> tuple[Any, ...]:
     """The parameters of `BUDGET_TOTAL`."""
-    return day, simulated, simulated, caller_id, simulated
+    return day, simulated, simulated, simulated, account, account
 
 
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
@@ -187,7 +188,7 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
             parameters = (reader, name, simulated, until, now)
         case EndLookup(ClaimLookup(reader, name, simulated, _, until), again_at):
             parameters = (again_at, reader, name, simulated, until)
-        case ClaimBudget(caller_id, most, day, simulated):
-            parameters = (*total_of(caller_id, day, simulated), most)
+        case ClaimBudget(account, most, day, simulated):
+            parameters = (*total_of(account, day, simulated), most)
     is_free = _IS_FREE[process is not None]
     return _STATEMENTS[type(claim)].replace("is_free", is_free).replace("?", placeholder), parameters

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from catalog.targets import Target
 from errors import LedgerDown
 from ledger.rivals import Rival, Seen
-from ledger.tables import ATTEMPTS, GENERATIONS
+from ledger.tables import ATTEMPTS, GENERATIONS, of_account
 from loop_thread import Pool
 
 _A, _G = ATTEMPTS.c, GENERATIONS.c
@@ -25,9 +25,9 @@ class SqlOtherAttempts:
         self._threads = threads
 
     async def look(
-        self, caller_id: str, content: str, *, ids: Collection[str] = (), since: float = 0.0
+        self, account: str, content: str, *, ids: Collection[str] = (), since: float = 0.0
     ) -> Seen:
-        return await self._threads.run(partial(self._look, caller_id, content, ids, since))
+        return await self._threads.run(partial(self._look, account, content, ids, since))
 
     async def ours(self, predictions: Mapping[str, str], *, since: float) -> Collection[str]:
         return await self._threads.run(partial(self._ours, predictions, since))
@@ -42,12 +42,12 @@ class SqlOtherAttempts:
             found = {each for row in connection.execute(ours) for each in row}
         return {each for each, content in predictions.items() if each in found or content in found}
 
-    def _look(self, caller_id: str, content: str, ids: Collection[str], since: float) -> Seen:
+    def _look(self, account: str, content: str, ids: Collection[str], since: float) -> Seen:
         version = case((_A.model == _G.model, _G.version))
         in_doubt = select(_A.generation_id, _A.number, _A.submitted_at, _G.process, _A.model, version).where(
             _A.generation_id == _G.id,
             _G.ended_at.is_(None),
-            _G.caller_id == caller_id,
+            of_account(_G.caller_id, account),
             or_(_G.process.is_(None), _G.process != self._process),
             _A.fingerprint == content,
             _A.open,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from contract.callers import account_of
 from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period, Progress, Source, date_of
 from ledger.claims import (
@@ -110,8 +111,8 @@ class MemoryLedger(MemoryModels):
                     return False
                 self.rows[BatchRecord][batch_id,] = replace(batch, process=self.process)
                 return True
-            case ClaimBudget(caller_id, most, day, simulated):
-                return self.budget_total(caller_id, day, simulated=simulated) <= most
+            case ClaimBudget(account, most, day, simulated):
+                return self.budget_total(account, day, simulated=simulated) <= most
             case ClaimLookup() | EndLookup():
                 return self.claimed(claim)
             case ClaimSent():
@@ -327,10 +328,11 @@ class MemoryLedger(MemoryModels):
         singles.sort(key=lambda each: each.ended_at or 0.0)
         return found or [(GenerationRecord, each.id) for each in singles[:most]]
 
-    def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
+    def cost_by_day(self, account: str, since: float, *, simulated: bool) -> Mapping[int, float]:
         days: defaultdict[int, float] = defaultdict(float)
-        for each in self._counted(Period(simulated, caller_id, since=since)):
-            days[each.day] += each.usd
+        for each in self._counted(Period(simulated, since=since)):
+            if account_of(each.caller_id) == account:
+                days[each.day] += each.usd
         return days
 
     def budget_spent(self, day: int, *, simulated: bool) -> Mapping[int, float]:
@@ -340,11 +342,11 @@ class MemoryLedger(MemoryModels):
                 days[each.day] += each.spent
         return days
 
-    def budget_total(self, caller_id: str, day: int, *, simulated: bool) -> float:
+    def budget_total(self, account: str, day: int, *, simulated: bool) -> float:
         rows = sorted(self.all(BudgetRecord), key=lambda each: each.day)
         reserved = {each.process: each.reserved for each in rows if each.simulated == simulated}
         taken = self._generations(lambda each: each.taken_at is not None and each.simulated == simulated)
-        left = sum(each.reserved_usd for each in taken if each.caller_id == caller_id)
+        left = sum(each.reserved_usd for each in taken if account_of(each.caller_id) == account)
         return sum(self.budget_spent(day, simulated=simulated).values()) + sum(reserved.values()) + left
 
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:

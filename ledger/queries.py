@@ -48,6 +48,7 @@ from ledger.tables import (
     USAGE_BY_DAY,
     USAGE_OF_ONE,
     mapping,
+    of_account,
 )
 
 R = TypeVar("R", bound=Record)
@@ -202,14 +203,12 @@ class SqlQueries(SqlModels):
             singles = connection.execute(single.order_by(_G.ended_at).limit(most)).scalars()
             return [(GenerationRecord, each) for each in singles]
 
-    def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
-        # `||` stops SQLite from using the index by caller, which is slow if one caller has most of the rows.
-        mine = _G.caller_id.op("||")("") == caller_id
+    def cost_by_day(self, account: str, since: float, *, simulated: bool) -> Mapping[int, float]:
         present = select(DAY_OF_END, func.sum(_G.cost_usd)).where(
-            _G.ended_at >= since, mine, _G.simulated == simulated
+            _G.ended_at >= since, of_account(_G.caller_id, account), _G.simulated == simulated
         )
         deleted = select(_U.day, func.sum(_U.usd)).where(
-            since <= _START_OF_DAY, _U.caller_id == caller_id, _U.simulated == simulated
+            since <= _START_OF_DAY, of_account(_U.caller_id, account), _U.simulated == simulated
         )
         days: defaultdict[int, float] = defaultdict(float)
         with self._reading() as connection:
@@ -225,10 +224,10 @@ class SqlQueries(SqlModels):
         with self._reading() as connection:
             return {int(each): usd for each, usd in connection.execute(spent.group_by(table.day))}
 
-    def budget_total(self, caller_id: str, day: int, *, simulated: bool) -> float:
+    def budget_total(self, account: str, day: int, *, simulated: bool) -> float:
         with self._reading() as connection:
             return float(
-                connection.exec_driver_sql(BUDGET_TOTAL, total_of(caller_id, day, simulated)).scalar_one()
+                connection.exec_driver_sql(BUDGET_TOTAL, total_of(account, day, simulated)).scalar_one()
             )
 
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:

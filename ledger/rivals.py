@@ -30,9 +30,10 @@ class OtherAttempts(Protocol):
     """The attempts that all processes have on record."""
 
     async def look(
-        self, caller_id: str, content: str, *, ids: Collection[str] = (), since: float = 0.0
+        self, account: str, content: str, *, ids: Collection[str] = (), since: float = 0.0
     ) -> Seen:
-        """The attempts in doubt of other processes with this input, for any target, and which of these ids are on
+        """The attempts in doubt of other processes with this input for this account
+        (`contract.callers`), for any target, and which of these ids are on
         record for work that has not ended before `since` (Unix time). Raises LedgerDown."""
 
     async def ours(self, predictions: Mapping[str, str], *, since: float) -> Collection[str]:

@@ -210,7 +210,7 @@ class TryAgain(Exception):
 class Measures:
     """What a process has measured of its provider. `clock_skew` is in seconds by which the provider's clock is ahead of
     the machine's, None if unknown. `list_lags` are the most seconds in the last hour by which the list of an account
-    was behind, by the id of the caller."""
+    was behind, by account (`auth.Caller.account`)."""
 
     clock_skew: float | None = None
     list_lags: Mapping[str, float] = field(default_factory=dict)

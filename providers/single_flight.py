@@ -45,7 +45,7 @@ class SingleFlight(Generic[T]):
 
 
 class SharedAnswers(SingleFlight[T]):
-    """The answers of `fetch(caller)` for the last `most` callers, each kept for `good_for` seconds. A failure is not
+    """The answers of `fetch(caller)` for the last `most` accounts, each kept for `good_for` seconds. A failure is not
     kept."""
 
     def __init__(
@@ -59,15 +59,15 @@ class SharedAnswers(SingleFlight[T]):
 
     async def get(self, caller: Caller) -> T:
         """The answer for this caller. Raises what `fetch` raises."""
-        answer, until = self._kept.get(caller.id, (None, 0.0))
+        answer, until = self._kept.get(caller.account, (None, 0.0))
         if answer is not None and asyncio.get_running_loop().time() < until:
             return answer
-        return await self.run(caller.id, partial(self._fetch_and_keep, caller))
+        return await self.run(caller.account, partial(self._fetch_and_keep, caller))
 
     async def _fetch_and_keep(self, caller: Caller) -> T:
         answer = await self._fetch(caller)
-        self._kept[caller.id] = answer, asyncio.get_running_loop().time() + self._good_for
-        self._kept.move_to_end(caller.id)
+        self._kept[caller.account] = answer, asyncio.get_running_loop().time() + self._good_for
+        self._kept.move_to_end(caller.account)
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return answer

@@ -112,7 +112,7 @@ class RecentLags:
 
 
 class LearnedLags:
-    """The largest lags that other processes have measured, by the id of the caller. Each counts for an hour."""
+    """The largest lags that other processes have measured, by account. Each counts for an hour."""
 
     def __init__(self) -> None:
         self._lags: dict[str, tuple[float, float]] = {}
@@ -121,13 +121,13 @@ class LearnedLags:
     def learn(self, lags: Mapping[str, float], now: float) -> None:
         """Another process has measured these in its last hour."""
         self._lags = {each: kept for each, kept in self._lags.items() if kept[1] > now}
-        for caller_id, lag in lags.items():
-            if lag >= self.of(caller_id, now):
-                self._lags[caller_id] = lag, now + _HOUR
+        for account, lag in lags.items():
+            if lag >= self.of(account, now):
+                self._lags[account] = lag, now + _HOUR
 
-    def of(self, caller_id: str, now: float) -> float:
-        """The largest lag of this caller's list; 0 if none is known."""
-        lag, until = self._lags.get(caller_id, (0.0, now))
+    def of(self, account: str, now: float) -> float:
+        """The largest lag of this account's list; 0 if none is known."""
+        lag, until = self._lags.get(account, (0.0, now))
         return lag if now < until else 0.0
 
 

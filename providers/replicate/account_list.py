@@ -68,8 +68,7 @@ class SearchScope:
 
 class AccountList:
     """The list of one account. `page(caller, query)` fetches one page of it; `is_known` returns whether an id
-    is on record. `learned` are the lags that other processes have measured, by the id of the caller. Use it on one
-    loop."""
+    is on record. `learned` are the lags that other processes have measured, by account. Use it on one loop."""
 
     def __init__(
         self,
@@ -77,10 +76,10 @@ class AccountList:
         *,
         is_known: Callable[[str], bool],
         timing: SearchTiming,
-        caller_id: str,
+        account: str,
         learned: LearnedLags,
     ) -> None:
-        self.caller_id = caller_id
+        self.account = account
         self._page = page
         self._is_known = is_known
         self._timing = timing
@@ -160,7 +159,7 @@ class AccountList:
         reaches_to = min(each.sent for each in wanted) - _REACH
         ours = (each for each in self._made if each.sent >= reaches_to)
         freshness = measure_freshness(ours, pages, self._lags, sent=began, answered=now)
-        learned = self._learned.of(self.caller_id, now)
+        learned = self._learned.of(self.account, now)
         return Listing(unknown, replace(freshness, largest_lag=max(freshness.largest_lag, learned)))
 
     async def _read_pages(
@@ -202,20 +201,20 @@ class AccountLists:
                 self._page,
                 is_known=self._is_known,
                 timing=self._timing,
-                caller_id=caller.id,
+                account=caller.account,
                 learned=self._learned,
             )
         return self._lists[token]
 
     @property
     def lags(self) -> dict[str, float]:
-        """By the id of the caller, the largest lag of the account's list in the last hour, unless it is 0."""
+        """By account (`auth.Caller.account`), the largest lag of its list in the last hour, unless it is 0."""
         now = _now()
-        lags = {each.caller_id: each.largest_lag(now) for each in self._lists.values()}
-        return {caller_id: lag for caller_id, lag in lags.items() if lag > 0}
+        lags = {each.account: each.largest_lag(now) for each in self._lists.values()}
+        return {account: lag for account, lag in lags.items() if lag > 0}
 
     def learn(self, lags: Mapping[str, float]) -> None:
-        """Another process has measured these lags, by the id of the caller."""
+        """Another process has measured these lags, by account."""
         self._learned.learn(lags, _now())
 
     async def aclose(self) -> None:

@@ -114,7 +114,7 @@ class PushTracker:
 
     def are_expected(self, caller: Caller) -> bool:
         """Whether this account's webhooks are expected to arrive."""
-        return asyncio.get_running_loop().time() >= self._silent_until.get(caller.id, 0.0)
+        return asyncio.get_running_loop().time() >= self._silent_until.get(caller.account, 0.0)
 
     def close(self) -> None:
         """Expect no more webhooks."""
@@ -128,6 +128,6 @@ class PushTracker:
             return
         now = asyncio.get_running_loop().time()
         self._silent_until = {each: until for each, until in self._silent_until.items() if until > now}
-        self._silent_until[caller.id] = now + SILENCE
+        self._silent_until[caller.account] = now + SILENCE
         log.warning("replicate_webhooks_missing", caller=caller.id, prediction=prediction_id)
         self._on_silence(caller)

@@ -31,6 +31,7 @@ import structlog
 
 from auth import Caller
 from catalog.targets import Target
+from contract.callers import account_of
 from errors import LedgerDown, OutcomeUnknown, ServiceError, UpstreamError
 from ledger.rivals import OtherAttempts
 from providers import Measures, Prediction, TryAgain, UncertainCreation
@@ -146,7 +147,7 @@ class Creations(KnownPredictions):
         return {
             each.reference: replace(creation.key, target=Target.parse(each.model))
             for each in self._uncertain.values()
-            if (each.caller, each.content) == (creation.caller_id, creation.key.content)
+            if (account_of(each.caller), each.content) == (creation.account, creation.key.content)
             and each.since >= earliest
         }
 
@@ -171,6 +172,7 @@ class Creation:
         self._creations = creations
         self._caller = caller
         self.caller_id = caller.id
+        self.account = caller.account
         self.key = key
         self.model = str(key.target)
         self.reference = reference
@@ -182,7 +184,9 @@ class Creation:
         self.began = _now() - max(0.0, time.time() - since)
         """The time at which it was sent, by the loop's clock."""
         self.absence = Absence(creations.timing, sent=self.began)
-        self._rivals = Rivals(creations.elsewhere, caller.id, key, answered_within=creations.answer_timeout)
+        self._rivals = Rivals(
+            creations.elsewhere, caller.account, key, answered_within=creations.answer_timeout
+        )
         self._search: asyncio.Timeout | None = None
         self._offset = creations.clock.offset
         """The offset of Replicate's clock when it was sent."""

@@ -1,6 +1,6 @@
 """The creations of other processes, on the same ledger, that may have made the same prediction as a lost one.
 
-Another process may send the same input for the same caller. Its prediction must not be adopted here. So before a
+Another process may send the same input for the same account. Its prediction must not be adopted here. So before a
 prediction is adopted, the ledger is searched for an attempt that has it on record, and for attempts of other processes
 with this input that are in doubt. Such an attempt is on the disk before its creation is sent, so those that made a
 listed prediction are in the ledger when the list has been read. Each may still have an answer until the time for that
@@ -36,13 +36,13 @@ class Rivals:
     def __init__(
         self,
         elsewhere: OtherAttempts | None,
-        caller_id: str,
+        account: str,
         key: CreationKey,
         *,
         answered_within: float,
     ) -> None:
         self._elsewhere = elsewhere
-        self._caller_id = caller_id
+        self._account = account
         self._key = key
         self._answered_within = answered_within + _RECORDED_WITHIN
         self._first_seen: dict[str, float] = {}
@@ -53,7 +53,7 @@ class Rivals:
         """Note which rivals there are. Raises LedgerDown."""
         if self._elsewhere is None:
             return
-        seen = await self._elsewhere.look(self._caller_id, self._key.content)
+        seen = await self._elsewhere.look(self._account, self._key.content)
         now = _now()
         self._note_gone(seen.in_doubt)
         self._first_seen = {each: self._first_seen.get(each, now) for each in seen.in_doubt}
@@ -64,7 +64,7 @@ class Rivals:
         Raises LedgerDown."""
         if self._elsewhere is None:
             return ()
-        seen = await self._elsewhere.look(self._caller_id, self._key.content, ids=ids, since=since)
+        seen = await self._elsewhere.look(self._account, self._key.content, ids=ids, since=since)
         self._note_gone(seen.in_doubt)
         self._present = {each: rival for each, rival in seen.in_doubt.items() if each in self._first_seen}
         return seen.known

@@ -12,7 +12,7 @@ KEPT_FOR: Final = 3600.0
 """Seconds after its last creation. A prediction runs for half of that at most, and Replicate deletes its data then."""
 
 KEPT: Final = 1_000
-"""The latest secrets of one caller."""
+"""The latest secrets of one account."""
 
 _ORDINARY: Final = (
     "https://replicate.delivery/ https://api.replicate.com/v1/files/ succeeded processing starting output.png"
@@ -22,12 +22,13 @@ are removed from texts only."""
 
 
 class SecretInputs:
-    """The secrets of each caller. Add them on the loop; `redaction` may be called in any thread."""
+    """The secrets of each account: one page shows the predictions of all its callers. Add them on the loop;
+    `redaction` may be called in any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until: dict[str, dict[str, float]] = {}
-        """By the caller's id, each secret and when it is forgotten. The inner dicts are replaced, never changed."""
+        """By account, each secret and when it is forgotten. The inner dicts are replaced, never changed."""
 
     def add(self, caller: Caller, secrets: Iterable[str]) -> None:
         """A prediction with these secrets is about to be created."""
@@ -35,16 +36,16 @@ class SecretInputs:
         new = dict.fromkeys((each for each in secrets if not _is_ordinary(each)), now + KEPT_FOR)
         if not new:
             return
-        for caller_id, kept in tuple(self._until.items()):
+        for account, kept in tuple(self._until.items()):
             if max(kept.values()) <= now:
-                del self._until[caller_id]
-        old = self._until.get(caller.id, {})
+                del self._until[account]
+        old = self._until.get(caller.account, {})
         left = {each: until for each, until in old.items() if until > now and each not in new}
-        self._until[caller.id] = dict([*left.items(), *new.items()][-KEPT:])
+        self._until[caller.account] = dict([*left.items(), *new.items()][-KEPT:])
 
     def redaction(self, caller: Caller, *more: str) -> Redaction:
         """The redaction of all answers to this caller. `more` are other secrets that Replicate knows."""
-        kept = self._until.get(caller.id)
+        kept = self._until.get(caller.account)
         if not kept:
             return redaction_of(caller, *more)
         now = self._clock()

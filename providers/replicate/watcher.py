@@ -124,7 +124,7 @@ class Watcher:
             since
         )  # as if never polled, so a prediction that should be over by now is polled at once
         watch.first = watch.latest
-        account = self._accounts.setdefault(caller.id, PolledAccount(caller))
+        account = self._accounts.setdefault(caller.account, PolledAccount(caller))
         account.caller = caller  # the caller may be proven by now, and then has another turn
         account.watches[watch] = None
         self._wake_by(max(watch.latest, account.next_poll_at))
@@ -182,7 +182,7 @@ class Watcher:
 
     def _poll_as_usual(self, caller: Caller) -> None:
         """Rely on polls alone, since this account's webhooks do not arrive."""
-        if account := self._accounts.get(caller.id):
+        if account := self._accounts.get(caller.account):
             for watch in account.watches:
                 watch.schedule(asyncio.get_running_loop().time())
             self._wake_by(account.next_poll())
@@ -191,12 +191,12 @@ class Watcher:
         """Forget an account that nothing waits for, but not before the pause that a refusal stated is
         over."""
         loop = asyncio.get_running_loop()
-        if account.watches or self._accounts.get(account.caller.id) is not account:
+        if account.watches or self._accounts.get(account.caller.account) is not account:
             return
         if account.next_poll_at > loop.time():
             loop.call_at(account.next_poll_at, self._forget, account)
         else:
-            del self._accounts[account.caller.id]
+            del self._accounts[account.caller.account]
 
     # When to poll: a timer runs while no poll is due, and a task while polls are due.
 

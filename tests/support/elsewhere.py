@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from contract.callers import account_of
 from ledger.memory import MemoryLedger
 from ledger.records import AttemptRecord, GenerationRecord
 from ledger.rivals import Rival, Seen, target_of
@@ -18,7 +19,7 @@ class MemoryOtherAttempts:
 
     async def look(
         self,
-        caller_id: str,
+        account: str,
         content: str,
         *,
         ids: Collection[str] = (),
@@ -34,7 +35,7 @@ class MemoryOtherAttempts:
             for generation, attempt in _attempts(ledger)
             if generation.ended_at is None
             and attempt.is_in_doubt
-            and (generation.caller_id, attempt.fingerprint) == (caller_id, content)
+            and (account_of(generation.caller_id), attempt.fingerprint) == (account, content)
         }
         await asyncio.sleep(0.01)
         return Seen(in_doubt, set(ids) & {each.prediction_id or "" for each in self._all()})

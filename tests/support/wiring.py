@@ -47,6 +47,9 @@ T = TypeVar("T")
 
 ADMIN = Caller("admin", "admin", credentials(replicate=SERVER_TOKEN))
 USER = Caller("user", "user_1", credentials(replicate=USER_TOKEN))
+KEYS = [Caller("key", f"key_{number}", credentials(replicate=SERVER_TOKEN)) for number in range(3)]
+"""Named keys: callers on the server's token."""
+
 OTHER_USER = Caller("user", "user_2", credentials(replicate="r8_another"))
 
 UNPLANNED = PlanRecord("queue", 0.0, 0.0, 0)

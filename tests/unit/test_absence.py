@@ -167,10 +167,10 @@ async def test_a_reading_counts_the_lag_that_another_process_has_measured_of_the
     lags = LearnedLags()
     lags.learn({"admin": 50.0}, asyncio.get_running_loop().time())
 
-    async def read(caller_id):
-        account = AccountList(
-            page, is_known=lambda _: False, timing=SearchTiming(), caller_id=caller_id, learned=lags
+    async def read(account):
+        listed = AccountList(
+            page, is_known=lambda _: False, timing=SearchTiming(), account=account, learned=lags
         )
-        return (await account.read(ADMIN, SearchScope(Target("model"), 0.0, 0.0))).freshness.largest_lag
+        return (await listed.read(ADMIN, SearchScope(Target("model"), 0.0, 0.0))).freshness.largest_lag
 
     assert (50.0, 0.0) == (await read("admin"), await read("user"))

@@ -14,7 +14,7 @@ from simulator import Options
 from tests.support.crash_machine import Process
 from tests.support.virtual_replicate import Losing, replicate, simulator_here
 from tests.support.virtual_time import run
-from tests.support.wiring import a_picture, submission
+from tests.support.wiring import ADMIN, KEYS, a_picture, submission
 from tests.support.wiring import run as run_one
 
 AS_IN_PRODUCTION = {"search": SearchTiming(), "timeout": 600}
@@ -99,6 +99,21 @@ def test_ten_lost_answers_before_the_first_received_one_cost_no_second_predictio
     found = run(in_a_batch(prompts, answers=1.0, skew=skew, lag=(lag, lag)))
 
     assert (10, [], 10) == found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_keys_that_create_the_same_input_at_once_and_lose_the_answers_get_one_prediction_each(seed):
+    async def scenario():
+        async with unreliable_replicate(seed=seed, answers=0.6, requests=0.2, lag=(0.0, 20.0)) as (
+            service,
+            world,
+        ):
+            ends = await asyncio.gather(*(service.run("a fox", caller=each) for each in [*KEYS, ADMIN] * 3))
+            return [each.prediction_id for each in ends], world.counters.snapshot().creations_accepted
+
+    ids, made = run(scenario())
+
+    assert (12, 12) == (len({*ids} - {None}), made)
 
 
 def test_a_list_that_lags_for_five_minutes_delays_an_adoption_and_costs_nothing():

@@ -47,7 +47,7 @@ async def write(ledger, *records):
 
 
 @on_a_loop
-async def test_a_rival_is_in_doubt_for_the_same_caller_and_input_at_another_process():
+async def test_a_rival_is_in_doubt_for_the_same_account_and_input_at_another_process():
     async with processes() as (first, second, elsewhere):
         await write(
             first,
@@ -58,6 +58,8 @@ async def test_a_rival_is_in_doubt_for_the_same_caller_and_input_at_another_proc
             creation("gen_settled", open=False),
             creation("gen_waiting", submitted_at=None),
             replace(creation("gen_user"), caller_id="user_1"),
+            replace(creation("gen_key"), caller_id="key_1"),
+            replace(creation("gen_keyless"), caller_id="keyless"),
             replace(creation("gen_version"), model="flux-dev", version="1" * 64),
             replace(creation("gen_fallback", model="flux-max"), model="flux-dev", version="1" * 64),
             replace(creation("gen_suspended"), suspended_at=9.0),
@@ -65,13 +67,16 @@ async def test_a_rival_is_in_doubt_for_the_same_caller_and_input_at_another_proc
         await write(second, creation("gen_own"))
 
         seen = await elsewhere.look(*FOX)
+        of_user = await elsewhere.look("user_1", "f0x")
 
+    assert {"gen_user.1"} == of_user.in_doubt.keys()
     others = {
         "gen_other_model.1": Rival(7.0, False, "flux-pro"),
         "gen_version.1": Rival(7.0, False, f"flux-dev:{'1' * 64}"),
         "gen_fallback.1": Rival(7.0, False, "flux-max"),
     }
-    alike = {"gen_a.2": Rival(7.0, False, "flux-dev"), "gen_suspended.1": Rival(7.0, True, "flux-dev")}
+    alike = {"gen_a.2": Rival(7.0, False, "flux-dev"), "gen_key.1": Rival(7.0, False, "flux-dev")}
+    alike |= {"gen_suspended.1": Rival(7.0, True, "flux-dev")}
     assert Seen(others | alike) == seen
 
 

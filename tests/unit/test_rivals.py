@@ -11,13 +11,22 @@ from simulator import Options
 from tests.support.elsewhere import MemoryOtherAttempts
 from tests.support.virtual_replicate import Losing, simulator_here
 from tests.support.virtual_time import run
-from tests.support.wiring import parts
+from tests.support.wiring import ADMIN, KEYS, parts
 
 
 async def together(
-    *, seed=1, answers=0.0, requests=0.0, lag=(0.0, 0.0), within=30.0, prompts=("a fox",), sees=True
+    *,
+    seed=1,
+    answers=0.0,
+    requests=0.0,
+    lag=(0.0, 0.0),
+    within=30.0,
+    prompts=("a fox",),
+    sees=True,
+    callers=(ADMIN,),
 ):
-    """Each of three processes makes four pictures within so many seconds, with one of the prompts each. Returns the ids
+    """Each of three processes makes four pictures within so many seconds, each with one of the prompts and for one of
+    the callers. Returns the ids
     of all their predictions, the number of predictions made, and whether the account seems to be shared."""
     options = Options(prediction_seconds=3.0, answer_delay=(0.0, 3.0), seed=seed, list_lag=lag)
     world, loopback = simulator_here(options)
@@ -39,12 +48,15 @@ async def together(
             if elsewhere:
                 elsewhere.own = service.ledger
 
-        async def make(service, prompt):
+        async def make(service, prompt, caller):
             await sleep(chance.uniform(0, within))
-            return await service.run(prompt)
+            return await service.run(prompt, caller=caller)
 
         ends = await gather(
-            *(make(each, prompts[number % len(prompts)]) for number, each in enumerate(services * 4))
+            *(
+                make(each, prompts[number % len(prompts)], callers[number // 3 % len(callers)])
+                for number, each in enumerate(services * 4)
+            )
         )
         is_shared = any(each.provider.account_shared for each in services)
         made = world.counters.snapshot().creations_accepted
@@ -57,6 +69,15 @@ async def together(
 @pytest.mark.parametrize("seed", range(6))
 def test_each_prediction_belongs_to_one_generation_of_all_processes(seed, lag):
     ids, made, is_shared = run(together(seed=seed, answers=0.3, requests=0.2, lag=lag))
+
+    assert (len(set(ids)), made, False) == (len(ids), len(ids), is_shared)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_prediction_belongs_to_one_generation_whichever_keys_send_the_same_input(seed):
+    callers = (*KEYS, ADMIN)
+
+    ids, made, is_shared = run(together(seed=seed, answers=0.3, requests=0.2, callers=callers))
 
     assert (len(set(ids)), made, False) == (len(ids), len(ids), is_shared)
 

@@ -25,7 +25,7 @@ from providers.replicate.reconciliation import Creations
 from simulator import Options
 from tests.support import virtual_time
 from tests.support.virtual_replicate import Losing, replicate
-from tests.support.wiring import ADMIN
+from tests.support.wiring import ADMIN, KEYS
 
 ONE, TWO = "1" * 64, "2" * 64
 SENT = {"prompt": "a fox"}
@@ -130,10 +130,11 @@ def test_the_only_version_in_doubt_takes_a_prediction_that_hides_its_version():
     assert ["p1"] == found(account, f"a/b:{ONE}")
 
 
-def test_a_version_that_an_earlier_process_left_in_doubt_counts():
+@pytest.mark.parametrize("caller", [ADMIN, KEYS[0]])
+def test_a_version_that_an_earlier_process_left_in_doubt_counts_for_any_caller_of_the_account(caller):
     async def scenario():
         account.creations.register_uncertain(
-            UncertainCreation("gen_9.1", ADMIN.id, f"a/b:{TWO}", fingerprint(SENT), time.time())
+            UncertainCreation("gen_9.1", caller.id, f"a/b:{TWO}", fingerprint(SENT), time.time())
         )
         return await account.find_all(f"a/b:{ONE}")
 
