@@ -23,7 +23,8 @@ from ledger.claims import Claim
 from ledger.claims import statement as claimed
 from ledger.migrations import TooNew, migrate, name_of
 from ledger.recent import Changes
-from ledger.tables import all_statements
+from ledger.records import Record
+from ledger.tables import MAPPINGS, Statements
 from ledger.writer import by_statement, opened
 
 _LOCK_TIMEOUT: Final = 1.0
@@ -32,8 +33,6 @@ _LOCK_TIMEOUT: Final = 1.0
 _ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
 
 _READERS: Final = 8
-
-_STATEMENTS: Final = all_statements(sqlite.dialect(), sqlite.insert)
 
 _REPLACED: Final = (
     "its file is gone or another; put it back, or start the service again to go on with what is there"
@@ -44,6 +43,18 @@ log = structlog.get_logger("ledger")
 
 class _LogLost(OSError):
     """The write-ahead log was removed or replaced. Only the open connection has the commits since a checkpoint."""
+
+
+class _Compiled(dict[type[Record], Statements]):
+    """The statements that write each kind of record. Those of a kind are compiled when it is first written, since that
+    takes a millisecond."""
+
+    def __missing__(self, kind: type[Record]) -> Statements:
+        found = self[kind] = MAPPINGS[kind].statements(sqlite.dialect(), sqlite.insert)
+        return found
+
+
+_STATEMENTS: Final = _Compiled()
 
 
 class SqliteBackend:
