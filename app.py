@@ -76,23 +76,24 @@ def _begin() -> None:
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
+    sent, about, view = incoming.current(), vars(g), incoming.view_name()
+    response.headers["X-Request-ID"] = about["request_id"]
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
     cross_origin.allow(response)
     facts = {
-        "method": request.method,
-        "path": request.path,
+        "method": sent.method,
+        "path": sent.path,
         "status": response.status_code,
-        "seconds": round(time.perf_counter() - g.began, 3),
-        "request": g.request_id,
-        "caller": g.get("caller"),
-        "code": g.get("error_code"),
-        "detail": g.get("error_detail"),
+        "seconds": round(time.perf_counter() - about["began"], 3),
+        "request": about["request_id"],
+        "caller": about.get("caller"),
+        "code": about.get("error_code"),
+        "detail": about.get("error_detail"),
     }
-    if response.status_code == 500 and "crashed" not in g:  # a crash has its own line
+    if response.status_code == 500 and "crashed" not in about:  # a crash has its own line
         log.error("request", **facts)
-    elif incoming.view_name() in _QUIET:
+    elif view in _QUIET:
         log.debug("request", **facts)
     else:
         log.info("request", **facts)

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import unquote
 
-from flask import current_app, g, request
+from flask import Request, current_app, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
 from api.backpressure import CallerLimits, Quota
 from auth import ADMIN_HEADER, BEARER_HEADER, KEY_HEADER, USER_HEADER, Caller, Headers, Principal
+from catalog.references import INLINE
 from errors import (
     Forbidden,
     InvalidRequest,
@@ -74,6 +75,12 @@ class Preference:
     applied: str | None = None
 
 
+def current() -> Request:
+    """The request itself. Flask's proxy looks it up anew at each use."""
+    found: Request = request._get_current_object()  # type: ignore[attr-defined] # noqa: SLF001 - as Flask documents
+    return found
+
+
 def service() -> Runtime:
     found: Runtime = current_app.extensions["service"]
     return found
@@ -87,12 +94,13 @@ def limits() -> CallerLimits:
 def require_payer() -> Caller:
     """The caller who pays for this request. A new user's token is checked before the body is read. Raises
     TokenRejected, and ShuttingDown unless an idempotency key may name earlier work."""
+    running = service()
     if "Idempotency-Key" not in request.headers:
-        service().raise_if_draining()
-    caller = _identified(service().authenticator.payer)
+        running.raise_if_draining()
+    caller = _identified(running.authenticator.payer)
     g.caller = caller.id
-    checks = service().core.checks
-    return checks.known(caller) or service().loop.run(checks.check(caller), disconnect=connection())
+    checks = running.core.checks
+    return checks.known(caller) or running.loop.run(checks.check(caller), disconnect=connection())
 
 
 def require_admin() -> Principal:
@@ -176,10 +184,13 @@ def _unquoted(word: str) -> str:
 
 def address() -> str:
     """The base URL by which this caller reaches the service. It may raise, so call it before anything is spent."""
-    host = request.environ.get("HTTP_HOST", "")
+    if public := service().settings.PUBLIC_URL:
+        return public
+    environ = request.environ
+    host = environ.get("HTTP_HOST", "")
     if not _HOST.fullmatch(host):
-        host = f"{request.environ['SERVER_NAME']}:{request.environ['SERVER_PORT']}"
-    return service().settings.PUBLIC_URL or f"{request.scheme}://{host}"
+        host = f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+    return f"{environ['wsgi.url_scheme']}://{host}"
 
 
 def root() -> str:
@@ -212,11 +223,12 @@ def submission(
     plan: PlanRecord | None = None,
 ) -> Submission:
     """The submission for this request, with its uploaded files stored. Raises LedgerDown if they cannot be."""
-    work_id, simulated = new_id(kind), service().settings.REPLICATE_SIMULATE
+    running = service()
+    work_id, simulated = new_id(kind), running.settings.REPLICATE_SIMULATE
     return Submission(
         id=work_id,
         request=wanted,
-        request_json=request_texts(work_id, wanted, service().attachments),
+        request_json=request_texts(work_id, wanted, running.attachments),
         caller=caller,
         request_id=g.request_id,
         address=address,
@@ -250,10 +262,11 @@ def body(caller_id: str, *, forms: bool = False, names: Mapping[str, str] = NO_N
     memory of the caller's until the context ends.
 
     Raises QueueFull if there is no memory for it, and the error of a body that cannot be used."""
-    is_form = forms and request.mimetype == "multipart/form-data"
-    encoding = request.content_encoding
-    if not (is_form or request.mimetype == "application/json") or encoding not in {None, "", "identity"}:
-        said = encoding or request.content_type or "an unknown type"
+    sent = current()
+    encoding, mimetype = sent.content_encoding, sent.mimetype
+    is_form = forms and mimetype == "multipart/form-data"
+    if not (is_form or mimetype == "application/json") or encoding not in {None, "", "identity"}:
+        said = encoding or sent.content_type or "an unknown type"
         taken = "application/json or multipart/form-data" if forms else "application/json"
         raise UnsupportedMediaType(
             f"The body must be {taken}, without a Content-Encoding; it was sent as {said[:100]}."
@@ -275,11 +288,12 @@ class _Memory(ExitStack):
     def __init__(self, caller_id: str) -> None:
         super().__init__()
         self._caller_id = caller_id
+        self._limit = limits().large_bodies
         self._size = 0
 
     def hold(self, size: int) -> None:
         """Raise the share to `size` bytes. Raises QueueFull, or PayloadTooLarge if the quota is always too small."""
-        limit = limits().large_bodies
+        limit = self._limit
         if size > limit.share:
             raise PayloadTooLarge(f"The body needs more than {limit.share} bytes of memory.")
         if size > max(_SMALL, self._size):
@@ -294,16 +308,16 @@ def _json(caller_id: str, memory: _Memory) -> Any:
 
 
 def _bytes(memory: _Memory) -> bytearray:
-    content = bytearray()
+    content, sent = bytearray(), current()
     try:
-        stream = request.stream  # raises if it says that it is too large
-        memory.hold(request.content_length or 0)
+        stream = sent.stream  # raises if it says that it is too large
+        memory.hold(sent.content_length or 0)
         while chunk := stream.read(_READ):  # raises once a chunked body is too large
             content += chunk
             memory.hold(len(content))
     except _UNREADABLE:
         raise InvalidRequest([Problem("request", "could not be read")]) from None
-    if request.content_length not in {None, len(content)}:
+    if sent.content_length not in {None, len(content)}:
         raise InvalidRequest([Problem("request", "is shorter than it said")])
     return content
 
@@ -320,7 +334,9 @@ def context(body: Any, caller: Caller) -> ParseContext:
     Replicate if they are not known. Raises ServiceError if that fails."""
     running, names = service(), names_in(body)
     resolver = running.core.resolver
-    context = replace(running.context, may_run=partial(resolver.may_run, caller))
+    context = running.context
+    if resolver.restricts(caller):
+        context = replace(context, may_run=partial(resolver.may_run, caller))
     if not resolver.must_resolve(names, caller):
         return context
     found = running.loop.run(resolver.resolve(names, caller), disconnect=connection())
@@ -330,6 +346,9 @@ def context(body: Any, caller: Caller) -> ParseContext:
 def with_files_on_disk(body: Any, context: ParseContext) -> Any:
     """The body with its large inline files moved to the disk, so that waiting work does not hold them in memory. Raises
     LedgerDown if they cannot be written."""
+    size = request.content_length
+    if size is not None and size <= INLINE:
+        return body
     try:
         return inline_files.moved(body, service().uploads_dir, context)
     except OSError as error:

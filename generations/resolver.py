@@ -53,16 +53,20 @@ class AllowedModels:
         self._patterns = {pattern.strip() for pattern in patterns}
         self._registry = registry
 
+    def restrict(self, caller: Caller) -> bool:
+        """Whether there are models that this caller may not run."""
+        return caller.uses_server_token and "*" not in self._patterns
+
     def refusal(self, caller: Caller, model: Model) -> str | None:
         """Why this caller may not run the model. None if it may."""
+        if not self.restrict(caller):
+            return None
         name = model.name
         owner = name.removeprefix("deployments/").partition("/")[0]
         versioned = f"{name}:{model.version}" if model.version else name
         is_declared = self._registry is not None and self._registry.find(name) is model
-        if (
-            not caller.uses_server_token
-            or self._patterns & {"*", name, versioned, f"{owner}/*", *model.names}
-            or (is_declared and "registry" in self._patterns)
+        if self._patterns & {name, versioned, f"{owner}/*", *model.names} or (
+            is_declared and "registry" in self._patterns
         ):
             return None
         return "may not be run with the token of this service (MODELS_ALLOWED)"
@@ -96,6 +100,10 @@ class Resolver:
         """Whether `resolve` would find anything. Call it in any thread."""
         models = [self._registry.find(name) for name in names]
         return any(each is None or self._allowed.refusal(caller, each) is not None for each in models)
+
+    def restricts(self, caller: Caller) -> bool:
+        """Whether there are models that the operator does not let this caller run. Call it in any thread."""
+        return self._allowed.restrict(caller)
 
     def may_run(self, caller: Caller, model: Model) -> bool:
         """Whether the operator lets this caller run the model. Call it in any thread."""
