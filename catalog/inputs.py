@@ -11,9 +11,10 @@ write both. Models that are only known by their published schema are also `lenie
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, Final, Literal, Protocol
 
 from catalog import references
@@ -304,7 +305,7 @@ class Checked:
     turned: Sequence[Turned]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Inputs:
     """All inputs of a model, by name and in Replicate's order."""
 
@@ -327,8 +328,8 @@ class Inputs:
         """Whether an input of this name takes files."""
         return name in self.fields and self.fields[name].takes_files
 
-    @property
-    def secrets(self) -> Collection[str]:
+    @cached_property
+    def secrets(self) -> Set[str]:
         """The names of the inputs that hold a secret."""
         return {name for name, each in self.fields.items() if each.is_secret}
 
@@ -341,13 +342,15 @@ class Inputs:
         values: dict[str, Any] = {}
         problems, turned = [], []
         for name, each in self.fields.items():
-            value = given.get(name, ABSENT)
-            if isinstance(value, FormText) and not value and not each.is_free_text:
-                continue  # an empty field of a form
-            if value is ABSENT or (value is None and not each.nullable and not each.required):
+            if name not in given:
                 if each.required and not accepted and name not in elsewhere:
                     problems.append(Problem(name, "is required"))
                 continue
+            value = given[name]
+            if value is None and not each.nullable and not each.required:
+                continue
+            if isinstance(value, FormText) and not value and not each.is_free_text:
+                continue  # an empty field of a form
             try:
                 values[name] = each.read(value, lenient=self.lenient, accepted=accepted)
             except Wrong as wrong:

@@ -137,15 +137,15 @@ class Model:
 
     def default(self, name: str) -> Any:
         """The model's own default of a parameter, None if it has none."""
-        found = self.inputs[name].default if name in self.inputs else None
-        return None if found is ABSENT else found
+        known = self.inputs.fields.get(name)
+        return None if known is None or known.default is ABSENT else known.default
 
-    @property
+    @cached_property
     def billing(self) -> Price:
         """Its price, or the one by which it counts without: the most that a second may cost in which it runs."""
         return self.price or Price(self.running_usd, "running_second")
 
-    @property
+    @cached_property
     def bills_running(self) -> bool:
         """Whether it is billed for the seconds in which it runs, and not for what it makes."""
         return self.billing.per == "running_second"
@@ -182,7 +182,7 @@ class Model:
         return "learned" if self.price is None else "declared"
 
     def takes(self, name: str) -> bool:
-        return name in self.inputs
+        return name in self.inputs.fields
 
     def takes_beside_references(self, name: str) -> bool:
         """Whether it has an input of this name that is not its parameter for reference images."""

@@ -181,7 +181,7 @@ def is_empty(value: Any) -> bool:
     """Whether this is no output: null, or an empty text, list or object, or a list of nothing else."""
     if isinstance(value, list | tuple):
         return all(map(is_empty, value))
-    return value is None or (isinstance(value, str | Mapping) and not value)
+    return value is None or (not value and isinstance(value, str | Mapping))
 
 
 def output_form(document: Mapping[str, Any]) -> OutputForm:

@@ -27,7 +27,7 @@ class Target:
     def parse(cls, target: str) -> "Target":
         """Never raises: a text of another form is a name."""
         name, _, version = target.partition(":")
-        return cls(name, version) if is_version(version) else cls(target)
+        return cls(name, version) if version and is_version(version) else cls(target)
 
     def __str__(self) -> str:
         return self.name if self.version is None else f"{self.name}:{self.version}"

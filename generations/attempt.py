@@ -142,8 +142,10 @@ class AttemptRunner:
 
     async def _upload(self, caller: Caller, attempt: Attempt) -> None:
         """Upload the files that are too large to send inline, and put their addresses into the input."""
-
-        attempt.sent = {name: await self._uploaded(caller, value) for name, value in attempt.input.items()}
+        attempt.sent = {
+            name: await self._uploaded(caller, value) if isinstance(value, Upload | list) else value
+            for name, value in attempt.input.items()
+        }
 
     async def _uploaded(self, caller: Caller, value: Any) -> Any:
         if isinstance(value, list):
@@ -205,9 +207,8 @@ class AttemptRunner:
                 raise
             return await self._undo(generation, attempt, creation)
         finally:
-            if (
-                not creation.cancelled()
-            ):  # its place in the window counts for a minute from now, also in the next process
+            if not creation.cancelled():
+                # Its place in the window counts for a minute from now, also in the next process.
                 attempt.answered_at = time.time()
 
     def _push_address(self, generation: Generation) -> str | None:
@@ -302,9 +303,7 @@ class AttemptRunner:
             ended = await self._cancelled(generation.caller, attempt, created)
             if ended.is_made:
                 return
-            error = reason
-            if isinstance(reason, TimeoutError):
-                error = deadline.error()
+            error = deadline.error() if isinstance(reason, TimeoutError) else reason
             if isinstance(error, ServiceError) and ended.is_lost:
                 error.falls_back = False  # it may still finish and be billed
             raise error from None
@@ -339,7 +338,8 @@ class AttemptRunner:
 async def _with_form(creating: Coroutine[Any, Any, Created], form: OutputForm) -> Created:
     """The created prediction, with the form of its output."""
     created = await creating
-    return replace(created, prediction=replace(created.prediction, form=form))
+    is_known = created.prediction.form is form
+    return created if is_known else replace(created, prediction=replace(created.prediction, form=form))
 
 
 def raise_no_outputs(attempt: Attempt, reason: str) -> None:

@@ -276,7 +276,10 @@ class Generation:
 
     @property
     def _last_called(self) -> Attempt | FinishedAttempt | None:
-        return next((each for each in reversed(self.attempts) if not each.passed_over), None)
+        for each in reversed(self.attempts):
+            if not each.passed_over:
+                return each
+        return None
 
     @property
     def cost_usd(self) -> float:
@@ -354,7 +357,7 @@ class Generation:
             reserved_usd=0.0 if over else self.reserved_usd,
             images=images,
             video_seconds=seconds,
-            credits=self.model.credits if self.succeeded else 0,
+            credits=model.credits if self.succeeded else 0,
             semaphore=self.semaphore,
             cost_basis=self.cost_basis,
             warnings=self.request.warnings,

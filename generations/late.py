@@ -43,8 +43,8 @@ class LatePredictions:
         """Returns a function to call with the late prediction of this attempt. The function does not keep the
         generation in memory."""
         number = generation.attempts.index(attempt) + 1
-        bound = attempt.model.bound(attempt.sent, longest=attempt.longest)
         model = attempt.model
+        bound = generation.request.bound_of(model, attempt.input)
         return partial(
             self._take, weakref.ref(generation), generation.id, number, generation.caller, model, bound
         )

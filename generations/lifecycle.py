@@ -315,7 +315,7 @@ class Runner:
         """Reserve what one more attempt may cost, or return which limit it would exceed."""
         request, model = generation.request, step.model
         # An attempt that ran out of time is billed too.
-        cost = generation.cost_usd + model.bound(step.input, longest=request.longest)
+        cost = generation.cost_usd + request.bound_of(model, step.input)
         more = max(0.0, cost - generation.reserved_usd)
         if model is request.first.model and more <= TOLERANCE:
             return None  # reserved at acceptance

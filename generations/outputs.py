@@ -37,10 +37,11 @@ async def keep_outputs(files: Files | None, generation: Generation, attempt: Att
     """Keep the outputs of an attempt that has succeeded. Raises ServiceError if none of them exists."""
     urls, is_any = attempt.produced.files, not attempt.model.output.is_media
     kept = await _fetched(files, generation, urls, any_type=is_any) if files and urls else _NONE
-    attempt.missing = kept.missing
-    if not attempt.made:
-        raise_no_outputs(attempt, kept.error or "")
+    if kept.missing:  # otherwise its cost stays as it is
+        attempt.missing = kept.missing
     generation.outputs = attempt.made
+    if not generation.outputs:
+        raise_no_outputs(attempt, kept.error or "")
     generation.kinds = tuple(
         _kind(attempt.model, url, kept.names[number] if number < len(kept.names) else None)
         for number, url in enumerate(urls)

@@ -39,7 +39,7 @@ class ParseContext:
 
     def secrets_in(self, model: Model, given: Iterable[str]) -> Set[str]:
         """Those of these names that hold a secret of the model, or of a declared one that a fallback may lead to."""
-        return (self.registry.secrets | {*model.inputs.secrets}) & {*given}
+        return (self.registry.secrets | model.inputs.secrets) & {*given}
 
     def refusal(self, name: str) -> str | None:
         """Why this name leads to no model, if the resolver found a reason."""

@@ -39,7 +39,7 @@ def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     )
     if not isinstance(found, GenerationRequest):
         refuse(found)
-    return replace(found, semaphore=found.given.get("external_semaphore_id"))
+    return found
 
 
 def read_normalised(
@@ -84,6 +84,7 @@ def read_normalised(
         webhook=webhook,
         max_cost=fields.max_cost_usd,
         dry_run=isinstance(fields, SingleFields) and fields.dry_run,
+        semaphore=fields.external_semaphore_id if isinstance(fields, SingleFields) else None,
         longest=(fields.timeout or context.timeout) + (fields.start_timeout or context.start_timeout),
         secrets=secrets,
         lost_secrets=frozenset(named - secrets.keys()) if context.accepted else frozenset(),
@@ -136,12 +137,12 @@ def _beside_preset(model: Model, preset: str | None, valid: Mapping[str, Any]) -
 def names_in(body: Any) -> set[str]:
     """The names of models in a body of any route, also of the fallbacks and in each of the `requests`."""
     requests = body.get("requests") if isinstance(body, dict) else None
-    parts = [body, *(requests if isinstance(requests, list) else ())]
     found: set[str] = set()
-    for part in (each for each in parts if isinstance(each, dict)):
-        fallback = part.get("fallback")
-        names = [part.get("model_name"), *(fallback if isinstance(fallback, list) else ())]
-        found.update(name for name in names if isinstance(name, str))
+    for part in [body, *(requests if isinstance(requests, list) else ())]:
+        if isinstance(part, dict):
+            fallback = part.get("fallback")
+            names = [part.get("model_name"), *(fallback if isinstance(fallback, list) else ())]
+            found |= {name for name in names if isinstance(name, str)}
     return found
 
 

@@ -123,7 +123,7 @@ class _Reader:
         model, registry = self.model, self.context.registry
         if model.is_published:
             return self._checked(given, model.inputs)
-        strange = {name for name in given if name not in model.inputs and name in registry.takers}
+        strange = {name for name in given if name not in model.inputs.fields and name in registry.takers}
         takes = model.references
         if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
             strange.add(takes.parameter)
@@ -168,7 +168,7 @@ class _Reader:
         checked = inputs.check(given, accepted=self.context.accepted, elsewhere=elsewhere)
         self.problems.extend(checked.problems)
         self.turned.extend(checked.turned)
-        strange = {name: value for name, value in given.items() if name not in inputs}
+        strange = {name: value for name, value in given.items() if name not in inputs.fields}
         if inputs.is_open:
             self.problems.extend(Problem(name, _UNNAMED) for name in strange if SECRET_NAME.search(name))
         else:

@@ -163,7 +163,7 @@ class GenerationRequest:
         prompt = self.first.input.get("prompt", "")
         return prompt if isinstance(prompt, str) else ""
 
-    @property
+    @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Sentences for the caller about a request that is valid."""
         if self.warned is not None:
@@ -178,6 +178,11 @@ class GenerationRequest:
     def bound(self) -> float:
         """The most USD that its first prediction may cost."""
         return self.first.model.bound(self.first.input, longest=self.longest)
+
+    def bound_of(self, model: Model, params: Mapping[str, Any]) -> float:
+        """The most USD that a prediction of this model with these parameters may cost."""
+        is_first = params is self.first.input and model is self.first.model
+        return self.bound if is_first else model.bound(params, longest=self.longest)
 
     @property
     def outputs(self) -> int:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, Literal
 
 from auth import Secret
@@ -237,18 +236,18 @@ def _metrics(metrics: Any, redact: Redaction) -> dict[str, Any]:
     """The metrics that can be counted or shown. Replicate lists none of the names, and models may add their own."""
     if not isinstance(metrics, dict):
         return {}
-    usable = (
-        (name, redact.words(value) if isinstance(value, str) else value)
-        for name, value in metrics.items()
-        if _METRIC_NAME.fullmatch(name) and not redact.is_in(name) and _is_metric(value)
-    )
-    return dict(islice(usable, _METRICS))
-
-
-def _is_metric(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _LONGEST_METRIC
-    return isinstance(value, int | float) and -_LARGEST_METRIC <= value <= _LARGEST_METRIC  # false for nan
+    usable: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if not _METRIC_NAME.fullmatch(name) or redact.is_in(name):
+            continue
+        if isinstance(value, int | float):
+            if -_LARGEST_METRIC <= value <= _LARGEST_METRIC:  # false for nan
+                usable[name] = value
+        elif isinstance(value, str) and len(value) <= _LONGEST_METRIC:
+            usable[name] = redact.words(value)
+        if len(usable) == _METRICS:
+            break
+    return usable
 
 
 def _text(value: Any, redact: Redaction) -> str | None:

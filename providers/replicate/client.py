@@ -216,7 +216,7 @@ class ReplicateClient:
             headers={"Content-Type": "application/json", "Cancel-After": cancel_after_header(cancel_after)},
         )
         created = read_prediction(answer.json(), self._redaction(caller))
-        prediction = replace(created, is_announced=webhook is not None)
+        prediction = created if webhook is None else replace(created, is_announced=True)
         return Created(prediction, exhausted_for(answer.headers))
 
     async def get_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:

@@ -81,6 +81,8 @@ def _read_text(value: str, redact: Redaction) -> str:
 
 def _without_spread(given: list[Any], items: list[Any], redact: Redaction) -> list[Any]:
     """The items of a list, whose texts may be joined: a credential may be spread over several."""
+    if len(items) == 1:
+        return items
     texts = [each for each in items if isinstance(each, str)]
     plain = "".join(each for each in texts if not isinstance(each, Url))
     if redact.is_in(plain) or redact.is_in("".join(texts)):
@@ -110,8 +112,10 @@ def with_addresses_checked(prediction: Prediction, *, upstream: URL, redact: Red
         return _address(stripped, upstream) or str(value)
 
     prediction = replace(prediction, output=_with_urls(prediction.output, checked))
+    if prediction.error or not prediction.produced.refusal:
+        return prediction
     said = " ".join(redact.words(prediction.produced.refusal).split())
-    if prediction.error or not said:
+    if not said:
         return prediction
     said = _DROPPED if _DROPPED in said else said[:_LARGEST_ERROR]
     # It succeeded and may be billed, so it is not tried again.

@@ -48,8 +48,9 @@ class Redaction:
 
     def is_in(self, text: str) -> bool:
         """Whether the text contains a credential that is not short."""
-        if any(each in text for each in self._credentials):
-            return True
+        for each in self._credentials:  # a loop, since this runs for each text of each answer
+            if each in text:
+                return True
         return "%" in text and bool(self._credentials) and self._pattern.search(text) is not None
 
     @cached_property
