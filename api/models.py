@@ -27,9 +27,7 @@ def list_models() -> Response:
         return jsonify({"models": [model.as_json() for model in models]})
     words = search.lower().split()
     fitting = [model for model in models if all(any(word in name for name in model.names) for word in words)]
-    others = service.loop.run(
-        service.core.resolver.search(search, _payer()), disconnect=incoming.connection()
-    )
+    others = service.loop.run(service.core.pages.search(search, _payer()), disconnect=incoming.connection())
     return jsonify({"models": [model.as_json() for model in fitting], "others": others})
 
 
@@ -45,7 +43,7 @@ def found_model(name: str) -> Model:
     found: Any = service.context.registry.find(name)
     if found is None:
         found = service.loop.run(
-            service.core.resolver.describe(name, _payer()), disconnect=incoming.connection()
+            service.core.pages.describe(name, _payer()), disconnect=incoming.connection()
         )
     if found is None:
         raise NotFound("No model of this name is known here. A look at Replicate needs a key.")

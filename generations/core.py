@@ -32,6 +32,7 @@ from generations.late import LatePredictions
 from generations.learned import Learned
 from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.limits import ConfiguredLimits
+from generations.model_pages import ModelPages
 from generations.published_models import PublishedModels
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState, seconds_in_doubt
@@ -101,7 +102,8 @@ class Core:
         self._learned = _learned(settings, ledger, archive)
         self.models = _models(settings, ledger, archive, provider)
         self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry)
-        self.resolver = _resolver(settings, context, provider, self.models, self._allowed, tariff)
+        self.resolver = _resolver(settings, context, self.models, self._allowed, tariff)
+        self.pages = ModelPages(context.registry, provider, self.models, self.resolver)
         known = partial(self.resolver.restored, queries)
         self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
@@ -289,7 +291,6 @@ def _models(
 def _resolver(
     settings: Settings,
     context: ParseContext,
-    source: ModelSource,
     models: PublishedModels[Published],
     allowed: AllowedModels,
     tariff: Tariff,
@@ -297,7 +298,6 @@ def _resolver(
     registry, lora = context.registry, settings.LORA_MODEL_ID
     return Resolver(
         registry=registry,
-        source=source,
         published=models,
         allowed=allowed,
         tariff=tariff,

@@ -13,10 +13,10 @@ the request is accepted: the latest one may change while the generation waits.
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Final
 
 from auth import Caller
 from catalog.families import NO_TRAINED_MODELS, TrainedModels, told_unread, trained_flux
@@ -28,7 +28,6 @@ from catalog.tariff import PUBLISHED, Tariff
 from errors import LedgerDown, ServiceError
 from generations.published_models import Known, PublishedModels
 from ledger import Queries
-from providers import ModelFacts, ModelSource
 
 LORA: Final = "lora"
 """The alias of the model in LORA_MODEL_ID."""
@@ -43,7 +42,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}/[A-Za-z0-9][\w.-]{0,99}")
 _SHORT_ID: Final = re.compile(r"[0-9a-f]{7,63}")
 _SHORT: Final = "is a part of a version's id; send owner/name, or owner/name: and all 64 hexadecimal digits"
 _MOST_NEAR: Final = 3
-_MOST_FOUND: Final = 50
+_MOST_SEARCHED: Final = 50
 
 
 class AllowedModels:
@@ -79,7 +78,6 @@ class Resolver:
         self,
         *,
         registry: Registry,
-        source: ModelSource,
         published: PublishedModels[Published],
         allowed: AllowedModels,
         tariff: Tariff = PUBLISHED,
@@ -88,7 +86,6 @@ class Resolver:
         simulated: bool = False,
     ) -> None:
         self._registry = registry
-        self._source = source
         self._published = published
         self._allowed = allowed
         self._tariff = tariff
@@ -125,32 +122,37 @@ class Resolver:
                 resolved[name] = refusal
         return resolved
 
-    async def describe(self, name: str, caller: Caller | None) -> Model | str | None:
-        """A model that is not declared, or why there is none. Without a caller, only a public one that was looked up
-        before. Raises as `resolve`."""
-        if caller is not None:
-            return await self._find(name, caller)
-        known = await self._published.public(name)
-        return None if known is None or known.is_missing else self._model_of(known)
+    async def find(self, name: str, caller: Caller) -> Model | str | None:
+        """A model that is not declared, or why this name leads to no model. None if it has no known form. Raises as
+        `resolve`."""
+        if name == LORA:
+            if self._lora is None:
+                return "is no model here, since LORA_MODEL_ID is not set"
+            name = self._lora
+            if (declared := self._registry.find(name)) is not None:
+                return declared
+        if is_version(name):
+            known = await self._published.version(caller, name)
+            return (
+                self.model_of(known)
+                if known
+                else "is a version that is not known here; send owner/name: before it"
+            )
+        target = Target.parse(name)
+        plain = target.deployment or target.name
+        base, colon, given = plain.partition(":")
+        if not _NAME.fullmatch(base):
+            return _SHORT if _SHORT_ID.fullmatch(name) else None
+        if colon:
+            return await self._no_version(base, given, caller)
+        known = await self._published.facts(caller, str(target))
+        return await self._missing(target, caller) if known.is_missing else self.model_of(known)
 
-    async def search(self, words: str, caller: Caller | None) -> Sequence[Mapping[str, Any]]:
-        """Models that are not declared and fit these words, without their schemas. With a caller, Replicate is asked,
-        otherwise these are public models that were looked up before. Raises as `resolve`."""
-        found: Sequence[ModelFacts | Known[Published]]
-        if caller is None:
-            found = await self._published.search(words, limit=_MOST_FOUND)
-        else:
-            found = await self._source.search_models(caller, words)
-        return [
-            {
-                "name": each.name,
-                "description": each.description,
-                "run_count": each.run_count,
-                "is_official": each.is_official,
-            }
-            for each in found
-            if self._registry.find(each.name) is None
-        ]
+    def model_of(self, known: Known[Published]) -> Model | str:
+        """The model that was looked up, or why it does not run."""
+        if known.version is None:
+            return "has no version at Replicate yet"
+        return self._tariff.priced(published_model(known))
 
     def restored(self, queries: Queries, name: str, version: str | None, caller: Caller) -> Model | None:
         """The model of a request that was accepted before, with the version that was pinned. None if the name is
@@ -178,9 +180,9 @@ class Resolver:
         return Target.parse(self._lora or "unknown/model").name
 
     async def _find_or_guess(self, name: str, caller: Caller) -> Model | str | None:
-        """As `_find`. If Replicate cannot be asked, a trained model that the operator has named is like its family."""
+        """As `find`. If Replicate cannot be asked, a trained model that the operator has named is like its family."""
         try:
-            return await self._find(name, caller)
+            return await self.find(name, caller)
         except ServiceError as error:
             asked = self._lora if name == LORA else name
             guess = self._of_family(Target.parse(asked)) if asked and error.retryable else None
@@ -198,30 +200,6 @@ class Resolver:
         )
         return self._tariff.priced(replace(published_model(known), unread=told_unread(target.name)))
 
-    async def _find(self, name: str, caller: Caller) -> Model | str | None:
-        if name == LORA:
-            if self._lora is None:
-                return "is no model here, since LORA_MODEL_ID is not set"
-            name = self._lora
-            if (declared := self._registry.find(name)) is not None:
-                return declared
-        if is_version(name):
-            known = await self._published.version(caller, name)
-            return (
-                self._model_of(known)
-                if known
-                else "is a version that is not known here; send owner/name: before it"
-            )
-        target = Target.parse(name)
-        plain = target.deployment or target.name
-        base, colon, given = plain.partition(":")
-        if not _NAME.fullmatch(base):
-            return _SHORT if _SHORT_ID.fullmatch(name) else None
-        if colon:
-            return await self._no_version(base, given, caller)
-        known = await self._published.facts(caller, str(target))
-        return await self._missing(target, caller) if known.is_missing else self._model_of(known)
-
     async def _no_version(self, name: str, given: str, caller: Caller) -> str:
         """The message about a version that is no id."""
         latest = await self._latest(name, caller)
@@ -233,7 +211,7 @@ class Resolver:
             return f"names a version that this token cannot read{latest}"
         kind = "deployment" if target.deployment else "model"
         owner = target.name.removeprefix("deployments/").partition("/")[0]
-        looked_up = await self._published.search(owner, limit=_MOST_FOUND)
+        looked_up = await self._published.search(owner, limit=_MOST_SEARCHED)
         names = dict.fromkeys(
             [each.name.partition(":")[0] for each in looked_up] + self._registry.nearest_first(target.name)
         )
@@ -244,11 +222,6 @@ class Resolver:
         """The latest version of a model as the end of a sentence, empty if there is none."""
         known = await self._published.facts(caller, name)
         return f"; the latest of {name} is {known.version}" if known.version else ""
-
-    def _model_of(self, known: Known[Published]) -> Model | str:
-        if known.version is None:
-            return "has no version at Replicate yet"
-        return self._tariff.priced(published_model(known))
 
 
 def published_model(known: Known[Published]) -> Model:
