@@ -25,7 +25,7 @@ from generations.remote import Remote
 from generations.status import Status
 from generations.submission import Submission
 from generations.supervisor import Supervisor
-from generations.suspension import Suspension
+from generations.suspension import Requested, Suspension
 from ledger import Grouping, Ledger, Page, Period, Queries
 from ledger.records import Delivery, GenerationRecord
 from parsing.attachments import UPLOADED
@@ -226,7 +226,7 @@ class GenerationService:
             if self._supervisor.is_draining and not work.has_ended:
                 raise HandedOver(work, self._supervisor.shutting_down())
             if is_suspended(work):  # its process is dead, so it continues here
-                work = await self._find(work.id, submission.caller) or work
+                work = await self._find(work.id, submission.caller, submission.request) or work
             seconds = None if until is None else max(0.0, until - clock())
         if on_item_done is not None and isinstance(work, Batch):
             self._supervisor.follow(work, on_item_done)
@@ -259,7 +259,7 @@ class GenerationService:
             )
             if work_id is None:
                 return None
-            found = await self._find(work_id, submission.caller)
+            found = await self._find(work_id, submission.caller, submission.request)
             if found is None:
                 raise LedgerDown(f"The key belongs to {work_id}, which is not in the ledger.")
             await self._ledger.flush()  # the first request may not have a response yet
@@ -291,8 +291,11 @@ class GenerationService:
         if submission.key is not None:
             self.keys.abandon(submission.caller.id, submission.key, submission.id)
 
-    async def _find(self, work_id: str, owner: Caller | None = None) -> Work | Stored | None:
-        """Work by its id, in memory or from the ledger. Suspended work of the `owner` is resumed."""
+    async def _find(
+        self, work_id: str, owner: Caller | None = None, again: Requested | None = None
+    ) -> Work | Stored | None:
+        """Work by its id, in memory or from the ledger. Suspended work of the `owner` is resumed, with the secrets of
+        its request, if that was made `again`."""
         stored: Stored | None = None
         for _ in range(3):  # try again if it was resumed or has ended meanwhile
             if (running := self._supervisor.find(work_id)) is not None:
@@ -303,7 +306,7 @@ class GenerationService:
             if is_suspended(stored):
                 if owner is None or owner.id != stored.caller_id:
                     break
-                await self._suspension.resume_for(stored, owner)
+                await self._suspension.resume_for(stored, owner, again)
             if self._supervisor.find(work_id) is None:
                 await self._ledger.flush()  # it has ended, since it could not continue, or is being suspended
         return self._supervisor.find(work_id) or stored

@@ -19,12 +19,14 @@ from errors import TokenRejected
 from generations.archive import Archive, Stored
 from generations.batch import Batch
 from generations.endings import cancelled, expired
+from generations.generation import Generation
 from generations.lifecycle import log_end
 from generations.recovery import Recovery, Restored, stored_batch
 from generations.supervisor import Supervisor
 from ledger import Ledger, Queries
 from ledger.claims import ClaimBatch, ClaimSuspended
 from ledger.records import GenerationRecord
+from parsing.shapes import BatchRequest, GenerationRequest
 from providers.single_flight import SingleFlight
 from providers.token_checks import TokenChecks
 from webhooks.outbox import Outbox
@@ -34,6 +36,8 @@ _AT_ONCE: Final = 500
 
 _PAUSE: Final = 0.05
 """Seconds between two looks at an item that another process is ending."""
+
+Requested = GenerationRequest | BatchRequest
 
 Taken = Callable[[Sequence[str]], Awaitable[object]]
 """What to do with work that this process has taken over, by ids of generations or batches."""
@@ -68,16 +72,16 @@ class Suspension:
             if record.suspended_at is None:
                 self._ledger.upsert(replace(record, suspended_at=time.time()))
 
-    async def resume_for(self, work: Stored, owner: Caller) -> bool:
-        """Resume suspended work of this caller; for an item, its whole batch. Returns whether this process did, and
-        False if another one was faster. Raises LedgerDown."""
+    async def resume_for(self, work: Stored, owner: Caller, again: Requested | None = None) -> bool:
+        """Resume suspended work of this caller; for an item, its whole batch. Its request, made `again`, gives it its
+        secrets back. Returns whether this process did, and False if another one was faster. Raises LedgerDown."""
         # Work with a refused token is resumed too, and fails with that error.
         with suppress(TokenRejected):
             owner = await self._checks.check(owner)
         root = _root(work)
         # In a task of its own: a caller that leaves must not leave work that is neither suspended nor running.
         return await self._resuming.run(
-            root, lambda: self._take({root: root}, partial(self._restore_and_resume, owner))
+            root, lambda: self._take({root: root}, partial(self._restore_and_resume, owner, again))
         )
 
     def resume(self, restored: Restored) -> None:
@@ -121,7 +125,7 @@ class Suspension:
     def _lock(self, root: str) -> asyncio.Lock:
         return self._locks.setdefault(root, asyncio.Lock())
 
-    async def _restore_and_resume(self, owner: Caller, ids: Sequence[str]) -> None:
+    async def _restore_and_resume(self, owner: Caller, again: Requested | None, ids: Sequence[str]) -> None:
         for work_id in ids:
             while (restored := await self._archive.read(partial(self._restored, work_id, owner))) is None:
                 await asyncio.sleep(_PAUSE)
@@ -129,6 +133,8 @@ class Suspension:
             if restored.ended:
                 self._record_ends(restored.ended)
                 await self._ledger.flush()
+            if again is not None:
+                _give_secrets_back(restored.running, again)
             # The last step, so that a caller who cancels it does so before anything is sent.
             self._supervisor.resume(restored.generations, restored.batches)
 
@@ -200,6 +206,16 @@ class Suspension:
 def _root(work: Stored) -> str:
     """The id of its batch, or else its own."""
     return work.id if isinstance(work, Batch) else work.batch_id or work.id
+
+
+def _give_secrets_back(generations: Iterable[Generation], again: Requested) -> None:
+    """Give the generations the secrets of their request, but none whose prediction may exist: only a creation here lets
+    the provider remove the secrets from what Replicate answers."""
+    for each in generations:
+        request = again.requests[each.position or 0] if isinstance(again, BatchRequest) else again
+        if request.secrets and not (each.last and each.last.is_open):
+            each.request = replace(each.request, secrets=request.secrets, lost_secrets=frozenset())
+            each.secrets_lost = False
 
 
 def _members(ids: Collection[str], queries: Queries) -> Sequence[GenerationRecord]:

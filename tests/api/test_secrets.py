@@ -244,6 +244,59 @@ def test_after_a_restart_what_was_sent_ends_and_what_was_not_is_lost(interrupted
     assert "Marked" not in kept()
 
 
+AGAIN = {
+    "one": ("/generate", painting("waits")),
+    "batch": ("/generate-batch", {"model_name": PAINTER, "prompts": ["waits", "too"], "hf_token": MARKED}),
+    "inputs": (
+        "/generate-batch",
+        {"model_name": PAINTER, "inputs": [{"prompt": "a"}, {"prompt": "waits", "hf_token": MARKED}]},
+    ),
+}
+
+
+@every_database
+@pytest.mark.parametrize(("path", "body"), AGAIN.values(), ids=AGAIN)
+def test_after_a_restart_the_same_request_gives_its_secrets_back(make_app, simulator, kept, path, body):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    sent = painting("[[hang]]")
+
+    def requested(client, path, body, key):
+        return client.post(path, json=body, headers={**USER, **ASYNC, "Idempotency-Key": key}).json["id"]
+
+    requests = ("/generate", sent, "sent"), (path, body, "waits")
+    first = [requested(app.test_client(), *each) for each in requests]
+    until(lambda: 1 == simulator.counts().in_flight)
+    app.extensions["service"].close()
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
+    again = [requested(client, *each) for each in requests]
+    simulator.finish()
+    ends = [ended(client, each) for each in again]
+
+    assert first == again
+    results = [ends[0], *ends[1].get("results", ends[1:])]
+    assert {True} == {each["success"] for each in results}
+    tokens = {each.input["prompt"]: each.input.get("hf_token") for each in simulator.predictions()}
+    assert len(results) == len(tokens)
+    assert (MARKED, MARKED) == (tokens["waits"], tokens["[[hang]]"])
+    assert "Marked" not in kept()
+
+
+@every_database
+def test_after_a_restart_a_model_that_got_its_secret_again_may_be_retried(make_app, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    headers = {**USER, **ASYNC, "Idempotency-Key": "one"}
+    client.post("/generate", json=painting("[[hang]]"), headers={**USER, **ASYNC})
+    until(lambda: 1 == simulator.counts().in_flight)
+    target = client.post("/generate", json=painting("[[transient]]"), headers=headers).json["id"]
+    app.extensions["service"].close()
+    client = make_app().test_client()
+    client.post("/generate", json=painting("[[transient]]"), headers=headers)
+
+    assert ("succeeded", 2) == (ended(client, target)["status"], ended(client, target)["attempts"])
+    assert [MARKED] * 3 == [each.input["hf_token"] for each in simulator.predictions()]
+
+
 def test_after_a_restart_the_message_of_a_failed_model_is_withheld(interrupted):
     failed, _ = interrupted("[[hang]][[fail=401 for what-was-secret]]")
 
