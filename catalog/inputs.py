@@ -334,11 +334,18 @@ class Inputs:
         return {name for name, each in self.fields.items() if each.is_secret}
 
     def check(
-        self, given: Mapping[str, Any], *, accepted: bool = False, elsewhere: Collection[str] = ()
+        self,
+        given: Mapping[str, Any],
+        *,
+        accepted: bool = False,
+        lenient: bool = False,
+        elsewhere: Collection[str] = (),
     ) -> Checked:
-        """Check these inputs, all of which the model has. An input that is null counts as left out, unless it is
-        nullable, and one that is required may be given `elsewhere`. Rules between inputs are not checked
-        (`broken_rules`)."""
+        """Check these inputs. An input that is null counts as left out, unless it is nullable, and one that is required
+        may be given `elsewhere`. Those that the model does not have are left out, but passed on by a `lenient` check.
+        Rules between inputs are not checked (`broken_rules`)."""
+        passes_others = lenient or self.is_open
+        lenient = lenient or self.lenient
         values: dict[str, Any] = {}
         problems, turned = [], []
         for name, each in self.fields.items():
@@ -352,15 +359,15 @@ class Inputs:
             if isinstance(value, FormText) and not value and not each.is_free_text:
                 continue  # an empty field of a form
             try:
-                values[name] = each.read(value, lenient=self.lenient, accepted=accepted)
+                values[name] = each.read(value, lenient=lenient, accepted=accepted)
             except Wrong as wrong:
                 shown = ABSENT if each.is_secret else wrong.given
                 problems.append(Problem(name + wrong.path, wrong.message, shown))
                 continue
-            if self.lenient and not each.is_secret and _is_turned(value, values[name]):
+            if lenient and not each.is_secret and _is_turned(value, values[name]):
                 turned.append(Turned(name, value, values[name]))
-        if self.is_open:
-            values = {**given, **values}
+        if passes_others:
+            values |= {name: value for name, value in given.items() if name not in self.fields}
         ordered = {name: values[name] for name in given if name in values}
         return Checked(ordered, problems, turned)
 

@@ -4,6 +4,7 @@
 | --- | --- |
 | `owner/name` | an official model, by its name |
 | `owner/name:<64 hex digits>` | a version of a model |
+| `<64 hex digits>` | a version of a model that is not known |
 | `deployments/owner/name` | a deployment, whose owner chooses its model and version |
 """
 

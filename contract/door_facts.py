@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+REPLICATE: Final = "replicate"
+"""The name of the Replicate door in `GenerationRecord.door`."""
+
 KEPT: Final = "$kept"
 """The only name of an object that stands for a file in an output. Its value is the number of the kept file, or null if
 the file is not kept."""

@@ -18,6 +18,7 @@ from admission.sliding_window import WINDOW
 from auth import Caller
 from catalog.model import Model
 from contract.callers import pays_with_server_token
+from contract.door_facts import REPLICATE
 from errors import (
     Internal,
     Interrupted,
@@ -192,7 +193,9 @@ class Recovery:
             for name in names_in(fields)
         }
         return replace(
-            self._context, resolved={name: each for name, each in found.items() if each is not None}
+            self._context,
+            lenient=record.door == REPLICATE,
+            resolved={name: each for name, each in found.items() if each is not None},
         )
 
 

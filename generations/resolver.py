@@ -106,16 +106,22 @@ class Resolver:
         """Whether the operator lets this caller run the model. Call it in any thread."""
         return self._allowed.refusal(caller, model) is None
 
-    async def resolve(self, names: Iterable[str], caller: Caller) -> Mapping[str, Model | str]:
+    async def resolve(
+        self, names: Iterable[str], caller: Caller, *, by_id: bool = False
+    ) -> Mapping[str, Model | str]:
         """The models of these names that are not in the registry, or why a name leads to no model. A name of no known
-        form is left out, and so are declared models that may be run. Raises ServiceError if Replicate cannot be
-        asked, and LedgerDown."""
+        form is left out, and so are declared models that may be run. With `by_id`, the id of a version that is not
+        known here leads to a model that takes any input. Raises ServiceError if Replicate cannot be asked, and
+        LedgerDown."""
         distinct = list(dict.fromkeys(names))
         others = [name for name in distinct if self._registry.find(name) is None]
         if len(others) > MAX_NAMES:
             return dict.fromkeys(others, f"is one of more than {MAX_NAMES} models that are not declared")
         found = await asyncio.gather(*(self._find_or_guess(name, caller) for name in others))
         resolved = {name: each for name, each in zip(others, found, strict=True) if each is not None}
+        if by_id:
+            unknown = (name for name in resolved if is_version(name) and isinstance(resolved[name], str))
+            resolved |= {name: self._unknown(name) for name in unknown}
         declared = {name: model for name in distinct if (model := self._registry.find(name)) is not None}
         for name, each in {**declared, **resolved}.items():
             if isinstance(each, Model) and (refusal := self._allowed.refusal(caller, each)) is not None:
@@ -165,6 +171,8 @@ class Resolver:
                 return declared
         if is_version(name):
             row = queries.schema(name, simulated=self._simulated)
+            if row is None and self._lora is None:
+                return self._unknown(name)
             name = f"{row.model if row else self._lora_name}:{name}"
         target = Target.parse(name)
         if not _NAME.fullmatch(target.deployment or target.name):
@@ -199,6 +207,13 @@ class Resolver:
             name=str(target), looked_up_at=0.0, version=target.version, form=trained_flux(), is_official=False
         )
         return self._tariff.priced(replace(published_model(known), unread=told_unread(target.name)))
+
+    def _unknown(self, version: str) -> Model:
+        """The model of a version of which only the id is known: it takes any input, and may be private."""
+        known: Known[Published] = Known(
+            name=version, looked_up_at=0.0, version=version, is_official=True, is_private=True
+        )
+        return self._tariff.priced(published_model(known))
 
     async def _no_version(self, name: str, given: str, caller: Caller) -> str:
         """The message about a version that is no id."""

@@ -121,7 +121,7 @@ class _Reader:
     def for_one(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The model's own parameters. A parameter of another model is a problem that names that model."""
         model, registry = self.model, self.context.registry
-        if model.is_published:
+        if model.is_published or self.context.lenient:
             return self._checked(given, model.inputs)
         strange = {name for name in given if name not in model.inputs.fields and name in registry.takers}
         takes = model.references
@@ -165,11 +165,12 @@ class _Reader:
         """The valid values among these parameters. The others, and unknown ones, are problems; an unknown one may mean
         one of the `names`."""
         inputs, known = self.model.inputs, self.fields_of(names)
-        checked = inputs.check(given, accepted=self.context.accepted, elsewhere=elsewhere)
+        accepted, lenient = self.context.accepted, self.context.lenient
+        checked = inputs.check(given, accepted=accepted, lenient=lenient, elsewhere=elsewhere)
         self.problems.extend(checked.problems)
         self.turned.extend(checked.turned)
         strange = {name: value for name, value in given.items() if name not in inputs.fields}
-        if inputs.is_open:
+        if inputs.is_open or lenient:
             self.problems.extend(Problem(name, _UNNAMED) for name in strange if SECRET_NAME.search(name))
         else:
             self.problems.extend(

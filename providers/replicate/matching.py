@@ -115,13 +115,14 @@ def fit_of(target: Target, origin: Origin) -> Fit:
     """How well a prediction fits this target, whatever its input is."""
     if target.deployment is not None:
         return _fit_of_deployment(target.deployment, origin)
-    if origin.deployment or origin.model != target.name:
-        return Fit.NONE
     shows_version = is_version(origin.version)
-    if target.version is None:
+    version = target.name if is_version(target.name) else target.version
+    if origin.deployment or target.name not in {version, origin.model}:
+        return Fit.NONE
+    if version is None:
         return Fit.EXACT if origin.version and not shows_version else Fit.POSSIBLE
     if shows_version:
-        return Fit.EXACT if origin.version == target.version else Fit.NONE
+        return Fit.EXACT if origin.version == version else Fit.NONE
     return Fit.POSSIBLE
 
 
