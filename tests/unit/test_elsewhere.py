@@ -25,7 +25,7 @@ from tests.support.wiring import (
     succeeded,
 )
 
-OWNER = Principal(USER.id, is_admin=False, caller=USER)
+OWNER = Principal(USER.id, role="user", caller=USER)
 
 
 class Counting(MemoryLedger):
@@ -198,7 +198,7 @@ async def test_a_caller_that_unsubscribes_ends_the_reading_of_events():
     here, there = processes()
     first = there.submit(a_picture(), by=ADMIN)
     await asyncio.sleep(0.1)
-    admin = Principal(ADMIN.id, is_admin=True, caller=ADMIN)
+    admin = Principal(ADMIN.id, role="admin", caller=ADMIN)
     work = await here.core.generations.get(first_id(there), admin)
     subscription = await here.core.generations.subscribe(work, ADDRESS)
     await asyncio.sleep(2)

@@ -19,8 +19,8 @@ from tests.support.post import PostOffice
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADDRESS, OTHER_USER, USER, a_picture, core, pictures, submission
 
-OWNER = Principal(USER.id, is_admin=False, caller=USER)
-STRANGER = Principal(OTHER_USER.id, is_admin=False, caller=OTHER_USER)
+OWNER = Principal(USER.id, role="user", caller=USER)
+STRANGER = Principal(OTHER_USER.id, role="user", caller=OTHER_USER)
 
 
 @dataclass

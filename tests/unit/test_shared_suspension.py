@@ -17,8 +17,8 @@ from tests.support.ledgers import LossyLedger
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, USER, a_picture, core, pictures, submission
 
-OWNER = Principal(USER.id, is_admin=False, caller=USER)
-OPERATOR = Principal(ADMIN.id, is_admin=True, caller=ADMIN)
+OWNER = Principal(USER.id, role="user", caller=USER)
+OPERATOR = Principal(ADMIN.id, role="admin", caller=ADMIN)
 
 COMMIT_SECONDS = 0.001
 

@@ -134,7 +134,7 @@ class Unwanted(CrashMachine):
             record = data.draw(st.sampled_from(items))
             target, prompts = record.id, [prompts[record.position]]
         is_admin = whose == "admin" or caller is ADMIN
-        principal = Principal("admin", True, ADMIN) if is_admin else Principal(caller.id, False, caller)
+        principal = Principal("admin", "admin", ADMIN) if is_admin else Principal(caller.id, "user", caller)
         try:
             await self.process.generations.cancel(target, principal, timeout=seconds)
         except NotFound:
