@@ -139,6 +139,14 @@ class NoKeys:
         return None
 
 
+def names_key(headers: Headers) -> bool:
+    """Whether a header may hold the text of a named key."""
+    return any(
+        KEY_START in (headers.get(name) or "")
+        for name in (ADMIN_HEADER, KEY_HEADER, USER_HEADER, BEARER_HEADER)
+    )
+
+
 class Authenticator:
     """Identifies callers by their headers. `Authenticator(admin_key=…, server_token=…).payer(headers) -> Caller`.
 

@@ -99,6 +99,7 @@ class Runtime:
         self.ledger.start(on_open=self._restore, on_taken_over=self._end_process)
         self.loop.submit(self._tidy_up())
         self.loop.submit(self.core.models.run())
+        self.loop.submit(self.core.key_directory.run())
         if self.core.retention:
             self.loop.submit(self.core.retention.run())
 
@@ -178,6 +179,7 @@ class Runtime:
 
     def _restore(self) -> None:
         """Resume the work of earlier processes. In the ledger's thread, once it is open."""
+        self.core.key_directory.load(self.queries)  # before their work
         state = self._left_behind_soon() if self.group else self._left_behind()
         spent = self.core.budget.load(self.queries)
         hash_key = self.queries.meta(HASH_KEY)
@@ -185,6 +187,7 @@ class Runtime:
 
         def begin() -> None:
             self.authenticator.hash_key = hash_key
+            self.core.key_directory.begin()
             self.core.semaphores.begin(semaphores)
             self.core.begin(state, spent=spent)
             self.core.limits.begin(limits)

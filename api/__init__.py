@@ -4,7 +4,19 @@ from urllib.parse import unquote, urlsplit
 
 from flask import Blueprint, Flask
 
-from api import admin, docs, files, generate, generations, metrics, models, openai_door, semaphores, webhooks
+from api import (
+    admin,
+    docs,
+    files,
+    generate,
+    generations,
+    keys,
+    metrics,
+    models,
+    openai_door,
+    semaphores,
+    webhooks,
+)
 from api.backpressure import CallerLimits
 from service import Runtime
 
@@ -25,6 +37,7 @@ def register(app: Flask, service: Runtime) -> None:
         generations,
         files,
         admin,
+        keys,
         metrics,
         semaphores,
         webhooks,

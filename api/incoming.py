@@ -16,7 +16,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
 from api.backpressure import CallerLimits, Quota
-from auth import ADMIN_HEADER, BEARER_HEADER, KEY_HEADER, USER_HEADER, Caller, Headers, Principal
+from auth import ADMIN_HEADER, BEARER_HEADER, KEY_HEADER, USER_HEADER, Caller, Headers, Principal, names_key
 from catalog.references import INLINE
 from errors import (
     Forbidden,
@@ -27,6 +27,7 @@ from errors import (
     ServiceError,
     UnsupportedMediaType,
 )
+from generations.audit import Actor
 from generations.submission import (
     NO_FINGERPRINT,
     BodyFingerprint,
@@ -106,15 +107,28 @@ def require_payer() -> Caller:
 def require_admin() -> Principal:
     """The sender of this request, who is an admin. Raises Unauthenticated or Forbidden."""
     found = _identified(service().authenticator.require_admin)
-    g.caller = found.id
+    g.caller, g.caller_name = found.id, found.key.name if found.key else found.id
+    return found
+
+
+def require_view() -> Principal:
+    """The sender of this request, who may see everything. Raises Unauthenticated or Forbidden."""
+    found = authenticate()
+    if not found.sees_all:
+        raise Forbidden("This request requires a key of the role `admin` or `viewer`.")
     return found
 
 
 def authenticate() -> Principal:
     """The sender of this request, which spends nothing. Raises Unauthenticated."""
     found = _identified(service().authenticator.authenticate)
-    g.caller = found.id
+    g.caller, g.caller_name = found.id, found.key.name if found.key else found.id
     return found
+
+
+def actor() -> Actor:
+    """The sender of this request, who was identified before, for the audit trail."""
+    return Actor(g.caller, g.caller_name, g.request_id)
 
 
 def known() -> Principal | None:
@@ -139,10 +153,13 @@ def named_origin() -> str | None:
 def _identified(identify: Callable[[Headers], Sender]) -> Sender:
     """The result of `identify` for the request. If the ledger is not open yet, the LedgerDown has its reason. Raises
     Forbidden for an admin's request from a page of another origin, whose scripts could all read the key."""
+    running = service()
     try:
+        if names_key(request.headers) and not running.core.key_directory.is_fresh:
+            running.loop.run(running.core.key_directory.ensure_fresh())
         found = identify(request.headers)
     except LedgerDown as down:
-        raise LedgerDown(service().ledger.trouble or down.detail) from None
+        raise LedgerDown(running.ledger.trouble or down.detail) from None
     if found.is_admin and named_origin() is not None:
         raise Forbidden("A web page of another origin may not use an admin key.")
     return found

@@ -97,3 +97,14 @@ class Batch:
 
 Work = Generation | Batch
 """Work that runs in this process, or has run in it."""
+
+
+def in_memory(work: Work) -> list[Generation]:
+    """The generations of the work, without those that are only in the ledger."""
+    items = work.items if isinstance(work, Batch) else [work]
+    return [each for each in items if isinstance(each, Generation)]
+
+
+def unfinished(work: Work) -> list[Generation]:
+    """The generations of the work in memory that have not ended."""
+    return [each for each in in_memory(work) if not each.has_ended]

@@ -28,6 +28,8 @@ from generations.elsewhere import Elsewhere
 from generations.events import Events
 from generations.figures import WorkFigures, figures_of
 from generations.idempotency import IdempotencyKeys
+from generations.key_directory import KeyDirectory
+from generations.keys import NamedKeys
 from generations.late import LatePredictions
 from generations.learned import Learned
 from generations.lifecycle import FIRST_BACKOFF, Runner
@@ -110,17 +112,18 @@ class Core:
         self.outbox = _outbox(settings, ledger, archive)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments)
+        self.keys = _keys(ledger, archive, self.supervisor, authenticator)
         self.suspension = self._suspension(ledger, archive)
         remote = None if letters is None else Remote(letters, self.supervisor, ledger)
         self.semaphores = self._semaphores(ledger, archive)
         self.shared_limits = None if letters is None else SharedLimits(self.limits, archive, letters)
         self.generations = self._service(ledger, archive, keys, cpu, remote)
         self.retention = _retention(settings, ledger, archive)
-        self.push = PushInbox(
-            supervisor=self.supervisor, archive=archive, provider=provider, authenticator=authenticator, remote=remote
-        )  # fmt: skip
-        if remote is not None:
-            remote.serve(describe=self.generations.describe, push=self.push.take)
+        self.push = self._push(archive, authenticator, remote)
+
+    @property
+    def key_directory(self) -> KeyDirectory:
+        return self.keys.directory
 
     def figures(self, others: Gate) -> WorkFigures:
         """The figures of the work in this process. `others` is the gate of requests that create nothing."""
@@ -249,6 +252,18 @@ class Core:
             return of(self.gate)
         return SharedSemaphores(self.gate, archive, self.letters, of)
 
+    def _push(self, archive: Archive, authenticator: Authenticator, remote: Remote | None) -> PushInbox:
+        push = PushInbox(
+            supervisor=self.supervisor,
+            archive=archive,
+            provider=self.provider,
+            authenticator=authenticator,
+            remote=remote,
+        )
+        if remote is not None:
+            remote.serve(describe=self.generations.describe, push=push.take)
+        return push
+
     def _service(
         self, ledger: Ledger, archive: Archive, keys: IdempotencyKeys, cpu: Pool, remote: Remote | None
     ) -> GenerationService:
@@ -274,6 +289,14 @@ class Core:
             outbox=self.outbox,
             ledger=ledger,
         )
+
+
+def _keys(
+    ledger: Ledger, archive: Archive, supervisor: Supervisor, authenticator: Authenticator
+) -> NamedKeys:
+    """The service of named keys, which `authenticator` finds in its directory from now on."""
+    authenticator.keys = directory = KeyDirectory(archive=archive, ledger=ledger, supervisor=supervisor)
+    return NamedKeys(ledger=ledger, archive=archive, directory=directory, digest=authenticator.keyed_hash)
 
 
 def _models(

@@ -24,7 +24,7 @@ from admission.fair_queue import room
 from auth import Caller
 from cluster import AnyGate
 from errors import InvalidRequest, LedgerDown, Problem, QueueFull, ShuttingDown
-from generations.batch import Batch, Work
+from generations.batch import Batch, Work, in_memory, unfinished
 from generations.budget import Budget, check_cost
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
@@ -154,7 +154,7 @@ class Supervisor:
         except LedgerDown:
             self.cancel(work)
             raise
-        for generation in _in_memory(work):
+        for generation in in_memory(work):
             generation.persisted = True
 
     def resume(self, generations: Iterable[Generation], batches: Iterable[Batch] = ()) -> None:
@@ -162,7 +162,7 @@ class Supervisor:
         for batch in batches:
             if batch.id not in self._batches:
                 batch.accepted_at = _loop_time(batch.created_at)
-                items = _in_memory(batch)
+                items = in_memory(batch)
                 for generation in items:
                     self._adopt(generation)
                 self._ledger.mark_dirty(batch)  # this process has it now
@@ -218,17 +218,27 @@ class Supervisor:
 
     def cancel(self, work: Work) -> None:
         """Cancel work and its predictions. Work that was handed over is cancelled by the next process."""
-        for generation in _unfinished(work):
+        for generation in unfinished(work):
             if not generation.is_cancelled:
                 generation.is_cancelled = True
                 self._ledger.mark_dirty(generation)  # otherwise the next process would resume it
                 if (task := self.task(generation)) is not None:
                     _cancel(task)
 
+    def callers(self) -> Sequence[str]:
+        """The turns of the callers with unfinished work in this process."""
+        return list(self._running_of)
+
+    def cancel_queued(self, caller_id: str) -> None:
+        """Cancel the work of a caller that has not begun to run."""
+        for _, generation in list(self._running.values()):
+            if generation.caller_id == caller_id and generation.state == "queued":
+                self.cancel(generation)
+
     def abandon(self, work: Work) -> list[asyncio.Task[None]]:
         """Cancel work whose caller has disconnected, except for the detached items of a batch. Returns the tasks to
         wait for."""
-        abandoned = [each for each in _unfinished(work) if each is work or not each.detached]
+        abandoned = [each for each in unfinished(work) if each is work or not each.detached]
         for generation in abandoned:
             self.cancel(generation)
         return [task for each in abandoned if (task := self.task(each)) is not None]
@@ -372,15 +382,6 @@ class Supervisor:
         self._keys.release(work.id)
         if isinstance(work, Batch) or UPLOADED in work.request_json:
             self.forget_attachments(work.id)
-
-
-def _in_memory(work: Work) -> list[Generation]:
-    items = work.items if isinstance(work, Batch) else [work]
-    return [each for each in items if isinstance(each, Generation)]
-
-
-def _unfinished(work: Work) -> list[Generation]:
-    return [each for each in _in_memory(work) if not each.has_ended]
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
+from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.claims import Claim
 from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
 from ledger.records import (
@@ -27,6 +28,9 @@ DAY: Final = 86_400
 
 HASH_KEY: Final = "caller hash key"
 """The name of the value in `meta` that keys the hashes of callers. Every ledger has one from its start."""
+
+Place = tuple[float, str]
+"""The place of a row in a list: its moment and its id."""
 
 Grouping = Literal["model", "caller", "day"]
 
@@ -155,7 +159,39 @@ class ModelQueries(Protocol):
         """For how many seconds some of the latest predictions of this target ran, in any order."""
 
 
-class Queries(ModelQueries, Protocol):
+class AccessQueries(Protocol):
+    """Reads named keys, and the acts of administrators."""
+
+    def changed_api_keys(self, revision: int) -> Sequence[ApiKeyRecord]:
+        """The keys that were changed after this revision, in the order of their last changes. After 0, only those that
+        are not deleted."""
+
+    def last_key_revision(self) -> int:
+        """The revision of the last change of any key, 0 before the first."""
+
+    def api_key(self, key_id: str) -> ApiKeyRecord | None:
+        """A key, which may be deleted."""
+
+    def api_keys(self, *, limit: int, before: Place | None = None) -> Sequence[ApiKeyRecord]:
+        """The keys that are not deleted, the newest first, from the one after the place `before`."""
+
+    def api_key_names(self, key_ids: Collection[str]) -> Mapping[str, str]:
+        """The names of the keys with these ids, also of deleted ones."""
+
+    def acts(
+        self,
+        *,
+        limit: int,
+        before: Place | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        since: float | None = None,
+    ) -> Sequence[AuditRecord]:
+        """The acts of administrators, the latest first, from the one after the place `before`, at or after `since`.
+        `actor` is an id, and `action` a whole name or its part before the dot."""
+
+
+class Queries(ModelQueries, AccessQueries, Protocol):
     """Reads records. Every method blocks, is safe on any thread, and raises LedgerDown. Records that are not flushed
     may be missing."""
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any, Final
 
-from ledger.records import KeyRecord
+from ledger.access_records import ApiKeyRecord, AuditRecord
+from ledger.records import KeyRecord, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,15 @@ class EndLookup:
     again_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimApiKey:
+    """Write a named key and the act that changed it, if the revision of the key is the next one: nothing else has
+    changed a key since its present row was read."""
+
+    record: ApiKeyRecord
+    audit: AuditRecord
+
+
 Claim = (
     ClaimKey
     | ClaimSuspended
@@ -91,6 +101,7 @@ Claim = (
     | ClaimBudget
     | ClaimLookup
     | EndLookup
+    | ClaimApiKey
 )
 
 SENT: Final = """
@@ -144,6 +155,11 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
         WHERE reader = ? AND name = ? AND simulated = ? AND until = ? AND NOT is_over
     """,
     ClaimBudget: f"SELECT FROM ({BUDGET_TOTAL}) sums WHERE total <= %s",
+    ClaimApiKey: """
+        UPDATE meta SET value = value
+        WHERE name = 'name' AND (SELECT coalesce(max(revision), 0) FROM api_keys) = ?
+        RETURNING name
+    """,
 }
 
 _IS_FREE: Final = {
@@ -153,7 +169,9 @@ _IS_FREE: Final = {
 """Whether no process has a batch, by whether several share the ledger."""
 
 
-LOCKS: Final[Mapping[type[Claim], str]] = {ClaimBudget: "SELECT FROM meta WHERE name = 'name' FOR UPDATE"}
+_LOCK: Final = "SELECT FROM meta WHERE name = 'name' FOR UPDATE"
+
+LOCKS: Final[Mapping[type[Claim], str]] = {ClaimBudget: _LOCK, ClaimApiKey: _LOCK}
 """A statement before that of the claim, which sees what others wrote before they let go of the lock."""
 
 
@@ -164,6 +182,11 @@ def lock_order(claim: Claim) -> tuple[str, ...]:
         case (ClaimLookup() as lookup) | EndLookup(lookup):
             return (lookup.reader, lookup.name)
     return ()
+
+
+def written_with(claim: Claim) -> tuple[Record, ...]:
+    """The records that are written in the transaction of a claim if it is made. Then its statement returns a row."""
+    return (claim.record, claim.audit) if isinstance(claim, ClaimApiKey) else ()
 
 
 def total_of(account: str, day: int, simulated: bool) -> tuple[Any, ...]:
@@ -190,5 +213,7 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
             parameters = (again_at, reader, name, simulated, until)
         case ClaimBudget(account, most, day, simulated):
             parameters = (*total_of(account, day, simulated), most)
+        case ClaimApiKey(record):
+            parameters = (record.revision - 1,)
     is_free = _IS_FREE[process is not None]
     return _STATEMENTS[type(claim)].replace("is_free", is_free).replace("?", placeholder), parameters

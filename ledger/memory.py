@@ -15,6 +15,7 @@ from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period, Progress, Source, date_of
 from ledger.claims import (
     Claim,
+    ClaimApiKey,
     ClaimBatch,
     ClaimBudget,
     ClaimCancelled,
@@ -24,6 +25,7 @@ from ledger.claims import (
     ClaimSuspended,
     EndLookup,
 )
+from ledger.memory_access import MemoryAccess
 from ledger.memory_published import MemoryModels, Rows
 from ledger.records import (
     AttemptRecord,
@@ -32,7 +34,6 @@ from ledger.records import (
     Delivery,
     GenerationRecord,
     KeyRecord,
-    MetaRecord,
     Record,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
@@ -49,7 +50,7 @@ _RETRY_DELAY: Final = 1.0
 """Seconds between attempts to commit while `trouble` is set."""
 
 
-class MemoryLedger(MemoryModels):
+class MemoryLedger(MemoryModels, MemoryAccess):
     """`ledger.Ledger` and `ledger.Queries`. While `trouble` is set, nothing is committed."""
 
     def __init__(
@@ -115,6 +116,8 @@ class MemoryLedger(MemoryModels):
                 return self.budget_total(account, day, simulated=simulated) <= most
             case ClaimLookup() | EndLookup():
                 return self.claimed(claim)
+            case ClaimApiKey():
+                return self.changed_key(claim)
             case ClaimSent():
                 return False  # only the holder of a shared gate grants leases, and this ledger has none
 
@@ -294,10 +297,6 @@ class MemoryLedger(MemoryModels):
 
     def names_semaphore(self, semaphore_id: str) -> bool:
         return any(each.semaphore == semaphore_id for each in self.unfinished())
-
-    def meta(self, name: str) -> bytes | None:
-        found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))
-        return found.value if found else None
 
     def oldest_doubt(self) -> float | None:
         attempts = (attempt for each in self.unfinished() for attempt in each.attempts)

@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 
 from ledger.claims import ClaimLookup, EndLookup
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
-from ledger.records import Record
+from ledger.records import MetaRecord, Record
 from ledger.tables import MAPPINGS, Key
 
 R = TypeVar("R", bound=Record)
@@ -14,14 +14,23 @@ R = TypeVar("R", bound=Record)
 Rows = dict[type[Record], dict[Key, Record]]
 
 
-class MemoryModels:
-    """`ledger.ModelQueries` on `rows`, and the claims of look-ups."""
+class MemoryRows:
+    """The committed records by kind and key."""
 
     rows: Rows
 
     def all(self, kind: type[R]) -> list[R]:
         """Every committed record of this kind, in the order of its first commit."""
         return cast("list[R]", list(self.rows[cast("type[Record]", kind)].values()))
+
+    def meta(self, name: str) -> bytes | None:
+        """The value of this name."""
+        found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))
+        return found.value if found else None
+
+
+class MemoryModels(MemoryRows):
+    """`ledger.ModelQueries` on `rows`, and the claims of look-ups."""
 
     def claimed(self, claim: ClaimLookup | EndLookup) -> bool:
         """Make the claim, and return whether it was made."""

@@ -107,6 +107,7 @@ def named_keys(driver: sqlite3.Connection) -> None:
             NOT NULL, expires_at FLOAT, deleted_at FLOAT, revision INTEGER NOT NULL, PRIMARY KEY (id)
         )"""
     )
+    driver.execute("CREATE INDEX api_keys_by_revision ON api_keys (revision)")
     driver.execute(
         """CREATE TABLE spending (
             payer TEXT NOT NULL, period TEXT NOT NULL, simulated BOOLEAN NOT NULL, process TEXT NOT NULL, spent FLOAT
@@ -173,6 +174,7 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
             INTEGER, budget_usd FLOAT, budget_period TEXT, models TEXT NOT NULL, tags TEXT NOT NULL, created_at FLOAT
             NOT NULL, expires_at FLOAT, deleted_at FLOAT, revision INTEGER NOT NULL, PRIMARY KEY (id)
         )""",
+        "CREATE INDEX api_keys_by_revision ON api_keys (revision)",
         """CREATE TABLE spending (
             payer TEXT NOT NULL, period TEXT NOT NULL, simulated BOOLEAN NOT NULL, process TEXT NOT NULL, spent FLOAT
             NOT NULL, reserved FLOAT NOT NULL, PRIMARY KEY (payer, period, simulated, process)

@@ -30,14 +30,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger import Profile
-from ledger.claims import LOCKS, SENT, Claim, ClaimSent, lock_order, statement
+from ledger.claims import LOCKS, SENT, Claim, ClaimSent, lock_order, statement, written_with
 from ledger.json_rows import statements_of
 from ledger.members import FENCE, LOCK_TIMEOUT, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES, Schema, TooNew
 from ledger.notices import committing
 from ledger.post import LEASES
 from ledger.postgres_migration import make_tables
-from ledger.recent import Changes
+from ledger.recent import Changes, as_changes
 from ledger.records import LeaseRecord
 from ledger.tables import META, METADATA
 from ledger.writer import TakenOver, opened
@@ -182,7 +182,7 @@ class PostgresBackend:
                 for lock in {LOCKS[type(each)] for each in others if type(each) in LOCKS}:
                     cursor.execute(lock)
                 results = {
-                    at: connection.execute(*statement(others[at], self.process, placeholder="%s"))
+                    at: self._make(connection, others[at])
                     for at in sorted(range(len(others)), key=lambda at: lock_order(others[at]))
                 }
                 leases = (
@@ -194,6 +194,15 @@ class PostgresBackend:
         made = iter([results[at].rowcount > 0 for at in range(len(others))])
         granted = {lease for (lease,) in leases}
         return [each.lease_id in granted if isinstance(each, ClaimSent) else next(made) for each in claims]
+
+    def _make(self, connection: psycopg.Connection[Any], claim: Claim) -> Cursor:
+        """Make a claim in the present transaction. At the end of the pipeline, the cursor has a row if it was made."""
+        made = connection.execute(*statement(claim, self.process, placeholder="%s"))
+        records = written_with(claim)
+        if records and made.fetchone() is not None:  # waits for the server, which others do not
+            for sql, every in statements_of(as_changes(records)):
+                connection.cursor().executemany(sql, every)
+        return made
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Cursor[Any]]:

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from ledger import DAY, Grouping, Page, Period, Progress, date_of
+from ledger.access import SqlAccess
 from ledger.claims import BUDGET_TOTAL, total_of
 from ledger.published import SqlModels
 from ledger.records import (
@@ -68,7 +69,7 @@ _BEGIN: Final = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATA
 """Begins a transaction that sees one moment, by dialect."""
 
 
-class SqlQueries(SqlModels):
+class SqlQueries(SqlModels, SqlAccess):
     """`ledger.Queries` on a database. Each query takes a connection from the pool."""
 
     def generation(self, generation_id: str) -> GenerationRecord | None:

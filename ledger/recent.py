@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ledger.claims import Claim, ClaimKey, ClaimSent
+from ledger.claims import Claim, ClaimKey, ClaimSent, written_with
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -31,6 +31,11 @@ Changes = Mapping[Place, Record | None]
 """Records by kind and key; None removes the row."""
 
 
+def as_changes(records: Iterable[Record]) -> Changes:
+    """The changes that write these records."""
+    return {(type(each), MAPPINGS[type(each)].key_of(each)): each for each in records}
+
+
 class RecentRows:
     """`clock` is in seconds. Not safe on several threads."""
 
@@ -46,6 +51,8 @@ class RecentRows:
         for place, record in changes.items():
             self._note(place, record, now)
         for claim in made:
+            for place, record in as_changes(written_with(claim)).items():
+                self._note(place, record, now)
             if isinstance(claim, ClaimKey):
                 self._note((KeyRecord, MAPPINGS[KeyRecord].key_of(claim.record)), claim.record, now)
             elif isinstance(claim, ClaimSent):

@@ -19,10 +19,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from ledger.claims import Claim
+from ledger.claims import Claim, written_with
 from ledger.claims import statement as claimed
 from ledger.migrations import TooNew, migrate, name_of
-from ledger.recent import Changes
+from ledger.recent import Changes, as_changes
 from ledger.records import Record
 from ledger.tables import MAPPINGS, Statements
 from ledger.writer import by_statement, opened
@@ -117,7 +117,7 @@ class SqliteBackend:
         try:
             for statement, every in rows.items():
                 connection.executemany(statement, every)
-            made = [connection.execute(*claimed(each, None, placeholder="?")).rowcount > 0 for each in claims]
+            made = [_make(connection, each) for each in claims]
             connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
@@ -158,6 +158,18 @@ class SqliteBackend:
         self.disconnect()
         if self._owner is not None:
             os.close(self._owner)
+
+
+def _make(connection: sqlite3.Connection, claim: Claim) -> bool:
+    """Make a claim in the present transaction. Returns whether it was made."""
+    cursor = connection.execute(*claimed(claim, None, placeholder="?"))
+    if not (records := written_with(claim)):
+        return cursor.rowcount > 0
+    if not cursor.fetchall():
+        return False
+    for statement, every in by_statement(as_changes(records), _STATEMENTS).items():
+        connection.executemany(statement, every)
+    return True
 
 
 def _engine(url: str) -> Engine:

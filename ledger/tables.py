@@ -155,6 +155,7 @@ LOOKUPS: Final = _table("lookups", LookupRecord, "reader", "name", "simulated", 
 RUNS: Final = _table("runs", RunRecord, "target", "simulated", "slot", sqlite_with_rowid=False)
 
 API_KEYS: Final = _table("api_keys", ApiKeyRecord, "id")
+Index("api_keys_by_revision", API_KEYS.c.revision)
 
 SPENDING: Final = _table(
     "spending", SpendingRecord, "payer", "period", "simulated", "process", sqlite_with_rowid=False
@@ -287,11 +288,15 @@ class RowMapping(Generic[R]):
         added = (
             added.from_select(self.columns, rows_of(self.table, self.columns)) if rows_of else added.inline()
         )
-        changing = [each.name for each in self.table.c if each.name not in {*self._unique, *_NEVER_CHANGES}]
+        unchanging = {*self._unique, *(() if self.table is API_KEYS else _NEVER_CHANGES)}
+        changing = [each.name for each in self.table.c if each.name not in unchanging]
         values = {name: added.excluded[name] for name in changing}
         if "cancelled" in values:  # another process may have cancelled it
             values["cancelled"] = or_(self.table.c.cancelled, added.excluded.cancelled)
-        upsert = added.on_conflict_do_update(index_elements=list(self._unique), set_=values)
+        is_newer = None
+        if self.table is API_KEYS:  # a process may write an older change of another one again
+            is_newer = self.table.c.revision < added.excluded.revision
+        upsert = added.on_conflict_do_update(index_elements=list(self._unique), set_=values, where=is_newer)
         delete = self.table.delete().where(*(self.table.c[name] == _KEY for name in self._key))
         placeholder = "?" if dialect.paramstyle == "qmark" else "%s"
         may_be_shared = dialect.name == "postgresql"

@@ -14,7 +14,7 @@ from catalog.registry import Registry
 from catalog.targets import Target
 from contract.states import ENDED, UNFINISHED, iso8601
 from errors import Problem
-from ledger import Grouping, Page
+from ledger import Grouping, Page, Place
 from parsing.validation import refuse_if_any
 
 LONGEST_SEARCH: Final = 200
@@ -106,6 +106,26 @@ def parse_usage(query: Mapping[str, str]) -> UsageQuery:
 def cursor(place: int) -> str:
     """A position in the list as an opaque text, with which a caller gets the next page."""
     return base64.urlsafe_b64encode(struct.pack(">Q", place)).rstrip(b"=").decode()
+
+
+def parse_places(query: Mapping[str, str], *also: str) -> tuple[int, Place | None]:
+    """The limit of a page, and the place that its cursor names, from a query that may `also` have these names. Raises
+    InvalidRequest."""
+    problems = _unknown(query, ("limit", "cursor", *also))
+    limit, before = _limit(query, problems), None
+    if (given := query.get("cursor")) is not None:
+        try:
+            moment, _, row_id = base64.b64decode(given, altchars=b"-_", validate=True).decode().partition(" ")
+            before = float(moment), row_id
+        except (binascii.Error, ValueError):
+            problems.append(Problem("cursor", "must be a next_cursor of an earlier page", given))
+    refuse_if_any(problems)
+    return limit, before
+
+
+def place_cursor(moment: float, row_id: str) -> str:
+    """The place of a row in a list as an opaque text, with which a caller gets the next page."""
+    return base64.urlsafe_b64encode(f"{moment!r} {row_id}".encode()).decode()
 
 
 def _before(query: Mapping[str, str], problems: list[Problem]) -> int | None:

@@ -100,10 +100,13 @@ def test_a_migrated_ledger_in_postgresql_has_the_tables_of_a_new_one(version):
         assert tables_of(server(), new) == tables_of(server(), old)
 
 
-def only_adds(statement) -> bool:
+def only_adds(statement, made="") -> bool:
     """Whether it takes milliseconds, and older processes can go on after it. A default that calls a function would
-    write each row anew, and an index on a table that is there would hold up all writes."""
+    write each row anew, and an index on a table that is there would hold up all writes, unless an earlier one of the
+    statements in `made` has created that."""
     words = " ".join(statement.split())
+    if index := re.match(r"CREATE INDEX \w+ ON (\w+) ", words):
+        return f"CREATE TABLE {index[1]} " in made
     column = re.match(r"ALTER TABLE \w+ ADD COLUMN \w+ ", words) and not re.search(
         r"UNIQUE|REFERENCES|CHECK|\(", words
     )
@@ -117,7 +120,7 @@ def test_each_step_in_postgresql_that_older_processes_can_stand_only_adds():
     versions = range(POSTGRES_COMPATIBLE, PRESENT)
     statements = [each for version in versions for each in POSTGRES_STEPS[version]]
 
-    assert [] == [each for each in statements if not only_adds(each)]
+    assert [] == [each for each in statements if not only_adds(each, "".join(statements))]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,202 @@
+"""Named keys: made, changed, rotated and deleted by administrators, in the ledger of all processes.
+
+Changes of keys come one after the other. Each writes the next revision, and fails if another change took it meanwhile.
+Then it is tried again with the key as it is now. It is written together with its entry in the audit trail.
+"""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from contract.callers import KEY_PREFIX
+from contract.states import iso8601
+from errors import InvalidRequest, LedgerDown, NotFound
+from generations.archive import Archive
+from generations.audit import Actor
+from generations.key_directory import KeyDirectory
+from ledger import Ledger, Place, Queries
+from ledger.access_records import ApiKeyRecord
+from ledger.claims import ClaimApiKey
+from loop_thread import finish
+from parsing.keys import budget_problems
+
+T = TypeVar("T")
+
+TEXT_START: Final = "rcg_"
+"""How the text of a key begins (`auth.KEY_START`)."""
+
+_SHOWN: Final = len(TEXT_START) + 6
+"""Characters of the text that lists show."""
+
+_TRIES: Final = 50
+"""How often a change is tried while other processes change keys. Each time, one of them succeeds."""
+
+_BUSY: Final = "Other processes keep changing keys. Nothing was changed."
+
+
+class NamedKeys:
+    """The service of `/keys`. `digest` hashes the text of a key. All methods are called on the loop, and raise
+    LedgerDown."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        archive: Archive,
+        directory: KeyDirectory,
+        digest: Callable[[str], str],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._archive = archive
+        self.directory = directory
+        self._digest = digest
+        self._now = now
+        self._changing = asyncio.Lock()
+
+    async def create(self, fields: Mapping[str, Any], actor: Actor) -> tuple[ApiKeyRecord, str]:
+        """A new key with these fields (`parsing.keys.parse_key`), and its text, which is kept nowhere."""
+        text = _new_text()
+        key = ApiKeyRecord(
+            id=KEY_PREFIX + secrets.token_hex(16),
+            digest=self._digest(text),
+            prefix=text[:_SHOWN],
+            created_at=self._now(),
+            **_as_columns(fields),
+        )
+        return await self._change(None, lambda _: key, "create", fields, actor), text
+
+    async def change(self, key_id: str, fields: Mapping[str, Any], actor: Actor) -> ApiKeyRecord:
+        """Change these fields (`parsing.keys.parse_changes`). Raises NotFound, and InvalidRequest if the key would have
+        a budget without a period."""
+        if fields.get("budget_usd", 0) is None:
+            fields = {**fields, "budget_period": fields.get("budget_period")}
+
+        def changed(key: ApiKeyRecord) -> ApiKeyRecord:
+            made = replace(key, **_as_columns(fields))
+            if problems := budget_problems(
+                {"budget_usd": made.budget_usd, "budget_period": made.budget_period}
+            ):
+                raise InvalidRequest(problems)
+            return made
+
+        return await self._change(key_id, changed, "update", fields, actor)
+
+    async def rotate(self, key_id: str, grace: float, actor: Actor) -> tuple[ApiKeyRecord, str]:
+        """Give the key another text, and accept the present one for `grace` more seconds. Raises NotFound."""
+        text = _new_text()
+
+        def rotated(key: ApiKeyRecord) -> ApiKeyRecord:
+            return replace(
+                key,
+                digest=self._digest(text),
+                prefix=text[:_SHOWN],
+                previous_digest=key.digest if grace > 0 else None,
+                previous_until=self._now() + grace if grace > 0 else None,
+            )
+
+        details = {"grace_seconds": grace}
+        return await self._change(key_id, rotated, "rotate", details, actor), text
+
+    async def delete(self, key_id: str, actor: Actor) -> None:
+        """Delete a key. Its waiting work is cancelled in every process. Raises NotFound."""
+
+        def deleted(key: ApiKeyRecord) -> ApiKeyRecord:
+            return replace(key, deleted_at=self._now())
+
+        await self._change(key_id, deleted, "delete", {}, actor)
+
+    async def get(self, key_id: str) -> ApiKeyRecord:
+        """A key, which may be deleted. Raises NotFound."""
+        found = await self._archive.read(lambda queries: queries.api_key(key_id))
+        if found is None:
+            raise NotFound("No key has this id.")
+        return found
+
+    async def page(self, *, limit: int, before: Place | None) -> Sequence[ApiKeyRecord]:
+        """The keys that are not deleted, the newest first."""
+        return await self._archive.read(lambda queries: queries.api_keys(limit=limit, before=before))
+
+    async def _change(
+        self,
+        key_id: str | None,
+        change: Callable[[Any], ApiKeyRecord],
+        action: str,
+        details: Mapping[str, Any],
+        actor: Actor,
+    ) -> ApiKeyRecord:
+        """Change a key, or add one without an id. Returns when this process knows the change. If the wait is cancelled,
+        the change goes on, since it may be done."""
+        return await finish(self._changed(key_id, change, f"keys.{action}", details, actor))
+
+    async def _changed(
+        self,
+        key_id: str | None,
+        change: Callable[[Any], ApiKeyRecord],
+        action: str,
+        details: Mapping[str, Any],
+        actor: Actor,
+    ) -> ApiKeyRecord:
+        def read(queries: Queries) -> tuple[int, ApiKeyRecord | None]:
+            # In this order: a later change is found by its revision.
+            return queries.last_key_revision(), None if key_id is None else queries.api_key(key_id)
+
+        async with self._changing:
+            for _ in range(_TRIES):
+                last, before = await self._archive.read(read)
+                if key_id is not None and (before is None or before.deleted_at is not None):
+                    raise NotFound("No key has this id.")
+                record = replace(change(before), revision=last + 1)
+                shown = {"name": record.name, **_as_json(details)}
+                if await self._ledger.claim(ClaimApiKey(record, actor.act(action, record.id, shown))):
+                    with suppress(
+                        LedgerDown
+                    ):  # the change is made, and requests read it once the ledger answers
+                        await self.directory.refresh()
+                    return record
+        raise LedgerDown(_BUSY)
+
+
+def view(key: ApiKeyRecord) -> dict[str, Any]:
+    """A key as JSON, without its text."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "role": key.role,
+        "max_concurrent": key.max_concurrent,
+        "requests_per_minute": key.requests_per_minute,
+        "max_queued": key.max_queued,
+        "budget_usd": key.budget_usd,
+        "budget_period": key.budget_period,
+        "models": list(key.models) or None,
+        "tags": json.loads(key.tags),
+        "created_at": iso8601(key.created_at),
+        "expires_at": _moment(key.expires_at),
+        "deleted_at": _moment(key.deleted_at),
+        "previous_valid_until": _moment(key.previous_until),
+    }
+
+
+def _new_text() -> str:
+    return TEXT_START + secrets.token_urlsafe(32)
+
+
+def _as_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {**fields, **({"tags": json.dumps(fields["tags"] or {})} if "tags" in fields else {})}
+
+
+def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a key for the audit trail."""
+    return {
+        name: iso8601(value) if name == "expires_at" and value else value for name, value in fields.items()
+    }
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else iso8601(at)

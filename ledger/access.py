@@ -1,0 +1,61 @@
+"""The queries of the ledger in SQL for named keys, and for the acts of administrators."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import func, or_, select, tuple_
+
+from ledger import Place
+from ledger.access_records import ApiKeyRecord, AuditRecord
+from ledger.published import SqlReader
+from ledger.tables import API_KEYS, AUDIT
+
+_A: Final = AUDIT.c
+_K: Final = API_KEYS.c
+
+
+class SqlAccess(SqlReader):
+    """`ledger.AccessQueries` on a database."""
+
+    def changed_api_keys(self, revision: int) -> Sequence[ApiKeyRecord]:
+        present = () if revision else (_K.deleted_at.is_(None),)
+        return self._records(ApiKeyRecord, _K.revision > revision, *present, order=(_K.revision,))
+
+    def last_key_revision(self) -> int:
+        with self._reading() as connection:
+            return connection.scalar(select(func.max(_K.revision))) or 0
+
+    def api_key(self, key_id: str) -> ApiKeyRecord | None:
+        return next(iter(self._records(ApiKeyRecord, _K.id == key_id)), None)
+
+    def api_keys(self, *, limit: int, before: Place | None = None) -> Sequence[ApiKeyRecord]:
+        later = _after(before, _K.created_at, _K.id)
+        order = _K.created_at.desc(), _K.id.desc()
+        return self._records(ApiKeyRecord, _K.deleted_at.is_(None), *later, order=order, limit=limit)
+
+    def api_key_names(self, key_ids: Collection[str]) -> Mapping[str, str]:
+        with self._reading() as connection:
+            return dict(connection.execute(select(_K.id, _K.name).where(_K.id.in_(key_ids))).tuples().all())
+
+    def acts(
+        self,
+        *,
+        limit: int,
+        before: Place | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        since: float | None = None,
+    ) -> Sequence[AuditRecord]:
+        conditions = [*_after(before, _A.at, _A.id)]
+        if actor is not None:
+            conditions.append(_A.actor == actor)
+        if action is not None:
+            conditions.append(or_(_A.action == action, _A.action.startswith(f"{action}.", autoescape=True)))
+        if since is not None:
+            conditions.append(_A.at >= since)
+        return self._records(AuditRecord, *conditions, order=(_A.at.desc(), _A.id.desc()), limit=limit)
+
+
+def _after(before: Place | None, moment: Any, row_id: Any) -> Sequence[Any]:
+    """The condition of the rows after a place, the latest first. No condition without a place."""
+    return () if before is None else (tuple_(moment, row_id) < tuple_(*before),)

@@ -1,0 +1,67 @@
+"""What a ledger in memory knows of named keys, and of the acts of administrators."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import cast
+
+from ledger import Place
+from ledger.access_records import ApiKeyRecord, AuditRecord
+from ledger.claims import ClaimApiKey, written_with
+from ledger.memory_published import MemoryRows
+from ledger.recent import as_changes
+
+
+class MemoryAccess(MemoryRows):
+    """`ledger.AccessQueries` on `rows`, and the claims of changes of keys."""
+
+    def changed_key(self, claim: ClaimApiKey) -> bool:
+        """Make the claim, and return whether it was made."""
+        if claim.record.revision != self.last_key_revision() + 1:
+            return False
+        for (kind, key), record in as_changes(written_with(claim)).items():
+            assert record is not None  # noqa: S101 - a claim deletes nothing
+            self.rows[kind][key] = record
+        return True
+
+    def changed_api_keys(self, revision: int) -> Sequence[ApiKeyRecord]:
+        found = [
+            each
+            for each in self.all(ApiKeyRecord)
+            if each.revision > revision and (revision or each.deleted_at is None)
+        ]
+        return sorted(found, key=lambda each: each.revision)
+
+    def last_key_revision(self) -> int:
+        return max((each.revision for each in self.all(ApiKeyRecord)), default=0)
+
+    def api_key(self, key_id: str) -> ApiKeyRecord | None:
+        return cast("ApiKeyRecord | None", self.rows[ApiKeyRecord].get((key_id,)))
+
+    def api_keys(self, *, limit: int, before: Place | None = None) -> Sequence[ApiKeyRecord]:
+        found = [
+            each
+            for each in self.all(ApiKeyRecord)
+            if each.deleted_at is None and (before is None or (each.created_at, each.id) < before)
+        ]
+        return sorted(found, key=lambda each: (each.created_at, each.id), reverse=True)[:limit]
+
+    def api_key_names(self, key_ids: Collection[str]) -> Mapping[str, str]:
+        return {each.id: each.name for each in self.all(ApiKeyRecord) if each.id in key_ids}
+
+    def acts(
+        self,
+        *,
+        limit: int,
+        before: Place | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        since: float | None = None,
+    ) -> Sequence[AuditRecord]:
+        found = [
+            each
+            for each in self.all(AuditRecord)
+            if (before is None or (each.at, each.id) < before)
+            and actor in {None, each.actor}
+            and (action is None or f"{each.action}.".startswith(f"{action}."))
+            and (since is None or each.at >= since)
+        ]
+        return sorted(found, key=lambda each: (each.at, each.id), reverse=True)[:limit]

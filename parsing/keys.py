@@ -1,0 +1,203 @@
+"""Parses the bodies of the routes of named keys.
+
+An unknown field is an error, since a misspelt limit must never mean none.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from catalog.model import KINDS, TIERS
+from catalog.plain_schema import whole
+from catalog.registry import Registry
+from catalog.targets import Target, is_model_name
+from errors import Problem
+from ledger.access_records import Role
+from parsing.validation import did_you_mean, refuse, refuse_if_any, unusable_reasons, validated
+from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
+
+LONGEST_NAME: Final = 100
+MOST_PAIRS: Final = 16
+LONGEST_PAIR_NAME: Final = 64
+LONGEST_PAIR_VALUE: Final = 512
+MOST_MODELS: Final = 100
+MOST_QUEUED: Final = 1_000_000
+LARGEST_BUDGET: Final = 1_000_000_000.0
+LONGEST_GRACE: Final = 30 * 86_400
+
+_EVERY_OF_OWNER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/\*")
+_NOT_PRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+F = TypeVar("F", bound=BaseModel)
+
+
+def _plain(text: str) -> str:
+    if _NOT_PRINTABLE.search(text):
+        raise ValueError("must not have control characters")
+    if text != text.strip():
+        raise ValueError("must not begin or end with a space")
+    return text
+
+
+def _pairs(given: dict[str, str]) -> dict[str, str]:
+    if len(given) > MOST_PAIRS:
+        raise ValueError(f"must have at most {MOST_PAIRS} pairs")
+    for name, value in given.items():
+        if not 1 <= len(name) <= LONGEST_PAIR_NAME:
+            raise ValueError(f"must have names of 1 to {LONGEST_PAIR_NAME} characters")
+        if len(value) > LONGEST_PAIR_VALUE:
+            raise ValueError(f"must have values of at most {LONGEST_PAIR_VALUE} characters")
+        _plain(name), _plain(value)
+    return given
+
+
+def _moment(given: str) -> str:
+    try:
+        if datetime.fromisoformat(given).tzinfo is not None and "T" in given.upper():
+            return given
+    except ValueError:
+        pass
+    raise ValueError("must be a date and time with an offset (RFC 3339), such as 2027-01-31T00:00:00Z")
+
+
+Pairs = Annotated[dict[str, str], AfterValidator(_pairs)]
+"""At most 16 names with a text each."""
+
+_Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_plain)]
+_Period = Literal["day", "week", "month"]
+
+
+class KeyFields(BaseModel):
+    """The body of `POST /keys`. Two keys may have the same name."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: _Name = Field(description="For people, 1 to 100 characters. Two keys may have the same name.")
+    role: Role = Field(
+        "caller",
+        description="`admin` may do everything; `caller` generates, and sees and cancels its own work; `viewer` sees "
+        "everything and changes nothing; `metrics` may only read `GET /metrics`.",
+    )
+    max_concurrent: Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)] | None = Field(
+        None, description="Predictions in flight at once. More work waits."
+    )
+    requests_per_minute: Annotated[int, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE)] | None = Field(
+        None, description="Creations in any 60 seconds. More work waits."
+    )
+    max_queued: Annotated[int, Field(ge=1, le=MOST_QUEUED)] | None = Field(
+        None, description="Generations that may wait at once. More are refused with 429."
+    )
+    budget_usd: Annotated[float, Field(ge=0, le=LARGEST_BUDGET)] | None = Field(
+        None, description="USD that may be spent in each `budget_period`, which it needs."
+    )
+    budget_period: _Period | None = Field(
+        None, description="A calendar period in UTC. A week begins on Monday."
+    )
+    models: Annotated[list[str], Field(min_length=1, max_length=MOST_MODELS)] | None = Field(
+        None,
+        description="What it may run: names and aliases of models, `owner/*`, kinds, tiers. null for all models.",
+    )
+    tags: Pairs | None = Field(
+        None, description="At most 16 names of 64 characters with texts of 512 characters."
+    )
+    expires_at: Annotated[str, AfterValidator(_moment)] | None = Field(
+        None, description="From then on it is refused (RFC 3339). null for never."
+    )
+
+
+class KeyChanges(KeyFields):
+    """The body of `PATCH /keys/{id}`. A field that it does not name stays as it is, and null ends a limit."""
+
+    name: _Name = Field("", description="As in `POST /keys`.", validate_default=False)
+
+
+class RotateFields(BaseModel):
+    """The body of `POST /keys/{id}/rotate`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    grace_seconds: Annotated[float, Field(ge=0, le=LONGEST_GRACE)] = Field(
+        0.0, description="For so long the old text of the key is accepted, too."
+    )
+
+
+def parse_key(body: Any, registry: Registry, now: float) -> dict[str, Any]:
+    """The fields of a new key, as those of an `ApiKeyRecord`, except for `tags`, which are a dictionary. Raises
+    InvalidRequest with all problems."""
+    problems: list[Problem] = []
+    fields = _parsed(KeyFields, body, problems)
+    return _as_record(fields, registry, now, problems)
+
+
+def parse_changes(body: Any, registry: Registry, now: float) -> dict[str, Any]:
+    """The fields to change, as `parse_key`. Raises InvalidRequest with all problems."""
+    problems: list[Problem] = []
+    fields = _parsed(KeyChanges, body, problems)
+    if fields and not fields.model_fields_set:
+        problems.append(Problem("body", "must name a field to change"))
+    return _as_record(fields, registry, now, problems)
+
+
+def parse_rotation(body: Any) -> float:
+    """For how many seconds the old text is accepted, too. Raises InvalidRequest."""
+    problems: list[Problem] = []
+    fields = _parsed(RotateFields, body, problems)
+    if fields is None:
+        refuse(problems)
+    return fields.grace_seconds
+
+
+def budget_problems(fields: Mapping[str, Any]) -> list[Problem]:
+    """The problem of a budget without a period, or of a period without a budget."""
+    usd, period = fields.get("budget_usd"), fields.get("budget_period")
+    if usd is not None and period is None:
+        return [Problem("budget_period", "is required with budget_usd: day, week or month")]
+    if usd is None and period is not None:
+        return [Problem("budget_usd", "is required with budget_period")]
+    return []
+
+
+def _parsed(shape: type[F], body: Any, problems: list[Problem]) -> F | None:
+    refuse_if_any(unusable_reasons("body", body))
+    return validated(shape, {name: whole(value) for name, value in body.items()}, problems)
+
+
+def _as_record(
+    fields: KeyFields | None, registry: Registry, now: float, problems: list[Problem]
+) -> dict[str, Any]:
+    if fields is None:
+        refuse(problems)
+    found = fields.model_dump(exclude_unset=isinstance(fields, KeyChanges))
+    if not isinstance(fields, KeyChanges):
+        problems += budget_problems(found)
+    for index, name in enumerate(found.get("models") or ()):
+        if not _may_name_models(name, registry):
+            known = [*KINDS, *TIERS, *(each for model in registry.models for each in model.names)]
+            reason = "is no model, kind or tier known here; " + (
+                did_you_mean(name, known) or "send owner/name for one that is not declared"
+            )
+            problems.append(Problem(f"models[{index}]", reason, name))
+    if "models" in found:
+        found["models"] = tuple(dict.fromkeys(found["models"] or ()))
+    if "tags" in found:
+        found["tags"] = found["tags"] or {}
+    if found.get("expires_at") is not None:
+        found["expires_at"] = datetime.fromisoformat(fields.expires_at or "").timestamp()
+        if found["expires_at"] <= now:
+            problems.append(Problem("expires_at", "must be in the future", fields.expires_at))
+    refuse_if_any(problems)
+    return found
+
+
+def _may_name_models(text: str, registry: Registry) -> bool:
+    target = Target.parse(text)
+    return (
+        registry.find(text) is not None
+        or text in {*KINDS, *TIERS}
+        or is_model_name(target.name)
+        or target.deployment is not None
+        or _EVERY_OF_OWNER.fullmatch(text) is not None
+    )
