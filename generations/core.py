@@ -53,7 +53,8 @@ from loop_thread import Pool
 from parsing.attachments import Attachments
 from parsing.context import ParseContext
 from parsing.limits import Limits
-from providers import AccountSource, CreationRegistry, Measures, ModelSource, ProgressSource, Provider
+from providers import AccountSource, CreationRegistry, Measures, ProgressSource, Provider
+from providers.models import ModelSource
 from providers.pushes import PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings

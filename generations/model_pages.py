@@ -10,7 +10,7 @@ from catalog.published import Published
 from catalog.registry import Registry
 from generations.published_models import Known, PublishedModels
 from generations.resolver import Resolver
-from providers import ModelFacts, ModelSource
+from providers.models import ModelFacts, ModelSource
 
 _MOST_FOUND: Final = 50
 

@@ -32,7 +32,7 @@ from generations.archive import Archive
 from ledger import Ledger, Queries
 from ledger.claims import ClaimLookup, EndLookup
 from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
-from providers import ModelFacts, ModelSource, PublishedSchema
+from providers.models import ModelFacts, ModelSource, PublishedSchema
 from providers.single_flight import SingleFlight
 
 LATEST_FOR: Final = 600.0

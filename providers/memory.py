@@ -22,8 +22,6 @@ from providers import (
     CreationRegistry,
     Limits,
     Measures,
-    ModelFacts,
-    ModelSource,
     OnLate,
     OnLook,
     Prediction,
@@ -33,6 +31,7 @@ from providers import (
     UncertainCreation,
     UpstreamState,
 )
+from providers.models import ModelFacts, ModelSource
 from providers.pushes import PushedResult, PushReceiver, Untrusted
 
 SUCCEEDED = Prediction("", "succeeded", [Url("https://memory.invalid/picture.png")], started=True)

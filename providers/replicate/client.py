@@ -34,7 +34,8 @@ from auth import Caller, Secret
 from catalog.references import Upload
 from catalog.targets import Target
 from concurrency import Gate, Lease
-from providers import Created, ModelFacts, Prediction, UpstreamState
+from providers import Created, Prediction, UpstreamState
+from providers.models import ModelFacts
 from providers.replicate import token_of
 from providers.replicate.answers import (
     Account,

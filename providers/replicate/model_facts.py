@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Final
 
 from catalog.targets import is_model_name, is_version
-from providers import ModelFacts, PublishedSchema
+from providers.models import ModelFacts, PublishedSchema
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost
 

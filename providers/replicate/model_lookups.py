@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 from auth import Caller
 from catalog.targets import is_model_name, is_version
 from errors import ServiceError, UpstreamError
-from providers import ModelFacts, ModelSource
+from providers.models import ModelFacts, ModelSource
 from providers.replicate.client import ReplicateClient
 from providers.replicate.errors import is_about_token, passing_error
 from providers.replicate.refusals import Refusals

@@ -35,8 +35,6 @@ from providers import (
     CreationRegistry,
     Limits,
     Measures,
-    ModelFacts,
-    ModelSource,
     OnLate,
     Prediction,
     ProgressSource,
@@ -45,6 +43,7 @@ from providers import (
     UncertainCreation,
     UpstreamState,
 )
+from providers.models import ModelFacts, ModelSource
 from providers.pushes import PushedResult, PushReceiver
 from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import Unusable, is_placeholder

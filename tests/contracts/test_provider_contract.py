@@ -21,9 +21,10 @@ from catalog.outputs import OutputForm, Url
 from catalog.references import Upload
 from concurrency import Gate
 from errors import InvalidRequest, Problem, ServiceError, UpstreamError, UpstreamRateLimited
-from providers import ModelFacts, Prediction, Provider, TryAgain, UncertainCreation
+from providers import Prediction, Provider, TryAgain, UncertainCreation
 from providers.fingerprints import fingerprint
 from providers.memory import SUCCEEDED, MemoryProvider
+from providers.models import ModelFacts
 from providers.pushes import Untrusted
 from providers.replicate.provider import Replicate
 from simulator import Options

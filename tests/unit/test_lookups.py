@@ -7,7 +7,7 @@ import pytest
 
 from auth import Caller, credentials
 from errors import ServerTokenRejected, ServiceError, TokenRejected, UpstreamError, UpstreamRateLimited
-from providers import ModelFacts
+from providers.models import ModelFacts
 from simulator import Options as SimulatorOptions
 from tests.support.connections import FakeConnections
 from tests.support.virtual_replicate import replicate

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from providers import ModelFacts
+from providers.models import ModelFacts
 from providers.replicate.model_facts import (
     MAX_EXAMPLE,
     MAX_SCHEMA,

@@ -23,7 +23,7 @@ from ledger.queries import SqlQueries
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from loop_thread import Pool
-from providers import ModelFacts
+from providers.models import ModelFacts
 from tests.support.ledgers import running
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, AtOnce, on_a_loop
