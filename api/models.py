@@ -34,7 +34,11 @@ def list_models() -> Response:
 @routes.get("/models/<path:name>")
 def get_model(name: str) -> Response:
     """One model: `owner/name`, `owner/name:version`, `deployments/owner/name`, or an alias."""
-    return jsonify(found_model(name).as_json())
+    model, service = found_model(name), incoming.service()
+    if not model.is_published:
+        return jsonify(model.as_json())
+    page = service.core.pages.page(model, _payer())
+    return jsonify(service.loop.run(page, disconnect=incoming.connection()))
 
 
 def found_model(name: str) -> Model:

@@ -236,7 +236,7 @@ class Model:
             unchecked["*"] = self.unread or "The published schema does not describe the inputs."
         return {
             "version": self.version,
-            "versions": [self.version] if self.version else [],
+            "versions": [{"id": self.version, "created_at": None}] if self.version else [],
             "description": self.description,
             "unchecked": unchecked,
         }

@@ -1,8 +1,9 @@
 """What Replicate publishes about models: looked up once for all processes on the ledger, and kept there.
 
 The schema of a version never changes, so it is kept for ever. Of a schema that cannot be read, only the reason is kept.
-The latest version of a model and the release of a deployment are looked up again after ten minutes, and a model that
-was missing after one. While Replicate does not answer, the earlier answer is used, and marked as stale.
+The latest version of a model, the list of its versions, and the release of a deployment are looked up again after ten
+minutes, and a model that was missing after one. While Replicate does not answer, the earlier answer is used, and marked
+as stale.
 
 A model that is not public is known only to the account that has read it with its token. Another account asks with its
 own, so it learns no more than Replicate tells it.
@@ -18,7 +19,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from itertools import chain, repeat
 from typing import Any, Final, Generic, NoReturn, TypeVar
@@ -32,11 +33,11 @@ from generations.archive import Archive
 from ledger import Ledger, Queries
 from ledger.claims import ClaimLookup, EndLookup
 from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
-from providers.models import ModelFacts, ModelSource, PublishedSchema
+from providers.models import ListedVersion, ModelFacts, ModelSource, PublishedSchema
 from providers.single_flight import SingleFlight
 
 LATEST_FOR: Final = 600.0
-"""Seconds for which the latest version of a model, and the release of a deployment, is known."""
+"""Seconds for which the latest version of a model, its list of versions, and the release of a deployment are known."""
 
 MISSING_FOR: Final = 60.0
 """Seconds for which a model is known to be missing."""
@@ -57,6 +58,9 @@ TIDY_EVERY: Final = 3600.0
 """Seconds between two deletions of missing models, and for which they are kept."""
 
 _DEPLOYMENTS: Final = "deployments/"
+
+_LIST: Final = ":versions"
+"""Ends the name under which the list of a model's versions is looked up."""
 
 F = TypeVar("F")
 
@@ -83,6 +87,7 @@ class Known(Generic[F]):
     description: str = ""
     example: Mapping[str, Any] | None = None
     run_count: int | None = None
+    versions: Sequence[ListedVersion] = ()
 
 
 class PublishedModels(Generic[F]):
@@ -125,6 +130,12 @@ class PublishedModels(Generic[F]):
             lambda queries: queries.known_version(_readers(caller), version, simulated=self._simulated)
         )
         return None if row is None else await self._shown(row)
+
+    async def versions(self, caller: Caller | None, name: str) -> Sequence[ListedVersion]:
+        """The first page of the versions of the model `owner/name`, newest first. Empty if there is none, as for an
+        official model, or without a caller if it was not looked up before. Raises as `facts`."""
+        known = await (self.facts(caller, name + _LIST) if caller else self.public(name + _LIST))
+        return () if known is None else known.versions
 
     def stored(self, queries: Queries, caller: Caller, name: str, version: str | None) -> Known[F]:
         """What the ledger has of a model that it has accepted before, by its name or the `version` that was pinned.
@@ -200,12 +211,14 @@ class PublishedModels(Generic[F]):
             description=row.description,
             example=facts.get("example"),
             run_count=facts.get("run_count"),
+            versions=tuple(ListedVersion(*each) for each in facts.get("versions", ())),
         )
 
     def _is_fresh(self, row: ModelRecord) -> bool:
         if row.missing:
             return self._clock() < row.looked_up_at + MISSING_FOR
-        return ":" in row.name or self._clock() < row.looked_up_at + LATEST_FOR
+        is_version = ":" in row.name and not row.name.endswith(_LIST)
+        return is_version or self._clock() < row.looked_up_at + LATEST_FOR
 
     async def _form(self, version: str) -> F | None:
         """The compiled schema of a version that the caller may know. None if it has none."""
@@ -276,6 +289,7 @@ class PublishedModels(Generic[F]):
 
     async def _found(self, caller: Caller, name: str) -> ModelFacts | None:
         """What Replicate answers. Only a model itself says whether it is public."""
+        facts: ModelFacts | None
         if name.startswith(_DEPLOYMENTS):
             facts = await self._source.find_deployment(caller, name.removeprefix(_DEPLOYMENTS))
             if facts is not None and facts.release is not None:
@@ -284,7 +298,10 @@ class PublishedModels(Generic[F]):
         model, _, version = name.partition(":")
         if not version:
             return await self._source.find_model(caller, name)
-        facts = await self._source.find_version(caller, model, version)
+        if name.endswith(_LIST):
+            facts = ModelFacts(model, versions=await self._source.find_versions(caller, model) or ())
+        else:
+            facts = await self._source.find_version(caller, model, version)
         public = await self.public(model)
         return facts and replace(facts, is_private=public is None or public.is_stale)
 
@@ -342,7 +359,8 @@ def _readers(caller: Caller) -> Sequence[str]:
 
 def _with_facts(row: ModelRecord, facts: ModelFacts) -> ModelRecord:
     model, version = facts.release or (facts.name, facts.version)
-    more = {"model": model, "example": facts.example, "run_count": facts.run_count}
+    versions = [astuple(each) for each in facts.versions] or None
+    more = {"model": model, "example": facts.example, "run_count": facts.run_count, "versions": versions}
     return replace(
         row,
         reader=row.reader if facts.is_private else "",

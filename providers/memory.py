@@ -31,7 +31,7 @@ from providers import (
     UncertainCreation,
     UpstreamState,
 )
-from providers.models import ModelFacts, ModelSource
+from providers.models import ListedVersion, ModelFacts, ModelSource
 from providers.pushes import PushedResult, PushReceiver, Untrusted
 
 SUCCEEDED = Prediction("", "succeeded", [Url("https://memory.invalid/picture.png")], started=True)
@@ -198,6 +198,11 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
 
     async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
         return await self.find_model(caller, f"deployments/{name}")
+
+    async def find_versions(self, caller: Caller, name: str) -> list[ListedVersion] | None:  # noqa: ARG002
+        self.looked_up.append(f"{name}:versions")
+        found = [each for each in self.models if each.name == name and not each.is_official]
+        return [ListedVersion(each.version) for each in found if each.version] or None
 
     async def search_models(self, caller: Caller, query: str) -> list[ModelFacts]:  # noqa: ARG002
         self.looked_up.append(query)

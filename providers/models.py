@@ -12,6 +12,14 @@ it, such as `it is larger than 512 kB.`"""
 
 
 @dataclass(frozen=True, slots=True)
+class ListedVersion:
+    """A version in the list of a model's versions. `created_at` is ISO 8601 in UTC, None if it is not said."""
+
+    id: str
+    created_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """A model, a version of one, or a deployment, as its provider describes it. All texts are redacted, and safe to
     log, keep and show."""
@@ -32,6 +40,8 @@ class ModelFacts:
     run_count: int | None = None
     release: tuple[str, str] | None = None
     """Of a deployment: the model (`owner/name`) and version that it runs."""
+    versions: Sequence[ListedVersion] = ()
+    """Of a list of versions: these, the newest first."""
 
 
 class ModelSource(Protocol):
@@ -46,6 +56,10 @@ class ModelSource(Protocol):
 
     async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
         """The deployment `owner/name`, given without the prefix `deployments/`."""
+
+    async def find_versions(self, caller: Caller, name: str) -> Sequence[ListedVersion] | None:
+        """The first page of the versions of the model `owner/name`, the newest first. An official model has no such
+        list."""
 
     async def search_models(self, caller: Caller, query: str) -> Sequence[ModelFacts]:
         """The models that fit the words of `query`, the best first, without their schemas."""

@@ -11,6 +11,7 @@ from catalog.prices import UNITS
 _NUMBER: Final[JSON] = {"type": "number"}
 _COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
 _YES_NO: Final[JSON] = {"type": "boolean"}
+_DATE: Final[JSON] = {"type": ["string", "null"], "format": "date-time"}
 
 
 def paths() -> JSON:
@@ -71,6 +72,15 @@ _REFERENCES: Final[JSON] = {
 }
 
 
+_VERSIONS: Final[JSON] = {
+    "type": "array",
+    "items": an_object({"id": TEXT, "created_at": _DATE}),
+    "description": "The newest versions, newest first, as Replicate's first page lists them. For a deployment, if they "
+    "cannot be listed, and without a key if they were not listed before, only the one that is known, without its date. "
+    "An official model has none.",
+}
+
+
 def _model() -> JSON:
     properties: JSON = {
         "name": TEXT,
@@ -109,7 +119,7 @@ def _model() -> JSON:
             "type": ["string", "null"],
             "description": "The version that runs, null if it runs by its name.",
         },
-        "versions": {"type": "array", "items": TEXT},
+        "versions": _VERSIONS,
         "description": TEXT,
         "unchecked": {
             "type": "object",

@@ -35,7 +35,7 @@ from catalog.references import Upload
 from catalog.targets import Target
 from concurrency import Gate, Lease
 from providers import Created, Prediction, UpstreamState
-from providers.models import ModelFacts
+from providers.models import ListedVersion, ModelFacts
 from providers.replicate import token_of
 from providers.replicate.answers import (
     Account,
@@ -50,7 +50,13 @@ from providers.replicate.answers import (
 )
 from providers.replicate.clock import UpstreamClock
 from providers.replicate.errors import RATE_LIMIT_WAIT, seconds_to_wait
-from providers.replicate.model_facts import read_deployment, read_model, read_search, read_version
+from providers.replicate.model_facts import (
+    read_deployment,
+    read_model,
+    read_search,
+    read_version,
+    read_versions,
+)  # fmt: skip
 from providers.replicate.secret_inputs import SecretInputs
 from providers.replicate.transport import (
     MAX_ANSWER,
@@ -272,6 +278,11 @@ class ReplicateClient:
         return read_version(
             await self._get(caller, path, max_answer=MAX_LOOKUP), name, self._redaction(caller)
         )
+
+    async def list_versions(self, caller: Caller, name: str) -> list[ListedVersion]:
+        """The first page of the versions of the model `owner/name`, the newest first."""
+        path = f"/v1/models/{quote(name)}/versions"
+        return read_versions(await self._get(caller, path, max_answer=MAX_LOOKUP))
 
     async def get_deployment(self, caller: Caller, name: str) -> ModelFacts:
         return read_deployment(

@@ -4,9 +4,9 @@ Reading is lenient, as of any answer (`answers.py`): what cannot be used is left
 nothing to run, and a schema is used whole or not at all, since half of one would refuse inputs that are right. Instead
 of a schema that is too large or nested too deeply, the facts have the reason, and the model still runs.
 
-Facts: Replicate's OpenAPI document (`models.get`, `models.versions.get`, `deployments.get`, `search`). `is_official` is
-there since 2025. `latest_version` is null for a model without versions, and `openapi_schema` may be null. Schemas have
-up to 100 kB.
+Facts: Replicate's OpenAPI document (`models.get`, `models.versions.get` and `.list`, `deployments.get`, `search`).
+`is_official` is there since 2025. `latest_version` is null for a model without versions, and `openapi_schema` may be
+null. Schemas have up to 100 kB.
 """
 
 import json
@@ -16,7 +16,9 @@ from itertools import islice
 from typing import Any, Final
 
 from catalog.targets import is_model_name, is_version
-from providers.models import ModelFacts, PublishedSchema
+from contract.states import iso8601
+from providers.models import ListedVersion, ModelFacts, PublishedSchema
+from providers.replicate.answers import moment
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost
 
@@ -52,6 +54,20 @@ def read_version(answer: Any, name: str, redact: Redaction) -> ModelFacts:
     if identity is None:
         raise Lost("the answer is no version")
     return ModelFacts(name, identity, _schema(version, redact))
+
+
+def read_versions(answer: Any) -> list[ListedVersion]:
+    """The versions on a page, in their order. Those that cannot be used are left out. Raises Lost if it is no page."""
+    items = _object(answer).get("results")
+    if not isinstance(items, list):
+        raise Lost("the answer is no list of versions")
+    usable = (each for each in items if isinstance(each, dict) and _version(each) is not None)
+    return [_listed(each) for each in islice(usable, _MOST_FOUND)]
+
+
+def _listed(version: Mapping[str, Any]) -> ListedVersion:
+    created_at = moment(version.get("created_at"))
+    return ListedVersion(version["id"], None if created_at is None else iso8601(created_at.timestamp()))
 
 
 def read_deployment(answer: Any) -> ModelFacts:

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 from auth import Caller
 from catalog.targets import is_model_name, is_version
 from errors import ServiceError, UpstreamError
-from providers.models import ModelFacts, ModelSource
+from providers.models import ListedVersion, ModelFacts, ModelSource
 from providers.replicate.client import ReplicateClient
 from providers.replicate.errors import is_about_token, passing_error
 from providers.replicate.refusals import Refusals
@@ -40,6 +40,11 @@ class ModelLookups(ModelSource):
         if not is_model_name(name):
             return None
         return await self._found(caller, self._client.get_deployment(caller, name))
+
+    async def find_versions(self, caller: Caller, name: str) -> list[ListedVersion] | None:
+        if not is_model_name(name):
+            return None
+        return await self._found(caller, self._client.list_versions(caller, name))
 
     async def search_models(self, caller: Caller, query: str) -> list[ModelFacts]:
         return await self._found(caller, self._client.search_models(caller, query[:_LONGEST_QUERY])) or []

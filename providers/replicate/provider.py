@@ -43,7 +43,7 @@ from providers import (
     UncertainCreation,
     UpstreamState,
 )
-from providers.models import ModelFacts, ModelSource
+from providers.models import ListedVersion, ModelFacts, ModelSource
 from providers.pushes import PushedResult, PushReceiver
 from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import Unusable, is_placeholder
@@ -280,6 +280,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
     async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
         return await self._models.find_deployment(caller, name)
+
+    async def find_versions(self, caller: Caller, name: str) -> Sequence[ListedVersion] | None:
+        return await self._models.find_versions(caller, name)
 
     async def search_models(self, caller: Caller, query: str) -> Sequence[ModelFacts]:
         return await self._models.search_models(caller, query)

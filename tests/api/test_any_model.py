@@ -12,6 +12,7 @@ pytestmark = pytest.mark.every_database
 
 IMAGE = "https://example.com/face.png"
 UPSCALER, WATERCOLOR = "acme/upscaler", "acme/watercolor"
+SILENT = {"openapi_schema": {"components": {"schemas": {}}}}
 
 
 def latest(client, name) -> str:
@@ -258,7 +259,7 @@ def test_without_a_key_only_public_models_that_were_looked_up_are_shown(client, 
     assert 0 == simulator.counts().lookups
     latest(client, WATERCOLOR)
     assert 200 == client.get(f"/models/{WATERCOLOR}").status_code
-    assert 1 == simulator.counts().lookups
+    assert {"model": 1, "versions": 1} == simulator.counts().requests
 
 
 def test_a_search_finds_declared_models_and_others(client):
@@ -268,6 +269,39 @@ def test_a_search_finds_declared_models_and_others(client):
     assert "black-forest-labs/flux-dev" in [
         each["name"] for each in client.get("/models?search=flux-dev").json["models"]
     ]
+
+
+# ── Versions
+
+
+def test_the_page_of_a_model_lists_its_versions_newest_first(client, simulator):
+    earlier = "f3b507dfe625a7b19b2ed7b55513e8b8ba42502b6da407ab3103fcacd564d713"
+    page = client.get(f"/models/{WATERCOLOR}", headers=ADMIN).json
+
+    assert [page["version"], earlier] == [each["id"] for each in page["versions"]]
+    assert all(each["created_at"].endswith("Z") for each in page["versions"])
+    assert page["versions"] == client.get(f"/models/{WATERCOLOR}").json["versions"]
+    assert 1 == simulator.counts().requests["versions"]
+
+
+@pytest.mark.parametrize("trouble", ["an outage", "no key", "a deployment", "no list"])
+def test_a_model_whose_versions_are_not_listed_shows_the_one_that_is_known(client, simulator, trouble):
+    name = "deployments/acme/fast-upscaler" if trouble == "a deployment" else UPSCALER
+    if trouble != "no key":
+        simulator.inject(on="versions", status={"an outage": 503, "no list": 404}.get(trouble, 500))
+    elif generate(client, name, img=IMAGE).status_code != 200:
+        pytest.fail("the model was not looked up")
+    page = client.get(f"/models/{name}", headers={} if trouble == "no key" else ADMIN).json
+
+    assert [{"id": page["version"], "created_at": None}] == page["versions"]
+
+
+def test_an_official_model_has_no_versions_and_is_not_asked_for_them(client, simulator):
+    simulator.publish({"owner": "acme", "name": "silent", "is_official": True, "latest_version": SILENT})
+    page = client.get("/models/acme/silent", headers=ADMIN).json
+
+    assert (None, []) == (page["version"], page["versions"])
+    assert 0 == simulator.counts().requests.get("versions", 0)
 
 
 # ── Schemas that say little, or mean something else
@@ -311,7 +345,7 @@ def test_a_model_whose_schema_cannot_be_read_runs_unchecked_and_says_why(make_ap
         assert (200, [why]) == (answer.status_code, answer.json["warnings"])
         client.application.extensions["service"].close()
     assert [sent] * 2 == [each.input for each in simulator.predictions()]
-    assert 1 == simulator.counts().lookups
+    assert 1 == simulator.counts().requests["model"]
 
 
 def test_a_model_whose_schema_says_nothing_takes_any_input_but_a_secret(client, simulator):

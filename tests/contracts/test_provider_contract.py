@@ -629,10 +629,12 @@ def test_what_a_provider_does_not_have_is_none(story):
         return [
             await subject.provider.find_model(ADMIN, "nobody/nothing"),
             await subject.provider.find_version(ADMIN, PAINTING, "0" * 64),
+            await subject.provider.find_versions(ADMIN, "nobody/nothing"),
+            await subject.provider.find_versions(ADMIN, MODEL),
             await subject.provider.find_deployment(ADMIN, "nobody/nothing"),
         ]
 
-    assert [None] * 3 == story(act)
+    assert [None] * 5 == story(act)
 
 
 def test_versions_and_deployments_are_found_and_models_by_words_of_their_name(story):
@@ -640,9 +642,11 @@ def test_versions_and_deployments_are_found_and_models_by_words_of_their_name(st
         provider = subject.provider
         version = await provider.find_version(ADMIN, PAINTING, OLDER)
         deployment = await provider.find_deployment(ADMIN, DEPLOYMENT.removeprefix("deployments/"))
-        return version, deployment, await provider.search_models(ADMIN, "watercolor")
+        versions = await provider.find_versions(ADMIN, PAINTING)
+        return version, versions, deployment, await provider.search_models(ADMIN, "watercolor")
 
-    version, deployment, found = story(act)
+    version, versions, deployment, found = story(act)
+    assert OLDER in [each.id for each in versions]
     assert (PAINTING, OLDER, True) == (version.name, version.version, bool(version.schema))
     assert (DEPLOYMENT, RELEASE) == (deployment.name, deployment.release)
     assert [(PAINTING, None)] == [(each.name, each.schema) for each in found]

@@ -7,7 +7,7 @@ import pytest
 
 from auth import Caller, credentials
 from errors import ServerTokenRejected, ServiceError, TokenRejected, UpstreamError, UpstreamRateLimited
-from providers.models import ModelFacts
+from providers.models import ListedVersion, ModelFacts
 from simulator import Options as SimulatorOptions
 from tests.support.connections import FakeConnections
 from tests.support.virtual_replicate import replicate
@@ -20,6 +20,7 @@ RELEASE = {"model": "ann/fox", "version": ID}
 HAS = {
     "/v1/models/ann/fox": MODEL,
     f"/v1/models/ann/fox/versions/{ID}": {"id": ID, "openapi_schema": SCHEMA},
+    "/v1/models/ann/fox/versions": {"next": "http://replicate.test/more", "results": [{"id": ID}]},
     "/v1/deployments/acme/app": {"owner": "acme", "name": "app", "current_release": RELEASE},
     "/v1/search": {"models": [{"model": MODEL}]},
     "/v1/account": {"type": "user", "username": "ann"},
@@ -73,6 +74,7 @@ async def test_each_lookup_is_one_request():
     upstream = Replicate()
     model, first = await looked_up(upstream, LOOKUPS["models"])
     version, second = await looked_up(upstream, lambda each, who: each.find_version(who, "ann/fox", ID))
+    versions, fifth = await looked_up(upstream, lambda each, who: each.find_versions(who, "ann/fox"))
     deployment, third = await looked_up(upstream, LOOKUPS["deployments"])
     found, fourth = await looked_up(upstream, LOOKUPS["search"])
 
@@ -80,8 +82,9 @@ async def test_each_lookup_is_one_request():
     assert ("ann/fox", ID, SCHEMA) == (version.name, version.version, version.schema)
     assert ("deployments/acme/app", ("ann/fox", ID)) == (deployment.name, deployment.release)
     assert ["ann/fox"] == [each.name for each in found]
-    assert [1] * 4 == [first, second, third, fourth]
-    assert [*list(HAS)[:3], "/v1/search?query=fox+%26+hound"] == upstream.seen
+    assert [ListedVersion(ID)] == versions
+    assert [1] * 5 == [first, second, third, fourth, fifth]
+    assert [*list(HAS)[:4], "/v1/search?query=fox+%26+hound"] == upstream.seen
 
 
 @in_virtual_time
@@ -90,6 +93,7 @@ async def test_what_replicate_does_not_have_is_none():
     for lookup in (
         lambda each, who: each.find_model(who, "ann/vixen"),
         lambda each, who: each.find_version(who, "ann/fox", "0" * 64),
+        lambda each, who: each.find_versions(who, "ann/vixen"),
         lambda each, who: each.find_deployment(who, "acme/other"),
     ):
         assert (None, 1) == await looked_up(upstream, lookup)
@@ -103,6 +107,7 @@ async def test_a_name_that_fits_into_no_path_is_not_asked_for():
         lambda each, who: each.find_model(who, "fox"),
         lambda each, who: each.find_version(who, "ann/fox", "c6b5d2b7"),
         lambda each, who: each.find_version(who, "ann/../fox", ID),
+        lambda each, who: each.find_versions(who, "ann/../fox"),
         lambda each, who: each.find_deployment(who, "acme/app/predictions"),
     ):
         assert (None, 0) == await looked_up(upstream, lookup)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from providers.models import ModelFacts
+from providers.models import ListedVersion, ModelFacts
 from providers.replicate.model_facts import (
     MAX_EXAMPLE,
     MAX_SCHEMA,
@@ -14,6 +14,7 @@ from providers.replicate.model_facts import (
     read_model,
     read_search,
     read_version,
+    read_versions,
 )
 from providers.replicate.redaction import REDACTED, Redaction
 from providers.replicate.transport import Lost
@@ -133,6 +134,20 @@ def test_halves_of_surrogate_pairs_and_nul_do_not_get_into_a_schema():
     read = read_version({"id": ID, "openapi_schema": {"title": "a\0\ud800"}}, "ann/fox", REDACT)
 
     assert {"title": "a\ufffd\ufffd"} == read.schema
+
+
+def test_a_list_of_versions_is_read_with_its_dates_and_leaves_out_what_is_no_version():
+    items = [
+        {"id": ID, "created_at": "2024-04-23T15:28:31.123456Z", "openapi_schema": SCHEMA},
+        {"id": "c6b5d2b7"}, 7, {}, {"id": "0" * 64, "created_at": "yesterday"},
+    ]  # fmt: skip
+
+    read = read_versions({"next": None, "results": items})
+
+    assert [ListedVersion(ID, "2024-04-23T15:28:31.123Z"), ListedVersion("0" * 64)] == read
+    assert 100 == len(read_versions({"results": items[:1] * 1_000}))
+    with pytest.raises(Lost):
+        read_versions({"results": None})
 
 
 def test_a_deployment_is_read_with_its_release():

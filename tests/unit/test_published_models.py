@@ -23,7 +23,7 @@ from ledger.queries import SqlQueries
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from loop_thread import Pool
-from providers.models import ModelFacts
+from providers.models import ListedVersion, ModelFacts
 from tests.support.ledgers import running
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, AtOnce, on_a_loop
@@ -56,6 +56,7 @@ class Replicate:
     versions: dict = field(default_factory=dict)
     deployments: dict = field(default_factory=dict)
     readers: dict = field(default_factory=dict)
+    listed: dict = field(default_factory=dict)
     error: Exception | None = None
     seconds: float = 0.2
     asked: list = field(default_factory=list)
@@ -69,6 +70,9 @@ class Replicate:
 
     async def find_deployment(self, caller, name):
         return await self._answer(caller, f"deployments/{name}", name, self.deployments.get(name))
+
+    async def find_versions(self, caller, name):
+        return await self._answer(caller, f"{name}:versions", name, self.listed.get(name))
 
     async def search_models(self, caller, query):  # noqa: ARG002
         return []
@@ -172,6 +176,52 @@ async def test_of_a_schema_that_cannot_be_read_the_reason_is_kept():
     assert "form of it is too large." == (await process.beside().ask("a/b")).form
     [kept] = process.rows[SchemaRecord].values()
     assert "it is too large." == json.loads(zlib.decompress(kept.document))
+
+
+@in_virtual_time
+async def test_a_list_of_versions_is_looked_up_once_in_ten_minutes_for_all():
+    process = a_process("a/b")
+    process.replicate.listed["a/b"] = listed = (
+        ListedVersion(V2, "2026-02-01T00:00:00.000Z"),
+        ListedVersion(V1),
+    )
+    await process.ask("a/b")
+    process.replicate.asked.clear()
+
+    for _ in range(2):
+        assert listed == await process.models.versions(ADMIN, "a/b")
+        assert listed == await process.beside().models.versions(BOB, "a/b")
+    assert listed == await process.models.versions(None, "a/b")
+    assert [(ADMIN.id, "a/b:versions")] == process.replicate.asked
+    assert ["a/b"] == [each.name for each in await process.models.search("", limit=9)]
+
+    process.replicate.listed["a/b"] = newer = (ListedVersion(V3), *listed)
+    await asyncio.sleep(LATEST_FOR)
+    assert newer == await process.models.versions(ADMIN, "a/b")
+    assert 2 == len(process.replicate.asked)
+
+
+@in_virtual_time
+async def test_a_model_without_a_list_of_versions_is_not_asked_for_it_again_within_ten_minutes():
+    process = a_process("a/b")
+
+    for _ in range(2):
+        assert () == await process.models.versions(ADMIN, "a/b")
+        await asyncio.sleep(LATEST_FOR - 1)
+    assert 1 == len(process.replicate.asked)
+
+
+@in_virtual_time
+async def test_the_versions_of_a_private_model_are_known_to_its_account_alone():
+    process = a_process("a/b", readers=["account ann"])
+    process.replicate.listed["a/b"] = (ListedVersion(V1),)
+    await process.ask("a/b", ANN)
+
+    assert (ListedVersion(V1),) == await process.models.versions(ANN, "a/b")
+    assert (ListedVersion(V1),) == await process.models.versions(ANN_TOO, "a/b")
+    assert () == await process.models.versions(BOB, "a/b")
+    assert () == await process.models.versions(None, "a/b")
+    assert [ANN.id, BOB.id] == [who for who, what in process.replicate.asked if what == "a/b:versions"]
 
 
 @in_virtual_time
