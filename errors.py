@@ -178,8 +178,29 @@ class HeadersTooLarge(ServiceError):
 
 
 class BudgetExceeded(ServiceError):
+    """`budget` is the name of the key whose budget it is, or `server`. It `begins_anew` at this date with the next
+    `period`. All are None for the maximum cost of a request."""
+
     status, code = 402, "budget_exceeded"
     title = "The cost exceeds the budget"
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        budget: str | None = None,
+        period: str | None = None,
+        begins_anew: str | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self._of = {"budget": budget, "period": period, "begins_anew": begins_anew}
+
+    def with_detail(self, detail: str) -> "BudgetExceeded":
+        """The same refusal in other words."""
+        return BudgetExceeded(detail, **self._of)
+
+    def as_item(self) -> dict[str, Any]:
+        return super().as_item() | {name: each for name, each in self._of.items() if each is not None}
 
 
 class IdempotencyConflict(ServiceError):

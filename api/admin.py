@@ -153,8 +153,8 @@ def _for_admin(service: Runtime, seen: Seen) -> dict[str, Any]:
 
 async def _budget_left(service: Runtime) -> float | None:
     """USD that are left of the budget. On the loop."""
-    await service.core.budget.refresh()
-    return service.core.budget.left
+    await service.core.budget.server.refresh()
+    return service.core.budget.server.left
 
 
 def _process(process: ProcessFigures) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The server's budget per day, and the maximum cost of one request. Both refuse work before anything is spent.
+"""The server's budget per day, which refuses work before anything is spent.
 
 Only work on the server's token counts, not work on users' tokens. An accepted generation reserves its
 expected cost until it ends and settles its real cost, so waiting work counts as well. Days are in UTC; a cost counts on
@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from contract.callers import ADMIN, pays_with_server_token
+from contract.states import iso8601
 from errors import BudgetExceeded
 from ledger import DAY, Queries
 
@@ -92,14 +93,11 @@ class Budget:
 
     def _exceeded(self, usd: float) -> BudgetExceeded:
         return BudgetExceeded(
-            f"It would cost about {usd:g} USD, and {max(0.0, self._left()):g} of today's {self._most:g} USD are left."
+            f"It would cost about {usd:g} USD, and {max(0.0, self._left()):g} of today's {self._most:g} USD are left.",
+            budget="server",
+            period="day",
+            begins_anew=iso8601((self._today() + 1) * DAY),
         )
 
     def _today(self) -> int:
         return int(self._clock() // DAY)
-
-
-def check_cost(usd: float, most: float | None, *, where: str = "It") -> None:
-    """Raises BudgetExceeded if `usd` is more than the maximum cost of a request (None: no maximum)."""
-    if most is not None and usd > most + TOLERANCE:
-        raise BudgetExceeded(f"{where} would cost about {usd:g} USD, more than max_cost_usd: {most:g}.")

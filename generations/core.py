@@ -17,17 +17,18 @@ from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
 from cluster.letters import Letters
 from concurrency import Gate
-from contract.callers import ADMIN
 from errors import TokenRejected
 from files import Files
 from generations.archive import Archive
 from generations.attempt import AttemptRunner
 from generations.budget import Budget
+from generations.budgets import Budgets, Spent
 from generations.deadline import Bounds
 from generations.elsewhere import Elsewhere
 from generations.events import Events
 from generations.figures import WorkFigures, figures_of
 from generations.idempotency import IdempotencyKeys
+from generations.key_budgets import HasKeys, KeyBudgets, SharedKeyBudgets
 from generations.key_directory import KeyDirectory
 from generations.keys import NamedKeys
 from generations.late import LatePredictions
@@ -101,7 +102,7 @@ class Core:
         self.letters = letters
         self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
         """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""
-        self.budget = _budget(settings, ledger, archive)
+        self.budget = _budgets(settings, ledger, archive, authenticator)
         self._learned = _learned(settings, ledger, archive)
         self.models = _models(settings, ledger, archive, provider)
         self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry)
@@ -169,9 +170,9 @@ class Core:
             with suppress(TokenRejected):  # that is an answer, too
                 await self.provider.account_of(caller)
 
-    def begin(self, state: StartupState | None, *, spent: Mapping[int, float]) -> None:
-        """Resume the work of earlier processes, unless it comes later by `take_over`. `spent` is the server's cost: USD
-        by day since 1970."""
+    def begin(self, state: StartupState | None, *, spent: Spent) -> None:
+        """Resume the work of earlier processes, unless it comes later by `take_over`. `spent` is what they have spent
+        of the budgets."""
         self.budget.begin(spent)
         if state is None:
             return
@@ -189,7 +190,6 @@ class Core:
             self.provider.register_uncertain(each)
         self.suspension.resume(state.restored)
         self.suspension.suspend(state.suspended)
-        self.budget.settle(ADMIN, reserved=0.0, cost=state.ended_usd)
         for delivery in state.deliveries:
             self.outbox.take(delivery)
 
@@ -241,6 +241,7 @@ class Core:
             recovery=self.recovery,
             checks=self.checks,
             ledger=ledger,
+            budget=self.budget,
             outbox=self.outbox,
         )
 
@@ -328,6 +329,16 @@ def _resolver(
         lora=lora,
         trained=TrainedModels({*context.trigger_words, *([lora] if lora else [])}),
         simulated=settings.REPLICATE_SIMULATE,
+    )
+
+
+def _budgets(settings: Settings, ledger: Ledger, archive: Archive, keys: HasKeys) -> Budgets:
+    of_keys = KeyBudgets if ledger.process is None else SharedKeyBudgets
+    simulated = settings.REPLICATE_SIMULATE
+    return Budgets(
+        _budget(settings, ledger, archive),
+        of_keys(ledger=ledger, archive=archive, keys=keys, simulated=simulated),
+        simulated=simulated,
     )
 
 

@@ -103,7 +103,7 @@ def explained(
     if unpriced is None:
         return refused
     model = model or unpriced.model
-    return BudgetExceeded(
+    return refused.with_detail(
         f"{refused.detail} {model.name} has no price, so each prediction counts as {unpriced.longest:g} s at "
         f"{model.running_usd:g} USD. Shorter timeouts lower this, and the operator can set a price in PRICES_FILE."
     )

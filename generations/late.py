@@ -18,7 +18,7 @@ from catalog.model import Model
 from catalog.prices import LONGEST, NOTHING, weakest
 from errors import LedgerDown
 from generations.archive import Archive
-from generations.budget import Budget
+from generations.budgets import Budgets
 from generations.costs import charge, measured
 from generations.generation import Attempt, Generation
 from ledger import Ledger
@@ -32,7 +32,7 @@ log = structlog.get_logger("generation")
 
 
 class LatePredictions:
-    def __init__(self, *, provider: Provider, ledger: Ledger, archive: Archive, budget: Budget) -> None:
+    def __init__(self, *, provider: Provider, ledger: Ledger, archive: Archive, budget: Budgets) -> None:
         self._provider = provider
         self._ledger = ledger
         self._archive = archive
@@ -101,7 +101,8 @@ class LatePredictions:
                 for each in record.attempts
             )
             total = round(sum((each.cost_usd for each in attempts), 0.0), 6)
-            self._budget.settle(record.caller_id, reserved=0.0, cost=max(0.0, total - record.cost_usd))
+            more = max(0.0, total - record.cost_usd)
+            self._budget.settle(record.caller_id, reserved=0.0, cost=more, at=record.accepted_at)
             basis = weakest([basis, record.cost_basis or basis], basis)
             record = replace(record, attempts=attempts, cost_usd=total, cost_basis=basis)
             self._ledger.upsert(record)

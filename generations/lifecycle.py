@@ -48,7 +48,8 @@ from files import Files
 from files.names import link_name
 from generations.attempt import AttemptRunner
 from generations.batch import Batch, Work
-from generations.budget import TOLERANCE, Budget, check_cost
+from generations.budget import TOLERANCE
+from generations.budgets import Budgets, check_cost
 from generations.costs import Estimate, explained
 from generations.finished_attempt import FinishedAttempt
 from generations.generation import Attempt, Generation
@@ -130,7 +131,7 @@ class Runner:
         attempts: AttemptRunner,
         gate: AnyGate,
         ledger: Ledger,
-        budget: Budget,
+        budget: Budgets,
         outbox: Outbox,
         outputs: Files | None,
         learned: Learned,
@@ -324,8 +325,9 @@ class Runner:
             check_cost(cost, request.max_cost, where=f"{with_it} it")
             if batch is not None and batch.max_cost is not None:
                 check_cost(batch.expected_cost + more, batch.max_cost, where=f"{with_it} the batch")
-            async with self._budget.admitted(generation.caller_id, more):
-                generation.reserved_usd += self._budget.reserve(generation.caller_id, more)
+            paid = generation.caller, more, generation.created_at
+            async with self._budget.admitted(*paid):
+                generation.reserved_usd += self._budget.reserve(*paid)
         except BudgetExceeded as error:
             return explained(error, request, model).detail
         except LedgerDown as error:
@@ -346,7 +348,12 @@ class Runner:
     async def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:
         generation.ended_at = asyncio.get_running_loop().time()
         generation.error = error
-        self._budget.settle(generation.caller_id, reserved=generation.reserved_usd, cost=generation.cost_usd)
+        self._budget.settle(
+            generation.caller_id,
+            reserved=generation.reserved_usd,
+            cost=generation.cost_usd,
+            at=generation.created_at,
+        )
         self.ended[state] += 1
         generation.transition(state, self._ledger)
         await self.publish(generation)

@@ -17,7 +17,6 @@ import structlog
 from admission.sliding_window import WINDOW
 from auth import Caller
 from catalog.model import Model
-from contract.callers import pays_with_server_token
 from contract.door_facts import REPLICATE
 from errors import (
     Internal,
@@ -233,8 +232,7 @@ class StartupState:
 
     `restored` is resumed, `suspended` waits for its owners. `answered_ago` are the seconds since the last answers to
     creations (`seconds_since`). `prediction_ids` are the latest predictions. `uncertain` are creations of suspended
-    work that may have made a prediction. `ended_usd` is the cost on the server's token in
-    `restored.ended`.
+    work that may have made a prediction.
     """
 
     restored: Restored
@@ -243,7 +241,6 @@ class StartupState:
     prediction_ids: Sequence[str]
     uncertain: Sequence[UncertainCreation]
     deliveries: Sequence[Delivery]
-    ended_usd: float
 
 
 def load_startup_state(
@@ -291,16 +288,6 @@ def load_startup_state(
             for each in queries.pending_deliveries(process)
             if each.id not in unfinished_ids
         ],
-        ended_usd=_cost(restored.ended, simulated),
-    )
-
-
-def _cost(records: Iterable[GenerationRecord], simulated: bool) -> float:
-    """USD of these generations on the server's token."""
-    return sum(
-        record.cost_usd
-        for record in records
-        if pays_with_server_token(record.caller_id) and record.simulated == simulated
     )
 
 

@@ -15,7 +15,7 @@ from errors import BudgetExceeded, LedgerDown, NotFound, ShuttingDown
 from generations import views
 from generations.archive import Archive, Stored
 from generations.batch import Batch, Work
-from generations.budget import Budget
+from generations.budgets import Budgets
 from generations.costs import Forecast, explained
 from generations.elsewhere import Elsewhere, is_suspended
 from generations.events import Events, Subscription
@@ -65,7 +65,7 @@ class GenerationService:
         archive: Archive,
         keys: IdempotencyKeys,
         elsewhere: Elsewhere,
-        budget: Budget,
+        budget: Budgets,
         remote: Remote | None = None,
         status: Status,
         events: Events,
@@ -102,7 +102,9 @@ class GenerationService:
             work = await self._existing(submission)
             if work is None:
                 try:
-                    async with self._budget.admitted(submission.caller.id, submission.bound):
+                    async with self._budget.admitted(
+                        submission.caller, submission.bound, submission.submitted_at
+                    ):
                         work = new = self._supervisor.accept(submission)
                 except BaseException as error:
                     self._abandon_key(submission)

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
 
@@ -38,8 +39,8 @@ class Submission:
 
     `request_json` is the request as text, for a batch first the shared fields and then each item. The next process
     parses it again after a crash. `wait_seconds` is how long the caller waits for the end: None without limit, 0 not
-    at all. `address` is the base URL under which the caller reached this service. `door` and `door_facts` are as in
-    `GenerationRecord`.
+    at all. `submitted_at` (Unix time) counts as the time of its acceptance. `address` is the base URL under which the
+    caller reached this service. `door` and `door_facts` are as in `GenerationRecord`.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Submission:
     wait_seconds: float | None = None
     door: str | None = None
     door_facts: str | None = None
+    submitted_at: float = field(default_factory=time.time)
 
     @property
     def bound(self) -> float:

@@ -25,7 +25,7 @@ from auth import Caller
 from cluster import AnyGate
 from errors import InvalidRequest, LedgerDown, Problem, QueueFull, ShuttingDown
 from generations.batch import Batch, Work, in_memory, unfinished
-from generations.budget import Budget, check_cost
+from generations.budgets import Budgets, check_cost
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
 from generations.lifecycle import Runner
@@ -54,7 +54,7 @@ class Supervisor:
         runner: Runner,
         gate: AnyGate,
         ledger: Ledger,
-        budget: Budget,
+        budget: Budgets,
         keys: IdempotencyKeys,
         attachments: Attachments,
         max_queued: int,
@@ -87,7 +87,7 @@ class Supervisor:
         bound = submission.request.bound
         self.check_room(1, submission.caller)
         check_cost(bound, submission.request.max_cost)
-        self._budget.reserve(submission.caller.id, bound)
+        self._budget.reserve(submission.caller, bound, submission.submitted_at)
         [text] = submission.request_json
         generation = self._new(submission, submission.request, text, id=submission.id)
         generation.detached |= submission.detached
@@ -102,7 +102,7 @@ class Supervisor:
         check_cost(sum(bounds), request.max_cost, where="The batch")
         for index, (each, bound) in enumerate(zip(request.requests, bounds, strict=True)):
             check_cost(bound, each.max_cost, where=f"requests[{index}]")
-        self._budget.reserve(submission.caller.id, sum(bounds))
+        self._budget.reserve(submission.caller, sum(bounds), submission.submitted_at)
         assert submission.plan is not None  # noqa: S101 - every batch has one
         shared, *own = submission.request_json
         items = [
@@ -137,6 +137,7 @@ class Supervisor:
             caller=submission.caller,
             request_id=submission.request_id,
             accepted_at=asyncio.get_running_loop().time(),
+            created_at=submission.submitted_at,
             address=submission.address,
             simulated=submission.simulated,
             request_json=text,
@@ -338,7 +339,7 @@ class Supervisor:
     def _adopt(self, generation: Generation) -> None:
         generation.persisted = generation.detached = True
         generation.accepted_at = _loop_time(generation.created_at)
-        self._budget.hold(generation.caller_id, generation.reserved_usd)
+        self._budget.hold(generation.caller_id, generation.reserved_usd, generation.created_at)
         # Delete the record of an attempt that was never sent: it would count unless another attempt replaces
         # it.
         self._ledger.delete(AttemptRecord, generation.id, len(generation.attempts) + 1)

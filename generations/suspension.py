@@ -18,6 +18,7 @@ from auth import Caller
 from errors import TokenRejected
 from generations.archive import Archive, Stored
 from generations.batch import Batch
+from generations.budgets import Budgets
 from generations.endings import cancelled, expired
 from generations.generation import Generation
 from generations.lifecycle import log_end
@@ -52,6 +53,7 @@ class Suspension:
         recovery: Recovery,
         checks: TokenChecks,
         ledger: Ledger,
+        budget: Budgets,
         outbox: Outbox,
     ) -> None:
         self._supervisor = supervisor
@@ -59,6 +61,7 @@ class Suspension:
         self._recovery = recovery
         self._checks = checks
         self._ledger = ledger
+        self._budget = budget
         self._outbox = outbox
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Held while suspended work is resumed or ended, by the id of its batch or else its own."""
@@ -193,11 +196,12 @@ class Suspension:
             await asyncio.wait([task])
 
     def _record_ends(self, records: Iterable[GenerationRecord]) -> None:
-        """Record these ends, and deliver them to the callers' webhooks."""
+        """Record these ends with what they cost, and deliver them to the callers' webhooks."""
         for record in records:
             if record.webhook:
                 self._outbox.take(self._outbox.prepare(record.id, record.webhook))
             self._ledger.upsert(record)
+            self._budget.count(record)
             log_end(record)
             if record.batch_id is None:
                 self._supervisor.forget_attachments(record.id)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
-from ledger.access_records import ApiKeyRecord, AuditRecord
+from ledger.access_records import ApiKeyRecord, AuditRecord, SpendingRecord
 from ledger.claims import Claim
 from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
 from ledger.records import (
@@ -273,6 +273,14 @@ class Queries(ModelQueries, AccessQueries, Protocol):
     def budget_total(self, account: str, day: int, *, simulated: bool) -> float:
         """USD that all processes have spent of this account's budget from this day on, and have reserved. Work that one
         has taken over from a dead one counts by itself until it is resumed."""
+
+    def spending(self, payer: str, since: str, *, simulated: bool) -> tuple[float, float]:
+        """USD that all processes have spent for a named key, and have reserved, for work that was accepted on or after
+        this day, such as `2026-11-01`. Call it only if several processes share the ledger. Work that one has taken over
+        from a dead one counts by itself until it is resumed."""
+
+    def spending_rows(self, process: str) -> Sequence[SpendingRecord]:
+        """The rows of this process."""
 
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         """How many generations failed at or after `since`, by the code of their error."""

@@ -42,10 +42,11 @@ class ApiKeyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendingRecord:
-    """What one process has spent of the budget of a `payer`, and what it had reserved when it last wrote this.
+    """What one process has spent for a `payer`, and what it had reserved when it last wrote this.
 
-    `period` is the first day of the period, such as `2026-11-01`. What was reserved in it counts in it. `process` is
-    empty if only one process uses the ledger."""
+    `period` is a day (UTC), such as `2026-11-01`: all that work costs counts on the day on which it was accepted.
+    Longer periods are sums. `process` is empty if only one process uses the ledger. A row in whose place it has another
+    word says that something was noticed in the period that begins then (`ledger.claims.ClaimNotice`)."""
 
     payer: str
     period: str

@@ -6,6 +6,7 @@ of two processes, one makes the change and the other learns that it did not.
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from ledger.access_records import ApiKeyRecord, AuditRecord
@@ -64,6 +65,28 @@ class ClaimBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimSpending:
+    """Check a reservation of a named key, which was written to a row of this process before the claim: whether all
+    processes together have spent and reserved at most `most` USD for work that was accepted on or after the day
+    `since`. Such claims are made one after the other."""
+
+    payer: str
+    most: float
+    since: str
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimNotice:
+    """Be the first to notice something about the spending of a key in the period that begins on the day `since`."""
+
+    payer: str
+    since: str
+    simulated: bool
+    notice: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimLookup:
     """Look a model up `until` this time for all processes, unless another look-up of this name for this reader is under
     way at the time `now`."""
@@ -99,6 +122,8 @@ Claim = (
     | ClaimCancelled
     | ClaimSent
     | ClaimBudget
+    | ClaimSpending
+    | ClaimNotice
     | ClaimLookup
     | EndLookup
     | ClaimApiKey
@@ -127,6 +152,20 @@ BUDGET_TOTAL: Final = """
     ) AS total
 """
 """The statement for `Queries.budget_total` in PostgreSQL. Its parameters are those of `total_of`."""
+
+SPENDING: Final = """
+    SELECT (
+        SELECT coalesce(sum(spent), 0) FROM spending WHERE payer = %s AND period >= %s AND simulated = %s
+    ) AS spent, (
+        SELECT coalesce(sum(reserved), 0) FROM spending
+        JOIN processes ON processes.id = process AND processes.taken_at IS NULL
+        WHERE payer = %s AND period >= %s AND simulated = %s
+    ) + (
+        SELECT coalesce(sum(reserved_usd), 0) FROM generations
+        WHERE ended_at IS NULL AND taken_at IS NOT NULL AND caller_id = %s AND simulated = %s AND accepted_at >= %s
+    ) AS reserved
+"""
+"""The statement for `Queries.spending` in PostgreSQL. Its parameters are those of `spending_of`."""
 
 _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     ClaimKey: """
@@ -160,6 +199,11 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
         WHERE name = 'name' AND (SELECT coalesce(max(revision), 0) FROM api_keys) = ?
         RETURNING name
     """,
+    ClaimSpending: f"SELECT FROM ({SPENDING}) sums WHERE spent + reserved <= %s",
+    ClaimNotice: """
+        INSERT INTO spending (payer, period, simulated, process, spent, reserved) VALUES (?, ?, ?, ?, 0, 0)
+        ON CONFLICT (payer, period, simulated, process) DO NOTHING
+    """,
 }
 
 _IS_FREE: Final = {
@@ -171,7 +215,9 @@ _IS_FREE: Final = {
 
 _LOCK: Final = "SELECT FROM meta WHERE name = 'name' FOR UPDATE"
 
-LOCKS: Final[Mapping[type[Claim], str]] = {ClaimBudget: _LOCK, ClaimApiKey: _LOCK}
+LOCKS: Final[Mapping[type[Claim], str]] = dict.fromkeys(
+    (ClaimBudget, ClaimSpending, ClaimNotice, ClaimApiKey), _LOCK
+)
 """A statement before that of the claim, which sees what others wrote before they let go of the lock."""
 
 
@@ -194,6 +240,16 @@ def total_of(account: str, day: int, simulated: bool) -> tuple[Any, ...]:
     return day, simulated, simulated, simulated, account, account
 
 
+def spending_of(payer: str, since: str, simulated: bool) -> tuple[Any, ...]:
+    """The parameters of `SPENDING`."""
+    return payer, since, simulated, payer, since, simulated, payer, simulated, moment_of(since)
+
+
+def moment_of(day: str) -> float:
+    """The Unix time at which a day begins in UTC, such as `2026-11-01`."""
+    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+
+
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
     """The statement of a claim of this process, with its parameters. It changes no row if the claim fails."""
     match claim:
@@ -211,9 +267,19 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
             parameters = (reader, name, simulated, until, now)
         case EndLookup(ClaimLookup(reader, name, simulated, _, until), again_at):
             parameters = (again_at, reader, name, simulated, until)
-        case ClaimBudget(account, most, day, simulated):
-            parameters = (*total_of(account, day, simulated), most)
+        case ClaimBudget() | ClaimSpending() | ClaimNotice():
+            parameters = _about_money(claim)
         case ClaimApiKey(record):
             parameters = (record.revision - 1,)
     is_free = _IS_FREE[process is not None]
     return _STATEMENTS[type(claim)].replace("is_free", is_free).replace("?", placeholder), parameters
+
+
+def _about_money(claim: ClaimBudget | ClaimSpending | ClaimNotice) -> tuple[Any, ...]:
+    match claim:
+        case ClaimBudget(account, most, day, simulated):
+            return *total_of(account, day, simulated), most
+        case ClaimSpending(payer, most, since, simulated):
+            return *spending_of(payer, since, simulated), most
+        case ClaimNotice(payer, since, simulated, notice):
+            return payer, since, simulated, notice

@@ -5,14 +5,13 @@ ledger of the next simulated process starts with the same `rows`.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from contract.callers import account_of
 from errors import LedgerDown
-from ledger import DAY, Grouping, Page, Period, Progress, Source, date_of
+from ledger import Page, Progress, Source
 from ledger.claims import (
     Claim,
     ClaimApiKey,
@@ -21,16 +20,18 @@ from ledger.claims import (
     ClaimCancelled,
     ClaimKey,
     ClaimLookup,
+    ClaimNotice,
     ClaimSent,
+    ClaimSpending,
     ClaimSuspended,
     EndLookup,
 )
 from ledger.memory_access import MemoryAccess
-from ledger.memory_published import MemoryModels, Rows
+from ledger.memory_money import MemoryMoney
+from ledger.memory_published import Rows
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
-    BudgetRecord,
     Delivery,
     GenerationRecord,
     KeyRecord,
@@ -50,7 +51,7 @@ _RETRY_DELAY: Final = 1.0
 """Seconds between attempts to commit while `trouble` is set."""
 
 
-class MemoryLedger(MemoryModels, MemoryAccess):
+class MemoryLedger(MemoryMoney, MemoryAccess):
     """`ledger.Ledger` and `ledger.Queries`. While `trouble` is set, nothing is committed."""
 
     def __init__(
@@ -112,8 +113,8 @@ class MemoryLedger(MemoryModels, MemoryAccess):
                     return False
                 self.rows[BatchRecord][batch_id,] = replace(batch, process=self.process)
                 return True
-            case ClaimBudget(account, most, day, simulated):
-                return self.budget_total(account, day, simulated=simulated) <= most
+            case ClaimBudget() | ClaimSpending() | ClaimNotice():
+                return self.claimed_money(claim)
             case ClaimLookup() | EndLookup():
                 return self.claimed(claim)
             case ClaimApiKey():
@@ -327,27 +328,6 @@ class MemoryLedger(MemoryModels, MemoryAccess):
         singles.sort(key=lambda each: each.ended_at or 0.0)
         return found or [(GenerationRecord, each.id) for each in singles[:most]]
 
-    def cost_by_day(self, account: str, since: float, *, simulated: bool) -> Mapping[int, float]:
-        days: defaultdict[int, float] = defaultdict(float)
-        for each in self._counted(Period(simulated, since=since)):
-            if account_of(each.caller_id) == account:
-                days[each.day] += each.usd
-        return days
-
-    def budget_spent(self, day: int, *, simulated: bool) -> Mapping[int, float]:
-        days: defaultdict[int, float] = defaultdict(float)
-        for each in self.all(BudgetRecord):
-            if each.day >= day and each.simulated == simulated:
-                days[each.day] += each.spent
-        return days
-
-    def budget_total(self, account: str, day: int, *, simulated: bool) -> float:
-        rows = sorted(self.all(BudgetRecord), key=lambda each: each.day)
-        reserved = {each.process: each.reserved for each in rows if each.simulated == simulated}
-        taken = self._generations(lambda each: each.taken_at is not None and each.simulated == simulated)
-        left = sum(each.reserved_usd for each in taken if account_of(each.caller_id) == account)
-        return sum(self.budget_spent(day, simulated=simulated).values()) + sum(reserved.values()) + left
-
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         failed = self._generations(
             lambda each: (
@@ -356,37 +336,8 @@ class MemoryLedger(MemoryModels, MemoryAccess):
         )
         return Counter(each.error.code for each in failed if each.error)
 
-    def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
-        groups: defaultdict[Any, list[UsageRecord]] = defaultdict(list)
-        for each in self._counted(period):
-            groups[{"day": each.day, "model": each.model, "caller": each.caller_id, None: None}[by]].append(
-                each
-            )
-        if by is None:
-            return [figures(groups[None])]
-        name = date_of if by == "day" else str
-        return [{by: name(group)} | figures(groups[group]) for group in sorted(groups)]
-
     def _generations(self, matches: Callable[[GenerationRecord], bool]) -> list[GenerationRecord]:
         return [each for each in self.all(GenerationRecord) if matches(each)]
-
-    def _counted(self, period: Period) -> list[UsageRecord]:
-        """The usage of each ended generation, and of deleted ones by day."""
-        present = [
-            (each.ended_at, usage_of(each))
-            for each in self.all(GenerationRecord)
-            if each.ended_at is not None
-        ]
-        deleted = [(float(each.day * DAY), each) for each in self.all(UsageRecord)]
-        since, until = period.since, period.until
-        return [
-            each
-            for ended_at, each in (*present, *deleted)
-            if each.simulated == period.simulated
-            and period.caller_id in {None, each.caller_id}
-            and (since is None or ended_at >= since)
-            and (until is None or ended_at < until)
-        ]
 
 
 def _place(kind: type[Record], key: Key) -> Key:

@@ -24,7 +24,8 @@ from sqlalchemy import (
 
 from ledger import DAY, Grouping, Page, Period, Progress, date_of
 from ledger.access import SqlAccess
-from ledger.claims import BUDGET_TOTAL, total_of
+from ledger.access_records import SpendingRecord
+from ledger.claims import BUDGET_TOTAL, SPENDING, spending_of, total_of
 from ledger.published import SqlModels
 from ledger.records import (
     AttemptRecord,
@@ -46,6 +47,7 @@ from ledger.tables import (
     GENERATIONS,
     KEYS,
     META,
+    SPENDINGS,
     USAGE_BY_DAY,
     USAGE_OF_ONE,
     mapping,
@@ -230,6 +232,15 @@ class SqlQueries(SqlModels, SqlAccess):
             return float(
                 connection.exec_driver_sql(BUDGET_TOTAL, total_of(account, day, simulated)).scalar_one()
             )
+
+    def spending(self, payer: str, since: str, *, simulated: bool) -> tuple[float, float]:
+        with self._reading() as connection:
+            sums = connection.exec_driver_sql(SPENDING, spending_of(payer, since, simulated))
+            spent, reserved = sums.one()
+        return float(spent), float(reserved)
+
+    def spending_rows(self, process: str) -> Sequence[SpendingRecord]:
+        return self._records(SpendingRecord, SPENDINGS.c.process == process)
 
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         query = (

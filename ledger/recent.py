@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from ledger.access_records import SpendingRecord
 from ledger.claims import Claim, ClaimKey, ClaimSent, written_with
 from ledger.records import (
     AttemptRecord,
@@ -101,4 +102,6 @@ def _may_change(record: Record) -> bool:
             return record.state < LeaseState.OVER
         case Delivery():
             return record.state == "pending"
+        case SpendingRecord():
+            return record.reserved > 0
     return isinstance(record, BudgetRecord)

@@ -157,7 +157,7 @@ RUNS: Final = _table("runs", RunRecord, "target", "simulated", "slot", sqlite_wi
 API_KEYS: Final = _table("api_keys", ApiKeyRecord, "id")
 Index("api_keys_by_revision", API_KEYS.c.revision)
 
-SPENDING: Final = _table(
+SPENDINGS: Final = _table(
     "spending", SpendingRecord, "payer", "period", "simulated", "process", sqlite_with_rowid=False
 )
 
@@ -381,7 +381,7 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     LeaseRecord: RowMapping(LeaseRecord, LEASES, "id"),
     BudgetRecord: RowMapping(BudgetRecord, BUDGETS, "process", "day"),
     ApiKeyRecord: RowMapping(ApiKeyRecord, API_KEYS, "id"),
-    SpendingRecord: RowMapping(SpendingRecord, SPENDING, "payer", "period", "simulated", "process"),
+    SpendingRecord: RowMapping(SpendingRecord, SPENDINGS, "payer", "period", "simulated", "process"),
     AuditRecord: RowMapping(AuditRecord, AUDIT, "at", "id"),
     LostCallRecord: RowMapping(LostCallRecord, LOST_CALLS, "caller_id", "body_fingerprint", "work_id"),
 }

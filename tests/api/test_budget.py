@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import BudgetExceeded
-from generations.budget import Budget, check_cost
+from generations.budget import Budget
+from generations.budgets import check_cost
 from harness.service_process import until
 from ledger import DAY
 from tests.support.api_client import CHECKED, PICTURE, ended, picture, submit, submit_batch

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ledger.access_records import ApiKeyRecord
 from ledger.records import GenerationRecord
 
 _USUAL: dict[str, Any] = {
@@ -26,3 +27,15 @@ _USUAL: dict[str, Any] = {
 def generation(generation_id: str, **facts: Any) -> GenerationRecord:
     """A generation's record."""
     return GenerationRecord(id=generation_id, **_USUAL | facts)
+
+
+def api_key(number: int = 0, **facts: Any) -> ApiKeyRecord:
+    """The record of a named key."""
+    usual = {
+        "name": f"key {number}",
+        "role": "caller",
+        "digest": f"d{number}",
+        "prefix": "rcg_",
+        "created_at": 1.0,
+    }
+    return ApiKeyRecord(id=f"key_{number}", **usual | facts)

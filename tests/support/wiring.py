@@ -42,12 +42,15 @@ from settings import Settings
 from simulator import Simulator
 from tests.support.callers import SERVER_TOKEN, USER_TOKEN
 from tests.support.declarations import CONTEXT, parse_batch, parse_generation
+from tests.support.records import api_key
 
 T = TypeVar("T")
 
 ADMIN = Caller("admin", "admin", credentials(replicate=SERVER_TOKEN))
 USER = Caller("user", "user_1", credentials(replicate=USER_TOKEN))
-KEYS = [Caller("key", f"key_{number}", credentials(replicate=SERVER_TOKEN)) for number in range(3)]
+KEYS = [
+    Caller("key", each.id, credentials(replicate=SERVER_TOKEN), key=each) for each in map(api_key, range(3))
+]
 """Named keys: callers on the server's token."""
 
 OTHER_USER = Caller("user", "user_2", credentials(replicate="r8_another"))

@@ -70,7 +70,7 @@ async def after_all(prompt, *, arrives: float, wait: float, act=None, lists_fail
             await asyncio.sleep(wait)
             record = service.ledger.generation(work.id)
             states = [(each.id, each.status) for each in world.predictions]
-            spent = sum(service.core.budget.spent.values())
+            spent = sum(service.core.budget.server.spent.values())
     return record, states, round(spent, 6), [each["event"] for each in logs]
 
 

@@ -54,7 +54,7 @@ async def test_it_reserves_what_the_longest_prediction_costs():
     assert (BOUND, 0, "bounded") == tuple(
         shown[name] for name in ("cost_bound_usd", "cost_usd", "cost_basis")
     )
-    assert BOUND == inside.budget.reserved
+    assert BOUND == inside.budget.server.reserved
     inside.supervisor.cancel(generation)
     await inside.supervisor.wait(generation)
 
@@ -66,7 +66,7 @@ async def test_it_costs_the_seconds_that_it_ran():
 
     assert (0.00305, "learned") == (body["cost_usd"], body["cost_basis"])
     assert "cost_bound_usd" not in body
-    assert (0.0, 0.00305) == (inside.budget.reserved, sum(inside.budget.spent.values()))
+    assert (0.0, 0.00305) == (inside.budget.server.reserved, sum(inside.budget.server.spent.values()))
 
 
 @pytest.mark.parametrize("seconds", [-1, 0, float("nan"), float("inf"), 1e9, True, "2", None])

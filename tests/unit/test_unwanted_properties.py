@@ -195,7 +195,7 @@ class Unwanted(CrashMachine):
                 if self.world.predictions.loop_time(each.created_at) > since + ARRIVED
             ]
             assert [] == late, (prompt, since)
-        assert 0 == pytest.approx(self.process.budget.reserved, abs=1e-6)
+        assert 0 == pytest.approx(self.process.budget.server.reserved, abs=1e-6)
 
 
 Unwanted.TestCase.settings = settings(
