@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 import structlog
@@ -56,6 +56,16 @@ class KeySpending:
     used: float
     reserved: float
     left: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "period": self.period.name,
+            "begins_at": iso8601(self.period.begins_at),
+            "begins_anew": iso8601(self.period.ends_at),
+            "used_usd": self.used,
+            "reserved_usd": self.reserved,
+            "left_usd": self.left,
+        }
 
 
 @dataclass(frozen=True, slots=True)

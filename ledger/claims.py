@@ -159,7 +159,7 @@ SPENDING: Final = """
     ) AS spent, (
         SELECT coalesce(sum(reserved), 0) FROM spending
         JOIN processes ON processes.id = process AND processes.taken_at IS NULL
-        WHERE payer = %s AND period >= %s AND simulated = %s
+        WHERE payer = %s AND period >= %s AND spending.simulated = %s
     ) + (
         SELECT coalesce(sum(reserved_usd), 0) FROM generations
         WHERE ended_at IS NULL AND taken_at IS NOT NULL AND caller_id = %s AND simulated = %s AND accepted_at >= %s

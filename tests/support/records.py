@@ -31,7 +31,7 @@ def generation(generation_id: str, **facts: Any) -> GenerationRecord:
 
 def api_key(number: int = 0, **facts: Any) -> ApiKeyRecord:
     """The record of a named key."""
-    usual = {
+    usual: dict[str, Any] = {
         "name": f"key {number}",
         "role": "caller",
         "digest": f"d{number}",
