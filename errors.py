@@ -21,6 +21,7 @@ same request may succeed later. One handler in `app.py` turns it into the respon
     ├── SemaphoreFull           429 semaphore_full          carries Retry-After
     ├── ShuttingDown            503 shutting_down           carries Retry-After
     ├── Starting                503 starting                carries Retry-After
+    ├── StillRunning            504 still_running           a retry gets the same work
     ├── LoopBlocked             503 loop_blocked            carries Retry-After
     ├── GenerationFailed        500 generation_failed
     ├── GenerationTimeout       500 generation_timeout
@@ -264,6 +265,19 @@ class Starting(_ComeBackLater):
 class LoopBlocked(_ComeBackLater):
     status, code = 503, "loop_blocked"
     title = "The event loop of the service is blocked"
+
+
+class StillRunning(ServiceError):
+    """The caller would stop waiting soon, or the process stops. A retry joins the work, and so costs nothing. A
+    `retry_after` in seconds is sent as an integer."""
+
+    status, code = 504, "still_running"
+    title = "The work has not ended yet; the same request again waits for it"
+    retryable = True
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
+        headers = {} if retry_after is None else {"Retry-After": str(round(retry_after))}
+        super().__init__(detail, headers={**headers, "x-should-retry": "true"})
 
 
 class Internal(ServiceError):

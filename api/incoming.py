@@ -238,8 +238,11 @@ def submission(
     key: str | None,
     seconds: float | None,
     plan: PlanRecord | None = None,
+    door: str | None = None,
+    door_fingerprint: str | None = None,
 ) -> Submission:
-    """The submission for this request, with its uploaded files stored. Raises LedgerDown if they cannot be."""
+    """The submission for this request, with its uploaded files stored. `door_fingerprint` identifies its body at a
+    door. Raises LedgerDown if the files cannot be stored."""
     running = service()
     work_id, simulated = new_id(kind), running.settings.REPLICATE_SIMULATE
     return Submission(
@@ -254,6 +257,8 @@ def submission(
         key=ledger_key(key, simulated=simulated),
         fingerprint=_fingerprint(kind, body, context) if key is not None else NO_FINGERPRINT,
         wait_seconds=seconds,
+        door=door,
+        body_fingerprint=door_fingerprint,
     )
 
 

@@ -4,32 +4,43 @@ A call becomes a generation, or a batch of several, as from `POST /generate`. Al
 inside a request.
 """
 
+import math
+import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
+from typing import Final
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, g, jsonify, request
 
-from api import incoming, responses
+from api import deliveries, incoming, responses
 from api.models import found_model
 from auth import Caller
 from doors.openai import catalogue, results
 from doors.openai.errors import as_called
 from doors.openai.requests import FORM_NAMES, Call, renamed, translated
 from doors.openai.results import Picture
-from errors import InvalidRequest
+from errors import InvalidRequest, StillRunning
 from files.names import stored_name
 from generations import views
 from generations.archive import Stored
 from generations.batch import Batch, Work
-from generations.submission import Submission
+from generations.lost_calls import DOOR, lost_call
+from generations.submission import Submission, body_fingerprint
 from ledger.records import GenerationRecord
 from parsing.batch import parse_batch
+from parsing.context import ParseContext
 from parsing.generation import parse_generation
+from parsing.hidden import hidden
+from parsing.normal import normalised
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
 
 routes = Blueprint("openai_door", __name__)
+
+_BEFORE_TIMEOUT: Final = 5.0
+"""Seconds before the client stops waiting at which it is answered that its work still runs."""
 
 _WAITS = incoming.Preference()
 """All calls of this door wait for the end."""
@@ -66,8 +77,34 @@ def _images(*, edits: bool) -> Response:
     service, caller = incoming.service(), incoming.require_payer()
     with incoming.quota(_WAITS).held(caller.turn, retry_after=service.seconds_per_release):
         call, submission = _call(service, caller, edits=edits)
-        work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
+        work = _work(service, submission)
     return _answer(service, call, work, submission.address, edits=edits)
+
+
+def _work(service: Runtime, submission: Submission) -> Work | Stored:
+    """The work of a call, once it has ended. Raises StillRunning before the client stops waiting."""
+    if submission.key is not None:
+        waiting = service.generations.submit(submission)
+    else:
+        waiting = service.core.lost_calls.call(submission, number=deliveries.number())
+    work = service.loop.run(waiting, disconnect=incoming.connection())
+    if not work.has_ended:
+        raise StillRunning
+    if submission.key is None:
+        deliveries.watch(service, lost_call(work, submission))
+    return work
+
+
+def _patience() -> float | None:
+    """Seconds for which the client of this request goes on waiting, less some for the response; None without limit."""
+    try:
+        seconds = float(request.headers.get("x-stainless-read-timeout", ""))
+    except ValueError:
+        return None
+    if not 0 < seconds < math.inf:
+        return None
+    began: float = g.began
+    return max(0.0, max(seconds - _BEFORE_TIMEOUT, seconds / 2) - (time.perf_counter() - began))
 
 
 def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submission]:
@@ -76,6 +113,7 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
     with incoming.body(caller.turn, forms=edits, names=FORM_NAMES) as body:
         given = renamed(body)
         context = incoming.context(given, caller)
+        fingerprint = _fingerprint(given, context)
         model = context.find(str(given.get("model_name")))
         default = service.settings.OPENAI_RESPONSE_FORMAT
         try:
@@ -91,8 +129,16 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
             plan = service.loop.run(service.generations.forecast(wanted, caller)).plan
         return call, incoming.submission(
             "batch" if call.is_batch else "gen", wanted, sent, context=context, caller=caller, address=address,
-            key=key, seconds=None, plan=plan,
+            key=key, seconds=_patience(), plan=plan, door=DOOR, door_fingerprint=fingerprint,
         )  # fmt: skip
+
+
+def _fingerprint(body: object, context: ParseContext) -> str:
+    """Identifies the body of this request. Reads the uploaded files; blocks."""
+    service = incoming.service()
+    body = hidden(body, context, service.authenticator.keyed_hash)
+    normalise = partial(normalised, registry=service.context.registry)
+    return body_fingerprint(request.path, body, normalise=normalise).current
 
 
 def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, edits: bool) -> Response:

@@ -35,6 +35,8 @@ class Batch:
     created_at: float = field(default_factory=time.time)
     ended_at: float | None = None
     detached: bool = False
+    door: str | None = None
+    body_fingerprint: str | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -86,6 +88,8 @@ class Batch:
             address=self.address,
             simulated=self.simulated,
             accepted_at=self.created_at,
+            door=self.door,
+            body_fingerprint=self.body_fingerprint,
             ended_at=self.created_at + self._seconds() if self.has_ended else None,
         )
 

@@ -35,6 +35,7 @@ from generations.late import LatePredictions
 from generations.learned import Learned
 from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.limits import ConfiguredLimits
+from generations.lost_calls import LostCalls
 from generations.model_pages import ModelPages
 from generations.published_models import PublishedModels
 from generations.push import PushInbox
@@ -120,6 +121,7 @@ class Core:
         self.semaphores = self._semaphores(ledger, archive)
         self.shared_limits = None if letters is None else SharedLimits(self.limits, archive, letters)
         self.generations = self._service(ledger, archive, keys, cpu, remote)
+        self.lost_calls = LostCalls(service=self.generations, ledger=ledger, archive=archive)
         self.retention = _retention(settings, ledger, archive)
         self.push = self._push(archive, authenticator, remote)
 
@@ -190,6 +192,8 @@ class Core:
             self.provider.register_uncertain(each)
         self.suspension.resume(state.restored)
         self.suspension.suspend(state.suspended)
+        restored = state.restored
+        self.lost_calls.take_over([*restored.running, *restored.batches, *state.suspended])
         for delivery in state.deliveries:
             self.outbox.take(delivery)
 

@@ -186,8 +186,8 @@ class Generation:
     without a waiting caller. If the `secrets_lost` were of an earlier process, it sends nothing more. A run that stops
     without `is_cancelled` was only interrupted. `persisted` is true once its record is on the disk. `reserved_usd` is
     reserved in the budget: its cost so far, and the most that it may still cost. `progress` is the last percentage that
-    its model printed. `door` and `door_facts` are as in its record. `listeners` are called on the loop when the state
-    changes.
+    its model printed. `door`, `door_facts` and `body_fingerprint` are as in its record. `listeners` are called on the
+    loop when the state changes.
     """
 
     id: str
@@ -222,6 +222,7 @@ class Generation:
     progress: float | None = None
     door: str | None = None
     door_facts: str | None = None
+    body_fingerprint: str | None = None
     _final: GenerationRecord | None = None
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)
 
@@ -364,6 +365,7 @@ class Generation:
             has_secrets=bool(self.request.secrets) or self.secrets_lost,
             door=self.door,
             door_facts=self.door_facts,
+            body_fingerprint=self.body_fingerprint,
             attempts=tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1)),
         )
 

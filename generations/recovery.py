@@ -180,6 +180,7 @@ class Recovery:
             is_cancelled=record.cancelled,
             door=record.door,
             door_facts=record.door_facts,
+            body_fingerprint=record.body_fingerprint,
         )
 
     def _context_of(
@@ -223,6 +224,8 @@ def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batc
         webhook=record.webhook,
         created_at=record.accepted_at,
         detached=True,
+        door=record.door,
+        body_fingerprint=record.body_fingerprint,
     )
 
 

@@ -126,6 +126,14 @@ class GenerationService:
             self._supervisor.check_room(len(request.requests), caller)
         return await self.status.forecast(request, caller)
 
+    async def wait(self, work: Work | Stored, submission: Submission) -> Work | Stored:
+        """Wait up to the `wait_seconds` of a submission for the end of work that it has, as `submit` does."""
+        return await self._wait(work, submission, None)
+
+    async def find(self, work_id: str, owner: Caller) -> Work | Stored | None:
+        """Work by its id, in any process. Suspended work of the `owner` is resumed."""
+        return await self._find(work_id, owner)
+
     # ── Get, cancel, subscribe
 
     async def get(self, work_id: str, principal: Principal) -> Work | Stored:
@@ -285,7 +293,7 @@ class GenerationService:
             raise
         except asyncio.CancelledError:
             # Its caller disconnected before the response, cannot come back, and has no webhook.
-            if submission.key is None and work.webhook is None:
+            if submission.key is None and submission.body_fingerprint is None and work.webhook is None:
                 self._supervisor.abandon(work)
             raise
 

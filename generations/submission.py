@@ -40,7 +40,7 @@ class Submission:
     `request_json` is the request as text, for a batch first the shared fields and then each item. The next process
     parses it again after a crash. `wait_seconds` is how long the caller waits for the end: None without limit, 0 not
     at all. `submitted_at` (Unix time) counts as the time of its acceptance. `address` is the base URL under which the
-    caller reached this service. `door` and `door_facts` are as in `GenerationRecord`.
+    caller reached this service. `door`, `door_facts` and `body_fingerprint` are as in `GenerationRecord`.
     """
 
     id: str
@@ -57,6 +57,7 @@ class Submission:
     door: str | None = None
     door_facts: str | None = None
     submitted_at: float = field(default_factory=time.time)
+    body_fingerprint: str | None = None
 
     @property
     def bound(self) -> float:

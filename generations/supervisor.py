@@ -122,6 +122,8 @@ class Supervisor:
             request_json=shared,
             webhook=request.webhook,
             detached=submission.detached or request.webhook is not None,
+            door=submission.door,
+            body_fingerprint=submission.body_fingerprint,
         )
         self._ledger.mark_dirty(batch)
         for generation in items:
@@ -145,6 +147,7 @@ class Supervisor:
             reserved_usd=request.bound,
             door=submission.door,
             door_facts=submission.door_facts,
+            body_fingerprint=submission.body_fingerprint,
             **fields,
         )
 

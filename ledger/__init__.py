@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
-from ledger.access_records import ApiKeyRecord, AuditRecord, SpendingRecord
+from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
 from ledger.claims import Claim
 from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
 from ledger.records import (
@@ -236,6 +236,11 @@ class Queries(ModelQueries, AccessQueries, Protocol):
 
     def is_unfinished(self, work_id: str) -> bool:
         """Whether a generation or batch with this id has not ended."""
+
+    def lost_calls(
+        self, caller_id: str | None = None, body_fingerprint: str | None = None
+    ) -> Sequence[LostCallRecord]:
+        """Calls whose connection was lost, of any caller and body or of these."""
 
     def delivery(self, work_id: str) -> Delivery | None: ...
 

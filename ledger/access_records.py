@@ -73,10 +73,12 @@ class AuditRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostCallRecord:
     """A call whose connection was lost, and whose work no retry has joined yet. `body_fingerprint` identifies its
-    body."""
+    body. `answered_try` is None if no answer was written. Else it is the number of the try, from 0, to which one was
+    written whose connection ended at once, so that it probably did not arrive."""
 
     caller_id: str
     body_fingerprint: str
     work_id: str
     accepted_at: float
     lost_at: float
+    answered_try: int | None = None

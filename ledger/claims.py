@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ledger.access_records import ApiKeyRecord, AuditRecord
+from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord
 from ledger.records import KeyRecord, Record
 
 
@@ -99,6 +99,21 @@ class ClaimLookup:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeLostCall:
+    """Delete the row of a lost call, to join its work or to end it, unless another has done so."""
+
+    lost: LostCallRecord
+
+
+@dataclass(frozen=True, slots=True)
+class WaitsElsewhere:
+    """Note that the caller of this work waits in a process that does not run it. Then it loses no caller with the
+    process that does."""
+
+    work_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class EndLookup:
     """End the look-up of this claim, unless it was taken over. No other is needed before the time `again_at`."""
 
@@ -115,7 +130,7 @@ class ClaimApiKey:
     audit: AuditRecord
 
 
-Claim = (
+_Usual = (
     ClaimKey
     | ClaimSuspended
     | ClaimBatch
@@ -128,6 +143,8 @@ Claim = (
     | EndLookup
     | ClaimApiKey
 )
+
+Claim = _Usual | TakeLostCall | WaitsElsewhere
 
 SENT: Final = """
     UPDATE leases SET state = 2, reference = claims.reference, runs_for = claims.runs_for, sent_at = clock_timestamp()
@@ -227,6 +244,8 @@ def lock_order(claim: Claim) -> tuple[str, ...]:
     match claim:
         case (ClaimLookup() as lookup) | EndLookup(lookup):
             return (lookup.reader, lookup.name)
+        case TakeLostCall(lost):
+            return (lost.caller_id, lost.work_id)
     return ()
 
 
@@ -252,6 +271,13 @@ def moment_of(day: str) -> float:
 
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
     """The statement of a claim of this process, with its parameters. It changes no row if the claim fails."""
+    if isinstance(claim, TakeLostCall | WaitsElsewhere):
+        sql, parameters = _of_lost_call(claim)
+        return sql.replace("?", placeholder), parameters
+    return _statement(claim, process, placeholder)
+
+
+def _statement(claim: _Usual, process: str | None, placeholder: str) -> tuple[str, tuple[Any, ...]]:
     match claim:
         case ClaimKey(record):
             parameters: tuple[Any, ...] = (*astuple(record)[:-1], process)
@@ -283,3 +309,13 @@ def _about_money(claim: ClaimBudget | ClaimSpending | ClaimNotice) -> tuple[Any,
             return *spending_of(payer, since, simulated), most
         case ClaimNotice(payer, since, simulated, notice):
             return payer, since, simulated, notice
+
+
+def _of_lost_call(claim: TakeLostCall | WaitsElsewhere) -> tuple[str, tuple[Any, ...]]:
+    if isinstance(claim, WaitsElsewhere):
+        table = "batches" if claim.work_id.startswith("batch_") else "generations"
+        return f"UPDATE {table} SET body_fingerprint = NULL WHERE id = ?", (claim.work_id,)  # noqa: S608 - a name of ours
+    lost = claim.lost
+    which = "caller_id = ? AND body_fingerprint = ? AND work_id = ? AND lost_at = ?"
+    parameters = (lost.caller_id, lost.body_fingerprint, lost.work_id, lost.lost_at)
+    return f"DELETE FROM lost_calls WHERE {which}", parameters  # noqa: S608 - it has no values

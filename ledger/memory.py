@@ -19,12 +19,10 @@ from ledger.claims import (
     ClaimBudget,
     ClaimCancelled,
     ClaimKey,
-    ClaimLookup,
     ClaimNotice,
     ClaimSent,
     ClaimSpending,
     ClaimSuspended,
-    EndLookup,
 )
 from ledger.memory_access import MemoryAccess
 from ledger.memory_money import MemoryMoney
@@ -115,12 +113,12 @@ class MemoryLedger(MemoryMoney, MemoryAccess):
                 return True
             case ClaimBudget() | ClaimSpending() | ClaimNotice():
                 return self.claimed_money(claim)
-            case ClaimLookup() | EndLookup():
-                return self.claimed(claim)
             case ClaimApiKey():
                 return self.changed_key(claim)
             case ClaimSent():
                 return False  # only the holder of a shared gate grants leases, and this ledger has none
+            case _:
+                return self.claimed(claim)
 
     def _change_unfinished(
         self, work_id: str, condition: Callable[[GenerationRecord], bool], **changes: Any

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from ledger import DAY, Grouping, Page, Period, Progress, date_of
 from ledger.access import SqlAccess
-from ledger.access_records import SpendingRecord
+from ledger.access_records import LostCallRecord, SpendingRecord
 from ledger.claims import BUDGET_TOTAL, SPENDING, spending_of, total_of
 from ledger.published import SqlModels
 from ledger.records import (
@@ -46,6 +46,7 @@ from ledger.tables import (
     FIGURES,
     GENERATIONS,
     KEYS,
+    LOST_CALLS,
     META,
     SPENDINGS,
     USAGE_BY_DAY,
@@ -144,6 +145,13 @@ class SqlQueries(SqlModels, SqlAccess):
     def is_unfinished(self, work_id: str) -> bool:
         with self._reading() as connection:
             return bool(connection.execute(select(_is_unfinished(literal(work_id)))).scalar_one())
+
+    def lost_calls(
+        self, caller_id: str | None = None, body_fingerprint: str | None = None
+    ) -> Sequence[LostCallRecord]:
+        lost = LOST_CALLS.c
+        conditions = ((lost.caller_id, eq, caller_id), (lost.body_fingerprint, eq, body_fingerprint))
+        return self._records(LostCallRecord, *_conditions(*conditions))
 
     def delivery(self, work_id: str) -> Delivery | None:
         return next(iter(self._records(Delivery, DELIVERIES.c.id == work_id)), None)

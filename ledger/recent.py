@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ledger.access_records import SpendingRecord
+from ledger.access_records import LostCallRecord, SpendingRecord
 from ledger.claims import Claim, ClaimKey, ClaimSent, written_with
 from ledger.records import (
     AttemptRecord,
@@ -50,7 +50,10 @@ class RecentRows:
         """These changes and claims were committed."""
         now = self._clock()
         for place, record in changes.items():
-            self._note(place, record, now)
+            if (
+                place[0] is not LostCallRecord
+            ):  # a retry may have joined the call meanwhile, in another process
+                self._note(place, record, now)
         for claim in made:
             for place, record in as_changes(written_with(claim)).items():
                 self._note(place, record, now)

@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 from settings.capacity import SLOWEST
@@ -67,6 +68,8 @@ class Peer(socket.socket):
         """Seconds over which the speed of reading the response is measured."""
         self.waits = True
         """Whether `recv` waits for bytes."""
+        self.on_end: Callable[[], object] | None = None
+        """Called once if the peer ends the connection after the response, before it sends another request."""
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
         self._received = self._sent = 0
@@ -83,6 +86,7 @@ class Peer(socket.socket):
         """Reset the measurements for a new request."""
         self.patience = PATIENCE
         self.waits = True
+        self.on_end = None
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
         self._received = 0
@@ -126,6 +130,12 @@ class Peer(socket.socket):
             else:
                 self._sent += sent
                 left = left[sent:]
+
+    def note_end(self) -> None:
+        """The peer has ended the connection between two requests."""
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end()
 
     def discard(self) -> int:
         """Discard the bytes that have arrived. Returns their number; 0 if the peer has closed."""

@@ -180,6 +180,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             return False
         except OSError:
             received = b""
+        if not received and not conn.head:
+            conn.sock.note_end()
         return _add(conn, received) or not received or len(conn.head) > _LONGEST_HEAD
 
     def _dispatch(self, conn: Any) -> None:

@@ -1,0 +1,71 @@
+"""Notices whether the answer to a call of the OpenAI door arrived: a retry may join a call whose answer did not.
+
+All functions run in a Flask thread, inside a request, except `_Delivery._ended`.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from flask import Response, after_this_request, request
+
+from api import incoming
+from generations.lost_calls import AT_ONCE, Answered
+from ledger.access_records import LostCallRecord
+from service import Runtime
+
+_RETRIES: Final = "x-stainless-retry-count"
+
+
+def number() -> int:
+    """The number of this try, from 0 for the first."""
+    count = request.headers.get(_RETRIES, "")
+    return int(count) if count.isascii() and count.isdecimal() and len(count) < 5 else 0
+
+
+def watch(service: Runtime, lost: LostCallRecord) -> None:
+    """Watch the delivery of the response to this request, which may be an error. `lost` is the row of its call if it is
+    lost."""
+    connection = incoming.connection()
+    if connection is not None:
+        delivery = _Delivery(
+            service, Answered(lost, number()), connection, retries=_RETRIES in request.headers
+        )
+        after_this_request(delivery.watched)
+
+
+class _Delivery:
+    """The delivery of one response on a connection (`server.peer.Peer`). Only a client that `retries` is watched after
+    the response."""
+
+    def __init__(self, service: Runtime, answered: Answered, connection: Any, *, retries: bool) -> None:
+        self._service = service
+        self._answered = answered
+        self._connection = connection
+        self._retries = retries
+        self._written_at: float | None = None
+
+    def watched(self, response: Response) -> Response:
+        content = response.get_data()
+        response.content_length = len(content)
+        response.response = self._parts(content)
+        response.call_on_close(self._close)
+        return response
+
+    def _parts(self, content: bytes) -> Iterator[bytes]:
+        yield content
+        self._written_at = time.monotonic()  # the server has not asked for more before it wrote all
+
+    def _close(self) -> None:
+        calls, lost = self._service.core.lost_calls, self._answered.lost
+        if self._written_at is None:
+            self._service.loop.submit(calls.lose(replace(lost, lost_at=time.time())))
+        elif self._retries:
+            self._service.loop.submit(calls.answered(lost.caller_id))
+            self._connection.on_end = self._ended
+
+    def _ended(self) -> None:
+        """On the accepting thread, once the connection has ended without another request."""
+        if self._written_at is not None and time.monotonic() - self._written_at <= AT_ONCE:
+            self._service.loop.submit(self._service.core.lost_calls.ended(self._answered))

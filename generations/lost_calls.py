@@ -1,0 +1,273 @@
+"""Calls of clients that retry without an idempotency key: what lost its connection goes on, and a retry joins it.
+
+A call is lost if its caller disconnected while it waited, if its answer could not be written, or if the answer was that
+it still runs. The ledger has a row for each, so a retry finds it in any process. A retry deletes the row of the oldest
+lost call with its key and body, so no two retries join the same work. Work whose caller still waits has no row.
+
+An answer that was written may be lost as well: a line drops it, and the connection ends. A client that has the answer
+keeps its connection for the next request, or may close it: both are seen alike. So such an end counts as a loss only
+if it comes at once, if most connections of the same caller stay open, and for a retry that comes when the client of
+that try would send it. Nothing is seen of answers with `Connection: close`, or if a proxy keeps the connection open.
+
+After a minute without a retry, the row is deleted and unfinished work is cancelled.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from auth import Caller, Principal
+from contract.callers import ADMIN
+from errors import LedgerDown, NotFound, StillRunning
+from generations.archive import Archive, Stored
+from generations.batch import Batch, Work
+from generations.generation import Generation
+from generations.service import GenerationService, HandedOver
+from generations.submission import Submission
+from ledger import Ledger
+from ledger.access_records import LostCallRecord
+from ledger.claims import TakeLostCall, WaitsElsewhere
+from ledger.records import GenerationRecord
+from loop_thread import finish
+
+T = TypeVar("T")
+
+DOOR: Final = "openai"
+"""The door whose calls may be joined."""
+
+KEPT_FOR: Final = 60.0
+"""Seconds for which a retry may join a lost call."""
+
+AT_ONCE: Final = 2.0
+"""Seconds after an answer within which the end of its connection is a sign that it was lost."""
+
+_LOOKS: Final = (0.0, 0.25, 0.5)
+"""Seconds before each look for a lost call, whose loss may be noticed a little later than by its client."""
+
+_JUDGED_AFTER: Final = 0.25
+"""Seconds after which the habit of a caller is judged. Clients retry later: after 0.375 seconds or more."""
+
+_HABIT: Final = 10.0
+"""Seconds whose answers show the habit of a caller."""
+
+_MOST_HABITS: Final = 10_000
+
+_FEW: Final = 3
+"""Answers that show no habit."""
+
+_MOST_ENDING: Final = 0.75
+"""The share of connections above which ending at once is a habit. A line that drops as many is of no use."""
+
+_FIRST_PAUSE: Final = 0.375
+_LONGEST_PAUSE: Final = 6.0
+"""Seconds before the first retry of a client of OpenAI's, and the longest, less its jitter. Each pause doubles."""
+
+_LATE: Final = 5.0
+"""Seconds that a retry may need beyond twice the shortest pause."""
+
+_RESTART: Final = 5.0
+"""Seconds that a restart usually takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A call that was answered: its work, and the number of its try, from 0."""
+
+    lost: LostCallRecord
+    number: int
+
+
+class LostCalls:
+    """The lost calls that retries in this process may join, and those that it ends. Use it on the loop."""
+
+    def __init__(self, *, service: GenerationService, ledger: Ledger, archive: Archive) -> None:
+        self._service = service
+        self._ledger = ledger
+        self._archive = archive
+        self._habits: dict[str, _Habit] = {}
+        self._endings: dict[str, asyncio.Task[None]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def call(self, submission: Submission, *, number: int) -> Work | Stored:
+        """Submit a call, or join a lost one if this is a retry: its `number` counts the tries from 0. Wait for its end.
+
+        Raises as `GenerationService.submit` does, and StillRunning if it has not ended after the `wait_seconds`."""
+        work = await self._joined(submission, number) if number else None
+        try:
+            if work is None:
+                work = await self._service.submit(replace(submission, wait_seconds=0))
+            work = await self._service.wait(work, submission)
+        except HandedOver as handed_over:
+            await self.lose(lost_call(handed_over.work, submission))
+            raise StillRunning(handed_over.error.detail, retry_after=_RESTART) from None
+        except asyncio.CancelledError:
+            await finish(self._lose_if_accepted(work, submission))
+            raise
+        if not work.has_ended:
+            await self.lose(lost_call(work, submission))
+            raise StillRunning
+        return work
+
+    async def lose(self, lost: LostCallRecord) -> None:
+        """Let a retry join this call from now on, for a minute."""
+        self._ledger.upsert(lost)
+        with suppress(LedgerDown):
+            await self._ledger.flush()
+        self._end_later(lost, KEPT_FOR)
+
+    async def answered(self, caller_id: str) -> None:
+        """An answer to this caller was written."""
+        if len(self._habits) > _MOST_HABITS:
+            self._habits.clear()
+        self._habits.setdefault(caller_id, _Habit()).answered.append(_now())
+
+    async def ended(self, answered: Answered) -> None:
+        """The connection of an answered call ended at once."""
+        lost = replace(answered.lost, lost_at=time.time(), answered_try=answered.number)
+        habit = self._habits.setdefault(lost.caller_id, _Habit())
+        habit.ended.append(_now())
+        await asyncio.sleep(_JUDGED_AFTER)
+        if not habit.is_to_close(_now()):
+            await self.lose(lost)
+
+    def take_over(self, works: Iterable[Work | GenerationRecord]) -> None:
+        """Let retries join the unfinished work of a process that has died, whose callers have lost their connections.
+        All lost calls in the ledger end in time, also those of dead processes."""
+        for work in works:
+            is_item = not isinstance(work, Batch) and work.batch_id is not None
+            if work.door == DOOR and work.body_fingerprint is not None and not is_item and not work.has_ended:
+                lost = _lost(work, work.caller_id, work.body_fingerprint)
+                self._ledger.upsert(lost)
+                self._end_later(lost, KEPT_FOR)
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        with suppress(LedgerDown):
+            for lost in await self._archive.read(lambda queries: queries.lost_calls()):
+                if lost.work_id not in self._endings:
+                    self._end_later(lost, max(0.0, lost.lost_at + KEPT_FOR - time.time()))
+
+    async def _joined(self, submission: Submission, number: int) -> Work | Stored | None:
+        """The work of a lost call that this retry joins, None if there is none."""
+        caller, fingerprint = submission.caller, submission.body_fingerprint
+        if fingerprint is None:
+            return None
+        for pause in _LOOKS:
+            await asyncio.sleep(pause)
+            rows = await self._archive.read(lambda queries: queries.lost_calls(caller.id, fingerprint))
+            for lost in _candidates(rows, number, time.time()):
+                work = await self._take(lost, caller)
+                if work is not None and not _is_cancelled(work):
+                    return work
+        return None
+
+    async def _take(self, lost: LostCallRecord, caller: Caller) -> Work | Stored | None:
+        """The work of this lost call, which is not lost any more; None if another retry has it. If this retry
+        disconnects meanwhile, the call is lost again."""
+        taking = asyncio.create_task(self._taken(lost, caller))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            if await finish(_result(taking)) is not None:
+                await finish(self.lose(lost))
+            raise
+
+    async def _taken(self, lost: LostCallRecord, caller: Caller) -> Work | Stored | None:
+        if not await self._ledger.claim(TakeLostCall(lost)):
+            return None
+        self._keep(lost.work_id)
+        work = await self._service.find(lost.work_id, caller)
+        if work is not None and not work.has_ended and not isinstance(work, Generation):
+            # It runs in another process. If that dies, the caller still waits here.
+            await self._ledger.claim(WaitsElsewhere(lost.work_id))
+        return work
+
+    async def _lose_if_accepted(self, work: Work | Stored | None, submission: Submission) -> None:
+        with suppress(LedgerDown):
+            work = work or await self._service.find(submission.id, submission.caller)
+            if work is not None:
+                await self.lose(lost_call(work, submission))
+
+    def _end_later(self, lost: LostCallRecord, seconds: float) -> None:
+        self._keep(lost.work_id)
+        self._endings[lost.work_id] = asyncio.create_task(self._end(lost, seconds))
+
+    def _keep(self, work_id: str) -> None:
+        """End no lost call with this work."""
+        if (task := self._endings.pop(work_id, None)) is not None:
+            task.cancel()
+
+    async def _end(self, lost: LostCallRecord, seconds: float) -> None:
+        """Cancel the work of a call that no retry has joined within some seconds, unless its result is delivered."""
+        await asyncio.sleep(seconds)
+        self._endings.pop(lost.work_id, None)
+        with suppress(LedgerDown, NotFound):
+            if not await self._ledger.claim(TakeLostCall(lost)):
+                return
+            work = await self._archive.load(lost.work_id)
+            if work is not None and not work.has_ended and work.webhook is None:
+                await self._service.cancel(lost.work_id, Principal(ADMIN, role="admin", caller=None))
+
+
+class _Habit:
+    """The answers to one caller within some seconds, and those whose connections ended at once."""
+
+    def __init__(self) -> None:
+        self.answered: deque[float] = deque(maxlen=1000)
+        self.ended: deque[float] = deque(maxlen=1000)
+
+    def is_to_close(self, now: float) -> bool:
+        """Whether the caller's clients close their connections after each answer."""
+        while self.answered and self.answered[0] < now - _HABIT:
+            self.answered.popleft()
+        while self.ended and self.ended[0] < (self.answered[0] if self.answered else now):
+            self.ended.popleft()
+        return len(self.ended) > _FEW and len(self.ended) > _MOST_ENDING * len(self.answered)
+
+
+def lost_call(work: Work | Stored, submission: Submission) -> LostCallRecord:
+    """The row of a call with this work that is lost now."""
+    return _lost(work, submission.caller.id, submission.body_fingerprint or "")
+
+
+def _lost(work: Work | Stored, caller_id: str, body_fingerprint: str) -> LostCallRecord:
+    return LostCallRecord(
+        caller_id=caller_id,
+        body_fingerprint=body_fingerprint,
+        work_id=work.id,
+        accepted_at=work.accepted_at if isinstance(work, GenerationRecord) else work.created_at,
+        lost_at=time.time(),
+    )
+
+
+async def _result(task: asyncio.Task[T]) -> T:
+    return await task
+
+
+def _candidates(rows: Iterable[LostCallRecord], number: int, now: float) -> list[LostCallRecord]:
+    """The calls that try `number` may join, in this order: the oldest whose answer was not written, then the latest
+    whose answer was, if its client retries about now."""
+    shortest = min(_FIRST_PAUSE * 2 ** (min(number, 10) - 1), _LONGEST_PAUSE)
+    unwritten = [each for each in rows if each.answered_try is None]
+    written = [
+        each
+        for each in rows
+        if each.answered_try == number - 1 and 0.8 * shortest <= now - each.lost_at <= 2 * shortest + _LATE
+    ]
+    return [
+        *sorted(unwritten, key=lambda each: each.accepted_at),
+        *sorted(written, key=lambda each: -each.lost_at),
+    ]
+
+
+def _is_cancelled(work: Work | Stored) -> bool:
+    parts = work.items if isinstance(work, Batch) else (work,)
+    return any(part.record().cancelled for part in parts)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
