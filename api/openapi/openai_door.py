@@ -7,7 +7,7 @@ from api.openapi.schemas import JSON, TEXT, an_object, ref
 from catalog.model import KINDS
 from doors.openai.requests import MOST
 
-_PICTURES: Final = ("400", "401", "402", "409", "413", "415", "422", "429", "500", "503")
+_PICTURES: Final = ("400", "401", "402", "409", "413", "415", "422", "429", "500", "503", "504")
 _ERROR: Final = json_of("OpenAIError")
 _RETRY: Final = header(
     "x-stainless-retry-count",

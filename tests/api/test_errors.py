@@ -49,6 +49,7 @@ TABLE = {
     "shutting_down": 503,
     "starting": 503,
     "loop_blocked": 503,
+    "still_running": 504,
 }
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
