@@ -110,21 +110,12 @@ class Supervisor:
             for position, (each, text) in enumerate(zip(request.requests, own, strict=True))
         ]
         batch = Batch(
-            id=submission.id,
-            caller_id=submission.caller.id,
-            items=items,
-            max_concurrent=request.max_concurrent,
-            max_cost=request.max_cost,
-            plan=submission.plan,
-            accepted_at=asyncio.get_running_loop().time(),
-            address=submission.address,
-            simulated=submission.simulated,
-            request_json=shared,
-            webhook=request.webhook,
-            detached=submission.detached or request.webhook is not None,
-            door=submission.door,
+            id=submission.id, caller_id=submission.caller.id, items=items, max_concurrent=request.max_concurrent,
+            max_cost=request.max_cost, plan=submission.plan, accepted_at=asyncio.get_running_loop().time(),
+            address=submission.address, simulated=submission.simulated, request_json=shared, webhook=request.webhook,
+            detached=submission.detached or request.webhook is not None, door=submission.door,
             body_fingerprint=submission.body_fingerprint,
-        )
+        )  # fmt: skip
         self._ledger.mark_dirty(batch)
         for generation in items:
             self._ledger.mark_dirty(generation)
