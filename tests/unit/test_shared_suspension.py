@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from auth import Principal
 from errors import LedgerDown
@@ -122,19 +123,20 @@ async def test_work_that_one_process_cancels_and_another_resumes_is_either_cance
 
 @pytest.mark.parametrize("lead", LEADS)
 @in_virtual_time
-async def test_work_that_two_processes_expire_ends_once(lead, capsys):
+async def test_work_that_two_processes_expire_ends_once(lead):
     world = World()
     await world.left_behind(pictures(["a", "b"]))
     await world.left_behind(a_picture())
     one, other = world.process("a"), world.process("b")
 
-    await asyncio.gather(
-        later(0.0, one.suspension.expire(before=1e12)), later(lead, other.suspension.expire(before=1e12))
-    )
-    await asyncio.sleep(5)
+    with capture_logs() as logs:
+        await asyncio.gather(
+            later(0.0, one.suspension.expire(before=1e12)), later(lead, other.suspension.expire(before=1e12))
+        )
+        await asyncio.sleep(5)
 
     assert ["failed"] * 3 == world.states()
-    assert 3 == capsys.readouterr().out.count("generation_ended")
+    assert 3 == [each["event"] for each in logs].count("generation_ended")
     assert 1 == world.batches_ended()
 
 
