@@ -116,6 +116,10 @@ class Principal:
     def sees_all(self) -> bool:
         return self.role in {"admin", "viewer"}
 
+    @property
+    def may_change(self) -> bool:
+        return self.role not in {"viewer", "metrics"}
+
     def may_see(self, owner: str) -> bool:
         return self.sees_all or owner == self.id
 

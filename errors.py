@@ -6,6 +6,7 @@ same request may succeed later. One handler in `app.py` turns it into the respon
     ├── InvalidRequest          400 invalid_request         carries every problem at once
     ├── Unauthenticated         401 unauthenticated
     ├── Forbidden               403 forbidden
+    ├── ModelNotAllowed         403 model_not_allowed       nothing was spent
     ├── NotFound                404 not_found
     ├── MethodNotAllowed        405 method_not_allowed
     ├── PayloadTooLarge         413 payload_too_large
@@ -137,7 +138,12 @@ class Unauthenticated(ServiceError):
 
 class Forbidden(ServiceError):
     status, code = 403, "forbidden"
-    title = "The admin key is required"
+    title = "The role of the key does not allow this"
+
+
+class ModelNotAllowed(ServiceError):
+    status, code = 403, "model_not_allowed"
+    title = "The key may not use this model"
 
 
 class NotFound(ServiceError):

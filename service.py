@@ -26,6 +26,7 @@ from cluster import AnyGate, burials
 from concurrency import Gate
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
+from generations.audit import Actor, noted
 from generations.core import Core, FullProvider
 from generations.recovery import StartupState, load_startup_state
 from generations.service import GenerationService
@@ -149,12 +150,16 @@ class Runtime:
             raise Starting(self.ledger.trouble or "")
         return {"status": "ready", "ledger": "ok" if self.ledger.trouble is None else "away"}
 
-    def configure(self, limits: Limits, *, disconnect: socket.socket | None = None) -> dict[str, Any]:
+    def configure(
+        self, limits: Limits, actor: Actor, *, disconnect: socket.socket | None = None
+    ) -> dict[str, Any]:
         """Change the gate's limits, on disk and then in force. Returns its new statistics. Raises LedgerDown, and
         ClientDisconnected as `LoopThread.run` does; then the change goes on."""
 
         async def change() -> GateStats:
-            await self.core.configure(limits)
+            act = actor.act("configure", "gate", limits.model_dump(exclude_unset=True))
+            async with noted(self.ledger, act):
+                await self.core.configure(limits)
             return self.gate.statistics()
 
         return {

@@ -6,6 +6,7 @@ from flask import Blueprint, Flask
 
 from api import (
     admin,
+    audit,
     docs,
     files,
     generate,
@@ -38,6 +39,7 @@ def register(app: Flask, service: Runtime) -> None:
         files,
         admin,
         keys,
+        audit,
         metrics,
         semaphores,
         webhooks,

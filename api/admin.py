@@ -9,7 +9,7 @@ import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
 from admission.snapshot import GateStats, StallStats
-from api import incoming
+from api import incoming, roles
 from cluster.figures import ProcessFigures
 from contract.states import iso8601
 from errors import LedgerDown
@@ -32,7 +32,7 @@ def configure() -> Response:
     principal = incoming.require_admin()
     with incoming.body(principal.id) as body:
         limits = parse_limits(body)
-    configured = service.configure(limits, disconnect=incoming.connection())
+    configured = service.configure(limits, roles.actor(), disconnect=incoming.connection())
     who = {"caller": principal.id, "peer": request.remote_addr}
     log.info("configured", request=g.request_id, **who, **limits.model_dump(exclude_unset=True))
     return jsonify(configured)

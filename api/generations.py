@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
-from api import incoming
+from api import incoming, roles
 from contract.ids import is_prediction_id
 from errors import NotFound
 from generations import views
@@ -106,8 +106,9 @@ def _looked_up(kind: str, target: str) -> Response:
 
 
 def _cancelled(kind: str, target: str) -> Response:
-    service, principal = incoming.service(), incoming.authenticate()
-    work = service.loop.run(service.generations.cancel(_of_kind(kind, target), principal))
+    service, principal = incoming.service(), roles.require_change()
+    cancelled = service.generations.cancel(_of_kind(kind, target), principal, roles.actor())
+    work = service.loop.run(cancelled)
     log.info("cancelled", request=g.request_id, target=target, batch=isinstance(work, Batch))
     return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
 

@@ -27,7 +27,6 @@ from errors import (
     ServiceError,
     UnsupportedMediaType,
 )
-from generations.audit import Actor
 from generations.submission import (
     NO_FINGERPRINT,
     BodyFingerprint,
@@ -111,24 +110,14 @@ def require_admin() -> Principal:
     return found
 
 
-def require_view() -> Principal:
-    """The sender of this request, who may see everything. Raises Unauthenticated or Forbidden."""
-    found = authenticate()
-    if not found.sees_all:
-        raise Forbidden("This request requires a key of the role `admin` or `viewer`.")
-    return found
-
-
-def authenticate() -> Principal:
-    """The sender of this request, which spends nothing. Raises Unauthenticated."""
+def authenticate(*, for_metrics: bool = False) -> Principal:
+    """The sender of this request, which spends nothing. Raises Unauthenticated, and Forbidden for a key that may read
+    only the metrics, unless the request is one `for_metrics`, or about the key itself."""
     found = _identified(service().authenticator.authenticate)
+    if found.role == "metrics" and not for_metrics:
+        raise Forbidden("A key of the role `metrics` may only read GET /metrics and GET /keys/self.")
     g.caller, g.caller_name = found.id, found.key.name if found.key else found.id
     return found
-
-
-def actor() -> Actor:
-    """The sender of this request, who was identified before, for the audit trail."""
-    return Actor(g.caller, g.caller_name, g.request_id)
 
 
 def known() -> Principal | None:
@@ -353,16 +342,18 @@ def turn_for(body: Any, caller_id: str) -> AbstractContextManager[None]:
 
 def context(body: Any, caller: Caller) -> ParseContext:
     """What parsing this body depends on, with the models that it names and that are not declared. They are looked up at
-    Replicate if they are not known. Raises ServiceError if that fails."""
+    Replicate if they are not known. Raises ServiceError if that fails, and ModelNotAllowed."""
     running, names = service(), names_in(body)
     resolver = running.core.resolver
     context = running.context
     if resolver.restricts(caller):
         context = replace(context, may_run=partial(resolver.may_run, caller))
-    if not resolver.must_resolve(names, caller):
-        return context
-    found = running.loop.run(resolver.resolve(names, caller), disconnect=connection())
-    return replace(context, resolved=found)
+    if resolver.must_resolve(names, caller):
+        found = running.loop.run(resolver.resolve(names, caller), disconnect=connection())
+        context = replace(context, resolved=found)
+    if caller.key is not None and caller.key.models:
+        resolver.check_key(caller, {name: each for name in names if (each := context.find(name)) is not None})
+    return context
 
 
 def with_files_on_disk(body: Any, context: ParseContext) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
-from api import incoming
+from api import incoming, roles
 from generations.keys import NamedKeys, view
 from parsing.keys import parse_changes, parse_key, parse_rotation
 from parsing.queries import each_once, parse_places, place_cursor
@@ -23,7 +23,7 @@ def create_key() -> tuple[Response, int]:
     service, keys = _for_admin()
     with incoming.body(g.caller) as body:
         fields = parse_key(body, service.context.registry, time.time())
-    made, text = service.loop.run(keys.create(fields, incoming.actor()))
+    made, text = service.loop.run(keys.create(fields, roles.actor()))
     log.info("key_created", request=g.request_id, key=made.id, name=made.name, role=made.role)
     return _with_text(view(made), text), 201
 
@@ -32,7 +32,7 @@ def create_key() -> tuple[Response, int]:
 def list_keys() -> Response:
     """The keys that are not deleted, the newest first."""
     service = incoming.service()
-    incoming.require_view()
+    roles.require_view()
     limit, before = parse_places(each_once(request.args.to_dict(flat=False)))
     found = service.loop.run(service.core.keys.page(limit=limit + 1, before=before))
     shown = found[:limit]
@@ -40,11 +40,18 @@ def list_keys() -> Response:
     return jsonify({"keys": [view(each) for each in shown], "next_cursor": more})
 
 
+@routes.get("/keys/self")
+def own_key() -> Response:
+    """The key of this request: its limits, and what of them is used."""
+    service, principal = incoming.service(), incoming.authenticate(for_metrics=True)
+    return jsonify(service.loop.run(service.core.keys.own(principal)))
+
+
 @routes.get("/keys/<key_id>")
 def get_key(key_id: str) -> Response:
     """A key, which may be deleted."""
     service = incoming.service()
-    incoming.require_view()
+    roles.require_view()
     return jsonify(view(service.loop.run(service.core.keys.get(key_id))))
 
 
@@ -54,7 +61,7 @@ def change_key(key_id: str) -> Response:
     service, keys = _for_admin()
     with incoming.body(g.caller) as body:
         fields = parse_changes(body, service.context.registry, time.time())
-    changed = service.loop.run(keys.change(key_id, fields, incoming.actor()))
+    changed = service.loop.run(keys.change(key_id, fields, roles.actor()))
     log.info("key_changed", request=g.request_id, key=key_id, fields=sorted(fields))
     return jsonify(view(changed))
 
@@ -63,7 +70,7 @@ def change_key(key_id: str) -> Response:
 def delete_key(key_id: str) -> tuple[str, int]:
     """Delete a key. Its waiting work is cancelled, and its running work ends."""
     service, keys = _for_admin()
-    service.loop.run(keys.delete(key_id, incoming.actor()))
+    service.loop.run(keys.delete(key_id, roles.actor()))
     log.info("key_deleted", request=g.request_id, key=key_id)
     return "", 204
 
@@ -74,7 +81,7 @@ def rotate_key(key_id: str) -> Response:
     service, keys = _for_admin()
     with incoming.body(g.caller) as body:
         grace = parse_rotation(body)
-    rotated, text = service.loop.run(keys.rotate(key_id, grace, incoming.actor()))
+    rotated, text = service.loop.run(keys.rotate(key_id, grace, roles.actor()))
     log.info("key_rotated", request=g.request_id, key=key_id, grace_seconds=grace)
     return _with_text(view(rotated), text)
 

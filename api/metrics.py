@@ -20,7 +20,7 @@ routes = Blueprint("metrics", __name__)
 @routes.get("/metrics")
 def metrics() -> Response:
     """The figures of the status and of the ledger, read at this moment."""
-    principal = incoming.authenticate()
+    principal = incoming.authenticate(for_metrics=True)
     if principal.role not in {"admin", "metrics"}:
         raise Forbidden("This request requires an admin key, or a key of the role `metrics`.")
     service = incoming.service()

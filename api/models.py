@@ -58,10 +58,13 @@ def found_model(name: str) -> Model:
 
 
 def _payer() -> Caller | None:
-    """The caller whose token may look at Replicate, None without a key. Raises Unauthenticated for a wrong one."""
+    """The caller whose token may look at Replicate, None without a key and for one of the role `viewer`. Raises
+    Unauthenticated for a wrong one."""
     if not incoming.has_key():
         return None
     sender: Principal = incoming.authenticate()
+    if not sender.may_change:
+        return None  # it may spend no place in the window of the account
     if sender.caller is None:
         raise Unauthenticated("The service has no REPLICATE_API_TOKEN, so it cannot look at Replicate.")
     checks = incoming.service().core.checks

@@ -6,10 +6,13 @@ The details never hold a secret: of keys only their limits, of work only its id 
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from contract.states import iso8601
+from ledger import Ledger
 from ledger.access_records import AuditRecord
 
 
@@ -33,3 +36,30 @@ class Actor:
             details=json.dumps(details or {}),
             request_id=self.request_id,
         )
+
+
+@asynccontextmanager
+async def noted(ledger: Ledger, act: AuditRecord) -> AsyncIterator[None]:
+    """Write an act while the block does it. It is on the disk at the end, and not if the block raises an error. If the
+    wait for the block is cancelled, the act stays, since it may be done. Raises LedgerDown."""
+    ledger.upsert(act)
+    try:
+        yield
+        await ledger.flush()
+    except Exception:
+        ledger.delete(AuditRecord, act.at, act.id)
+        raise
+
+
+def view(act: AuditRecord) -> dict[str, Any]:
+    """An act as JSON."""
+    return {
+        "at": iso8601(act.at),
+        "id": act.id,
+        "actor": act.actor,
+        "actor_name": act.actor_name,
+        "action": act.action,
+        "target": act.target,
+        "details": json.loads(act.details),
+        "request_id": act.request_id,
+    }

@@ -115,7 +115,7 @@ class Core:
         self.outbox = _outbox(settings, ledger, archive)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments)
-        self.keys = _keys(ledger, archive, self.supervisor, authenticator)
+        self.keys = _keys(ledger, archive, self.supervisor, gate, authenticator)
         self.suspension = self._suspension(ledger, archive)
         remote = None if letters is None else Remote(letters, self.supervisor, ledger)
         self.semaphores = self._semaphores(ledger, archive)
@@ -298,11 +298,18 @@ class Core:
 
 
 def _keys(
-    ledger: Ledger, archive: Archive, supervisor: Supervisor, authenticator: Authenticator
+    ledger: Ledger, archive: Archive, supervisor: Supervisor, gate: AnyGate, authenticator: Authenticator
 ) -> NamedKeys:
     """The service of named keys, which `authenticator` finds in its directory from now on."""
     authenticator.keys = directory = KeyDirectory(archive=archive, ledger=ledger, supervisor=supervisor)
-    return NamedKeys(ledger=ledger, archive=archive, directory=directory, digest=authenticator.keyed_hash)
+    return NamedKeys(
+        ledger=ledger,
+        archive=archive,
+        directory=directory,
+        supervisor=supervisor,
+        gate=gate,
+        digest=authenticator.keyed_hash,
+    )
 
 
 def _models(

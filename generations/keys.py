@@ -13,24 +13,25 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from auth import KEY_START, Principal
+from cluster import AnyGate
 from contract.callers import KEY_PREFIX
 from contract.states import iso8601
 from errors import InvalidRequest, LedgerDown, NotFound
 from generations.archive import Archive
 from generations.audit import Actor
 from generations.key_directory import KeyDirectory
+from generations.supervisor import Supervisor
 from ledger import Ledger, Place, Queries
-from ledger.access_records import ApiKeyRecord
+from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.claims import ClaimApiKey
 from loop_thread import finish
 from parsing.keys import budget_problems
+from parsing.queries import ActsQuery
 
 T = TypeVar("T")
 
-TEXT_START: Final = "rcg_"
-"""How the text of a key begins (`auth.KEY_START`)."""
-
-_SHOWN: Final = len(TEXT_START) + 6
+_SHOWN: Final = len(KEY_START) + 6
 """Characters of the text that lists show."""
 
 _TRIES: Final = 50
@@ -49,6 +50,8 @@ class NamedKeys:
         ledger: Ledger,
         archive: Archive,
         directory: KeyDirectory,
+        supervisor: Supervisor,
+        gate: AnyGate,
         digest: Callable[[str], str],
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -56,6 +59,8 @@ class NamedKeys:
         self._archive = archive
         self.directory = directory
         self._digest = digest
+        self._supervisor = supervisor
+        self._gate = gate
         self._now = now
         self._changing = asyncio.Lock()
 
@@ -122,6 +127,28 @@ class NamedKeys:
         """The keys that are not deleted, the newest first."""
         return await self._archive.read(lambda queries: queries.api_keys(limit=limit, before=before))
 
+    async def own(self, principal: Principal) -> dict[str, Any]:
+        """The key of the principal as JSON, with its work in this process. A user has no limits."""
+        key, caller = principal.key, principal.caller
+        shown = view(key) if key else {"id": principal.id, "name": principal.id, "role": principal.role}
+        if caller is None or not caller.is_proven:
+            return shown
+        in_flight = self._gate.in_flight(caller.turn)
+        waiting = self._supervisor.callers().get(caller.turn, 0) - in_flight
+        return {**shown, "in_flight": in_flight, "waiting": waiting}
+
+    async def acts(self, query: ActsQuery) -> Sequence[AuditRecord]:
+        """The acts of administrators that fit the query, and one more if there is one."""
+        return await self._archive.read(
+            lambda queries: queries.acts(
+                limit=query.limit + 1,
+                before=query.before,
+                actor=query.actor,
+                action=query.action,
+                since=query.since,
+            )
+        )
+
     async def _change(
         self,
         key_id: str | None,
@@ -184,7 +211,7 @@ def view(key: ApiKeyRecord) -> dict[str, Any]:
 
 
 def _new_text() -> str:
-    return TEXT_START + secrets.token_urlsafe(32)
+    return KEY_START + secrets.token_urlsafe(32)
 
 
 def _as_columns(fields: Mapping[str, Any]) -> dict[str, Any]:

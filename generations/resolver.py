@@ -25,7 +25,7 @@ from catalog.published import Published
 from catalog.registry import Registry
 from catalog.targets import Target, is_version
 from catalog.tariff import PUBLISHED, Tariff
-from errors import LedgerDown, ServiceError
+from errors import LedgerDown, ModelNotAllowed, ServiceError
 from generations.published_models import Known, PublishedModels
 from ledger import Queries
 
@@ -54,21 +54,43 @@ class AllowedModels:
 
     def restrict(self, caller: Caller) -> bool:
         """Whether there are models that this caller may not run."""
-        return caller.uses_server_token and "*" not in self._patterns
+        return self._restricts(caller) or (
+            caller.kind == "key" and (caller.key is None or bool(caller.key.models))
+        )
 
     def refusal(self, caller: Caller, model: Model) -> str | None:
         """Why this caller may not run the model. None if it may."""
-        if not self.restrict(caller):
+        return self.refusal_of_service(caller, model) or self.refusal_of_key(caller, model)
+
+    def refusal_of_key(self, caller: Caller, model: Model) -> str | None:
+        """Why the key of this caller may not run the model. None if it may, and without a key."""
+        if caller.kind != "key":
             return None
-        name = model.name
-        owner = name.removeprefix("deployments/").partition("/")[0]
-        versioned = f"{name}:{model.version}" if model.version else name
-        is_declared = self._registry is not None and self._registry.find(name) is model
-        if self._patterns & {name, versioned, f"{owner}/*", *model.names} or (
-            is_declared and "registry" in self._patterns
-        ):
+        if caller.key is None:
+            return "may not be run, since the key was deleted or has expired"
+        models = {*caller.key.models}
+        if not models or models & {model.kind, model.tier, *_patterns_of(model)}:
+            return None
+        return "may not be run with this key"
+
+    def _restricts(self, caller: Caller) -> bool:
+        return caller.uses_server_token and "*" not in self._patterns
+
+    def refusal_of_service(self, caller: Caller, model: Model) -> str | None:
+        """Why this service's token may not run the model for this caller. None if it may."""
+        if not self._restricts(caller):
+            return None
+        is_declared = self._registry is not None and self._registry.find(model.name) is model
+        if self._patterns & _patterns_of(model) or (is_declared and "registry" in self._patterns):
             return None
         return "may not be run with the token of this service (MODELS_ALLOWED)"
+
+
+def _patterns_of(model: Model) -> set[str]:
+    """The patterns that name a model: `owner/*`, and its names with and without the version."""
+    owner = model.name.removeprefix("deployments/").partition("/")[0]
+    versioned = f"{model.name}:{model.version}" if model.version else model.name
+    return {model.name, versioned, f"{owner}/*", *model.names}
 
 
 class Resolver:
@@ -96,7 +118,9 @@ class Resolver:
     def must_resolve(self, names: Iterable[str], caller: Caller) -> bool:
         """Whether `resolve` would find anything. Call it in any thread."""
         models = [self._registry.find(name) for name in names]
-        return any(each is None or self._allowed.refusal(caller, each) is not None for each in models)
+        return any(
+            each is None or self._allowed.refusal_of_service(caller, each) is not None for each in models
+        )
 
     def restricts(self, caller: Caller) -> bool:
         """Whether there are models that the operator does not let this caller run. Call it in any thread."""
@@ -105,6 +129,18 @@ class Resolver:
     def may_run(self, caller: Caller, model: Model) -> bool:
         """Whether the operator lets this caller run the model. Call it in any thread."""
         return self._allowed.refusal(caller, model) is None
+
+    def check_key(self, caller: Caller, models: Mapping[str, Model]) -> None:
+        """Raises ModelNotAllowed if the key of the caller may not run one of these models, which are by the names that
+        the request uses. Call it in any thread."""
+        refused = sorted(
+            name for name, each in models.items() if self._allowed.refusal_of_key(caller, each) is not None
+        )
+        if refused and caller.key is not None:
+            raise ModelNotAllowed(
+                f"{', '.join(each[:200] for each in refused[:_MOST_NEAR])} may not be run with this key. It may use "
+                f"{', '.join(caller.key.models)}."
+            )
 
     async def resolve(
         self, names: Iterable[str], caller: Caller, *, by_id: bool = False
@@ -124,7 +160,7 @@ class Resolver:
             resolved |= {name: self._unknown(name) for name in unknown}
         declared = {name: model for name in distinct if (model := self._registry.find(name)) is not None}
         for name, each in {**declared, **resolved}.items():
-            if isinstance(each, Model) and (refusal := self._allowed.refusal(caller, each)) is not None:
+            if isinstance(each, Model) and (refusal := self._allowed.refusal_of_service(caller, each)):
                 resolved[name] = refusal
         return resolved
 

@@ -14,6 +14,7 @@ from auth import Caller, Principal
 from errors import BudgetExceeded, LedgerDown, NotFound, ShuttingDown
 from generations import views
 from generations.archive import Archive, Stored
+from generations.audit import Actor
 from generations.batch import Batch, Work
 from generations.budgets import Budgets
 from generations.costs import Forecast, explained
@@ -141,7 +142,7 @@ class GenerationService:
 
         Raises NotFound if it does not exist, or the principal may not see it."""
         work = await self._visible(principal, work_id)
-        if isinstance(work, Work):
+        if isinstance(work, Work) and principal.may_change:
             work.detached = True
         return work
 
@@ -149,14 +150,20 @@ class GenerationService:
         self,
         work_id: str,
         principal: Principal,
+        actor: Actor | None = None,
         *,
         timeout: float = _CANCEL_TIMEOUT,  # noqa: ASYNC109
     ) -> Work | Stored:
         """Cancel the unfinished generations of this work. Returns it when it has ended, or after `timeout` seconds.
 
         If its owner cancels suspended work, it is resumed first, so that its prediction can be cancelled at Replicate.
-        Work that a stop has handed over is cancelled by the next process. Raises NotFound."""
-        work: Work | Stored | None = await self._visible(principal, work_id)
+        Work that a stop has handed over is cancelled by the next process. Before the work of others is cancelled, that
+        is noted as an act of `actor`. Raises NotFound, and LedgerDown if that fails."""
+        visible = await self._visible(principal, work_id)
+        if actor is not None and principal.id != visible.caller_id and not visible.has_ended:
+            self._ledger.upsert(actor.act("cancel", work_id, {"owner": visible.caller_id}))
+            await self._ledger.flush()
+        work: Work | Stored | None = visible
         for _ in range(2):  # try again if its owner resumed it meanwhile
             if (running := self._supervisor.find(work_id)) is not None:
                 # If it was resumed just now, its queued items are cancelled before they can be sent.

@@ -13,7 +13,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Literal, cast
@@ -220,9 +220,9 @@ class Supervisor:
                 if (task := self.task(generation)) is not None:
                     _cancel(task)
 
-    def callers(self) -> Sequence[str]:
-        """The turns of the callers with unfinished work in this process."""
-        return list(self._running_of)
+    def callers(self) -> Mapping[str, int]:
+        """The unfinished generations in this process of each turn that has some."""
+        return dict(self._running_of)
 
     def cancel_queued(self, caller_id: str) -> None:
         """Cancel the work of a caller that has not begun to run."""

@@ -111,7 +111,7 @@ class KeyFields(BaseModel):
 class KeyChanges(KeyFields):
     """The body of `PATCH /keys/{id}`. A field that it does not name stays as it is, and null ends a limit."""
 
-    name: _Name = Field("", description="As in `POST /keys`.", validate_default=False)
+    name: _Name = Field(default_factory=str, description="For people, 1 to 100 characters.")
 
 
 class RotateFields(BaseModel):

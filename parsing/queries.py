@@ -123,6 +123,26 @@ def parse_places(query: Mapping[str, str], *also: str) -> tuple[int, Place | Non
     return limit, before
 
 
+@dataclass(frozen=True, slots=True)
+class ActsQuery:
+    """`GET /audit`: acts of this `actor`, of this `action`, and from `since` (Unix time) on, after `before`."""
+
+    limit: int
+    before: Place | None
+    actor: str | None
+    action: str | None
+    since: float | None
+
+
+def parse_acts(query: Mapping[str, str]) -> ActsQuery:
+    """The query of `GET /audit`. Raises InvalidRequest."""
+    problems: list[Problem] = []
+    since = _moment("since", query, problems)
+    limit, before = parse_places(query, "actor", "action", "since")
+    refuse_if_any(problems)
+    return ActsQuery(limit, before, query.get("actor"), query.get("action"), since)
+
+
 def place_cursor(moment: float, row_id: str) -> str:
     """The place of a row in a list as an opaque text, with which a caller gets the next page."""
     return base64.urlsafe_b64encode(f"{moment!r} {row_id}".encode()).decode()

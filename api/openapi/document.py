@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from api.openapi import keys, openai_door, semaphores, status
 from api.openapi import models as models_of
-from api.openapi import openai_door, semaphores, status
 from api.openapi.operations import paths
 from api.openapi.schemas import JSON, an_object, answers, ref
-from auth import ADMIN_HEADER, USER_HEADER
+from auth import ADMIN_HEADER, KEY_HEADER, USER_HEADER
 from catalog.model import Model, nullable
 from catalog.presets import PRESETS, SHAPE_INPUTS, shaped
 from catalog.references import LARGEST, NAMES
 from network.public_http import MAX_URL_LENGTH
 from parsing.batch import MAX_BATCH_ITEMS
+from parsing.keys import KeyChanges, KeyFields, RotateFields
 from parsing.limits import Limits
 from parsing.normal import OPTIONAL
 from parsing.semaphores import LeaseFields, SemaphoreFields
@@ -51,15 +52,23 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
         "servers": [{"url": root or "/"}],
         "paths": {
             **paths(), **models_of.paths(), **semaphores.paths(), **status.paths(), **openai_door.paths(),
+            **keys.paths(),
         },
         "components": {
             "schemas": _schemas(models),
             "securitySchemes": {
-                "admin": {"type": "apiKey", "in": "header", "name": ADMIN_HEADER},
+                "admin": {
+                    "type": "apiKey", "in": "header", "name": ADMIN_HEADER,
+                    "description": "The admin key of the environment, or a named key of the role `admin`.",
+                },
+                "key": {
+                    "type": "apiKey", "in": "header", "name": KEY_HEADER,
+                    "description": "A named key (`rcg_…`), or the admin key of the environment.",
+                },
                 "user": {"type": "apiKey", "in": "header", "name": USER_HEADER},
                 "bearer": {
                     "type": "http", "scheme": "bearer",
-                    "description": f"A user's Replicate token (r8_…). Ignored if {USER_HEADER} is present.",
+                    "description": "A named key (`rcg_…`), the admin key, or a user's Replicate token (`r8_…`).",
                 },
             },
         },
@@ -107,6 +116,9 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
         ),
         "SemaphoreLimit": _body(SemaphoreFields), "LeaseTerms": _body(LeaseFields),
         **models_of.schemas(),
+        "NewKey": _body(KeyFields, required=["name"]), "KeyChanges": _body(KeyChanges, required=[], minProperties=1),
+        "Rotation": _body(RotateFields, required=[]),
+        **keys.schemas(),
         **semaphores.schemas(),
         **openai_door.schemas(),
         **status.schemas(),
@@ -114,9 +126,9 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
     }  # fmt: skip
 
 
-def _body(shape: Any) -> JSON:
-    """The schema of a body whose fields are all required."""
-    return an_object(_properties(shape), additionalProperties=False)
+def _body(shape: Any, **more: Any) -> JSON:
+    """The schema of a body, whose fields are all required unless `more` says otherwise."""
+    return an_object(_properties(shape), additionalProperties=False, **more)
 
 
 def _request_schema(model: Model) -> JSON:

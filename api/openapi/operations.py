@@ -9,8 +9,8 @@ from contract.states import ENDED, UNFINISHED
 from errors import every_error
 from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
 
-ADMIN_ONLY: Final[Sequence[JSON]] = ({"admin": []},)
-EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []}, {"bearer": []})
+ADMIN_ONLY: Final[Sequence[JSON]] = ({"admin": []}, {"key": []}, {"bearer": []})
+EITHER: Final[Sequence[JSON]] = (*ADMIN_ONLY, {"user": []})
 
 _PROBLEM: Final[JSON] = {"application/problem+json": {"schema": ref("Problem")}}
 _SECONDS: Final[JSON] = {"schema": {"type": "integer"}, "description": "Seconds"}
@@ -49,7 +49,7 @@ class Operation:
                 **self.answers,
                 **{
                     status: _error(status, self.error, creates=self.creates or self.callback is not None)
-                    for status in (*self.errors, "431")
+                    for status in dict.fromkeys((*self.errors, *(("403",) if self.who else ()), "431"))
                 },
             },
         }

@@ -1,0 +1,135 @@
+"""The routes and schemas of named keys, and of the audit trail, in the OpenAPI document."""
+
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+from api.openapi.operations import ADMIN_ONLY, EITHER, Operation, json_of, operation, query
+from api.openapi.schemas import JSON, TEXT, an_object, ref
+from ledger.access_records import Role
+from parsing.queries import LONGEST_PAGE, USUAL_PAGE
+
+_COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
+_MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
+_REFUSED: Final = ("401", "403")
+_BODY: Final = ("400", *_REFUSED, "413", "415", "429", "500")
+_ID: Final[JSON] = {
+    "name": "key_id", "in": "path", "required": True, "schema": TEXT, "description": "The id of the key."
+}  # fmt: skip
+_PAGE: Final = (
+    query("limit", {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}),
+    query("cursor", TEXT, "The `next_cursor` of the previous page."),
+)
+
+
+def paths() -> JSON:
+    routes = {
+        "/keys": {
+            "post": replace(
+                operation(
+                    "createKey", "Make a named key; its text is in this answer only", "KeyWithText",
+                    who=ADMIN_ONLY, takes=json_of("NewKey"), errors=_BODY,
+                ),
+                answers={"201": {"description": "The key is made", "content": json_of("KeyWithText")}},
+            ),
+            "get": operation(
+                "listKeys", "List the keys that are not deleted, the newest first", "Keys",
+                who=ADMIN_ONLY, parameters=_PAGE, errors=("400", *_REFUSED, "500"),
+            ),
+        },
+        "/keys/self": {
+            "get": operation(
+                "ownKey", "Get the key of this request, with its limits and its use", "OwnKey", who=EITHER,
+                errors=("401", "500"),
+            )
+        },
+        **_of_one(), "/audit": {"get": _acts()},
+    }  # fmt: skip
+    return {path: {each: made.as_json() for each, made in found.items()} for path, found in routes.items()}
+
+
+def _of_one() -> dict[str, dict[str, Operation]]:
+    one: dict[str, Any] = {"who": ADMIN_ONLY, "parameters": (_ID,), "errors": (*_REFUSED, "404", "500")}
+    return {
+        "/keys/{key_id}": {
+            "get": operation("getKey", "Get a key, which may be deleted", "Key", **one),
+            "patch": operation(
+                "changeKey", "Change the fields that the body names; null ends a limit", "Key", who=ADMIN_ONLY,
+                parameters=(_ID,), takes=json_of("KeyChanges"), errors=(*_BODY, "404"),
+            ),
+            "delete": Operation(
+                name="deleteKey", summary="Delete a key; its waiting work is cancelled",
+                answers={"204": {"description": "Deleted"}}, **one,
+            ),
+        },
+        "/keys/{key_id}/rotate": {
+            "post": operation(
+                "rotateKey", "Give a key another text; its identity stays", "KeyWithText", who=ADMIN_ONLY,
+                parameters=(_ID,), takes=json_of("Rotation"), errors=(*_BODY, "404"),
+            )
+        },
+    }  # fmt: skip
+
+
+def _acts() -> Operation:
+    return operation(
+        "listActs",
+        "List what administrators did, the latest first",
+        "Acts",
+        who=ADMIN_ONLY,
+        parameters=(
+            query("actor", TEXT, "The id of the key that acted, or `admin`."),
+            query("action", TEXT, "Such as `keys.create`, or `keys` for all of them."),
+            query("since", TEXT, "Only acts at or after this time."),
+            *_PAGE,
+        ),
+        errors=("400", *_REFUSED, "500"),
+    )
+
+
+def schemas() -> JSON:
+    limit: JSON = {"type": ["integer", "null"]}
+    moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
+    names = {"id": TEXT, "name": TEXT, "role": {"enum": [*get_args(Role)]}}
+    limits = {
+        "prefix": {**TEXT, "description": "How the text of the key begins."},
+        "max_concurrent": limit,
+        "requests_per_minute": limit,
+        "max_queued": limit,
+        "budget_usd": {"type": ["number", "null"]},
+        "budget_period": {"enum": ["day", "week", "month", None]},
+        "models": {"type": ["array", "null"], "items": TEXT, "description": "null means all models."},
+        "tags": {"type": "object", "additionalProperties": TEXT},
+        "created_at": _MOMENT,
+        "expires_at": moment,
+        "deleted_at": moment,
+        "previous_valid_until": moment
+        | {"description": "Until when the text before the last rotation is accepted."},
+    }
+    key = {**names, **limits}
+    return {
+        "Key": an_object(key),
+        "KeyWithText": an_object(key | {"key": {**TEXT, "description": "The text of the key."}}),
+        "Keys": an_object(
+            {"keys": {"type": "array", "items": ref("Key")}, "next_cursor": {"type": ["string", "null"]}}
+        ),
+        "OwnKey": an_object(
+            {**names, "role": {"enum": [*get_args(Role), "user"]}, **limits, "in_flight": _COUNT, "waiting": _COUNT},
+            required=["id", "name", "role"],
+            description="The limits are those of named keys. `in_flight` and `waiting` count the generations of the "
+            "key in the process that answers.",
+        ),
+        "Acts": an_object(
+            {
+                "acts": {
+                    "type": "array",
+                    "items": an_object(
+                        {
+                            "at": _MOMENT, "id": TEXT, "actor": TEXT, "actor_name": TEXT, "action": TEXT,
+                            "target": TEXT, "details": {"type": "object"}, "request_id": TEXT,
+                        }
+                    ),
+                },
+                "next_cursor": {"type": ["string", "null"]},
+            }
+        ),
+    }  # fmt: skip
