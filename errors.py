@@ -185,22 +185,15 @@ class HeadersTooLarge(ServiceError):
 
 
 class BudgetExceeded(ServiceError):
-    """`budget` is the name of the key whose budget it is, or `server`. It `begins_anew` at this date with the next
-    `period`. All are None for the maximum cost of a request."""
+    """`of` has these texts: `budget` is the name of the key whose budget it is, or `server`. It `begins_anew` at this
+    date with the next `period`. All are None, or missing, for the maximum cost of a request."""
 
     status, code = 402, "budget_exceeded"
     title = "The cost exceeds the budget"
 
-    def __init__(
-        self,
-        detail: str = "",
-        *,
-        budget: str | None = None,
-        period: str | None = None,
-        begins_anew: str | None = None,
-    ) -> None:
+    def __init__(self, detail: str = "", **of: str | None) -> None:
         super().__init__(detail)
-        self._of = {"budget": budget, "period": period, "begins_anew": begins_anew}
+        self._of = of
 
     def with_detail(self, detail: str) -> "BudgetExceeded":
         """The same refusal in other words."""
@@ -385,8 +378,7 @@ def restored(item: Mapping[str, Any]) -> ServiceError:
         return kind(
             Problem(each["field"], each["message"], each.get("given", ABSENT)) for each in item["errors"]
         )
-    error = kind.__new__(kind)
-    ServiceError.__init__(error, item["detail"])
+    error = kind(item["detail"])
     error.retryable = item["retryable"]
     return error
 
