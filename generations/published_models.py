@@ -279,7 +279,14 @@ class PublishedModels(Generic[F]):
     async def _asked(self, caller: Caller, name: str, earlier: Known[F] | None) -> Known[F]:
         """The answer of Replicate, which is written with the next claim, or the earlier one if there is none now."""
         try:
-            facts = await self._found(caller, name)
+            about = await self._about(caller, name)
+            if (
+                about is not None and name == f"{about.name}:{about.version}"
+            ):  # that answer had this version, too
+                known = await self._known(_readers(caller), name)
+                if known is not None:
+                    return known
+            facts = await self._found(caller, name, about)
         except ServiceError as error:
             if earlier is None or not error.retryable or isinstance(error, LedgerDown):
                 raise
@@ -287,9 +294,8 @@ class PublishedModels(Generic[F]):
             return earlier
         return await self._shown(await self._kept(caller, name, facts))
 
-    async def _found(self, caller: Caller, name: str) -> ModelFacts | None:
-        """What Replicate answers. Only a model itself says whether it is public."""
-        facts: ModelFacts | None
+    async def _found(self, caller: Caller, name: str, about: Known[F] | None) -> ModelFacts | None:
+        """What Replicate answers. Only a model itself says whether it is public, and whether it runs by its name."""
         if name.startswith(_DEPLOYMENTS):
             facts = await self._source.find_deployment(caller, name.removeprefix(_DEPLOYMENTS))
             if facts is not None and facts.release is not None:
@@ -298,12 +304,28 @@ class PublishedModels(Generic[F]):
         model, _, version = name.partition(":")
         if not version:
             return await self._source.find_model(caller, name)
+        if about is not None and about.is_missing:
+            return None
         if name.endswith(_LIST):
             facts = ModelFacts(model, versions=await self._source.find_versions(caller, model) or ())
         else:
             facts = await self._source.find_version(caller, model, version)
-        public = await self.public(model)
-        return facts and replace(facts, is_private=public is None or public.is_stale)
+        if about is None or about.is_stale:
+            return facts and replace(facts, is_private=True)
+        return facts and replace(facts, is_private=about.is_private, is_official=about.is_official)
+
+    async def _about(self, caller: Caller, name: str) -> Known[F] | None:
+        """The model of a version, or of a list of them. None if its answer cannot be read: the version may be
+        readable."""
+        model, colon, _ = name.partition(":")
+        if not colon:
+            return None
+        try:
+            return await self.facts(caller, model)
+        except ServiceError as error:
+            if error.retryable or isinstance(error, LedgerDown):
+                raise
+            return None
 
     async def _kept(self, caller: Caller, name: str, facts: ModelFacts | None) -> ModelRecord:
         """Write the answer to the ledger soon. Returns its record."""

@@ -7,8 +7,9 @@ token of the caller, once for all that ask (`published_models.py`).
 If Replicate cannot be asked, a trained model that the operator has named is checked like all of its family
 (`families.py`).
 
-An official model runs by its name. Any other runs the version whose schema was checked, so the version is pinned when
-the request is accepted: the latest one may change while the generation waits.
+An official model runs by its name, also if a version is named, since Replicate refuses most of its versions. Any other
+runs the version whose schema was checked, so the version is pinned when the request is accepted: the latest one may
+change while the generation waits.
 """
 
 import asyncio
@@ -174,12 +175,10 @@ class Resolver:
             if (declared := self._registry.find(name)) is not None:
                 return declared
         if is_version(name):
-            known = await self._published.version(caller, name)
-            return (
-                self.model_of(known)
-                if known
-                else "is a version that is not known here; send owner/name: before it"
-            )
+            known_version = await self._published.version(caller, name)
+            if known_version is None:
+                return "is a version that is not known here; send owner/name: before it"
+            return await self._model_to_run(known_version, caller)
         target = Target.parse(name)
         plain = target.deployment or target.name
         base, colon, given = plain.partition(":")
@@ -188,7 +187,11 @@ class Resolver:
         if colon:
             return await self._no_version(base, given, caller)
         known = await self._published.facts(caller, str(target))
-        return await self._missing(target, caller) if known.is_missing else self.model_of(known)
+        return (
+            await self._missing(target, caller)
+            if known.is_missing
+            else await self._model_to_run(known, caller)
+        )
 
     def model_of(self, known: Known[Published]) -> Model | str:
         """The model that was looked up, or why it does not run."""
@@ -215,9 +218,22 @@ class Resolver:
             return None
         pinned = version or target.version
         known = self._published.stored(queries, caller, str(target), pinned)
+        if (
+            known.is_official and target.version is not None and version is None
+        ):  # it was accepted by its name
+            latest = self._published.stored(queries, caller, target.name, None)
+            return self._tariff.priced(published_model(latest))
         if known.form is None and pinned and (guess := self._of_family(Target(target.name, pinned))):
             return guess
         return self._tariff.priced(published_model(known))
+
+    async def _model_to_run(self, known: Known[Published], caller: Caller) -> Model | str:
+        """The model that was looked up. An official one runs by its name, whichever version was named."""
+        target = Target.parse(known.name)
+        if target.version is None or not known.is_official:
+            return self.model_of(known)
+        latest = await self._published.facts(caller, target.name)
+        return self.model_of(known) if not latest.is_official else _by_name(self.model_of(latest), target)
 
     @property
     def _lora_name(self) -> str:
@@ -295,6 +311,14 @@ def published_model(known: Known[Published]) -> Model:
         description=known.description,
         unread=None if form.unread is None else _unread(known.name, form.unread),
     )
+
+
+def _by_name(model: Model | str, asked: Target) -> Model | str:
+    """An official model with the warning that the version of `asked` was left out."""
+    if isinstance(model, str):
+        return model
+    why = f"{asked.name} is an official model, which runs by its name: the version {asked.version} was left out."
+    return replace(model, caution=why)
 
 
 def _unread(name: str, reason: str) -> str:

@@ -20,6 +20,8 @@ def _warnings(first: Step, order: Sequence[Model]) -> Iterator[str]:
             yield f"{model.short_name} is retired. {model.retired}"
         if model.unread is not None:
             yield model.unread
+        if model.caution is not None:
+            yield model.caution
     for name, value in first.input.items():
         known = first.model.inputs.fields.get(name)
         if known is not None and known.is_deprecated and value is not None:

@@ -304,6 +304,46 @@ def test_an_official_model_has_no_versions_and_is_not_asked_for_them(client, sim
     assert 0 == simulator.counts().requests.get("versions", 0)
 
 
+def an_official(simulator):
+    """The name of an official model with the id of its version."""
+    simulator.publish({"owner": "acme", "name": "silent", "is_official": True, "latest_version": SILENT})
+    return f"acme/silent:{simulator.server.state.models.find('acme/silent', token='').version}"
+
+
+LEFT_OUT = "acme/silent is an official model, which runs by its name: the version {} was left out."
+
+
+def test_an_official_model_runs_by_its_name_also_if_a_version_is_named(client, simulator):
+    name = an_official(simulator)
+    version = name.partition(":")[2]
+
+    for asked in (name, version):
+        answer = generate(client, asked, prompt="a")
+        assert (200, "acme/silent", None) == (
+            answer.status_code,
+            answer.json["model_name"],
+            answer.json.get("version"),
+        )
+        assert [LEFT_OUT.format(version)] == answer.json["warnings"]
+        assert "acme/silent" == simulator.predictions()[-1].body["version"]
+    assert "warnings" not in generate(client, "acme/silent", prompt="a").json
+
+
+def test_after_a_restart_an_official_model_still_runs_by_its_name(make_app, simulator):
+    client, name = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client(), an_official(simulator)
+    client.post("/generate", json={"model_name": "flux-dev", "prompt": "[[hang]]"}, headers=ADMIN | ASYNC)
+    body = {"model_name": name, "input": {"prompt": "a"}}
+    waiting = client.post("/generate", json=body, headers=ADMIN | ASYNC).json["id"]
+    until(lambda: 1 == simulator.counts().in_flight)
+    client.application.extensions["service"].close()
+    simulator.finish()
+
+    answer = ended(make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client(), waiting, by=ADMIN)
+
+    assert ("succeeded", None) == (answer["status"], answer.get("version"))
+    assert "acme/silent" == simulator.predictions()[-1].body["version"]
+
+
 # ── Schemas that say little, or mean something else
 
 
