@@ -30,6 +30,7 @@ from auth import Caller
 from contract.callers import account_of
 from errors import LedgerDown, ServiceError
 from generations.archive import Archive
+from generations.model_rows import ModelRows
 from ledger import Ledger, Queries
 from ledger.claims import ClaimLookup, EndLookup
 from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
@@ -52,7 +53,7 @@ PAUSE: Final = 0.1
 """Seconds between two queries for the end of another look-up."""
 
 FORMS: Final = 100
-"""The most compiled schemas in memory. One has some hundred kilobytes."""
+"""The most compiled schemas, and rows of models, in memory. A schema has some hundred kilobytes."""
 
 TIDY_EVERY: Final = 3600.0
 """Seconds between two deletions of missing models, and for which they are kept."""
@@ -113,6 +114,7 @@ class PublishedModels(Generic[F]):
         self._clock = clock
         self._forms: OrderedDict[str, F] = OrderedDict()
         """By version, the one that was used last at the end."""
+        self._rows = ModelRows(archive, simulated=simulated, is_fresh=self._is_fresh, most=FORMS)
         self._lookups: SingleFlight[Known[F]] = SingleFlight()
 
     async def facts(self, caller: Caller, name: str) -> Known[F]:
@@ -186,12 +188,10 @@ class PublishedModels(Generic[F]):
     async def _known(self, readers: Sequence[str], name: str) -> Known[F] | None:
         """The latest answer for these readers, which may be stale. None if there is none, or the model was missing and
         may be there by now."""
-        rows = await self._archive.read(
-            lambda queries: queries.known_model(readers, name, simulated=self._simulated)
-        )
-        if not rows or (rows[0].missing and not self._is_fresh(rows[0])):
+        row = await self._rows.latest(readers, name)
+        if row is None or (row.missing and not self._is_fresh(row)):
             return None
-        return await self._shown(rows[0])
+        return await self._shown(row)
 
     async def _shown(self, row: ModelRecord) -> Known[F]:
         known = self._described(row)
@@ -337,6 +337,7 @@ class PublishedModels(Generic[F]):
         row = replace(row, missing=True) if facts is None else _with_facts(row, facts)
         # From here on without a pause, so that one transaction has all rows.
         if facts is None or facts.is_private:  # it may have been public
+            self._rows.drop("", name)
             self._ledger.delete(ModelRecord, "", name, self._simulated)
         self._ledger.upsert(row)
         if facts is not None and facts.version is not None and not name.startswith(_DEPLOYMENTS):

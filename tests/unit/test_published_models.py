@@ -226,6 +226,28 @@ async def test_the_versions_of_a_private_model_are_known_to_its_account_alone():
 
 
 @in_virtual_time
+async def test_a_fresh_row_is_read_once_and_shown_to_its_readers_alone():
+    process = a_process("a/b", readers=["account ann"])
+    await process.ask("a/b", ANN)
+    await process.ask("a/b", ANN)
+    read, known_model = [], process.ledger.known_model
+    process.ledger.known_model = lambda *given, **more: read.append(given[1]) or known_model(*given, **more)
+
+    for caller in (ANN, ANN_TOO, ANN):
+        assert V1 == (await process.ask("a/b", caller)).version
+    assert [] == read
+    assert await process.models.public("a/b") is None
+    assert (await process.ask("a/b", BOB)).is_missing
+    assert read
+
+    read.clear()
+    process.replicate.publish("a/b", V2, readers=["account ann"])
+    await asyncio.sleep(LATEST_FOR)
+    assert V2 == (await process.ask("a/b", ANN)).version
+    assert read
+
+
+@in_virtual_time
 async def test_a_version_is_looked_up_once_and_compiled_once():
     process = a_process("a/b")
 

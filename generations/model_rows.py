@@ -1,0 +1,50 @@
+"""Reads the rows of models that were looked up.
+
+It keeps the rows that it read last, as a cache of the ledger, in which other processes write, too. A fresh row is used
+without another query: until it is stale, no process looks its model up again for this reader (`published_models.py`).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from generations.archive import Archive
+from ledger.model_records import ModelRecord
+
+
+class ModelRows:
+    """At most `most` rows are kept, by reader and name. `is_fresh` says whether a row may still be used. Use it on the
+    loop."""
+
+    def __init__(
+        self, archive: Archive, *, simulated: bool, is_fresh: Callable[[ModelRecord], bool], most: int
+    ) -> None:
+        self._archive = archive
+        self._simulated = simulated
+        self._is_fresh = is_fresh
+        self._most = most
+        self._kept: OrderedDict[tuple[str, str], ModelRecord] = OrderedDict()
+
+    async def latest(self, readers: Sequence[str], name: str) -> ModelRecord | None:
+        """The latest row of this name that one of these readers may see. Raises LedgerDown."""
+        kept = [
+            each for reader in readers if (each := self._kept.get((reader, name))) and self._is_fresh(each)
+        ]
+        if kept:
+            return self._used(max(kept, key=lambda each: each.looked_up_at))
+        rows = await self._archive.read(
+            lambda queries: queries.known_model(readers, name, simulated=self._simulated)
+        )
+        if not rows or rows[0].missing:
+            return next(iter(rows), None)
+        return self._used(rows[0])
+
+    def drop(self, reader: str, name: str) -> None:
+        """Forget a row that is deleted from the ledger."""
+        self._kept.pop((reader, name), None)
+
+    def _used(self, row: ModelRecord) -> ModelRecord:
+        self._kept[row.reader, row.name] = row
+        self._kept.move_to_end((row.reader, row.name))
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return row
