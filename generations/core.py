@@ -115,7 +115,7 @@ class Core:
         self.outbox = _outbox(settings, ledger, archive)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments)
-        self.keys = _keys(ledger, archive, self.supervisor, gate, authenticator)
+        self.keys = self._keys(ledger, archive, authenticator)
         self.suspension = self._suspension(ledger, archive)
         remote = None if letters is None else Remote(letters, self.supervisor, ledger)
         self.semaphores = self._semaphores(ledger, archive)
@@ -258,6 +258,20 @@ class Core:
             return of(self.gate)
         return SharedSemaphores(self.gate, archive, self.letters, of)
 
+    def _keys(self, ledger: Ledger, archive: Archive, authenticator: Authenticator) -> NamedKeys:
+        """The service of named keys, which `authenticator` finds in its directory from now on."""
+        directory = KeyDirectory(archive=archive, ledger=ledger, supervisor=self.supervisor)
+        authenticator.keys = directory
+        return NamedKeys(
+            ledger=ledger,
+            archive=archive,
+            directory=directory,
+            supervisor=self.supervisor,
+            gate=self.gate,
+            budgets=self.budget.keys,
+            digest=authenticator.keyed_hash,
+        )
+
     def _push(self, archive: Archive, authenticator: Authenticator, remote: Remote | None) -> PushInbox:
         push = PushInbox(
             supervisor=self.supervisor,
@@ -295,21 +309,6 @@ class Core:
             outbox=self.outbox,
             ledger=ledger,
         )
-
-
-def _keys(
-    ledger: Ledger, archive: Archive, supervisor: Supervisor, gate: AnyGate, authenticator: Authenticator
-) -> NamedKeys:
-    """The service of named keys, which `authenticator` finds in its directory from now on."""
-    authenticator.keys = directory = KeyDirectory(archive=archive, ledger=ledger, supervisor=supervisor)
-    return NamedKeys(
-        ledger=ledger,
-        archive=archive,
-        directory=directory,
-        supervisor=supervisor,
-        gate=gate,
-        digest=authenticator.keyed_hash,
-    )
 
 
 def _models(

@@ -20,6 +20,7 @@ from contract.states import iso8601
 from errors import InvalidRequest, LedgerDown, NotFound
 from generations.archive import Archive
 from generations.audit import Actor
+from generations.key_budgets import KeyBudgets
 from generations.key_directory import KeyDirectory
 from generations.supervisor import Supervisor
 from ledger import Ledger, Place, Queries
@@ -52,6 +53,7 @@ class NamedKeys:
         directory: KeyDirectory,
         supervisor: Supervisor,
         gate: AnyGate,
+        budgets: KeyBudgets,
         digest: Callable[[str], str],
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -61,6 +63,7 @@ class NamedKeys:
         self._digest = digest
         self._supervisor = supervisor
         self._gate = gate
+        self._budgets = budgets
         self._now = now
         self._changing = asyncio.Lock()
 
@@ -128,9 +131,11 @@ class NamedKeys:
         return await self._archive.read(lambda queries: queries.api_keys(limit=limit, before=before))
 
     async def own(self, principal: Principal) -> dict[str, Any]:
-        """The key of the principal as JSON, with its work in this process. A user has no limits."""
+        """The key of the principal as JSON, with what it has spent, and its work in this process."""
         key, caller = principal.key, principal.caller
-        shown = view(key) if key else {"id": principal.id, "name": principal.id, "role": principal.role}
+        shown: dict[str, Any] = {"id": principal.id, "name": principal.id, "role": principal.role}
+        if key is not None:
+            shown = {**view(key), "budget": (await self._budgets.spending(key)).as_json()}
         if caller is None or not caller.is_proven:
             return shown
         in_flight = self._gate.in_flight(caller.turn)

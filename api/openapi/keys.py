@@ -86,6 +86,22 @@ def _acts() -> Operation:
     )
 
 
+def _spending() -> JSON:
+    usd: JSON = {"type": "number"}
+    return an_object(
+        {
+            "period": {"enum": ["day", "week", "month"]},
+            "begins_at": _MOMENT,
+            "begins_anew": _MOMENT,
+            "used_usd": usd,
+            "reserved_usd": usd,
+            "left_usd": {"type": ["number", "null"]},
+        },
+        description="What the key has spent in its present period, and what unfinished work may cost. "
+        "Without a budget, the period is the month and `left_usd` is null.",
+    )
+
+
 def schemas() -> JSON:
     limit: JSON = {"type": ["integer", "null"]}
     moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
@@ -113,7 +129,10 @@ def schemas() -> JSON:
             {"keys": {"type": "array", "items": ref("Key")}, "next_cursor": {"type": ["string", "null"]}}
         ),
         "OwnKey": an_object(
-            {**names, "role": {"enum": [*get_args(Role), "user"]}, **limits, "in_flight": _COUNT, "waiting": _COUNT},
+            {
+                **names, "role": {"enum": [*get_args(Role), "user"]}, **limits, "budget": _spending(),
+                "in_flight": _COUNT, "waiting": _COUNT,
+            },
             required=["id", "name", "role"],
             description="The limits are those of named keys. `in_flight` and `waiting` count the generations of the "
             "key in the process that answers.",
