@@ -215,6 +215,13 @@ class Gate(Estimates):
         self._policy.configure(_now(), **limits)
         self._admit_soon()
 
+    def limit_caller(
+        self, caller: str, *, max_concurrent: int | None = None, per_minute: int | None = None
+    ) -> None:
+        """Change the own limits of a caller, at once for its waiting requests; see `Policy.limit_caller`."""
+        self._policy.limit_caller(caller, max_concurrent=max_concurrent, per_minute=per_minute)
+        self._admit_soon()
+
     def allot(self, places: int) -> None:
         """Set the limit of the window to the share of this process in it. While that is 0, no request is admitted."""
         self._policy.window.limit = places
@@ -252,10 +259,11 @@ class Gate(Estimates):
         self.configure(requests_per_minute=max(1, full // 2))
         asyncio.get_running_loop().call_later(WINDOW, partial(self.configure, requests_per_minute=full))
 
-    def count(self, spent: Iterable[float]) -> None:
+    def count(self, spent: Iterable[float], caller: str | None = None) -> None:
         """Count places of an earlier process: seconds since each was answered, negative if the answer may still come.
-        Call it before any admission."""
-        self._policy.window.count(spent, _now())
+        If they are those of one `caller`, they count for its own limit, too, which must be set before. Call it before
+        any admission."""
+        self._policy.count(spent, _now(), caller)
 
     def expect(self, name: str, seconds: float) -> None:
         """Count the place of a creation that an earlier process sent and that may still arrive for so many seconds.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from admission.durations import Durations
 from admission.policy import Policy
 from admission.semaphores import Semaphore, SemaphoreSnapshot
-from admission.sliding_window import WINDOW
+from admission.sliding_window import WINDOW, SlidingWindow
 from admission.snapshot import GateSnapshot, GateStats, StallStats
 from admission.unproven import queue_batch
 
@@ -39,9 +39,9 @@ class Estimates:
             booting=policy.boots.booting,
         )
 
-    def snapshot(self, semaphore: str | None = None) -> GateSnapshot:
-        """The state that `forecast.plan` starts from, if it is for work that names this semaphore."""
-        return self._policy.snapshot(self._clock(), semaphore)
+    def snapshot(self, semaphore: str | None = None, caller: str | None = None) -> GateSnapshot:
+        """The state that `forecast.plan` starts from, if it is for work of this caller that names this semaphore."""
+        return self._policy.snapshot(self._clock(), semaphore, caller)
 
     def semaphores(self) -> list[SemaphoreSnapshot]:
         return [each.snapshot() for each in self._policy.semaphores]
@@ -71,14 +71,17 @@ class Estimates:
         reserve, window = policy.reserve, policy.window
         position = self.queue_position(caller, batch, ahead, semaphore)
         batch = queue_batch(caller, batch)
+        turns, _ = policy.queue.position(
+            caller, batch, ahead, now, semaphore=policy.semaphores.find(semaphore)
+        )
         free = window.free(now)
         slot_wait = max(0.0, policy.stall.expected_until(now) - now)
         slot_wait += max(0, position - policy.free_slots()) * self._turnover(usual)
         own_wait = 0.0 if bound is None else (ahead + 1) * usual / bound
         if (named := policy.semaphores.find(semaphore)) is not None:
             own_wait = max(own_wait, self._permit_wait(named, caller, batch, ahead, usual))
-        own_wait = max(own_wait, self._boot_wait(boots, position))
-        wanted = max(policy.queue.batched, ahead + 1 if batch is not None else 0)
+        own_wait = max(own_wait, self._boot_wait(boots, position), self._limit_wait(caller, turns, usual))
+        wanted = max(policy.queue.ready_batched(now), ahead + 1 if batch is not None else 0)
         unpaced = max(0, free - reserve.left(now))
         starts = [0.0] * unpaced  # when each free place is taken if only these tickets wait
         starts += [reserve.wait(nth, free, wanted, now) for nth in range(1, free - unpaced + 1)]
@@ -94,18 +97,23 @@ class Estimates:
     def queue_position(self, caller: str, batch: str | None, ahead: int, semaphore: str | None = None) -> int:
         """The position in the queue, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later
         turns are equal. The ticket itself need not be in the queue yet. Tickets that need no permit of its semaphore
-        count as before it if they will probably be admitted while it waits for one."""
+        count as before it if they will probably be admitted while it waits for one. So do tickets of others if the own
+        limits of its caller let it wait."""
         now, policy = self._clock(), self._policy
         queue, batch, named = policy.queue, queue_batch(caller, batch), policy.semaphores.find(semaphore)
         only_reserve = policy.window.free(now) <= policy.reserve.left(now)
         singles_first = batch is None and only_reserve and policy.reserve.singles_first(now)
-        position = queue.position(caller, batch, ahead, singles_first=singles_first, semaphore=named)
+        turns, position = queue.position(
+            caller, batch, ahead, now, singles_first=singles_first, semaphore=named
+        )
+        if wait := self._limit_wait(caller, turns, 0.0):
+            own = queue.callers[caller].waiting if caller in queue.callers else 0
+            position = max(position, turns + min(len(queue) - own, self._overtaking(wait)))
         if named is None:
             return position
-        wait = self._permit_wait(named, caller, batch, ahead, 0.0)
-        overtaken = int(wait / max(WINDOW / policy.window.limit, self._turnover(0.0)))
         others = len(queue) - named.waiting
-        return max(position, queue.rank(named, caller, batch, ahead) + min(others, overtaken))
+        overtaking = self._overtaking(self._permit_wait(named, caller, batch, ahead, 0.0))
+        return max(position, queue.rank(named, caller, batch, ahead) + min(others, overtaking))
 
     def seconds_per_release(self) -> float:
         """Seconds between two admissions while others wait: by the slower of the window and recent slot times. If
@@ -116,6 +124,32 @@ class Estimates:
         if waited_for and sum(each.waiting for each in waited_for) == len(policy.queue):
             slots = min(slots, sum(_permits(each) for each in waited_for))
         return max(WINDOW / policy.window.limit, policy.durations.mean_slot() / slots)
+
+    def seconds_to_admit(self, caller: str, count: int) -> float:
+        """Estimate the seconds until so many of the waiting tickets of a caller are admitted."""
+        now, policy = self._clock(), self._policy
+        position = count + policy.queue.before(caller, count, now)
+        free = max(0, min(policy.free_slots(), policy.window.free(now)))
+        shared = max(0, position - free) * self.seconds_per_release()
+        return max(shared, self._limit_wait(caller, count, 0.0))
+
+    def _overtaking(self, wait: float) -> int:
+        """How many tickets are probably admitted in so many seconds."""
+        return int(wait / max(WINDOW / self._policy.window.limit, self._turnover(0.0)))
+
+    def _limit_wait(self, caller: str, turns: int, usual: float) -> float:
+        """Estimate the seconds until the own limits of a caller let so many more of its tickets go."""
+        now, queue = self._clock(), self._policy.queue
+        if (limits := queue.limits.get(caller)) is None:
+            return 0.0
+        found, wait = queue.callers.get(caller), 0.0
+        if (most := limits.max_concurrent) is not None:
+            beyond = turns - most + (0 if found is None else found.in_flight)
+            wait = max(0, beyond) * max(usual, self._policy.durations.mean_slot(usual)) / most
+        if limits.per_minute is not None:
+            window = found.window if found is not None and found.window else SlidingWindow(limits.per_minute)
+            wait = max(wait, window.wait(turns, now))
+        return wait
 
     def _permit_wait(
         self, semaphore: Semaphore, caller: str, batch: str | None, ahead: int, usual: float

@@ -4,13 +4,14 @@ Adding, taking and discarding cost O(log n) for n waiting parties.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby, repeat
 from operator import attrgetter
 
 from admission.boots import Boot, BootSnapshot, Ticket
 from admission.flows import UNPROVEN, UNPROVEN_TURN, Caller, Flow, FlowFilter, Taken, Turns
+from admission.own_limits import UNLIMITED, OwnLimits, OwnLimitsSnapshot, Parked
 from admission.semaphores import Semaphore, Semaphores
 
 
@@ -42,13 +43,19 @@ class FlowSnapshot:
 
 class FairQueue:
     """Waiting tickets by caller and flow. `batched` is how many of them belong to batches. `callers` are all who have
-    tickets here or are restricted."""
+    tickets here or are restricted. `limits` are the own limits of callers, also of those without tickets, and `parked`
+    are the callers at these limits."""
 
     def __init__(self) -> None:
         self._turns: Turns[Caller] = Turns()
         self.callers: dict[str, Caller] = {}
         self._flow_of: dict[Ticket, Flow] = {}
         self._paused: set[Caller] = set()
+        self.limits: dict[str, OwnLimits] = {}
+        self.parked = Parked()
+        self._limited: set[Caller] = set()
+        """Those of `callers` with own limits."""
+        self._now = -math.inf
         self._tidy_at = 64
         self.batched = 0
 
@@ -83,6 +90,7 @@ class FairQueue:
         owner.waiting += added
         if batch is not None:
             self.batched += added
+            owner.batched += added
         if semaphore is not None:
             semaphore.waiting += added
         if added:
@@ -107,12 +115,14 @@ class FairQueue:
         caller: str,
         batch: str | None,
         ahead: int,
+        now: float,
         *,
         singles_first: bool = False,
         semaphore: Semaphore | None = None,
-    ) -> int:
-        """The position in the queue, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later
-        turns are equal. With `singles_first`, all single calls go before batches."""
+    ) -> tuple[int, int]:
+        """The position, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later turns are
+        equal: among the tickets of its caller, and in the queue. With `singles_first`, all single calls go before
+        batches. Of other callers, only as many tickets count as their own limits let go now."""
         owner = self.callers.get(caller)
         turns = own = ahead + 1
         if owner is not None and not singles_first:
@@ -121,14 +131,15 @@ class FairQueue:
                 for flow in owner.flows.values()
                 if (flow.batch, flow.semaphore) != (batch, semaphore)
             )
-        others = [each for each in self.callers.values() if each is not owner]
-        waiting = [each.waiting for each in others]
-        if singles_first:
-            waiting = [
-                sum(len(flow.waiting) for flow in each.flows.values() if flow.batch is None)
-                for each in others
-            ]
-        return turns + sum(min(count, turns) for count in waiting)
+        return turns, turns + self.before(caller, turns, now, singles_first=singles_first)
+
+    def before(self, caller: str, turns: int, now: float, *, singles_first: bool = False) -> int:
+        """How many tickets of other callers go before a ticket that needs so many turns of this caller."""
+        return sum(
+            int(max(0, min(each.singles() if singles_first else each.waiting, turns, each.room(now))))
+            for each in self.callers.values()
+            if each.name != caller
+        )
 
     def rank(self, semaphore: Semaphore, caller: str, batch: str | None, ahead: int) -> int:
         """As `position`, but counts only tickets that name this semaphore."""
@@ -155,6 +166,7 @@ class FairQueue:
             flow.waiting.discard(ticket)
             flow.owner.waiting -= 1
             self.batched -= flow.batch is not None
+            flow.owner.batched -= flow.batch is not None
             if (semaphore := flow.semaphore) is not None:
                 semaphore.waiting -= 1
                 if not flow.waiting and semaphore.parked.pop(flow, None) is not None:
@@ -170,6 +182,7 @@ class FairQueue:
                 del self._flow_of[ticket]
             if flow.batch is not None:
                 self.batched -= len(tickets)
+                flow.owner.batched -= len(tickets)
         return taken
 
     def pause(self, caller: str, until: float) -> None:
@@ -203,6 +216,67 @@ class FairQueue:
             cautious.probe = None
             for flow in cautious.flows.values():
                 flow.was_refused = False
+
+    def limit(self, caller: str, limits: OwnLimits) -> None:
+        """Change the own limits of a caller."""
+        if limits == UNLIMITED:
+            self.limits.pop(caller, None)
+        else:
+            self.limits[caller] = limits
+        if (found := self.callers.get(caller)) is not None:
+            self._limit(found)
+
+    def _limit(self, caller: Caller) -> None:
+        limits = self.limits.get(caller.name, UNLIMITED)
+        caller.limit(limits)
+        if limits == UNLIMITED:
+            self._limited.discard(caller)
+        else:
+            self._limited.add(caller)
+
+    def unpark(self, now: float) -> None:
+        """Let callers return to their turns if their own limits let tickets go."""
+        self._now = now
+        if self.parked:
+            self.parked.unpark(now)
+
+    def count(self, caller: str, spent: Iterable[float], now: float) -> None:
+        """Count places of an earlier process in the window of a caller: see `SlidingWindow.count`."""
+        if caller in self.limits and (window := self._caller(caller).window) is not None:
+            window.count(spent, now)
+
+    def ready_batched(self, now: float) -> int:
+        """How many waiting tickets of batches the own limits of their callers let go now."""
+        held_back = (max(0, each.batched - max(0, each.room(now))) for each in self._limited if each.batched)
+        return self.batched - int(sum(held_back))
+
+    def batched_within(self, seconds: float, *, mean_held: float) -> float:
+        """How many waiting tickets of batches the own limits of their callers let go in so many seconds."""
+        held_back = (
+            max(0.0, each.batched - each.limits.most_within(seconds, mean_held=mean_held))
+            for each in self._limited
+            if each.batched
+        )
+        return self.batched - sum(held_back)
+
+    def own_limits(self, now: float, caller: str | None = None) -> dict[str, OwnLimitsSnapshot]:
+        """The limits and places of all callers with tickets or taken places, and of this one."""
+        seen = {
+            each.name: OwnLimitsSnapshot(each.limits, each.places(now))
+            for each in self._limited
+            if each.waiting or each.in_flight or each.places(now)
+        }
+        if caller in self.limits and caller not in seen:
+            seen[caller] = OwnLimitsSnapshot(self.limits[caller])
+        return seen
+
+    def restore_limits(self, seen: Mapping[str, OwnLimitsSnapshot], *, unanswered: float) -> None:
+        """Copy the limits and places that `own_limits` returned. Places without an answer become free at the moment
+        `unanswered`."""
+        for caller, own in seen.items():
+            self.limit(caller, own.limits)
+            if own.places and (window := self._caller(caller).window) is not None:
+                window.restore(own.places, unanswered=unanswered)
 
     def clear(self, caller: str | None = None, batch: str | None = None) -> list[Ticket]:
         """Remove all waiting tickets, or those of one batch of one caller. Returns them."""
@@ -273,12 +347,15 @@ class FairQueue:
         if found is None:
             if len(self.callers) >= self._tidy_at:
                 self._tidy()
-            found = self.callers[name] = Caller(name)
+            found = self.callers[name] = Caller(name, self.parked)
             found.turn_length = UNPROVEN_TURN if name == UNPROVEN else 1
+            if name in self.limits:
+                self._limit(found)
         return found
 
     def _tidy(self) -> None:
-        """Forget callers that have no tickets, no pause, and no turn that ends later than the current one."""
+        """Forget callers that have no tickets, no pause, no place in their own window, and no turn that ends later than
+        the current one."""
         self.callers = {
             name: caller
             for name, caller in self.callers.items()
@@ -286,7 +363,9 @@ class FairQueue:
             or caller.in_flight
             or caller.turn_end > self._turns.turn
             or caller in self._paused
+            or caller.places(self._now)
         }
+        self._limited &= set(self.callers.values())
         self._tidy_at = 2 * len(self.callers) + 64
 
 

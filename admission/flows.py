@@ -7,7 +7,7 @@ has length one here, except that of `UNPROVEN`.
 
 A party that may not go now (a paused caller, a batch at its `max_concurrent`, a batch that waits for the pace, a flow
 of which every ticket waits for the room of a boot) is skipped at a cost of O(log n). A flow whose semaphore is full is
-parked there (`semaphores.py`) at no cost.
+parked there (`semaphores.py`) at no cost, and so is a caller at its own limits (`own_limits.py`).
 """
 
 import math
@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from heapq import heappop, heappush, heapreplace
 from itertools import count
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from admission.boots import Boot, BootSnapshot, Line, Ticket
+from admission.own_limits import UNLIMITED, OwnLimits, Parked
 from admission.semaphores import Semaphore
+from admission.sliding_window import SlidingWindow
 
 UNPROVEN: Final = "unproven"
 """The name under which all callers without a known account share one caller. It takes one turn where others take
@@ -55,6 +57,12 @@ Taken: TypeAlias = tuple[list[Ticket], "Flow"]
 """The taken tickets, in order, and their flow."""
 
 
+class Lot(Protocol):
+    """Where a party is parked: a semaphore, or `Parked`."""
+
+    def park(self, party: Any, put_back: Callable[[], None], /) -> None: ...
+
+
 class Party(ABC):
     """A caller or a flow that takes turns. `waiting` is truthy while it has waiting tickets. `start` is the tag of one
     that is queued. Of parties with the same tag, the one of the lowest `arrival` goes first."""
@@ -66,9 +74,9 @@ class Party(ABC):
     arrival = 0
     waiting: Any
 
-    def closed(self, now: float) -> Semaphore | None:  # noqa: ARG002
-        """The semaphore that has no permit for this party, if there is one."""
-        return None
+    @abstractmethod
+    def closed(self, now: float) -> Lot | None:
+        """Where this party is to be parked, since it has no permit or no room now; None if it has."""
 
     @abstractmethod
     def take(self, now: float, most: int, allowed: FlowFilter | None) -> "Taken | None":
@@ -129,8 +137,8 @@ class Turns(Generic[P]):
             heappop(heap)
             if not party.waiting:
                 party.is_queued = False
-            elif (semaphore := party.closed(now)) is not None:
-                semaphore.park(party, partial(self._put_back, start, arrival, party))
+            elif (lot := party.closed(now)) is not None:
+                lot.park(party, partial(self._put_back, start, arrival, party))
             else:
                 skipped.append((start, arrival, party))
         for each in skipped:
@@ -232,13 +240,19 @@ class Flow(Party):
 
 
 class Caller(Party):
-    """`cautious`: one ticket at a time is admitted. `probe` is the one whose outcome is not known yet."""
+    """`cautious`: one ticket at a time is admitted. `probe` is the one whose outcome is not known yet. `batched` is how
+    many waiting tickets belong to batches. `parked` takes callers that are at their own limits; a caller with a limit
+    of admissions has a `window` for it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, parked: Parked) -> None:
         self.name = name
+        self._parked = parked
+        self.limits = UNLIMITED
+        self.window: SlidingWindow | None = None
         self.turns: Turns[Flow] = Turns()
         self.flows: dict[FlowKey, Flow] = {}
         self.waiting: int = 0
+        self.batched = 0
         self.in_flight = 0
         self.singles_in_flight = 0
         self.paused_until = -math.inf
@@ -246,10 +260,49 @@ class Caller(Party):
         self.probe: Ticket | None = None
 
     def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
-        return None if self.is_held_back(now) else self.turns.take(now, most, allowed)
+        room = self.room(now)
+        if room <= 0 or self.is_held_back(now):
+            return None
+        return self.turns.take(now, int(min(most, room)), allowed)
+
+    def singles(self) -> int:
+        """How many waiting tickets are single calls."""
+        return sum(len(flow.waiting) for flow in self.flows.values() if flow.batch is None)
 
     def is_held_back(self, now: float) -> bool:
         return now < self.paused_until or self.probe is not None
+
+    def closed(self, now: float) -> Parked | None:
+        return self._parked if self.room(now) <= 0 else None
+
+    def limit(self, limits: OwnLimits) -> None:
+        """Change its own limits. Running tickets continue, and taken places count still."""
+        self.limits = limits
+        if limits.per_minute is None:
+            self.window = None
+        elif self.window is None:
+            self.window = SlidingWindow(limits.per_minute)
+        else:
+            self.window.limit = limits.per_minute
+
+    def room(self, now: float) -> float:
+        """How many tickets its own limits let go now; negative after a limit was lowered."""
+        most = self.limits.max_concurrent
+        room = math.inf if most is None else most - self.in_flight
+        return room if self.window is None else min(room, self.window.free(now))
+
+    def places(self, now: float) -> tuple[float, ...]:
+        """When each place of its own window is free again: see `SlidingWindow.free_at`."""
+        if self.window is None or self.window.used(now) <= 0:
+            return ()
+        return self.window.free_at()
+
+    def next_room(self) -> float:
+        """If it has no room now: the moment at which time alone may give it some; infinity: never."""
+        most = self.limits.max_concurrent
+        if self.window is None or not self.waiting or (most is not None and self.in_flight >= most):
+            return math.inf
+        return self.window.next_expiry()
 
     def flow(self, batch: str | None, semaphore: Semaphore | None) -> Flow:
         key: FlowKey = batch if semaphore is None or batch not in _SINGLES else (batch, semaphore)

@@ -23,9 +23,10 @@ from operator import itemgetter
 from statistics import fmean
 from typing import Any, Final, Literal, TypeAlias
 
+from admission.admitted import Step
 from admission.durations import Durations, Took
 from admission.fair_queue import FlowSnapshot
-from admission.policy import Policy, Step
+from admission.policy import Policy
 from admission.semaphores import SemaphoreSnapshot
 from admission.sliding_window import WINDOW
 from admission.snapshot import GateSnapshot
@@ -173,6 +174,8 @@ class Simulation:
                 if step.only_time or not self._events
                 else self._events[0][0]
             )
+            # The same holds for a caller at its own limit.
+            first = min(first, self._policy.queue.parked.next_room())
             self._advance_to(min(step.next_chance, first))
             step = self._step()
         return self._end - self._began, at_once

@@ -20,6 +20,8 @@ Turns suffice while much is free. When little is left, `Policy._preferences` ref
 **Semaphores** (`semaphores`) are further limits, each on the tickets that name it. A ticket gets its permit together
 with its slot and place, and no ticket waits behind one that gets none.
 
+**Own limits** (`own_limits`) of a caller make its tickets wait while those of others go.
+
 **Boots** (`boots`): predictions of one version that wait for it to boot hold at most half of the slots. A ticket beyond
 that is passed over until one of them has started or ended.
 
@@ -38,16 +40,16 @@ any hashable value: the gate uses leases, and `forecast` uses numbers on a simul
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from admission import slots
+from admission.admitted import Admission, Step
 from admission.arrivals import Arrivals
 from admission.boots import Boots, Ticket
 from admission.durations import Durations
 from admission.fair_queue import FairQueue
 from admission.flows import Flow, FlowFilter, all_of, is_single
-from admission.reserve import Reserve
+from admission.own_limits import OwnLimits
+from admission.reserve import LONG, Reserve
 from admission.semaphores import Semaphores
 from admission.sliding_window import WINDOW, SlidingWindow
 from admission.snapshot import GateSnapshot
@@ -56,27 +58,6 @@ from admission.unproven import Unproven, is_unproven, queue_batch
 
 UNDER_WAY = 1.0
 """Seconds within which most pending creations are answered."""
-
-
-class Step(NamedTuple):
-    """The tickets admitted now, in order, and the next moment at which time alone may admit more (infinity: never).
-    `only_time`: until that moment, a slot that becomes free admits none of the waiting tickets."""
-
-    admitted: list[Ticket]
-    next_chance: float
-    only_time: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Admission:
-    """`sent` is when the creation was sent, or until then when it was admitted. `unanswered` are the windows in which
-    its place has no answer yet, `pace` the seconds by which it delayed the next place of the reserve."""
-
-    flow: Flow
-    since: float
-    sent: float
-    unanswered: tuple[SlidingWindow, ...] = ()
-    pace: float = 0.0
 
 
 class Policy:
@@ -96,7 +77,7 @@ class Policy:
         bounds_unproven: bool = True,
         durations: Durations,
     ) -> None:
-        self._in_flight: dict[Ticket, _Admission] = {}
+        self._in_flight: dict[Ticket, Admission] = {}
         self.queue = FairQueue()
         self.semaphores = Semaphores()
         self.boots = Boots()
@@ -135,8 +116,7 @@ class Policy:
             return
         admission.flow.released(ticket)
         self.stall.gone(ticket)
-        for window in admission.unanswered:
-            window.give_back()
+        admission.give_back()
         self.reserve.give_back(admission.pace)
 
     def adopt(
@@ -162,15 +142,13 @@ class Policy:
         named = self.semaphores.find(semaphore)
         flow = self.queue.flow(caller, queue_batch(caller, batch), max_concurrent, named)
         flow.adopted(ticket, self.boots.of(boots))
-        admission = self._in_flight[ticket] = _Admission(flow, now, now)
+        admission = self._in_flight[ticket] = Admission(flow, now, now)
         if lost is not None:
             self.window.forget(self._expected_until.pop(expected, math.inf))
-            admission.unanswered = (self.window,)
-            self.window.take()
+            admission.take(self.window)
             self.stall.lost(ticket, lost)
         elif is_pending:
-            admission.unanswered = (self.window,)
-            self.window.take()
+            admission.take(self.window)
             self.stall.admitted(ticket)
 
     def may_arrive(self, ticket: Ticket) -> bool:
@@ -239,9 +217,25 @@ class Policy:
         self.update(now)
         self.reserve.shorten_pause(now)
 
+    def limit_caller(
+        self, caller: str, *, max_concurrent: int | None = None, per_minute: int | None = None
+    ) -> None:
+        """Change the own limits of a caller (None: it has none), or neither if one is invalid (ValueError). Its running
+        tickets continue."""
+        self.queue.limit(caller, OwnLimits(max_concurrent, per_minute))
+
+    def count(self, spent: Iterable[float], now: float, caller: str | None = None) -> None:
+        """Count places of an earlier process, also in the window of this caller: see `SlidingWindow.count`."""
+        ago = tuple(spent)
+        self.window.count(ago, now)
+        if caller is not None:
+            self.queue.count(caller, ago, now)
+
     def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
-        """Copy the window, the reserve, the arrivals, the turns and the pauses of another policy. Call it after `adopt`
-        and `enqueue` have added the tickets. Places without an answer become free at the moment `unanswered`."""
+        """Copy the windows, the own limits, the reserve, the arrivals, the turns and the pauses of another policy. Call
+        it after `adopt` and `enqueue` have added the tickets. Places without an answer become free at the moment
+        `unanswered`."""
+        self.queue.restore_limits(seen.own_limits, unanswered=unanswered)
         self.window.restore(seen.places, unanswered=unanswered)
         self._unproven.places.restore(seen.unproven, unanswered=unanswered)
         self.reserve.restore(seen.reserve, unanswered=unanswered)
@@ -256,6 +250,7 @@ class Policy:
     def step(self, now: float) -> Step:
         """Admit every ticket that may go now."""
         self.update(now)
+        self.queue.unpark(now)
         if self.semaphores.closed:
             self.semaphores.unpark(now)
         admitted: list[Ticket] = []
@@ -268,9 +263,9 @@ class Policy:
             admitted += tickets
         return Step(admitted, *self._next_chance(now))
 
-    def snapshot(self, now: float, semaphore: str | None = None) -> GateSnapshot:
+    def snapshot(self, now: float, semaphore: str | None = None, caller: str | None = None) -> GateSnapshot:
         """The state that `restore` copies, the number of tickets of each flow, and the semaphores for which tickets
-        wait, with this one."""
+        wait, with this one. It has the own limits of callers with tickets, and of this one."""
         self.update(now)
         return GateSnapshot(
             now=now,
@@ -286,6 +281,7 @@ class Policy:
             stalled_until=self.stall.expected_until(now),
             semaphores=self.semaphores.waited_for(semaphore),
             boots=self.boots.waits(),
+            own_limits=self.queue.own_limits(now, caller),
         )
 
     @property
@@ -304,8 +300,9 @@ class Policy:
 
     def update(self, now: float) -> None:
         self._arrivals.stamp(now)
-        has_singles = self._arrivals.has_singles(now)
-        self.reserve.update(self.window.limit, self.queue.batched, has_singles=has_singles)
+        has_singles, batched = self._arrivals.has_singles(now), self.queue.ready_batched(now)
+        within = self.queue.batched_within(LONG * WINDOW, mean_held=self.durations.mean_slot())
+        self.reserve.update(self.window.limit, batched, within, has_singles=has_singles)
 
     def free_slots(self) -> int:
         return self.concurrent_limit - len(self._in_flight)
@@ -338,7 +335,7 @@ class Policy:
 
     def _preferences(self, now: float, *, from_reserve: bool) -> Iterator[FlowFilter | None]:
         """Which flows may go, the preferred first: those with few slots, and among them single calls."""
-        batches_wait = from_reserve and self.reserve.is_paced(self.window.free(now), now, self.queue.batched)
+        batches_wait = from_reserve and self._is_paced(self.window.free(now), now)
         kinds: list[FlowFilter | None] = [] if batches_wait else [None]
         if from_reserve and self.queue.singles and (batches_wait or self.reserve.singles_first(now)):
             kinds.insert(0, is_single)
@@ -352,25 +349,27 @@ class Policy:
     def _only_kept_slots(self) -> bool:
         return self.free_slots() <= self._kept_slots()
 
+    def _is_paced(self, free: int, now: float) -> bool:
+        """Whether batches wait for the pace of the reserve while the window has so many free places."""
+        return self.reserve.is_paced(free, now, self.queue.ready_batched(now))
+
     def _admit(self, ticket: Ticket, flow: Flow, now: float, *, from_reserve: bool) -> None:
-        admission = self._in_flight[ticket] = _Admission(flow, now, now, (self.window,))
+        admission = self._in_flight[ticket] = Admission(flow, now, now)
+        windows = [self.window]
         if flow.batch is None:
-            admission.unanswered += (self.reserve.singles,)
+            windows.append(self.reserve.singles)
         if is_unproven(flow):
-            admission.unanswered += (self._unproven.places,)
+            windows.append(self._unproven.places)
         if from_reserve:
-            admission.unanswered += (self.reserve.places,)
+            windows.append(self.reserve.places)
             admission.pace = self.reserve.take(now)
-        for window in admission.unanswered:
-            window.take()
+        admission.take(*windows)
         self.stall.admitted(ticket)
 
-    def _start_expiry(self, answered: float, ticket: Ticket, admission: _Admission) -> None:
+    def _start_expiry(self, answered: float, ticket: Ticket, admission: Admission) -> None:
         """Let its place expire 60 seconds after this moment, unless it has an answer already."""
         self.stall.gone(ticket)
-        for window in admission.unanswered:
-            window.answered(answered)
-        admission.unanswered = ()
+        admission.answered(answered)
 
     def _next_chance(self, now: float) -> tuple[float, bool]:
         """`next_chance` and `only_time` of a `Step`."""
@@ -381,11 +380,11 @@ class Policy:
             return self.stall.next_chance(), self.stall.next_chance() < math.inf
         if free <= 0:
             return self.window.next_expiry(), True
-        is_paced = self.reserve.is_paced(free, now, self.queue.batched) and free <= self.reserve.left(now)
+        is_paced = free <= self.reserve.left(now) and self._is_paced(free, now)
         only_time = is_paced and not self.queue.singles
         if full and not only_time:
             return math.inf, False
-        chances = [self.queue.next_pause_end(now)]
+        chances = [self.queue.next_pause_end(now), self.queue.parked.next_room()]
         if is_paced:
             chances += [self.reserve.paced_until, self.window.next_expiry()]
         if self.semaphores.closed:

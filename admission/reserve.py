@@ -24,7 +24,7 @@ _BASE: Final = 25
 _BASE_SHARE: Final = 3
 """The base is at most this part of the window: of 60 places 20, so that one is free every 3 seconds."""
 
-_LONG: Final = 10
+LONG: Final = 10
 """Windows. The base is kept while batches need more than this."""
 
 _PACE: Final = 0.97
@@ -60,12 +60,13 @@ class Reserve:
         self.paced_until = -math.inf
         self._is_long = False
 
-    def update(self, limit: int, batched: int, *, has_singles: bool) -> None:
-        """Adapt the size to the demand. `limit` is that of the window, `batched` the number of waiting tickets of
-        batches, and `has_singles` whether a single call arrived within ten minutes."""
+    def update(self, limit: int, batched: int, within: float, *, has_singles: bool) -> None:
+        """Adapt the size to the demand. `limit` is that of the window, and `has_singles` is whether a single call
+        arrived within ten minutes. `batched` is how many waiting tickets of batches may go now if there is a place for
+        each, and `within` how many of them within `LONG` windows."""
         if not self._share:
             return
-        self._is_long = batched > _LONG * limit or (self._is_long and batched > 0)
+        self._is_long = within > LONG * limit or (self._is_long and batched > 0)
         base = min(_BASE, limit // _BASE_SHARE)
         self.singles.limit = int(self._share * limit)
         self.places.limit = limit if has_singles else base if self._is_long else 0

@@ -45,6 +45,16 @@ class SlidingWindow:
         """When each taken place is free again: infinity as long as it has no answer."""
         return (*self._expiries, *[math.inf] * self._unanswered)
 
+    def wait(self, nth: int, now: float) -> float:
+        """Estimate the seconds until the `nth` further place is free, if each is answered as soon as it is taken, and
+        all that have no answer are answered now."""
+        free = self.free(now)
+        if nth <= free:
+            return 0.0
+        expiries = [min(free_at - now, WINDOW) for free_at in self.free_at()] + [WINDOW] * max(0, free)
+        windows, index = divmod(nth - free - 1, len(expiries))
+        return expiries[index] + windows * WINDOW
+
     def take(self) -> None:
         self._unanswered += 1
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from admission.arrivals import ArrivalsState
 from admission.fair_queue import FlowSnapshot
+from admission.own_limits import OwnLimitsSnapshot
 from admission.reserve import ReserveState
 from admission.semaphores import SemaphoreSnapshot
 
@@ -55,6 +56,7 @@ class GateSnapshot:
         stalled_until: When a stall of the upstream is expected to end; -infinity without one.
         semaphores: The named semaphores.
         boots: How long predictions of each version usually wait for their start, in seconds.
+        own_limits: The own limits of callers with tickets or taken places.
     """
 
     now: float
@@ -70,6 +72,7 @@ class GateSnapshot:
     stalled_until: float = -math.inf
     semaphores: tuple[SemaphoreSnapshot, ...] = ()
     boots: dict[str, float] = field(default_factory=dict)
+    own_limits: dict[str, OwnLimitsSnapshot] = field(default_factory=dict)
 
     def shifted(self, by: float) -> "GateSnapshot":
         """The same by another clock, which is ahead by so many seconds."""
@@ -98,4 +101,7 @@ class GateSnapshot:
                 singles_until=arrivals.singles_until + by,
             ),
             semaphores=tuple(replace(each, lease_ends=moments(each.lease_ends)) for each in self.semaphores),
+            own_limits={
+                caller: replace(own, places=moments(own.places)) for caller, own in self.own_limits.items()
+            },
         )

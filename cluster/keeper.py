@@ -228,7 +228,7 @@ class Keeper:
         if row.state >= LeaseState.OVER and continued is None:
             counts = row.granted and row.answered_ago is not None
             if counts:
-                gate.count([row.answered_ago or 0.0])
+                gate.count([row.answered_ago or 0.0], row.caller)
             self._end(row.id, kept=_KEPT - (row.answered_ago or 0.0) if counts else 0.0)
             return None
         if row.state == LeaseState.WANTED and not row.granted:
@@ -245,7 +245,7 @@ class Keeper:
     def _adopted(gate: Gate, row: LeaseRow, limits: dict[str, Any]) -> Lease:
         if row.state == LeaseState.ANSWERED:
             if row.granted:  # otherwise the row of an earlier process has counted its place
-                gate.count([row.answered_ago or 0.0])
+                gate.count([row.answered_ago or 0.0], row.caller)
             return gate.adopt(row.caller, **limits)
         if row.state == LeaseState.LOST:
             return gate.adopt(row.caller, lost=row.sent_ago or 0.0, **limits)

@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count, groupby
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 
 from admission.durations import Durations
+from admission.own_limits import UNLIMITED, OwnLimits
 from admission.policy import Policy
 from admission.snapshot import GateSnapshot, GateStats
 from concurrency import Gate
@@ -30,14 +31,21 @@ def read_figures(text: str, *, now: float) -> tuple[GateStats, GateSnapshot]:
     return _STATISTICS.validate_python(figures["statistics"]), snapshot.shifted(now - snapshot.now)
 
 
-def mirrored(seen: GateSnapshot, semaphores: Mapping[str, int], durations: Durations) -> Policy:
-    """A policy in the state of the snapshot, whose tickets are numbers."""
+def mirrored(
+    seen: GateSnapshot,
+    semaphores: Mapping[str, int],
+    durations: Durations,
+    own_limits: dict[str, OwnLimits],
+) -> Policy:
+    """A policy in the state of the snapshot, whose tickets are numbers. It keeps the `own_limits` of callers, which
+    this process knows at least as well as the holder of the gate did."""
     policy = Policy(
         concurrent_limit=seen.concurrent_limit,
         requests_per_minute=seen.requests_per_minute,
         interactive_reserve=seen.reserve.share,
         durations=durations,
     )
+    policy.queue.limits = own_limits
     for name, limit in semaphores.items():
         policy.semaphores.set_limit(name, limit)
     numbers = count()
@@ -49,5 +57,9 @@ def mirrored(seen: GateSnapshot, semaphores: Mapping[str, int], durations: Durat
             policy.adopt(next(numbers), flow.caller, now=seen.now, boots=version, **limits)
         for version, waiting in groupby(flow.queued()):
             policy.enqueue([next(numbers) for _ in waiting], flow.caller, boots=version, **limits)
-    policy.restore(seen, unanswered=math.inf)
+    known = {
+        caller: replace(own, limits=own_limits.get(caller, UNLIMITED))
+        for caller, own in seen.own_limits.items()
+    }
+    policy.restore(replace(seen, own_limits=known), unanswered=math.inf)
     return policy

@@ -13,7 +13,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final, NoReturn, Protocol
 
 import structlog
@@ -261,9 +261,18 @@ class RemoteGate(Estimates):
         if self._keeper.gate is not None:
             self._keeper.gate.configure(**limits)
 
+    def limit_caller(self, caller: str, **limits: int | None) -> None:
+        """Change the own limits of a caller here, and at the gate if this process holds it: each process does it."""
+        self._policy.limit_caller(caller, **limits)
+        if self._keeper.gate is not None:
+            self._keeper.gate.limit_caller(caller, **limits)
+
     def new_gate(self) -> Gate:
         """A gate with the present limits, for the keeper."""
-        return Gate(**self._limits, interactive_reserve=self._interactive_reserve, durations=self.durations)
+        gate = Gate(**self._limits, interactive_reserve=self._interactive_reserve, durations=self.durations)
+        for caller, limits in self._policy.queue.limits.items():
+            gate.limit_caller(caller, **asdict(limits))
+        return gate
 
     def set_semaphore(self, semaphore: str, limit: int) -> None:
         self._policy.semaphores.set_limit(semaphore, limit)
@@ -271,7 +280,7 @@ class RemoteGate(Estimates):
     def remove_semaphore(self, semaphore: str) -> None:
         self._policy.semaphores.remove(semaphore)
 
-    def count(self, spent: Iterable[float]) -> None:
+    def count(self, spent: Iterable[float], caller: str | None = None) -> None:
         """The rows say which places earlier processes have taken."""
 
     def expect(self, name: str, seconds: float) -> None:
@@ -314,7 +323,9 @@ class RemoteGate(Estimates):
         if self._seen.stall.in_doubt:
             self.note_doubt()
         named = {each.id: each.limit for each in self.semaphores()}
-        self._policy = mirrored(replace(snapshot, **self._limits), named, self.durations)
+        self._policy = mirrored(
+            replace(snapshot, **self._limits), named, self.durations, self._policy.queue.limits
+        )
 
 
 def _now() -> float:
