@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from admission.durations import Durations
 from admission.estimates import Estimates
+from admission.own_limits import OwnLimits
 from admission.policy import Policy
 from admission.sliding_window import WINDOW
 
@@ -24,6 +25,7 @@ BATCHES = st.sampled_from([None, None, "one", "two"])
 SLOTS = st.integers(1, 8)
 PLACES = st.integers(1, 12) | st.just(1000)
 BOUNDS = st.none() | st.integers(1, 3)
+OWN_LIMITS = st.tuples(st.none() | st.integers(1, 4), st.none() | st.integers(1, 6))
 NAMES = st.sampled_from([None, "gpu", "db"])
 SEMAPHORES = st.sampled_from(["gpu", "db"])
 VERSIONS = ["cold", "colder"]
@@ -99,8 +101,14 @@ class AnyHistory(RuleBasedStateMachine):
         return {
             name
             for name, caller in self.policy.queue.callers.items()
-            if not caller.is_held_back(self.now) and any(self.is_open(flow) for flow in caller.flows.values())
+            if not caller.is_held_back(self.now)
+            and self.has_own_room(name)
+            and any(self.is_open(flow) for flow in caller.flows.values())
         }
+
+    def has_own_room(self, caller: str) -> bool:  # noqa: ARG002
+        """Whether no own limit of this caller holds its tickets back."""
+        return True
 
     def is_open(self, flow) -> bool:
         """Whether it has waiting tickets that neither its bound nor its semaphore nor a boot holds back."""
@@ -128,7 +136,7 @@ class AnyHistory(RuleBasedStateMachine):
         return [
             (name, flow.batch)
             for name, caller in self.policy.queue.callers.items()
-            if not caller.is_held_back(self.now)
+            if not caller.is_held_back(self.now) and self.has_own_room(name)
             for flow in caller.flows.values()
             if self.is_open(flow)
         ]
@@ -430,16 +438,19 @@ class AnyHistory(RuleBasedStateMachine):
             found = (0, 0) if boot is None else (boot.booting, boot.waiting)
             assert (self.booting(version), waiting) == found
 
+    def release_all(self):
+        for ticket in self.unanswered | self.running:
+            self.durations_held.append(self.now - self.since[ticket])
+            self.policy.release(ticket, self.now)
+        self.unanswered, self.running, self.in_doubt = set(), set(), set()
+
     def teardown(self):
         """After enough time, every remaining ticket is admitted, and nothing is left behind."""
         if not hasattr(self, "policy"):
             return
         self.step()
         for _ in range(len(self.waiting) + 1):
-            for ticket in self.unanswered | self.running:
-                self.durations_held.append(self.now - self.since[ticket])
-                self.policy.release(ticket, self.now)
-            self.unanswered, self.running, self.in_doubt = set(), set(), set()
+            self.release_all()
             self.now += 10_000
             self.step()
             if not (self.waiting or self.in_flight()):
@@ -480,6 +491,159 @@ class AnyHistoryWithBoots(AnyHistoryWithPauses):
     def estimate(self, caller, batch, ahead, version):
         estimates = Estimates(self.policy, lambda: self.now)
         assert 0 <= estimates.estimated_wait(caller, batch, ahead, usual=5.0, boots=version)
+
+
+class AnyHistoryWithOwnLimits(AnyHistoryWithBoots):
+    """Callers get own limits, lose them and get others. What was admitted before a limit of admissions was set has no
+    place in it."""
+
+    @initialize(
+        slots=st.integers(2, 8),
+        places=st.sampled_from([6, 12, 1000]),
+        reserve=st.sampled_from([0.0, 0.5]),
+        ann=OWN_LIMITS,
+        bob=OWN_LIMITS,
+        count=st.integers(1, 12),
+    )
+    def open(self, slots, places, reserve, ann, bob, count):
+        self.open_policy(slots, places, reserve)
+        self.limit_caller("ann", *ann)
+        self.limit_caller("bob", *bob)
+        self.enqueue("ann", None, None, count, None)
+
+    def open_policy(self, slots, places, reserve):
+        super().open_policy(slots, places, reserve)
+        self.own: dict[str, OwnLimits] = {}
+        self.own_places: dict[str, dict[int | str, float]] = {}
+        """When each place of a caller with a limit of admissions is free again, by its ticket."""
+
+    def own_used(self, caller: str) -> int:
+        return sum(free_at > self.now for free_at in self.own_places[caller].values())
+
+    def own_in_flight(self, caller: str) -> int:
+        return sum(self.caller_of[each] == caller for each in self.unanswered | self.running)
+
+    def has_own_room(self, caller):
+        own = self.own.get(caller, OwnLimits())
+        has_slot = own.max_concurrent is None or self.own_in_flight(caller) < own.max_concurrent
+        return has_slot and (own.per_minute is None or self.own_used(caller) < own.per_minute)
+
+    def admit(self, admitted):
+        held_much = super().admit(admitted)
+        for ticket in admitted:
+            if (caller := self.caller_of[ticket]) in self.own_places:
+                self.own_places[caller][ticket] = math.inf
+        for caller in {self.caller_of[ticket] for ticket in admitted} & self.own.keys():
+            own = self.own[caller]
+            assert own.max_concurrent is None or self.own_in_flight(caller) <= own.max_concurrent
+            assert own.per_minute is None or self.own_used(caller) <= own.per_minute
+        return held_much
+
+    @rule(caller=CALLERS, limits=OWN_LIMITS)
+    def change_the_limits(self, caller, limits):
+        self.limit_caller(caller, *limits)
+
+    def limit_caller(self, caller, most, places):
+        self.own[caller] = OwnLimits(most, places)
+        if places is None:
+            self.own_places.pop(caller, None)
+        else:
+            self.own_places.setdefault(caller, {})
+        self.policy.limit_caller(caller, max_concurrent=most, per_minute=places)
+
+    @rule(caller=CALLERS)
+    def lift_the_limits(self, caller):
+        self.limit_caller(caller, None, None)
+
+    @rule(caller=CALLERS, ago=st.lists(st.integers(-30, 70), max_size=3))
+    def count_of(self, caller, ago):
+        free_at = [self.now + WINDOW - seconds for seconds in ago]
+        self.policy.count(ago, self.now, caller)
+        if caller in self.own_places:
+            first = len(self.spent)
+            self.own_places[caller] |= {f"counted {first + at}": each for at, each in enumerate(free_at)}
+        self.spent += free_at
+
+    def adopt_in_doubt(self, caller, batch, ago, data):
+        """A creation that was adopted takes a place of its caller."""
+
+    @rule(caller=CALLERS, ago=st.integers(0, 90))
+    def adopt_a_lost_one(self, caller, ago):
+        ticket, sent = len(self.caller_of), self.now - ago
+        self.unanswered.add(ticket)
+        self.in_doubt.add(ticket)
+        self.note("lost", sent)
+        self.semaphore_of.append(None)
+        self.version_of.append(None)
+        self.policy.adopt(ticket, caller, now=self.now, lost=sent)
+        self.since[ticket] = self.now
+        self.caller_of.append(caller)
+        self.batch_of.append(None)
+        if caller in self.own_places:
+            self.own_places[caller][ticket] = math.inf
+
+    def leave(self, ticket: int, free_at: float | None) -> None:
+        """Its place is free at this moment, or now if nothing was sent."""
+        for places in self.own_places.values():
+            if places.get(ticket) == math.inf:
+                places[ticket] = self.now if free_at is None else free_at
+
+    def watch(self, ways, act) -> None:
+        """Do something, and see which tickets have been answered, and which have gone without being sent."""
+        before = set(self.unanswered)
+        act()
+        for ticket in before - self.unanswered:
+            self.leave(ticket, self.now + WINDOW if ways == "sent" else None)
+
+    @precondition(lambda self: self.waiting or self.unanswered - self.in_doubt)
+    @rule(data=st.data())
+    def withdraw(self, data):
+        self.watch("unsent", lambda: super(AnyHistoryWithOwnLimits, self).withdraw(data))
+
+    @precondition(lambda self: self.unanswered)
+    @rule(data=st.data())
+    def answer(self, data):
+        self.watch("sent", lambda: super(AnyHistoryWithOwnLimits, self).answer(data))
+
+    @precondition(lambda self: self.unanswered or self.running)
+    @rule(data=st.data())
+    def release(self, data):
+        self.watch("sent", lambda: super(AnyHistoryWithOwnLimits, self).release(data))
+
+    @rule(seconds=st.integers(1, 130))
+    def answer_all_and_wait(self, seconds):
+        """Each gets its answer now, and ends later."""
+        for ticket in self.unanswered - self.in_doubt:
+            self.note("created", self.since[ticket])
+            self.note("answered", self.since[ticket])
+            self.running.add(ticket)
+            self.spent.append(self.now + WINDOW)
+            self.policy.answered(ticket, self.now)
+            self.leave(ticket, self.now + WINDOW)
+        self.unanswered = set(self.in_doubt)
+        self.pass_time(seconds)
+
+    @rule()
+    def leave_all(self):
+        self.watch("unsent", super().leave_all)
+
+    @invariant()
+    def own_places_are_counted_as_the_model_does(self):
+        for caller in self.own_places if hasattr(self, "own_places") else ():
+            found = self.policy.queue.callers.get(caller)
+            used = 0 if found is None else found.window.used(self.now)
+            assert self.own_used(caller) == used
+
+    @rule(caller=CALLERS, batch=BATCHES, ahead=st.integers(0, 5), name=NAMES)
+    def estimate(self, caller, batch, ahead, name):
+        line = caller, batch, ahead, OF_BATCH.get(batch, name)
+        estimates = Estimates(self.policy, lambda: self.now)
+        assert ahead + 1 <= estimates.queue_position(*line) <= ahead + 1 + len(self.waiting)
+        assert 0 <= estimates.estimated_wait(*line, usual=5.0)
+        assert 0 <= estimates.seconds_to_admit(caller, ahead + 1)
+
+    def release_all(self):
+        self.watch("sent", super().release_all)
 
 
 class AnyHistoryWithSemaphores(AnyHistoryWithBoots):
@@ -571,6 +735,13 @@ TestAnyHistory = AnyHistory.TestCase
 TestAnyHistoryWithPauses = AnyHistoryWithPauses.TestCase
 TestAnyHistoryWithBoots = AnyHistoryWithBoots.TestCase
 TestAnyHistoryWithSemaphores = AnyHistoryWithSemaphores.TestCase
-_CASES = (TestAnyHistory, TestAnyHistoryWithPauses, TestAnyHistoryWithBoots, TestAnyHistoryWithSemaphores)
+TestAnyHistoryWithOwnLimits = AnyHistoryWithOwnLimits.TestCase
+_CASES = (
+    TestAnyHistory,
+    TestAnyHistoryWithPauses,
+    TestAnyHistoryWithBoots,
+    TestAnyHistoryWithSemaphores,
+    TestAnyHistoryWithOwnLimits,
+)
 for _case in _CASES:
     _case.settings = settings(max_examples=250, stateful_step_count=40, deadline=None, derandomize=True)
