@@ -56,7 +56,7 @@ class Status:
             Item(each.model.name, each.model.usual_seconds, cost.usd, each.model.credits, each.model.boots)
             for each, cost in zip(request.requests, costs, strict=True)
         ]
-        snapshot, durations = self._gate.snapshot(request.semaphore), self._gate.durations
+        snapshot, durations = self._gate.snapshot(request.semaphore, caller.turn), self._gate.durations
         found = await self._threads.run(
             partial(
                 plan,

@@ -3,6 +3,7 @@ nothing behind. `test_policy_properties.py` tests the rules of admission.
 """
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from admission.own_limits import OwnLimits
 from admission.sliding_window import WINDOW
 from concurrency import Gate
 from tests.support.virtual_time import VirtualLoop, run
@@ -41,6 +43,7 @@ class Arrival:
     at: float
     order: int
     limit: int
+    caller: str
 
 
 GENERATIONS = st.builds(
@@ -64,9 +67,14 @@ CHANGES = st.lists(st.tuples(st.integers(0, 400), SLOTS, PLACES), max_size=6)
     reserve=st.sampled_from([0.0, 0.5]),
     slots=SLOTS,
     places=PLACES,
+    most=BOUNDS,
+    own_places=BOUNDS,
 )
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_no_60_seconds_hold_more_arrivals_than_the_limit(wanted, changes, reserve, slots, places):
+def test_no_60_seconds_hold_more_arrivals_than_the_limit(
+    wanted, changes, reserve, slots, places, most, own_places
+):
+    """Neither of all callers nor of one with a limit of its own, which never holds more slots than its own limit."""
     arrivals: list[Arrival] = []
     admitted: list[PlannedGeneration] = []
 
@@ -76,11 +84,12 @@ def test_no_60_seconds_hold_more_arrivals_than_the_limit(wanted, changes, reserv
             lease = await gate.acquire(one.caller, batch=one.batch, max_concurrent=one.max_concurrent)
         with lease:
             admitted.append(one)
+            assert most is None or gate.in_flight("ann") <= most
             order, limit = len(admitted), gate.statistics().requests_per_minute_limit
             if one.is_sent:
                 lease.sent()
                 await asyncio.sleep(one.there)
-                arrivals.append(Arrival(asyncio.get_running_loop().time(), order, limit))
+                arrivals.append(Arrival(asyncio.get_running_loop().time(), order, limit, one.caller))
                 await asyncio.sleep(one.back)
                 lease.answered()
             await asyncio.sleep(one.over)
@@ -93,6 +102,7 @@ def test_no_60_seconds_hold_more_arrivals_than_the_limit(wanted, changes, reserv
 
     async def scenario():
         gate = Gate(concurrent_limit=slots, requests_per_minute=places, interactive_reserve=reserve)
+        gate.limit_caller("ann", max_concurrent=most, per_minute=own_places)
         work = [live(gate, one) for one in wanted] + [change(gate, *one) for one in changes]
         ends = await asyncio.gather(*work, return_exceptions=True)
         assert {type(None), TimeoutError} >= {type(end) for end in ends}
@@ -105,6 +115,7 @@ def test_no_60_seconds_hold_more_arrivals_than_the_limit(wanted, changes, reserv
     for first in arrivals:
         together = [one for one in arrivals if first.at <= one.at < first.at + WINDOW]
         assert len(together) <= max(together, key=lambda one: one.order).limit
+        assert own_places is None or sum(one.caller == "ann" for one in together) <= own_places
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -227,8 +238,41 @@ class AnyHistoryWithPauses(AnyHistory):
         self.turn(lambda: self.gate.proceed(caller, exhausted_for=exhausted_for))
 
 
+class AnyHistoryWithOwnLimits(AnyHistoryWithPauses):
+    """The own limits of callers change, too."""
+
+    @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.5]))
+    def open(self, slots, places, reserve):
+        super().open(slots, places, reserve)
+        self.own: dict[str, OwnLimits] = {}
+        self.mine: Counter[str] = Counter()
+        """How many leases each caller holds."""
+
+    @rule(caller=CALLERS, most=BOUNDS, places=BOUNDS)
+    def limit_caller(self, caller, most, places):
+        self.own[caller] = OwnLimits(most, places)
+        self.mine[caller] = max(self.mine[caller], self.gate.in_flight(caller))
+        self.turn(lambda: self.gate.limit_caller(caller, max_concurrent=most, per_minute=places))
+
+    @invariant()
+    def no_admission_exceeds_own_limits(self):
+        for caller, own in self.own.items() if hasattr(self, "own") else ():
+            held = self.gate.in_flight(caller)
+            if own.max_concurrent is not None:
+                assert held <= max(self.mine[caller], own.max_concurrent)
+            self.mine[caller] = held
+        snapshot = []
+        self.turn(lambda: snapshot.append(self.gate.snapshot()))
+        for caller, seen in snapshot[0].own_limits.items():
+            assert self.own[caller] == seen.limits
+
+    async def end(self):
+        await super().end()
+        assert {} == self.gate.snapshot().own_limits
+
+
 TestAnyHistory = AnyHistory.TestCase
 TestAnyHistoryWithPauses = AnyHistoryWithPauses.TestCase
-TestAnyHistory.settings = TestAnyHistoryWithPauses.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True
-)
+TestAnyHistoryWithOwnLimits = AnyHistoryWithOwnLimits.TestCase
+for _case in (TestAnyHistory, TestAnyHistoryWithPauses, TestAnyHistoryWithOwnLimits):
+    _case.settings = settings(max_examples=80, stateful_step_count=40, deadline=None, derandomize=True)

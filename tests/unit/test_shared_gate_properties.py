@@ -3,8 +3,8 @@
 Hypothesis submits generations, lets time pass, kills, freezes, blocks and stops processes, stalls the upstream and
 loses its answers, stops and crashes the database, and loses its answers and notices. No 60 seconds hold more arrivals
 at the upstream than the limit, no more predictions run than there are slots, at most half of these wait for a version
-to boot, callers take turns, and each generation gets one prediction. When the faults cease, all work ends, and nothing
-is left behind.
+to boot, callers take turns and keep to their own limits, and each generation gets one prediction. When the faults
+cease, all work ends, and nothing is left behind.
 """
 
 import asyncio
@@ -178,9 +178,13 @@ class SharedGate(RuleBasedStateMachine):
                 )
             )  # fmt: skip
             self.everyone.append(self.processes[-1])
+            self.limit_callers(self.processes[-1])
             for each in self.processes:
                 each.others = self.processes
         await asyncio.sleep(0)
+
+    def limit_callers(self, process: Service) -> None:
+        """A new process learns of the own limits of callers."""
 
     def process(self, which: int) -> Service:
         self.do(self.add_processes(PROCESSES))
@@ -392,11 +396,16 @@ class SharedGate(RuleBasedStateMachine):
         boot = self.upstream.booting + 2.0
         seconds = sum(self.seconds[each.id] + 1.0 + boot * (each.version is not None) for each in left)
         deadline = now() + 150.0 + seconds / most_booting(slots) + WINDOW * (len(left) / places + 1)
+        deadline += self.seconds_of_own_limits(left)
         while left := [each for each in self.database.generations.values() if not has_ended(each)]:
             assert now() < deadline, f"these do not end: {left}"
             await self.add_processes(PROCESSES)
             await self.owners_return(self.processes[-1], *owners)
             await asyncio.sleep(1.0)
+
+    def seconds_of_own_limits(self, left: list[Generation]) -> float:  # noqa: ARG002
+        """The most seconds for which own limits of callers delay these generations."""
+        return 0.0
 
     async def check(self) -> None:
         made = Counter(
@@ -421,6 +430,75 @@ class SharedGate(RuleBasedStateMachine):
         await asyncio.sleep(0)
 
 
+class SharedGateWithOwnLimits(SharedGate):
+    """The caller `ann` has own limits, which change in every process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: list[tuple[float, int, int]] = []
+
+    @initialize(
+        slots=st.sampled_from([3, 12]),
+        places=st.sampled_from([8, 30]),
+        own=st.tuples(SLOTS, PLACES),
+        notices=st.sampled_from([True, True, True, False]),
+        latency=st.sampled_from([0.002, 0.03]),
+        load=st.lists(st.tuples(WHICH, CALLERS, SECONDS, VERSIONS), max_size=8),
+        then=TIMES,
+    )
+    def begin(  # type: ignore[override]
+        self,
+        slots: int,
+        places: int,
+        own: tuple[int, int],
+        notices: bool,
+        latency: float,
+        load: list[tuple[int, str, float, str | None]],
+        then: float,
+    ) -> None:
+        self.own = [(0.0, *own)]
+        super().begin(slots, places, notices, latency, 0.1, 0.05, load, then)
+        self.turns.paused.add("ann")
+
+    def limit_callers(self, process: Service) -> None:
+        _, most, places = self.own[-1]
+        process.gate.limit_caller("ann", max_concurrent=most, per_minute=places)
+
+    @rule(most=SLOTS, places=PLACES, then=TIMES)
+    def limit_caller(self, most: int, places: int, then: float) -> None:
+        self.do(self.change_own_limits(most, places))
+        self.do(asyncio.sleep(then))
+
+    async def change_own_limits(self, most: int, places: int) -> None:
+        self.own.append((now(), most, places))
+        for each in self.processes:
+            self.loop.call_soon(self.limit_callers, each, context=each.place.context)
+
+    def check_arrival(self, arrival: Prediction) -> None:
+        super().check_arrival(arrival)
+        if arrival.caller != "ann":
+            return
+        mine = [each for each in self.upstream.arrivals if each.caller == "ann"]
+        together = [each for each in mine if each.began > arrival.began - WINDOW]
+        if len(together) > self.own_limit_at(max(each.granted_at for each in together), 2):
+            self.problems.append(f"{len(together)} arrivals of ann in 60 s until {arrival}")
+        running = [each for each in self.upstream.running if each.caller == "ann"]
+        if running and len(running) > self.own_limit_at(max(each.granted_at for each in running), 1):
+            self.problems.append(f"{len(running)} predictions of ann at {arrival.began}: {running}")
+
+    def own_limit_at(self, moment: float, which: int) -> int:
+        before = [each for each in self.own if each[0] <= moment - SLACK][-1:]
+        recent = [each for each in self.own if moment - SLACK < each[0] <= moment]
+        return max(each[which] for each in [*before, *recent])
+
+    def seconds_of_own_limits(self, left: list[Generation]) -> float:
+        _, most, places = self.own[-1]
+        mine = [each for each in left if each.caller == "ann"]
+        boot = self.upstream.booting + 2.0
+        seconds = sum(self.seconds[each.id] + 1.0 + boot * (each.version is not None) for each in mine)
+        return seconds / most + WINDOW * (len(mine) / places + 1)
+
+
 def _some(examples: int) -> settings:
     """The same examples at each run: an example takes a second, so a search for faults needs hours by hand."""
     return settings(
@@ -434,6 +512,15 @@ def _some(examples: int) -> settings:
 
 class TestSomeHistories(SharedGate.TestCase):  # type: ignore[name-defined]
     settings = _some(4)
+
+
+class TestSomeHistoriesWithOwnLimits(SharedGateWithOwnLimits.TestCase):  # type: ignore[name-defined]
+    settings = _some(4)
+
+
+@pytest.mark.slow
+class TestMoreHistoriesWithOwnLimits(SharedGateWithOwnLimits.TestCase):  # type: ignore[name-defined]
+    settings = _some(16)
 
 
 @pytest.mark.slow
