@@ -1,16 +1,21 @@
 """The routes that document the service: links, the OpenAPI document and an HTML page."""
 
+import json
 import secrets
+from typing import Final
 
-from flask import Blueprint, Response, jsonify, render_template, request
+from flask import Blueprint, Response, g, jsonify, render_template, request
 
-from api import incoming
+from api import door_errors, incoming
 from api.openapi.document import openapi_document
-from errors import every_error
+from errors import InvalidRequest, Problem, every_error
 from service import NAME, VERSION
 from settings import SIMULATED_TOKEN
 
 routes = Blueprint("docs", __name__)
+
+_DOORS: Final = {"openai": "/v1", "replicate": "/replicate/v1"}
+"""The path below which each door is."""
 
 
 # Without this, the public path without its slash would redirect by an HTML page.
@@ -45,7 +50,10 @@ def docs() -> Response:
         nonce=nonce,
         version=VERSION,
         errors=every_error(),
+        shapes={name: _error_at(path) for name, path in _DOORS.items()},
         root=incoming.root(),
+        address=incoming.address(),
+        user_tokens=settings.ALLOW_USER_TOKENS,
         simulated=simulated,
         token=SIMULATED_TOKEN if simulated and settings.ALLOW_USER_TOKENS else "",
     )
@@ -58,3 +66,11 @@ def docs() -> Response:
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return page
+
+
+def _error_at(path: str) -> str:
+    """The body of a refusal below a path, as JSON."""
+    refused = InvalidRequest([Problem("prompt", "is required")])
+    problem = refused.as_problem(g.request_id, root=incoming.root())
+    body, _, _ = door_errors.shape(problem, {}, path)
+    return json.dumps(body, indent=2)

@@ -12,6 +12,7 @@ from typing import Any
 
 from api.openapi import keys, openai_door, semaphores, status
 from api.openapi import models as models_of
+from api.openapi.groups import grouped, tags
 from api.openapi.operations import paths
 from api.openapi.schemas import JSON, an_object, answers, ref
 from auth import ADMIN_HEADER, KEY_HEADER, USER_HEADER
@@ -50,10 +51,11 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
             "and pays for each image once.",
         },
         "servers": [{"url": root or "/"}],
-        "paths": {
+        "tags": tags(),
+        "paths": grouped({
             **paths(), **models_of.paths(), **semaphores.paths(), **status.paths(), **openai_door.paths(),
             **keys.paths(),
-        },
+        }, models),
         "components": {
             "schemas": _schemas(models),
             "securitySchemes": {
@@ -65,7 +67,10 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
                     "type": "apiKey", "in": "header", "name": KEY_HEADER,
                     "description": "A named key (`rcg_…`), or the admin key of the environment.",
                 },
-                "user": {"type": "apiKey", "in": "header", "name": USER_HEADER},
+                "user": {
+                    "type": "apiKey", "in": "header", "name": USER_HEADER,
+                    "description": "A user's own Replicate token (`r8_…`), which pays. Keys are accepted, too.",
+                },
                 "bearer": {
                     "type": "http", "scheme": "bearer",
                     "description": "A named key (`rcg_…`), the admin key, or a user's Replicate token (`r8_…`).",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, Final, get_args
 
-from api.openapi.operations import ADMIN_ONLY, EITHER, Operation, json_of, operation, query
+from api.openapi.operations import ADMIN_ONLY, ALL_KEYS, VIEWERS, Operation, json_of, operation, query
 from api.openapi.schemas import JSON, TEXT, an_object, ref
 from ledger.access_records import Role
 from parsing.queries import LONGEST_PAGE, USUAL_PAGE
@@ -33,12 +33,12 @@ def paths() -> JSON:
             ),
             "get": operation(
                 "listKeys", "List the keys that are not deleted, the newest first", "Keys",
-                who=ADMIN_ONLY, parameters=_PAGE, errors=("400", *_REFUSED, "500"),
+                who=VIEWERS, parameters=_PAGE, errors=("400", *_REFUSED, "500"),
             ),
         },
         "/keys/self": {
             "get": operation(
-                "ownKey", "Get the key of this request, with its limits and its use", "OwnKey", who=EITHER,
+                "ownKey", "Get the key of this request, with its limits and its use", "OwnKey", who=ALL_KEYS,
                 errors=("401", "500"),
             )
         },
@@ -51,7 +51,7 @@ def _of_one() -> dict[str, dict[str, Operation]]:
     one: dict[str, Any] = {"who": ADMIN_ONLY, "parameters": (_ID,), "errors": (*_REFUSED, "404", "500")}
     return {
         "/keys/{key_id}": {
-            "get": operation("getKey", "Get a key, which may be deleted", "Key", **one),
+            "get": operation("getKey", "Get a key, which may be deleted", "Key", **one | {"who": VIEWERS}),
             "patch": operation(
                 "changeKey", "Change the fields that the body names; null ends a limit", "Key", who=ADMIN_ONLY,
                 parameters=(_ID,), takes=json_of("KeyChanges"), errors=(*_BODY, "404"),
@@ -75,7 +75,7 @@ def _acts() -> Operation:
         "listActs",
         "List what administrators did, the latest first",
         "Acts",
-        who=ADMIN_ONLY,
+        who=VIEWERS,
         parameters=(
             query("actor", TEXT, "The id of the key that acted, or `admin`."),
             query("action", TEXT, "Such as `keys.create`, or `keys` for all of them."),

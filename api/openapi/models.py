@@ -31,7 +31,7 @@ def paths() -> JSON:
         },
         "/models/{name}": {
             "get": operation(
-                "getModel", "Get one model: declared or any other", "Model", errors=("401", "404"),
+                "getModel", "Get one model: declared or any other", "Model", errors=("401", "403", "404"),
                 parameters=(
                     {
                         "name": "name", "in": "path", "required": True, "schema": {"type": "string"},

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from api.openapi.operations import EITHER, KEY, Operation, header, json_of, operation
+from api.openapi.operations import KEY, PAYERS, READERS, Operation, header, json_of, operation
 from api.openapi.schemas import JSON, TEXT, an_object, ref
 from catalog.model import KINDS
 from doors.openai.requests import MOST
@@ -39,13 +39,13 @@ def paths() -> JSON:
         },
         "/v1/models": {
             "get": operation(
-                "openaiModels", "List the models that make images, as at OpenAI", "OpenAIModels", who=EITHER,
+                "openaiModels", "List the models that make images, as at OpenAI", "OpenAIModels", who=READERS,
                 errors=("401", "500"), error=_ERROR,
             )
         },
         "/v1/models/{name}": {
             "get": operation(
-                "openaiModel", "Get one model, as at OpenAI", "OpenAIModel", who=EITHER,
+                "openaiModel", "Get one model, as at OpenAI", "OpenAIModel", who=READERS,
                 parameters=({"name": "name", "in": "path", "required": True, "schema": TEXT},),
                 errors=("401", "404", "429", "500"), error=_ERROR,
             )
@@ -58,7 +58,7 @@ def _images(name: str, summary: str, takes: JSON) -> Operation:
     return Operation(
         name=name,
         summary=summary,
-        who=EITHER,
+        who=PAYERS,
         parameters=(KEY, _RETRY, _TIMEOUT),
         takes=takes,
         answers={

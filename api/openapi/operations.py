@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from api.openapi.schemas import JSON, TEXT, ref
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
 from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
 
-ADMIN_ONLY: Final[Sequence[JSON]] = ({"admin": []}, {"key": []}, {"bearer": []})
-EITHER: Final[Sequence[JSON]] = (*ADMIN_ONLY, {"user": []})
+ADMIN_ONLY: Final = ("admin",)
+VIEWERS: Final = ("admin", "viewer")
+PAYERS: Final = ("admin", "caller", "user")
+READERS: Final = ("admin", "caller", "viewer", "user")
+ALL_KEYS: Final = ("admin", "caller", "viewer", "metrics", "user")
+"""The roles of keys that an operation lets in. `user` is a Replicate token."""
 
 _PROBLEM: Final[JSON] = {"application/problem+json": {"schema": ref("Problem")}}
 _SECONDS: Final[JSON] = {"schema": {"type": "integer"}, "description": "Seconds"}
@@ -22,16 +26,26 @@ _PAID: Final[JSON] = {
     }
 }
 
+_OF_WORK: Final = frozenset({
+    "budget_exceeded", "content_refused", "generation_failed", "generation_timeout", "interrupted",
+    "model_not_allowed", "outcome_unknown", "secret_lost", "server_out_of_credit",
+})  # fmt: skip
+"""The codes of errors that only work may have."""
+
+_OF_SEMAPHORES: Final = frozenset({"semaphore_in_use", "semaphore_full"})
+"""The codes of errors that work does not have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of a route: its parameters, and its responses by status. If `who` is empty, no key is needed. `error`
-    is the content of its errors. It `creates` predictions if it has a `callback`, at least."""
+    """One method of a route: its parameters, and its responses by status. `who` has the roles of keys that it lets in;
+    if it is empty, no key is needed. `error` is the content of its errors. It `creates` predictions if it has a
+    `callback`, at least."""
 
     name: str
     summary: str
     answers: JSON
-    who: Sequence[JSON] = ()
+    who: Sequence[str] = ()
     parameters: Sequence[JSON] = ()
     takes: JSON = field(default_factory=dict)
     errors: Iterable[str] = ()
@@ -43,7 +57,7 @@ class Operation:
         described: JSON = {
             "operationId": self.name,
             "summary": self.summary,
-            "security": list(self.who),
+            "security": _security(self.who),
             "parameters": [*self.parameters, _REQUEST_ID],
             "responses": {
                 **self.answers,
@@ -53,6 +67,8 @@ class Operation:
                 },
             },
         }
+        if self.who:
+            described["x-roles"] = list(self.who)
         if self.takes:
             described["requestBody"] = {"required": True, "content": self.takes}
         if self.callback:
@@ -69,8 +85,9 @@ def paths() -> JSON:
 
 
 def _routes() -> dict[str, dict[str, Operation]]:
-    generation = {"parameters": (_target("generation"),), "who": EITHER, "errors": ("401", "404", "500")}
+    generation = {"parameters": (_target("generation"),), "who": READERS, "errors": ("401", "404", "500")}
     batch = {**generation, "parameters": (_target("batch"),)}
+    change: dict[str, Any] = {"who": PAYERS}
     return {
         "/generate": {"post": _generate()},
         "/generate-batch": {"post": _generate_batch()},
@@ -80,13 +97,16 @@ def _routes() -> dict[str, dict[str, Operation]]:
                 "generation", "Get a generation", "AnyGeneration", **generation
             ),
             "delete": operation(
-                "cancelGeneration", "Cancel a generation that has not ended", "AnyGeneration", **generation
+                "cancelGeneration", "Cancel a generation that has not ended", "AnyGeneration",
+                **generation | change,
             ),
         },
         "/generations/{target}/events": {"get": _events()},
         "/batches/{target}": {
             "get": operation("batch", "Get a batch, with the results so far", "AnyBatch", **batch),
-            "delete": operation("cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch),
+            "delete": operation(
+                "cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch | change
+            ),
         },
         "/usage": {"get": _usage()},
         "/files/{generation}/{name}": {"get": _file()},
@@ -145,7 +165,7 @@ def _generate() -> Operation:
     return Operation(
         name="generate",
         summary="Generate one image or video, or forecast its cost and duration",
-        who=EITHER,
+        who=PAYERS,
         parameters=(_PREFER, KEY),
         takes={**json_of("GenerationRequest"), **_FORM},
         answers={
@@ -162,7 +182,7 @@ def _generate_batch() -> Operation:
     return Operation(
         name="generateBatch",
         summary="Generate many images or videos, with results in input order, or forecast them",
-        who=EITHER,
+        who=PAYERS,
         parameters=(_PREFER, KEY),
         takes={**json_of("BatchRequest"), **_FORM},
         answers={
@@ -182,7 +202,7 @@ def _list() -> Operation:
     limit = {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}
     return operation(
         "listGenerations", "List the caller's generations, the latest first", "Generations",
-        who=EITHER, errors=("400", "401", "500"),
+        who=READERS, errors=("400", "401", "500"),
         parameters=(
             query("state", {"enum": [*UNFINISHED, *ENDED]}),
             query("model", TEXT, "Full name or alias."),
@@ -197,7 +217,7 @@ def _events() -> Operation:
     return Operation(
         name="events",
         summary="Follow a generation by server-sent events",
-        who=EITHER,
+        who=READERS,
         parameters=(_target("generation"),),
         answers={
             "200": {
@@ -212,7 +232,7 @@ def _events() -> Operation:
 def _usage() -> Operation:
     return operation(
         "usage", "Get the number and cost of generations: all for the admin, their own for users", "Usage",
-        who=EITHER, errors=("400", "401", "500"),
+        who=READERS, errors=("400", "401", "500"),
         parameters=(
             query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
             query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),
@@ -273,6 +293,12 @@ def _webhook(result: str) -> JSON:
 # ── Parts of operations
 
 
+def _security(roles: Sequence[str]) -> list[JSON]:
+    """The headers in which a key of these roles may be sent."""
+    schemes = ["admin", "key", "bearer", *(["user"] if "user" in roles else [])]
+    return [{each: []} for each in schemes] if roles else []
+
+
 def operation(name: str, summary: str, answer: str, **more: object) -> Operation:
     answers = {"200": {"description": "Done", "content": json_of(answer)}}
     return Operation(name=name, summary=summary, answers=answers, **more)  # type: ignore[arg-type]
@@ -292,7 +318,8 @@ def _goes_on(name: str) -> JSON:
 
 
 def _error(status: str, content: JSON, *, creates: bool) -> JSON:
-    codes = [error for error in every_error() if str(error.status) == status]
+    others = _OF_SEMAPHORES if creates else _OF_WORK
+    codes = [error for error in every_error() if str(error.status) == status and error.code not in others]
     headers = ({"Retry-After": _SECONDS} if status in {"429", "503"} else {}) | (_PAID if creates else {})
     return {
         "description": "; ".join(f"`{error.code}`: {error.title}" for error in codes),

@@ -1,14 +1,16 @@
 """The routes and schemas of named semaphores in the OpenAPI document."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from api.openapi.operations import ADMIN_ONLY, Operation, header, json_of, operation
+from api.openapi.operations import ADMIN_ONLY, VIEWERS, Operation, header, json_of, operation
 from api.openapi.schemas import JSON, TEXT, an_object, ref
 
 _COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
 _REFUSED: Final = ("401", "403")
 _BODY: Final = ("400", *_REFUSED, "413", "415", "429", "500")
+_LEASING: Final = ("admin", "caller")
 _KEY: Final = header(
     "Idempotency-Key",
     {"type": "string", "pattern": "^[!-~]{1,255}$"},
@@ -20,7 +22,7 @@ def paths() -> JSON:
     routes = {
         "/_admin/semaphores": {
             "get": operation(
-                "listSemaphores", "List the semaphores and their use", "Semaphores", who=ADMIN_ONLY, errors=_REFUSED
+                "listSemaphores", "List the semaphores and their use", "Semaphores", who=VIEWERS, errors=_REFUSED
             ),
             "post": operation(
                 "setSemaphore", "Create a semaphore, or change its limit at once", "Semaphore", who=ADMIN_ONLY,
@@ -37,7 +39,7 @@ def paths() -> JSON:
             "post": replace(
                 operation(
                     "leasePermit", "Lease a permit for another service, or be refused at once", "Lease",
-                    who=ADMIN_ONLY, takes=json_of("LeaseTerms"), errors=(*_BODY, "404", "409"),
+                    who=_LEASING, takes=json_of("LeaseTerms"), errors=(*_BODY, "404", "409"),
                     parameters=(_path("semaphore"), _KEY),
                 ),
                 answers={"201": {"description": "The permit is leased", "content": json_of("Lease")}},
@@ -45,14 +47,14 @@ def paths() -> JSON:
         },
         "/semaphores/{semaphore}/leases/{lease_id}/renew": {
             "post": operation(
-                "renewLease", "Let a lease last for its `ttl` from now", "Lease", who=ADMIN_ONLY,
+                "renewLease", "Let a lease last for its `ttl` from now", "Lease", who=_LEASING,
                 errors=(*_REFUSED, "410", "500"), parameters=(_path("semaphore"), _path("lease_id")),
             )
         },
         "/semaphores/{semaphore}/leases/{lease_id}": {
             "delete": _deletion(
                 "endLease", "End a lease; also succeeds if it has ended", "semaphore", "lease_id",
-                errors=(*_REFUSED, "500"),
+                who=_LEASING, errors=(*_REFUSED, "500"),
             )
         },
     }  # fmt: skip
@@ -79,11 +81,13 @@ def schemas() -> JSON:
     }
 
 
-def _deletion(name: str, summary: str, *path: str, errors: tuple[str, ...]) -> Operation:
+def _deletion(
+    name: str, summary: str, *path: str, errors: tuple[str, ...], who: Sequence[str] = ADMIN_ONLY
+) -> Operation:
     return Operation(
         name=name,
         summary=summary,
-        who=ADMIN_ONLY,
+        who=who,
         parameters=tuple(_path(each) for each in path),
         answers={"204": {"description": "Done"}},
         errors=errors,

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from api.openapi.operations import ADMIN_ONLY, Operation
+from api.openapi.operations import Operation
 from api.openapi.schemas import JSON, TEXT, an_object
 from parsing.limits import Limits
 
@@ -17,7 +17,7 @@ def paths() -> JSON:
     metrics = Operation(
         name="metrics",
         summary="Get the figures of the status and of the ledger, for Prometheus",
-        who=ADMIN_ONLY,
+        who=("admin", "metrics"),
         answers={
             "200": {"description": "Done", "content": {each: {"schema": TEXT} for each in formats}},
         },
