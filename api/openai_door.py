@@ -21,7 +21,7 @@ from doors.openai import catalogue, results
 from doors.openai.errors import as_called
 from doors.openai.requests import FORM_NAMES, Call, renamed, translated
 from doors.openai.results import Picture
-from errors import InvalidRequest, StillRunning
+from errors import InvalidRequest, QueueFull, StillRunning
 from files.names import stored_name
 from generations import views
 from generations.archive import Stored
@@ -76,8 +76,12 @@ def get_images_model(name: str) -> Response:
 def _images(*, edits: bool) -> Response:
     service, caller = incoming.service(), incoming.require_payer()
     with incoming.quota(_WAITS).held(caller.turn, retry_after=service.seconds_per_release):
-        call, submission = _call(service, caller, edits=edits)
-        work = _work(service, submission)
+        try:
+            call, submission = _call(service, caller, edits=edits)
+            work = _work(service, submission)
+        except QueueFull:
+            service.loop.submit(service.core.lost_calls.refused(caller.id))
+            raise
     return _answer(service, call, work, submission.address, edits=edits)
 
 

@@ -7,12 +7,14 @@ lost call with its key and body, so no two retries join the same work. Work whos
 An answer that was written may be lost as well: a line drops it, and the connection ends. A client that has the answer
 keeps its connection for the next request, or may close it: both are seen alike. So such an end counts as a loss only
 if it comes at once, if most connections of the same caller stay open, and for a retry that comes when the client of
-that try would send it. Nothing is seen of answers with `Connection: close`, or if a proxy keeps the connection open.
+that try would send it. While nothing is known of the caller, it must also be its latest call. Nothing is seen of
+answers with `Connection: close`, or if a proxy keeps the connection open.
 
 After a minute without a retry, the row is deleted and unfinished work is cancelled.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -28,7 +30,7 @@ from generations.batch import Batch, Work
 from generations.generation import Generation
 from generations.service import GenerationService, HandedOver
 from generations.submission import Submission
-from ledger import Ledger
+from ledger import Ledger, Page
 from ledger.access_records import LostCallRecord
 from ledger.claims import TakeLostCall, WaitsElsewhere
 from ledger.records import GenerationRecord
@@ -131,8 +133,12 @@ class LostCalls:
         habit = self._habits.setdefault(lost.caller_id, _Habit())
         habit.ended.append(_now())
         await asyncio.sleep(_JUDGED_AFTER)
-        if not habit.is_to_close(_now()):
-            await self.lose(lost)
+        if (keeps := habit.keeps(_now())) is not False:
+            await self.lose(replace(lost, unsure=keeps is None))
+
+    async def refused(self, caller_id: str) -> None:
+        """A try of this caller was refused, and its client will retry without having lost anything."""
+        self._habits.setdefault(caller_id, _Habit()).refused_at = _now()
 
     def take_over(self, works: Iterable[Work | GenerationRecord]) -> None:
         """Let retries join the unfinished work of a process that has died, whose callers have lost their connections.
@@ -160,10 +166,24 @@ class LostCalls:
             await asyncio.sleep(pause)
             rows = await self._archive.read(lambda queries: queries.lost_calls(caller.id, fingerprint))
             for lost in _candidates(rows, number, time.time()):
+                if lost.unsure and not await self._is_likely(lost):
+                    continue
                 work = await self._take(lost, caller)
                 if work is not None and not _is_cancelled(work):
                     return work
         return None
+
+    async def _is_likely(self, lost: LostCallRecord) -> bool:
+        """Whether its caller is known to keep connections by now; or has submitted nothing else since, in any process,
+        and had no try refused here, so that a retry can only be of this call."""
+        habit = self._habits.get(lost.caller_id)
+        if habit is not None and (keeps := habit.keeps(_now())) is not None:
+            return keeps
+        if habit is not None and habit.refused_at > _now() - _HABIT:
+            return False
+        page = Page(lost.caller_id, limit=1)
+        latest = await self._archive.read(lambda queries: queries.page(page))
+        return all(lost.work_id in {each.id, each.batch_id} for each in latest)
 
     async def _take(self, lost: LostCallRecord, caller: Caller) -> Work | Stored | None:
         """The work of this lost call, which is not lost any more; None if another retry has it. If this retry
@@ -219,14 +239,18 @@ class _Habit:
     def __init__(self) -> None:
         self.answered: deque[float] = deque(maxlen=1000)
         self.ended: deque[float] = deque(maxlen=1000)
+        self.refused_at = -math.inf
 
-    def is_to_close(self, now: float) -> bool:
-        """Whether the caller's clients close their connections after each answer."""
+    def keeps(self, now: float) -> bool | None:
+        """Whether the caller's clients keep their connections after answers; None if that is not known."""
         while self.answered and self.answered[0] < now - _HABIT:
             self.answered.popleft()
         while self.ended and self.ended[0] < (self.answered[0] if self.answered else now):
             self.ended.popleft()
-        return len(self.ended) > _FEW and len(self.ended) > _MOST_ENDING * len(self.answered)
+        before = sum(each <= now - _JUDGED_AFTER for each in self.answered)
+        if len(self.ended) > _MOST_ENDING * len(self.answered):
+            return False if len(self.ended) > _FEW else None
+        return True if before > len(self.ended) else None
 
 
 def lost_call(work: Work | Stored, submission: Submission) -> LostCallRecord:

@@ -74,7 +74,8 @@ class AuditRecord:
 class LostCallRecord:
     """A call whose connection was lost, and whose work no retry has joined yet. `body_fingerprint` identifies its
     body. `answered_try` is None if no answer was written. Else it is the number of the try, from 0, to which one was
-    written whose connection ended at once, so that it probably did not arrive."""
+    written whose connection ended at once, so that it probably did not arrive. That is `unsure` if it is not known
+    whether the caller keeps its connections."""
 
     caller_id: str
     body_fingerprint: str
@@ -82,3 +83,4 @@ class LostCallRecord:
     accepted_at: float
     lost_at: float
     answered_try: int | None = None
+    unsure: bool = False

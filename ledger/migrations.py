@@ -123,7 +123,8 @@ def named_keys(driver: sqlite3.Connection) -> None:
     driver.execute(
         """CREATE TABLE lost_calls (
             caller_id TEXT NOT NULL, body_fingerprint TEXT NOT NULL, work_id TEXT NOT NULL, accepted_at FLOAT NOT NULL,
-            lost_at FLOAT NOT NULL, answered_try INTEGER, PRIMARY KEY (caller_id, body_fingerprint, work_id)
+            lost_at FLOAT NOT NULL, answered_try INTEGER, unsure BOOLEAN NOT NULL,
+            PRIMARY KEY (caller_id, body_fingerprint, work_id)
         ) WITHOUT ROWID"""
     )
 
@@ -185,7 +186,8 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         )""",
         """CREATE TABLE lost_calls (
             caller_id TEXT NOT NULL, body_fingerprint TEXT NOT NULL, work_id TEXT NOT NULL, accepted_at FLOAT NOT NULL,
-            lost_at FLOAT NOT NULL, answered_try INTEGER, PRIMARY KEY (caller_id, body_fingerprint, work_id)
+            lost_at FLOAT NOT NULL, answered_try INTEGER, unsure BOOLEAN NOT NULL,
+            PRIMARY KEY (caller_id, body_fingerprint, work_id)
         )""",
     ),
 }
