@@ -139,8 +139,9 @@ _DATA: Final = Shape(data=True)
 class OutputForm:
     """How to read the outputs of a model.
 
-    With `joins`, a list of texts is one text in pieces. With `streams`, the output grows until the status says that the
-    prediction is over. With `is_media`, only pictures and films count, wherever they are, and all else is a refusal."""
+    With `joins`, a list of texts is one text in pieces. With `streams`, the output may grow until the status says that
+    the prediction is over. With `is_media`, only pictures and films count, wherever they are, and all else is a
+    refusal."""
 
     shape: Shape = ANYTHING
     joins: bool = False
@@ -173,6 +174,9 @@ class OutputForm:
         return Produced(() if all(is_empty(item.value) for item in items) else items, said)
 
 
+UNKNOWN: Final = OutputForm(streams=True)
+"""The form of outputs that no schema describes. They may grow."""
+
 FILES: Final = OutputForm(is_media=True)
 """The form of the declared models, all of which make pictures or films."""
 
@@ -189,10 +193,11 @@ def output_form(document: Mapping[str, Any]) -> OutputForm:
     counts as not described. Never raises."""
     reader = _Reader(document)
     schema = reader.resolved({"$ref": "#/components/schemas/Output"})
+    shape = reader.shape(schema)
     return OutputForm(
-        shape=reader.shape(schema),
+        shape=shape,
         joins=schema.get("x-cog-array-display") == "concatenate",
-        streams=schema.get("x-cog-array-type") == "iterator",
+        streams=shape == ANYTHING or schema.get("x-cog-array-type") == "iterator",
     )
 
 

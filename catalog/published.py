@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from catalog.inputs import LARGEST, SMALLEST, Content, Input, Inputs, Rule
-from catalog.outputs import OutputForm, output_form
+from catalog.outputs import UNKNOWN, OutputForm, output_form
 from catalog.plain_schema import NoInputs, PlainSchemas, Schema, is_number
 from errors import ABSENT
 
@@ -84,7 +84,7 @@ class Published:
         """If the document does not describe the inputs, any are passed on. A text in its place says why it could not be
         read."""
         if isinstance(document, str):
-            return cls({}, _ANY, OutputForm(), document)
+            return cls({}, _ANY, UNKNOWN, document)
         output = output_form(document)
         try:
             return cls(document, compiled(document), output)

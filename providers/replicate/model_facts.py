@@ -11,6 +11,7 @@ null. Schemas have up to 100 kB.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Final
@@ -28,6 +29,8 @@ MAX_SCHEMA: Final = 512 * 1024
 MAX_EXAMPLE: Final = 64 * 1024
 """The most bytes of an example's input. A longer one is left out."""
 
+_COG_VERSION: Final = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
+_ITERATORS_SINCE: Final = (0, 3, 9)
 _LONGEST_DESCRIPTION: Final = 2_000
 _MOST_FOUND: Final = 100
 _DEEPEST: Final = 50
@@ -155,7 +158,24 @@ def _schema(version: Mapping[str, Any], redact: Redaction) -> PublishedSchema | 
         cleaned: dict[str, Any] = _cleaned(schema, redact, _DEEPEST)
     except _TooDeep:
         return f"it is nested deeper than {_DEEPEST} levels."
-    return cleaned
+    return _with_iterator(cleaned) if _has_no_iterators(version.get("cog_version")) else cleaned
+
+
+def _has_no_iterators(cog_version: Any) -> bool:
+    """Whether schemas of this version of Cog do not say if a list is an iterator, whose output grows. The official
+    client also reads their lists as iterators (`replicate/schema.py`, 1.0.7)."""
+    found = _COG_VERSION.match(cog_version) if isinstance(cog_version, str) else None
+    return found is not None and tuple(map(int, found.groups())) < _ITERATORS_SINCE
+
+
+def _with_iterator(schema: dict[str, Any]) -> dict[str, Any]:
+    """A document whose output is an iterator if it is a list."""
+    components = schema.get("components")
+    schemas = components.get("schemas") if isinstance(components, dict) else None
+    output = schemas.get("Output") if isinstance(schemas, dict) else None
+    if isinstance(output, dict) and output.get("type") == "array":
+        output.setdefault("x-cog-array-type", "iterator")
+    return schema
 
 
 def _example(prediction: Any, redact: Redaction) -> Mapping[str, Any] | None:

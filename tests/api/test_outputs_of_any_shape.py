@@ -200,8 +200,8 @@ def unfinished(form, output):
 
 
 def test_output_that_grows_does_not_end_a_prediction():
-    assert [True, False, False, True] == [
-        unfinished(each, ["a"]).is_over for each in (FILES, WORDS, FRAMES, ANY)
+    assert [True, True, False, False, False] == [
+        unfinished(each, ["a"]).is_over for each in (FILES, IMAGES, WORDS, FRAMES, ANY)
     ]
     assert [False] * 4 == [unfinished(each, None).is_over for each in (FILES, WORDS, FRAMES, ANY)]
     growing = unfinished(FRAMES, [A])

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from replicate.schema import make_schema_backwards_compatible
 
+from catalog.outputs import output_form
 from providers.models import ListedVersion, ModelFacts
 from providers.replicate.model_facts import (
     MAX_EXAMPLE,
@@ -148,6 +150,27 @@ def test_a_list_of_versions_is_read_with_its_dates_and_leaves_out_what_is_no_ver
     assert 100 == len(read_versions({"results": items[:1] * 1_000}))
     with pytest.raises(Lost):
         read_versions({"results": None})
+
+
+@pytest.mark.parametrize(
+    ("cog_version", "kind", "grows"),
+    [
+        ("0.3.8", "array", True), ("0.2.10", "array", True), ("0.3.9", "array", False), ("0.13.7", "array", False),
+        ("1.0.0", "array", False), ("dev", "array", False), (None, "array", False), ("0.3.8", "string", False),
+    ],
+)  # fmt: skip
+def test_a_list_of_an_old_cog_is_read_as_an_iterator_as_the_official_client_does(cog_version, kind, grows):
+    output = {"type": kind, "items": {"type": "string"}}
+    version = {
+        "id": ID,
+        "cog_version": cog_version,
+        "openapi_schema": {"components": {"schemas": {"Output": output}}},
+    }
+    read = read_version(version, "ann/fox", REDACT)
+
+    assert grows == output_form(read.schema).streams
+    official = make_schema_backwards_compatible(version["openapi_schema"], cog_version or "")
+    assert official == read.schema
 
 
 def test_a_deployment_is_read_with_its_release():
