@@ -2,7 +2,7 @@
 
 import json
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -11,13 +11,23 @@ import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
 from api import incoming, roles
+from auth import Principal
 from contract.ids import is_prediction_id
 from errors import NotFound
 from generations import views
 from generations.batch import Batch
 from generations.events import Subscription
 from ledger import Period
-from parsing.queries import cursor, each_once, parse_list, parse_usage
+from parsing.queries import (
+    Owner,
+    cursor,
+    each_once,
+    parse_list,
+    parse_owner,
+    parse_places,
+    parse_usage,
+    place_cursor,
+)
 
 _STILL_HERE: Final = 15.0
 """Seconds between the comments that keep a silent connection open through proxies."""
@@ -55,12 +65,28 @@ def cancel_batch(target: str) -> Response:
 def generations() -> Response:
     """The caller's generations, the latest first."""
     service, principal = incoming.service(), incoming.authenticate()
-    page = parse_list(_query(), service.context.registry, principal.id)
+    query = _query()
+    page = parse_list(query, service.context.registry, _owner(query, principal))
     one_more = replace(page, limit=page.limit + 1)  # one more shows whether there is a next page
     records = service.loop.run(service.generations.page(one_more))
     shown, address = records[: page.limit], incoming.address()
     more = cursor(shown[-1].seq or 0) if len(records) > len(shown) else None
     return jsonify({"generations": [views.generation(each, address) for each in shown], "next_cursor": more})
+
+
+@routes.get("/batches")
+def batches() -> Response:
+    """The caller's batches, the latest first, without the results."""
+    service, principal = incoming.service(), incoming.authenticate()
+    query = _query()
+    limit, before = parse_places(query, "key")
+    owner = _owner(query, principal)
+    found = service.loop.run(
+        service.generations.batches(owner.caller_id, owner.key_name, limit=limit + 1, before=before)
+    )
+    shown = found[:limit]
+    more = place_cursor(shown[-1].record.accepted_at, shown[-1].record.id) if len(found) > limit else None
+    return jsonify({"batches": [views.listed_batch(each) for each in shown], "next_cursor": more})
 
 
 @routes.get("/generations/<target>/events")
@@ -111,6 +137,12 @@ def _cancelled(kind: str, target: str) -> Response:
     work = service.loop.run(cancelled)
     log.info("cancelled", request=g.request_id, target=target, batch=isinstance(work, Batch))
     return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
+
+
+def _owner(query: Mapping[str, str], principal: Principal) -> Owner:
+    """Whose work a list is to show."""
+    name = None if principal.key is None else principal.key.name
+    return parse_owner(query.get("key"), own_id=principal.id, own_name=name, sees_all=principal.sees_all)
 
 
 def _query() -> dict[str, str]:

@@ -8,7 +8,9 @@ from typing import Any
 from catalog.prices import weakest
 from generations import views
 from generations.generation import Generation
+from generations.submission import Submission
 from ledger.records import BatchRecord, GenerationRecord, PlanRecord
+from parsing.shapes import BatchRequest, metadata_json
 
 Item = Generation | GenerationRecord
 
@@ -17,8 +19,9 @@ Item = Generation | GenerationRecord
 class Batch:
     """Generations that were submitted together.
 
-    `accepted_at` and `ended_at` are times of the loop, `created_at` is the Unix time of acceptance. `max_cost` is USD.
-    `request_json` is the part of the request that all items share. The other fields are those of a `Generation`.
+    `accepted_at` and `ended_at` are times of the loop, `created_at` is the Unix time of acceptance. `max_cost` is USD,
+    and `metadata` a JSON object. `request_json` is the part of the request that all items share. The other fields are
+    those of a `Generation`.
     """
 
     id: str
@@ -32,11 +35,43 @@ class Batch:
     simulated: bool
     request_json: str = "{}"
     webhook: str | None = None
+    metadata: str | None = None
     created_at: float = field(default_factory=time.time)
     ended_at: float | None = None
     detached: bool = False
     door: str | None = None
     body_fingerprint: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        submission: Submission,
+        request: BatchRequest,
+        items: Sequence[Item],
+        *,
+        request_json: str,
+        accepted_at: float,
+    ) -> "Batch":
+        """The batch of a submission that is accepted."""
+        assert submission.plan is not None  # noqa: S101 - every batch has one
+        return cls(
+            id=submission.id,
+            caller_id=submission.caller.id,
+            items=items,
+            max_concurrent=request.max_concurrent,
+            max_cost=request.max_cost,
+            plan=submission.plan,
+            accepted_at=accepted_at,
+            address=submission.address,
+            simulated=submission.simulated,
+            request_json=request_json,
+            webhook=request.webhook,
+            metadata=metadata_json(request.metadata),
+            door=submission.door,
+            body_fingerprint=submission.body_fingerprint,
+            created_at=submission.submitted_at,
+            detached=submission.detached or request.webhook is not None,
+        )
 
     @property
     def has_ended(self) -> bool:
@@ -64,6 +99,7 @@ class Batch:
             "actual_seconds": self._seconds(),
             "actual_cost_usd": round(sum(each.cost_usd for each in self.items), 6),
             "cost_basis": weakest((each.cost_basis or "declared" for each in self.items), "declared"),
+            **views.metadata(self.metadata),
         }
 
     def item(self, index: int, address: str) -> dict[str, Any]:
@@ -84,6 +120,7 @@ class Batch:
             max_concurrent=self.max_concurrent,
             max_cost_usd=self.max_cost,
             webhook=self.webhook,
+            metadata=self.metadata,
             plan=self.plan,
             address=self.address,
             simulated=self.simulated,

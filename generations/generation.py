@@ -362,6 +362,7 @@ class Generation:
             semaphore=self.semaphore,
             cost_basis=self.cost_basis,
             warnings=self.request.warnings,
+            metadata=self.request.metadata_json,
             has_secrets=bool(self.request.secrets) or self.secrets_lost,
             door=self.door,
             door_facts=self.door_facts,

@@ -7,6 +7,7 @@ time fails as `interrupted`; its prediction at Replicate has ended by its deadli
 Simulated work never resumes as real work, nor real work as simulated.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +147,11 @@ class Recovery:
             raise ValueError("an unfinished generation has its request")
         fields = {**shared, **self._attachments.read(record.batch_id or record.id, record.request)}
         context = self._context_of(fields, record, caller)
-        request = replace(parse_generation(fields, context), warned=record.warnings)
+        request = replace(
+            parse_generation(fields, context),
+            warned=record.warnings,
+            metadata=json.loads(record.metadata or "{}"),
+        )
         known = {each.name: each for each in context.resolved.values() if isinstance(each, Model)}
 
         def find(name: str) -> Model | None:
@@ -222,6 +227,7 @@ def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batc
         simulated=record.simulated,
         request_json=record.request,
         webhook=record.webhook,
+        metadata=record.metadata,
         created_at=record.accepted_at,
         detached=True,
         door=record.door,

@@ -27,7 +27,8 @@ from generations.status import Status
 from generations.submission import Submission
 from generations.supervisor import Supervisor
 from generations.suspension import Requested, Suspension
-from ledger import Grouping, Ledger, Page, Period, Queries
+from generations.views import ListedBatch
+from ledger import Grouping, Ledger, Page, Period, Place, Queries
 from ledger.records import Delivery, GenerationRecord
 from parsing.attachments import UPLOADED
 from parsing.shapes import BatchRequest
@@ -203,8 +204,20 @@ class GenerationService:
         return body | {"webhook": views.webhook(delivery)} if delivery else body
 
     async def page(self, page: Page) -> Sequence[GenerationRecord]:
-        """A page of a caller's generations, the latest first."""
+        """A page of generations, the latest first."""
         return await self._archive.read(lambda queries: queries.page(page))
+
+    async def batches(
+        self, caller_id: str | None, key_name: str | None = None, *, limit: int, before: Place | None = None
+    ) -> Sequence[ListedBatch]:
+        """The batches of a caller, of keys of this name, or of all callers, the latest first."""
+
+        def found(queries: Queries) -> Sequence[ListedBatch]:
+            records = queries.batches(caller_id, key_name=key_name, limit=limit, before=before)
+            states = queries.batch_states([each.id for each in records])
+            return [ListedBatch(each, states.get(each.id, {})) for each in records]
+
+        return await self._archive.read(found)
 
     async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
         """Counts and costs of ended generations, by group and in total."""

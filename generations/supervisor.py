@@ -103,19 +103,13 @@ class Supervisor:
         for index, (each, bound) in enumerate(zip(request.requests, bounds, strict=True)):
             check_cost(bound, each.max_cost, where=f"requests[{index}]")
         self._budget.reserve(submission.caller, sum(bounds), submission.submitted_at)
-        assert submission.plan is not None  # noqa: S101 - every batch has one
         shared, *own = submission.request_json
         items = [
             self._new(submission, each, text, id=new_id("gen"), batch_id=submission.id, position=position)
             for position, (each, text) in enumerate(zip(request.requests, own, strict=True))
         ]
-        batch = Batch(
-            id=submission.id, caller_id=submission.caller.id, items=items, max_concurrent=request.max_concurrent,
-            max_cost=request.max_cost, plan=submission.plan, accepted_at=asyncio.get_running_loop().time(),
-            address=submission.address, simulated=submission.simulated, request_json=shared, webhook=request.webhook,
-            detached=submission.detached or request.webhook is not None, door=submission.door,
-            body_fingerprint=submission.body_fingerprint,
-        )  # fmt: skip
+        now = asyncio.get_running_loop().time()
+        batch = Batch.of(submission, request, items, request_json=shared, accepted_at=now)
         self._ledger.mark_dirty(batch)
         for generation in items:
             self._ledger.mark_dirty(generation)

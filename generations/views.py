@@ -4,8 +4,10 @@ A generation in memory and one in the ledger have the same record, so their bodi
 URL under which the caller reaches this service; stored files are linked below it.
 """
 
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from catalog.outputs import is_empty
@@ -13,7 +15,7 @@ from contract.states import State, iso8601
 from errors import ServiceError, restored
 from files import names
 from generations.costs import Forecast
-from ledger.records import AttemptRecord, Delivery, Failure, GenerationRecord, PlanRecord
+from ledger.records import AttemptRecord, BatchRecord, Delivery, Failure, GenerationRecord, PlanRecord
 from parsing.shapes import GenerationRequest
 
 Body = dict[str, Any]
@@ -74,7 +76,13 @@ def facts(record: GenerationRecord, address: str) -> Body:
         body["warnings"] = list(record.warnings)
     if record.version is not None:
         body["version"] = record.version
+    body |= metadata(record.metadata)
     return body | {"placeholder": True} if record.placeholder else body
+
+
+def metadata(text: str | None) -> Body:
+    """The field of what the caller has attached, empty without any."""
+    return {} if text is None else {"metadata": json.loads(text)}
 
 
 def failure(record: Failure) -> Body:
@@ -151,6 +159,31 @@ def batch_status(states: Iterable[State], *, has_ended: bool) -> Body:
     counts = Counter(states)
     status = "queued" if counts.get("queued") == counts.total() else "running"
     return {"status": "completed" if has_ended else status, "counts": dict(counts)}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedBatch:
+    """A batch in a list, with the number of its generations in each state and what these have cost."""
+
+    record: BatchRecord
+    states: Mapping[State, tuple[int, float]]
+
+
+def listed_batch(listed: ListedBatch) -> Body:
+    """A batch without its results."""
+    record, states = listed.record, listed.states
+    has_ended = record.ended_at is not None
+    each_state = [state for state, (count, _) in states.items() for _ in range(count)]
+    return {
+        "id": record.id,
+        "total": record.total,
+        **batch_status(each_state, has_ended=has_ended),
+        "actual_cost_usd": round(sum(usd for _, usd in states.values()), 6),
+        "created_at": iso8601(record.accepted_at),
+        "ended_at": iso8601(record.ended_at) if record.ended_at is not None else None,
+        "simulated": record.simulated,
+        **metadata(record.metadata),
+    }
 
 
 def _result(record: GenerationRecord, address: str) -> Body:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
+from contract.states import State
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
 from ledger.claims import Claim
 from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
@@ -99,14 +100,21 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a caller's generations: `seq` below `before`, accepted at or after `since` (Unix time)."""
+    """A page of generations: `seq` below `before`, accepted at or after `since` (Unix time). Without a `caller_id` they
+    are of all callers, or of those keys that have this `key_name`, also deleted ones. `prompt` is a text that their
+    prompts contain, in any case, and `metadata` are pairs that they have."""
 
-    caller_id: str
+    caller_id: str | None
     limit: int
     state: str | None = None
     model: str | None = None
     since: float | None = None
     before: int | None = None
+    key_name: str | None = None
+    batch_id: str | None = None
+    kind: str | None = None
+    prompt: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +207,14 @@ class Queries(ModelQueries, AccessQueries, Protocol):
 
     def batch(self, batch_id: str) -> BatchRecord | None: ...
 
+    def batches(
+        self, caller_id: str | None, *, key_name: str | None = None, limit: int, before: Place | None = None
+    ) -> Sequence[BatchRecord]:
+        """The batches of a caller, or of callers as in `Page`, accepted before this place, the latest first."""
+
+    def batch_states(self, batch_ids: Collection[str]) -> Mapping[str, Mapping[State, tuple[int, float]]]:
+        """How many generations of each batch are in each state, and the USD that these have cost."""
+
     def batch_items(self, batch_id: str) -> Sequence[GenerationRecord]:
         """The generations of a batch, in input order."""
 
@@ -212,7 +228,7 @@ class Queries(ModelQueries, AccessQueries, Protocol):
         """The ids of the generations of a batch that have ended."""
 
     def page(self, page: Page) -> Sequence[GenerationRecord]:
-        """A caller's generations, the latest first."""
+        """The generations of a page, the latest first."""
 
     def unfinished(self, process: str | None = None) -> Sequence[GenerationRecord]:
         """Every generation that has not ended, in the order of acceptance. With a `process`, only those that it has

@@ -29,7 +29,7 @@ class SqlAccess(SqlReader):
         return next(iter(self._records(ApiKeyRecord, _K.id == key_id)), None)
 
     def api_keys(self, *, limit: int, before: Place | None = None) -> Sequence[ApiKeyRecord]:
-        later = _after(before, _K.created_at, _K.id)
+        later = after(before, _K.created_at, _K.id)
         order = _K.created_at.desc(), _K.id.desc()
         return self._records(ApiKeyRecord, _K.deleted_at.is_(None), *later, order=order, limit=limit)
 
@@ -46,7 +46,7 @@ class SqlAccess(SqlReader):
         action: str | None = None,
         since: float | None = None,
     ) -> Sequence[AuditRecord]:
-        conditions = [*_after(before, _A.at, _A.id)]
+        conditions = [*after(before, _A.at, _A.id)]
         if actor is not None:
             conditions.append(_A.actor == actor)
         if action is not None:
@@ -56,6 +56,6 @@ class SqlAccess(SqlReader):
         return self._records(AuditRecord, *conditions, order=(_A.at.desc(), _A.id.desc()), limit=limit)
 
 
-def _after(before: Place | None, moment: Any, row_id: Any) -> Sequence[Any]:
+def after(before: Place | None, moment: Any, row_id: Any) -> Sequence[Any]:
     """The condition of the rows after a place, the latest first. No condition without a place."""
     return () if before is None else (tuple_(moment, row_id) < tuple_(*before),)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Integer
+from sqlalchemy import Integer, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import UserDefinedType
@@ -35,6 +35,44 @@ class DayOf(FunctionElement[int]):
     name = "day_of"
     type = Integer()
     inherit_cache = True
+
+
+class JsonText(FunctionElement[str]):
+    """The text of this name in a column of JSON objects of texts. NULL if it has none."""
+
+    name = "json_text"
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(JsonText)
+def _json_text(found: JsonText, compiler: Any, **options: Any) -> str:
+    column, name = (compiler.process(each, **options) for each in found.clauses)
+    return f"(SELECT value FROM json_each({column}) WHERE key = {name})"  # noqa: S608 - both are compiled
+
+
+@compiles(JsonText, "postgresql")
+def _json_member(found: JsonText, compiler: Any, **options: Any) -> str:
+    column, name = (compiler.process(each, **options) for each in found.clauses)
+    return f"(CAST({column} AS JSON) ->> CAST({name} AS TEXT))"
+
+
+class Lower(FunctionElement[str]):
+    """A text in small letters. SQLite's own function knows ASCII only (`sqlite.py`)."""
+
+    name = "lowered"
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(Lower)
+def _lowered(text: Lower, compiler: Any, **options: Any) -> str:
+    return f"lowered({compiler.process(text.clauses, **options)})"
+
+
+@compiles(Lower, "postgresql")
+def _lower(text: Lower, compiler: Any, **options: Any) -> str:
+    return f"lower({compiler.process(text.clauses, **options)})"
 
 
 @compiles(DayOf)

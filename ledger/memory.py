@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 from errors import LedgerDown
-from ledger import Page, Progress, Source
+from ledger import Progress, Source
 from ledger.claims import (
     Claim,
     ClaimApiKey,
@@ -25,6 +25,7 @@ from ledger.claims import (
     ClaimSuspended,
 )
 from ledger.memory_access import MemoryAccess
+from ledger.memory_lists import MemoryLists
 from ledger.memory_money import MemoryMoney
 from ledger.memory_published import Rows
 from ledger.records import (
@@ -49,7 +50,7 @@ _RETRY_DELAY: Final = 1.0
 """Seconds between attempts to commit while `trouble` is set."""
 
 
-class MemoryLedger(MemoryMoney, MemoryAccess):
+class MemoryLedger(MemoryMoney, MemoryLists, MemoryAccess):
     """`ledger.Ledger` and `ledger.Queries`. While `trouble` is set, nothing is committed."""
 
     def __init__(
@@ -229,18 +230,6 @@ class MemoryLedger(MemoryMoney, MemoryAccess):
 
     def ended_items(self, batch_id: str) -> Collection[str]:
         return [each.id for each in self.batch_items(batch_id) if each.has_ended]
-
-    def page(self, page: Page) -> Sequence[GenerationRecord]:
-        found = self._generations(
-            lambda each: (
-                each.caller_id == page.caller_id
-                and page.state in {None, each.state}
-                and page.model in {None, each.model}
-                and (page.since is None or each.accepted_at >= page.since)
-                and (page.before is None or (each.seq or 0) < page.before)
-            )
-        )
-        return found[::-1][: page.limit]
 
     def unfinished(self, process: str | None = None) -> Sequence[GenerationRecord]:
         return self._generations(lambda each: not each.has_ended and _is_taken_by(process, each))

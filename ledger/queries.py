@@ -22,10 +22,12 @@ from sqlalchemy import (
     union_all,
 )
 
-from ledger import DAY, Grouping, Page, Period, Progress, date_of
-from ledger.access import SqlAccess
+from contract.states import State
+from ledger import DAY, Grouping, Page, Period, Place, Progress, date_of
+from ledger.access import SqlAccess, after
 from ledger.access_records import LostCallRecord, SpendingRecord
 from ledger.claims import BUDGET_TOTAL, SPENDING, spending_of, total_of
+from ledger.column_types import JsonText, Lower
 from ledger.published import SqlModels
 from ledger.records import (
     AttemptRecord,
@@ -38,6 +40,7 @@ from ledger.records import (
     SemaphoreRecord,
 )
 from ledger.tables import (
+    API_KEYS,
     ATTEMPTS,
     BATCHES,
     BUDGETS,
@@ -81,6 +84,26 @@ class SqlQueries(SqlModels, SqlAccess):
     def batch(self, batch_id: str) -> BatchRecord | None:
         return next(iter(self._records(BatchRecord, BATCHES.c.id == batch_id)), None)
 
+    def batches(
+        self, caller_id: str | None, *, key_name: str | None = None, limit: int, before: Place | None = None
+    ) -> Sequence[BatchRecord]:
+        conditions = _conditions((_B.caller_id, eq, caller_id))
+        conditions += [*_of_keys(_B.caller_id, key_name), *after(before, _B.accepted_at, _B.id)]
+        latest = (_B.accepted_at.desc(), _B.id.desc())
+        return self._records(BatchRecord, *conditions, order=latest, limit=limit)
+
+    def batch_states(self, batch_ids: Collection[str]) -> Mapping[str, Mapping[State, tuple[int, float]]]:
+        found: defaultdict[str, dict[State, tuple[int, float]]] = defaultdict(dict)
+        counted = (
+            select(_G.batch_id, _G.state, func.count(), func.sum(_G.cost_usd))
+            .where(_G.batch_id.in_(batch_ids))
+            .group_by(_G.batch_id, _G.state)
+        )
+        with self._reading() as connection:
+            for batch_id, state, count, usd in connection.execute(counted):
+                found[batch_id][state] = count, float(usd)
+        return found
+
     def batch_items(self, batch_id: str) -> Sequence[GenerationRecord]:
         return self._generations(_G.batch_id == batch_id, order=_G.position)
 
@@ -109,11 +132,17 @@ class SqlQueries(SqlModels, SqlAccess):
     def page(self, page: Page) -> Sequence[GenerationRecord]:
         conditions = _conditions(
             (_G.caller_id, eq, page.caller_id),
+            (_G.batch_id, eq, page.batch_id),
+            (_G.kind, eq, page.kind),
             (_G.state, eq, page.state),
             (_G.model, eq, page.model),
             (_G.accepted_at, ge, page.since),
             (_G.seq, lt, page.before),
         )
+        conditions += _of_keys(_G.caller_id, page.key_name)
+        conditions += [JsonText(_G.metadata, literal(name)) == value for name, value in page.metadata]
+        if page.prompt is not None:
+            conditions.append(Lower(_G.prompt).like(Lower(literal(_pattern_of(page.prompt))), escape="/"))
         return self._generations(*conditions, order=_G.seq.desc(), limit=page.limit)
 
     def unfinished(self, process: str | None = None) -> Sequence[GenerationRecord]:
@@ -293,6 +322,16 @@ class SqlQueries(SqlModels, SqlAccess):
             finally:
                 connection.exec_driver_sql("ROLLBACK")  # the transaction only reads
         return [read.read(row, attempts=tuple(attempts[row.id])) for row in rows]
+
+
+def _of_keys(caller_id: ColumnElement[str], name: str | None) -> Sequence[ColumnElement[bool]]:
+    """The condition that the caller is a key of this name. No condition without a name."""
+    return () if name is None else (caller_id.in_(select(API_KEYS.c.id).where(API_KEYS.c.name == name)),)
+
+
+def _pattern_of(part: str) -> str:
+    """A pattern for LIKE that finds this part of a text, with `/` as the escape."""
+    return "%" + "".join(f"/{each}" if each in "/%_" else each for each in part) + "%"
 
 
 def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:

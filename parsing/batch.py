@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -11,6 +12,7 @@ from files.names import DownloadName, distinct_names, first_collision
 from parsing.context import ParseContext
 from parsing.generation import PROMPT, item_fields, read_normalised, read_webhook
 from parsing.normal import normalised_batch
+from parsing.pairs import MOST_PAIRS
 from parsing.params import INPUT, LONGEST_INPUT, input_size, too_long, without_secrets
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
 from parsing.validation import (
@@ -43,9 +45,11 @@ def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
         read, apart = _read_inputs, {"inputs"}
     else:  # each prompt goes into the parameters of its item
         read, apart = _read_prompts, {"prompts", "file_names", INPUT}
-    requests = read(rest, context, problems)
+    requests: Sequence[GenerationRequest] = read(rest, context, problems)
     if problems or fields is None:
         refuse(problems)
+    if fields.metadata:
+        requests = _with_metadata(requests, fields.metadata)
     secret = {
         name for each in requests[:1] for name in each.secrets
     }  # in a batch of prompts, the same for all
@@ -56,10 +60,23 @@ def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
         bound,
         fields.dry_run,
         webhook,
+        fields.metadata or {},
         fields.max_cost_usd,
         fields.external_semaphore_id,
         shared,
     )
+
+
+def _with_metadata(
+    requests: Sequence[GenerationRequest], shared: Mapping[str, str]
+) -> Sequence[GenerationRequest]:
+    """The requests with the metadata of their batch, unless a request has another value for a name. Raises
+    InvalidRequest if one has too many pairs then."""
+    found = [replace(each, metadata={**shared, **each.metadata}) for each in requests]
+    why = f"has more than {MOST_PAIRS} pairs with those of the batch"
+    too_many = (index for index, each in enumerate(found) if len(each.metadata) > MOST_PAIRS)
+    refuse_if_any([Problem(f"requests[{index}].metadata", why) for index in islice(too_many, MAX_PROBLEMS)])
+    return found
 
 
 def _read_whole(

@@ -82,9 +82,9 @@ def read_normalised(
         placeholder=fields.placeholder,
         file_name=fields.file_name,
         webhook=webhook,
+        metadata=fields.metadata or {},
         max_cost=fields.max_cost_usd,
-        dry_run=isinstance(fields, SingleFields) and fields.dry_run,
-        semaphore=fields.external_semaphore_id if isinstance(fields, SingleFields) else None,
+        **_of_single(fields),
         longest=(fields.timeout or context.timeout) + (fields.start_timeout or context.start_timeout),
         secrets=secrets,
         lost_secrets=frozenset(named - secrets.keys()) if context.accepted else frozenset(),
@@ -92,6 +92,13 @@ def read_normalised(
         model_word=word_of(first.model, context.trigger_words),
         given=without_secrets(secrets, body),
     )
+
+
+def _of_single(fields: OwnFields) -> dict[str, Any]:
+    """What only `POST /generate` has."""
+    if not isinstance(fields, SingleFields):
+        return {}
+    return {"dry_run": fields.dry_run, "semaphore": fields.external_semaphore_id}
 
 
 def _first(route: Route, context: ParseContext) -> Step | Problem:

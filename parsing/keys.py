@@ -16,13 +16,11 @@ from catalog.registry import Registry
 from catalog.targets import Target, is_model_name
 from errors import Problem
 from ledger.access_records import Role
+from parsing.pairs import bounded
 from parsing.validation import did_you_mean, refuse, refuse_if_any, unusable_reasons, validated
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 LONGEST_NAME: Final = 100
-MOST_PAIRS: Final = 16
-LONGEST_PAIR_NAME: Final = 64
-LONGEST_PAIR_VALUE: Final = 512
 MOST_MODELS: Final = 100
 MOST_QUEUED: Final = 1_000_000
 LARGEST_BUDGET: Final = 1_000_000_000.0
@@ -43,13 +41,7 @@ def _plain(text: str) -> str:
 
 
 def _pairs(given: dict[str, str]) -> dict[str, str]:
-    if len(given) > MOST_PAIRS:
-        raise ValueError(f"must have at most {MOST_PAIRS} pairs")
-    for name, value in given.items():
-        if not 1 <= len(name) <= LONGEST_PAIR_NAME:
-            raise ValueError(f"must have names of 1 to {LONGEST_PAIR_NAME} characters")
-        if len(value) > LONGEST_PAIR_VALUE:
-            raise ValueError(f"must have values of at most {LONGEST_PAIR_VALUE} characters")
+    for name, value in bounded(given).items():
         _plain(name), _plain(value)
     return given
 

@@ -12,8 +12,9 @@ from typing import Any, Final, cast, get_args
 from catalog.model import KINDS, TIERS, Model
 from catalog.registry import Registry
 from catalog.targets import Target
+from contract.callers import ADMIN, KEY_PREFIX
 from contract.states import ENDED, UNFINISHED, iso8601
-from errors import Problem
+from errors import Forbidden, Problem
 from ledger import Grouping, Page, Place
 from parsing.validation import refuse_if_any
 
@@ -25,6 +26,20 @@ _BASIC_DATE: Final = re.compile(r"[0-9]{8}")
 """A date such as 20261121, which is no Unix time (of 1970)."""
 
 GROUPS: Final[tuple[str, ...]] = get_args(Grouping)
+
+
+_METADATA: Final = "metadata."
+"""How the names of filters by metadata begin."""
+
+_OF_LIST: Final = ("state", "model", "since", "limit", "cursor", "key", "batch", "kind", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose work a list shows: that of a caller, of the keys of a name, or of all callers if both are None."""
+
+    caller_id: str | None
+    key_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +71,12 @@ def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {name: values[0] for name, values in query.items()}
 
 
-def parse_list(query: Mapping[str, str], registry: Registry, caller_id: str) -> Page:
-    """The page of a caller's generations that the query of `GET /generations` asks for. Raises InvalidRequest with all
-    problems."""
-    problems = _unknown(query, ("state", "model", "since", "limit", "cursor"))
+def parse_list(query: Mapping[str, str], registry: Registry, owner: Owner) -> Page:
+    """The page of this owner's generations that the query of `GET /generations` asks for; its `key` is read before
+    (`api/incoming.py`). Raises InvalidRequest with all problems."""
+    metadata = {name: value for name, value in query.items() if name.startswith(_METADATA)}
+    query = {name: value for name, value in query.items() if name not in metadata}
+    problems = _unknown(query, _OF_LIST)
     state = _chosen("state", query, (*UNFINISHED, *ENDED), problems)
     model = registry.find(query["model"]) if "model" in query else None
     name = model.name if model else Target.parse(query.get("model", "")).name
@@ -68,8 +85,45 @@ def parse_list(query: Mapping[str, str], registry: Registry, caller_id: str) -> 
         problems.append(Problem("model", f"is not a model known here; these are: {near}", query["model"]))
     since = _moment("since", query, problems)
     limit, before = _limit(query, problems), _before(query, problems)
+    kind = _chosen("kind", query, KINDS, problems)
+    prompt = _searched(query, problems)
     refuse_if_any(problems)
-    return Page(caller_id, limit, state, name or None, since, before)
+    return Page(
+        owner.caller_id,
+        limit,
+        state,
+        name or None,
+        since,
+        before,
+        key_name=owner.key_name,
+        batch_id=query.get("batch"),
+        kind=kind,
+        prompt=prompt,
+        metadata=tuple((name.removeprefix(_METADATA), value) for name, value in metadata.items()),
+    )
+
+
+def parse_owner(key: str | None, *, own_id: str, own_name: str | None, sees_all: bool) -> Owner:
+    """Whose work a list is to show, by its `key`: an id or name of a key, `admin`, or `*` for all. Without one it is
+    the caller's own. Raises Forbidden for the work of others, unless the caller `sees_all`."""
+    if key in {None, own_id}:
+        return Owner(own_id)
+    if not sees_all:
+        if key == own_name:
+            return Owner(own_id)
+        raise Forbidden("`key` may name only the key of the request. Admins and viewers may see others.")
+    if key == "*":
+        return Owner(None)
+    is_id = key == ADMIN or str(key).startswith((KEY_PREFIX, "user_"))
+    return Owner(key) if is_id else Owner(None, key)
+
+
+def _searched(query: Mapping[str, str], problems: list[Problem]) -> str | None:
+    """The text that prompts are to contain."""
+    given = query.get("prompt")
+    if given is not None and not 1 <= len(given) <= LONGEST_SEARCH:
+        problems.append(Problem("prompt", f"must have 1 to {LONGEST_SEARCH} characters", given))
+    return given
 
 
 def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:

@@ -1,5 +1,6 @@
 """The fields of a body beside the parameters of a model, and the parsed requests."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from catalog.texts import Text, is_blank, usable_text
 from catalog.trigger_words import FIELD, has_word, put_in_front, told_missing
 from files.names import DownloadName
 from parsing.cautions import warnings_of
+from parsing.pairs import BoundedPairs
 
 MAX_TIMEOUT = 1800
 """Seconds: Replicate ends every prediction that has run for 30 minutes. A wait for its start may last as long here."""
@@ -63,6 +65,15 @@ _Semaphore = Annotated[
 ]
 
 
+_Metadata = Annotated[
+    BoundedPairs | None,
+    Field(
+        description="At most 16 pairs of texts, with names of 1 to 64 characters and values of at most 512. They are "
+        "kept and shown, and lists and the usage can be filtered and grouped by them. They do not reach the model."
+    ),
+]
+
+
 class OwnFields(BaseModel):
     """The fields of one generation that belong to the service and not to its model."""
 
@@ -91,6 +102,7 @@ class OwnFields(BaseModel):
         None, description="What the picture is called when it is downloaded; its ending follows what it is."
     )
     webhook: _Webhook = None
+    metadata: _Metadata = None
     max_cost_usd: _MaxCost = None
     preset: Preset | None = Field(
         None,
@@ -120,6 +132,7 @@ class BatchFields(BaseModel):
     )
     dry_run: _DryRun = False
     webhook: _Webhook = None
+    metadata: _Metadata = None
     max_cost_usd: _MaxCost = None
     external_semaphore_id: _Semaphore = None
 
@@ -142,6 +155,7 @@ class GenerationRequest:
     placeholder: bool = False
     file_name: str | None = None
     webhook: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
     max_cost: float | None = None
     dry_run: bool = False
     semaphore: str | None = None
@@ -173,6 +187,11 @@ class GenerationRequest:
         if word is not None and self.trigger_word is None and prompt and not has_word(prompt, word):
             found.append(told_missing(word, self.model))
         return tuple(found)
+
+    @cached_property
+    def metadata_json(self) -> str | None:
+        """Its metadata as a JSON object, None if there is none."""
+        return metadata_json(self.metadata)
 
     @cached_property
     def bound(self) -> float:
@@ -224,14 +243,21 @@ def _with_word(added: tuple[Change, ...], before: tuple[Change, ...]) -> tuple[C
     return (*added, *(each for each in before if each.field != FIELD))
 
 
+def metadata_json(metadata: Mapping[str, str]) -> str | None:
+    """Metadata as records have it."""
+    return json.dumps(dict(metadata), ensure_ascii=False) if metadata else None
+
+
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """Generations in the caller's order. `shared` is the part of the body that holds for each of them."""
+    """Generations in the caller's order, each with the `metadata` of the batch as well. `shared` is the part of the
+    body that holds for each of them."""
 
     requests: Sequence[GenerationRequest]
     max_concurrent: int | None = None
     dry_run: bool = False
     webhook: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
     max_cost: float | None = None
     semaphore: str | None = None
     shared: Mapping[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from api.openapi import keys, openai_door, semaphores, status
+from api.openapi import keys, lists, openai_door, semaphores, status
 from api.openapi import models as models_of
 from api.openapi.groups import grouped, tags
 from api.openapi.operations import paths
@@ -54,7 +54,7 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
         "tags": tags(),
         "paths": grouped({
             **paths(), **models_of.paths(), **semaphores.paths(), **status.paths(), **openai_door.paths(),
-            **keys.paths(),
+            **keys.paths(), **lists.paths(),
         }, models),
         "components": {
             "schemas": _schemas(models),

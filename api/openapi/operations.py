@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from api.openapi.schemas import JSON, TEXT, ref
-from contract.states import ENDED, UNFINISHED
 from errors import every_error
-from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
 
 ADMIN_ONLY: Final = ("admin",)
 VIEWERS: Final = ("admin", "viewer")
@@ -91,7 +89,6 @@ def _routes() -> dict[str, dict[str, Operation]]:
     return {
         "/generate": {"post": _generate()},
         "/generate-batch": {"post": _generate_batch()},
-        "/generations": {"get": _list()},
         "/generations/{target}": {
             "get": operation(
                 "generation", "Get a generation", "AnyGeneration", **generation
@@ -108,7 +105,6 @@ def _routes() -> dict[str, dict[str, Operation]]:
                 "cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch | change
             ),
         },
-        "/usage": {"get": _usage()},
         "/files/{generation}/{name}": {"get": _file()},
         **_for_operators(),
         "/webhooks/replicate": {"post": _replicate_webhook()},
@@ -198,21 +194,6 @@ def _generate_batch() -> Operation:
     )
 
 
-def _list() -> Operation:
-    limit = {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}
-    return operation(
-        "listGenerations", "List the caller's generations, the latest first", "Generations",
-        who=READERS, errors=("400", "401", "500"),
-        parameters=(
-            query("state", {"enum": [*UNFINISHED, *ENDED]}),
-            query("model", TEXT, "Full name or alias."),
-            query("since", TEXT, f"Only generations accepted at or after this time: {_MOMENT}"),
-            query("limit", limit),
-            query("cursor", TEXT, "The `next_cursor` of the previous page."),
-        ),
-    )  # fmt: skip
-
-
 def _events() -> Operation:
     return Operation(
         name="events",
@@ -227,18 +208,6 @@ def _events() -> Operation:
         },
         errors=("401", "404", "429", "500"),
     )
-
-
-def _usage() -> Operation:
-    return operation(
-        "usage", "Get the number and cost of generations: all for the admin, their own for users", "Usage",
-        who=READERS, errors=("400", "401", "500"),
-        parameters=(
-            query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
-            query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),
-            query("group_by", {"enum": list(GROUPS)}),
-        ),
-    )  # fmt: skip
 
 
 def _file() -> Operation:
@@ -342,8 +311,6 @@ def query(name: str, schema: JSON, description: str = "") -> JSON:
 def header(name: str, schema: JSON, description: str) -> JSON:
     return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
 
-
-_MOMENT: Final = "a date, a date and time (UTC unless it has an offset), or a Unix time."
 
 _REQUEST_ID: Final = header(
     "X-Request-ID",

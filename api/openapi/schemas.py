@@ -13,6 +13,11 @@ JSON = dict[str, Any]
 TEXT: Final[JSON] = {"type": "string"}
 _NUMBER: Final[JSON] = {"type": "number"}
 _COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
+_METADATA: Final[JSON] = {
+    "type": "object",
+    "additionalProperties": {"type": "string"},
+    "description": "What its request has attached.",
+}
 _YES_NO: Final[JSON] = {"type": "boolean"}
 _MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
 _LINKS: Final[JSON] = {"type": "array", "items": {"type": "string", "format": "uri"}}
@@ -59,6 +64,14 @@ _PERCENT: JSON = {
 
 
 _PROMPT: JSON = {"type": ["string", "null"], "description": "Null if its model takes none."}
+
+
+_STATUS: Final[JSON] = {"enum": ["queued", "running", "completed"]}
+_COUNTS: Final[JSON] = {
+    "type": "object",
+    "properties": dict.fromkeys((*UNFINISHED, *ENDED), _COUNT),
+    "description": "The number of its generations in each state.",
+}
 
 
 def answers() -> JSON:
@@ -123,6 +136,7 @@ def _sometimes() -> JSON:
             "type": "string",
             "description": "The id of the version that runs. An official model runs by its name.",
         },
+        "metadata": _METADATA,
         "changes": {
             **_changes(),
             "description": "Parameters that were not sent as they came. With a `fallback`, each attempt has its own.",
@@ -192,11 +206,6 @@ def _of_batches() -> JSON:
     }  # fmt: skip
     summary = {"success": _YES_NO, **figures}
     items: JSON = {"type": "array", "items": ref("BatchItem")}
-    counts = an_object(
-        dict.fromkeys((*UNFINISHED, *ENDED), _COUNT),
-        required=[],
-        description="The number of its generations in each state.",
-    )
     return {
         "BatchPlan": an_object(planned),
         "GenerationPlan": an_object(
@@ -212,11 +221,16 @@ def _of_batches() -> JSON:
         ),
         "GenerationOrPlan": {"anyOf": [ref("Generation"), ref("GenerationPlan")]},
         "BatchOrPlan": {"anyOf": [ref("Batch"), ref("BatchPlan")]},
-        "BatchSummary": an_object({**summary, "error": _error()}, required=list(summary)),
-        "Batch": an_object({**summary, "results": items}),
+        "BatchSummary": an_object(
+            {**summary, "metadata": _METADATA, "error": _error()}, required=list(summary)
+        ),
+        "Batch": an_object(
+            {**summary, "metadata": _METADATA, "results": items}, required=[*summary, "results"]
+        ),
+        "Batches": _batches(),
         "AnyBatch": an_object(
             {
-                **summary, "status": {"enum": ["queued", "running", "completed"]}, "counts": counts,
+                **summary, "status": _STATUS, "counts": _COUNTS, "metadata": _METADATA,
                 "results": {**items, "description": "The generations that have ended, in input order."},
                 **_SOON, "cost_bound_usd": _BOUND, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
             },
@@ -224,6 +238,25 @@ def _of_batches() -> JSON:
             description="A batch. `success` is present only after all of its generations have ended.",
         ),
     }  # fmt: skip
+
+
+def _batches() -> JSON:
+    listed: JSON = {
+        "id": TEXT, "total": _COUNT, "status": _STATUS, "counts": _COUNTS, "actual_cost_usd": _NUMBER,
+        "created_at": _MOMENT, "ended_at": {"anyOf": [_MOMENT, {"type": "null"}]}, "simulated": _YES_NO,
+    }  # fmt: skip
+    one = an_object(
+        {**listed, "metadata": _METADATA}, required=list(listed), description="A batch in a list."
+    )
+    return an_object(
+        {
+            "batches": {"type": "array", "items": one},
+            "next_cursor": {
+                "type": ["string", "null"],
+                "description": "The cursor of the next page, or null.",
+            },
+        }
+    )
 
 
 def _of_the_ledger() -> JSON:

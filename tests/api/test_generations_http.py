@@ -581,7 +581,9 @@ def test_a_repeated_query_parameter_is_refused(client):
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    name=st.sampled_from(["state", "model", "since", "limit", "cursor", "until", "group_by"]),
+    name=st.sampled_from(
+        ["state", "model", "since", "limit", "cursor", "until", "group_by", "kind", "batch", "prompt"]
+    ),
     value=st.text(max_size=30)
     | st.integers().map(str)
     | st.floats().map(str)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from errors import InvalidRequest
 from ledger import Page
 from parsing import queries
-from parsing.queries import LONGEST_PAGE, USUAL_PAGE, cursor, parse_usage
+from parsing.queries import LONGEST_PAGE, USUAL_PAGE, Owner, cursor, parse_usage
 from tests.support.declarations import REGISTRY
 
-parse_list = partial(queries.parse_list, registry=REGISTRY, caller_id="admin")
+parse_list = partial(queries.parse_list, registry=REGISTRY, owner=Owner("admin"))
 
 
 def refused(parse, query) -> list[str]:

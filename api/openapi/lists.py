@@ -1,0 +1,65 @@
+"""The routes of lists and of usage in the OpenAPI document."""
+
+from typing import Final
+
+from api.openapi.operations import READERS, Operation, operation, query
+from api.openapi.schemas import JSON, TEXT
+from catalog.model import KINDS
+from contract.states import ENDED, UNFINISHED
+from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
+
+_MOMENT: Final = "a date, a date and time (UTC unless it has an offset), or a Unix time."
+
+_LIMIT: Final = query(
+    "limit", {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}
+)
+_CURSOR: Final = query("cursor", TEXT, "The `next_cursor` of the previous page.")
+_OWNER: Final = query(
+    "key",
+    TEXT,
+    "Whose work, for admins and viewers: the id or name of a key, `admin` for the admin key, or `*` for all. Without "
+    "it, the caller's own.",
+)
+
+
+def paths() -> JSON:
+    routes = {"/generations": _list(), "/batches": _list_batches(), "/usage": _usage()}
+    return {path: {"get": each.as_json()} for path, each in routes.items()}
+
+
+def _list() -> Operation:
+    return operation(
+        "listGenerations", "List the caller's generations, the latest first", "Generations",
+        who=READERS, errors=("400", "401", "403", "500"),
+        parameters=(
+            query("state", {"enum": [*UNFINISHED, *ENDED]}),
+            query("model", TEXT, "Full name or alias."),
+            query("since", TEXT, f"Only generations accepted at or after this time: {_MOMENT}"),
+            query("kind", {"enum": list(KINDS)}, "Only what makes this."),
+            query("batch", TEXT, "Only the generations of the batch with this id."),
+            query("prompt", TEXT, "Only with prompts that contain this text, in any case."),
+            query("metadata.{name}", TEXT, "Only with this text in their `metadata`; several must all be."),
+            _OWNER,
+            _LIMIT,
+            _CURSOR,
+        ),
+    )  # fmt: skip
+
+
+def _list_batches() -> Operation:
+    return operation(
+        "listBatches", "List the caller's batches without results, the latest first", "Batches",
+        who=READERS, errors=("400", "401", "403", "500"), parameters=(_OWNER, _LIMIT, _CURSOR),
+    )  # fmt: skip
+
+
+def _usage() -> Operation:
+    return operation(
+        "usage", "Get the number and cost of generations: all for the admin, their own for users", "Usage",
+        who=READERS, errors=("400", "401", "500"),
+        parameters=(
+            query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
+            query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),
+            query("group_by", {"enum": list(GROUPS)}),
+        ),
+    )  # fmt: skip

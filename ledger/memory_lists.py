@@ -1,0 +1,57 @@
+"""The lists of generations and batches in a ledger in memory."""
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from contract.states import State
+from ledger import Page, Place
+from ledger.access_records import ApiKeyRecord
+from ledger.memory_published import MemoryRows
+from ledger.records import BatchRecord, GenerationRecord
+
+
+class MemoryLists(MemoryRows):
+    """The queries of lists on `rows`."""
+
+    def page(self, page: Page) -> Sequence[GenerationRecord]:
+        found = [
+            each
+            for each in self.all(GenerationRecord)
+            if page.caller_id in {None, each.caller_id}
+            and page.state in {None, each.state}
+            and page.model in {None, each.model}
+            and page.batch_id in {None, each.batch_id}
+            and page.kind in {None, each.kind}
+            and (page.since is None or each.accepted_at >= page.since)
+            and (page.before is None or (each.seq or 0) < page.before)
+            and (page.prompt is None or page.prompt.lower() in each.prompt.lower())
+            and self._is_of_key(each.caller_id, page.key_name)
+            and set(page.metadata) <= json.loads(each.metadata or "{}").items()
+        ]
+        return found[::-1][: page.limit]
+
+    def batches(
+        self, caller_id: str | None, *, key_name: str | None = None, limit: int, before: Place | None = None
+    ) -> Sequence[BatchRecord]:
+        found = [
+            each
+            for each in self.all(BatchRecord)
+            if caller_id in {None, each.caller_id}
+            and self._is_of_key(each.caller_id, key_name)
+            and (before is None or (each.accepted_at, each.id) < before)
+        ]
+        return sorted(found, key=lambda each: (each.accepted_at, each.id), reverse=True)[:limit]
+
+    def batch_states(self, batch_ids: Collection[str]) -> Mapping[str, Mapping[State, tuple[int, float]]]:
+        found: defaultdict[str, dict[State, tuple[int, float]]] = defaultdict(dict)
+        for each in self.all(GenerationRecord):
+            if each.batch_id is not None and each.batch_id in batch_ids:
+                count, usd = found[each.batch_id].get(each.state, (0, 0.0))
+                found[each.batch_id][each.state] = count + 1, usd + each.cost_usd
+        return found
+
+    def _is_of_key(self, caller_id: str, name: str | None) -> bool:
+        """Whether the caller is a key of this name, if one is required."""
+        key = self.rows[ApiKeyRecord].get((caller_id,))
+        return name is None or (isinstance(key, ApiKeyRecord) and key.name == name)
