@@ -8,6 +8,7 @@
     kills.py       200 kills without a loss                ledger.py             the cost of the ledger
     crowd.py       greedy callers beside others            stalls.py             a stalled Replicate
     against.py     this commit against an earlier one      pinned.py             with PIN_TO_CORE=1 and without
+    doors.py       named keys, and both doors
 
 `rounds.py` and `figures.py` measure contenders by turns; `commits.py` exports the earlier commit.
 

@@ -19,6 +19,7 @@ from bench.commits import Commit, NoCommit, find
 from bench.comparison import comparison
 from bench.comparison_faults import comparison_with_faults
 from bench.crowd import crowd
+from bench.doors import doors, keys
 from bench.kills import kills
 from bench.ledger import ledger
 from bench.measures import claims
@@ -68,6 +69,8 @@ def _sections(commit: Commit, *, with_pinned: bool) -> Iterator[Section]:
         yield section
     yield overhead()
     yield ledger()
+    yield keys()
+    yield doors()
     yield kills()
     yield crowd()
     windows, still = in_background(window), in_background(stalls)
