@@ -26,7 +26,7 @@ from files.names import stored_name
 from generations import views
 from generations.archive import Stored
 from generations.batch import Batch, Work
-from generations.lost_calls import DOOR, lost_call
+from generations.lost_calls import DOOR, call_of
 from generations.submission import Submission, body_fingerprint
 from ledger.records import GenerationRecord
 from parsing.batch import parse_batch
@@ -95,7 +95,7 @@ def _work(service: Runtime, submission: Submission) -> Work | Stored:
     if not work.has_ended:
         raise StillRunning
     if submission.key is None:
-        deliveries.watch(service, lost_call(work, submission))
+        deliveries.watch(service, call_of(work, submission))
     return work
 
 

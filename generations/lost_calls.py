@@ -17,7 +17,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
@@ -53,7 +53,7 @@ _LOOKS: Final = (0.0, 0.25, 0.5)
 _JUDGED_AFTER: Final = 0.25
 """Seconds after which the habit of a caller is judged. Clients retry later: after 0.375 seconds or more."""
 
-_HABIT: Final = 10.0
+_HABIT: Final = 60.0
 """Seconds whose answers show the habit of a caller."""
 
 _MOST_HABITS: Final = 10_000
@@ -84,9 +84,18 @@ class Answered:
 
 
 class LostCalls:
-    """The lost calls that retries in this process may join, and those that it ends. Use it on the loop."""
+    """The lost calls that retries in this process may join, and those that it ends. Use it on the loop. `clock` returns
+    Unix time."""
 
-    def __init__(self, *, service: GenerationService, ledger: Ledger, archive: Archive) -> None:
+    def __init__(
+        self,
+        *,
+        service: GenerationService,
+        ledger: Ledger,
+        archive: Archive,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
         self._service = service
         self._ledger = ledger
         self._archive = archive
@@ -104,13 +113,13 @@ class LostCalls:
                 work = await self._service.submit(replace(submission, wait_seconds=0))
             work = await self._service.wait(work, submission)
         except HandedOver as handed_over:
-            await self.lose(lost_call(handed_over.work, submission))
+            await self._lose(handed_over.work, submission)
             raise StillRunning(handed_over.error.detail, retry_after=_RESTART) from None
         except asyncio.CancelledError:
             await finish(self._lose_if_accepted(work, submission))
             raise
         if not work.has_ended:
-            await self.lose(lost_call(work, submission))
+            await self._lose(work, submission)
             raise StillRunning
         return work
 
@@ -129,7 +138,7 @@ class LostCalls:
 
     async def ended(self, answered: Answered) -> None:
         """The connection of an answered call ended at once."""
-        lost = replace(answered.lost, lost_at=time.time(), answered_try=answered.number)
+        lost = replace(answered.lost, lost_at=self._clock(), answered_try=answered.number)
         habit = self._habits.setdefault(lost.caller_id, _Habit())
         habit.ended.append(_now())
         await asyncio.sleep(_JUDGED_AFTER)
@@ -146,7 +155,7 @@ class LostCalls:
         for work in works:
             is_item = not isinstance(work, Batch) and work.batch_id is not None
             if work.door == DOOR and work.body_fingerprint is not None and not is_item and not work.has_ended:
-                lost = _lost(work, work.caller_id, work.body_fingerprint)
+                lost = _row(work, work.caller_id, work.body_fingerprint, self._clock())
                 self._ledger.upsert(lost)
                 self._end_later(lost, KEPT_FOR)
         self._reading = asyncio.create_task(self._read())
@@ -155,7 +164,7 @@ class LostCalls:
         with suppress(LedgerDown):
             for lost in await self._archive.read(lambda queries: queries.lost_calls()):
                 if lost.work_id not in self._endings:
-                    self._end_later(lost, max(0.0, lost.lost_at + KEPT_FOR - time.time()))
+                    self._end_later(lost, max(0.0, lost.lost_at + KEPT_FOR - self._clock()))
 
     async def _joined(self, submission: Submission, number: int) -> Work | Stored | None:
         """The work of a lost call that this retry joins, None if there is none."""
@@ -165,7 +174,7 @@ class LostCalls:
         for pause in _LOOKS:
             await asyncio.sleep(pause)
             rows = await self._archive.read(lambda queries: queries.lost_calls(caller.id, fingerprint))
-            for lost in _candidates(rows, number, time.time()):
+            for lost in _candidates(rows, number, self._clock()):
                 if lost.unsure and not await self._is_likely(lost):
                     continue
                 work = await self._take(lost, caller)
@@ -206,11 +215,14 @@ class LostCalls:
             await self._ledger.claim(WaitsElsewhere(lost.work_id))
         return work
 
+    async def _lose(self, work: Work | Stored, submission: Submission) -> None:
+        await self.lose(_row(work, submission.caller.id, submission.body_fingerprint or "", self._clock()))
+
     async def _lose_if_accepted(self, work: Work | Stored | None, submission: Submission) -> None:
         with suppress(LedgerDown):
             work = work or await self._service.find(submission.id, submission.caller)
             if work is not None:
-                await self.lose(lost_call(work, submission))
+                await self._lose(work, submission)
 
     def _end_later(self, lost: LostCallRecord, seconds: float) -> None:
         self._keep(lost.work_id)
@@ -253,18 +265,18 @@ class _Habit:
         return True if before > len(self.ended) else None
 
 
-def lost_call(work: Work | Stored, submission: Submission) -> LostCallRecord:
-    """The row of a call with this work that is lost now."""
-    return _lost(work, submission.caller.id, submission.body_fingerprint or "")
+def call_of(work: Work | Stored, submission: Submission) -> LostCallRecord:
+    """The row of a call with this work, if it is lost now."""
+    return _row(work, submission.caller.id, submission.body_fingerprint or "", time.time())
 
 
-def _lost(work: Work | Stored, caller_id: str, body_fingerprint: str) -> LostCallRecord:
+def _row(work: Work | Stored, caller_id: str, body_fingerprint: str, now: float) -> LostCallRecord:
     return LostCallRecord(
         caller_id=caller_id,
         body_fingerprint=body_fingerprint,
         work_id=work.id,
         accepted_at=work.accepted_at if isinstance(work, GenerationRecord) else work.created_at,
-        lost_at=time.time(),
+        lost_at=now,
     )
 
 
