@@ -26,6 +26,7 @@ from cluster import AnyGate, burials
 from concurrency import Gate
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
+from generations.archive import Archive
 from generations.audit import Actor, noted
 from generations.core import Core, FullProvider
 from generations.recovery import StartupState, load_startup_state
@@ -293,27 +294,20 @@ def build(
     async def on_the_loop() -> Runtime:
         gate, others, group = assembly.gates(settings, database, ledger)
         threads, cpu = _pool("ledger-reader", _READERS), _pool("forecast", _FORECASTS_AT_ONCE)
+        of_keys = Pool(ThreadPoolExecutor(1, thread_name_prefix="keys-reader"))
         files = assembly.open_files(settings)
         core = Core(
-            settings,
-            ledger=ledger,
-            queries=queries,
+            settings, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
-            gate=gate,
-            threads=threads,
-            cpu=cpu,
-            authenticator=authenticator,
-            attachments=attachments,
-            context=context,
-            tariff=assembly.tariff(settings),
-            outputs=files,
-            letters=group.letters if group else None,
-        )
+            authenticator=authenticator, attachments=attachments, context=context,
+            tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
+        )  # fmt: skip
+        core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         if group:
             _connect(core, group, others)
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
-            pools=(threads, cpu), authenticator=authenticator, context=context, attachments=attachments,
+            pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
             uploads_dir=uploads, files=files, group=group,
         )  # fmt: skip
 

@@ -50,7 +50,8 @@ class KeyDirectory:
         supervisor: Supervisor,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._archive = archive
+        self.archive = archive
+        """It should have a thread of its own, so that no other query delays requests."""
         self._ledger = ledger
         self._supervisor = supervisor
         self._now = now
@@ -108,7 +109,7 @@ class KeyDirectory:
         while True:
             is_failing = False
             try:
-                await self._fresh_since(self._clock() - FRESH)
+                await self._fresh_at(self._clock())
             except LedgerDown:
                 is_failing = True
             except Exception:
@@ -121,7 +122,7 @@ class KeyDirectory:
         """Wait until the keys are fresh. Raises LedgerDown if they cannot be read."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self._fresh_since(self._clock() - FRESH)
+                await self._fresh_at(self._clock())
         except TimeoutError:
             raise LedgerDown("The ledger cannot be read: it does not answer.") from None
 
@@ -133,9 +134,9 @@ class KeyDirectory:
         await self._read_once()
         self._end_work()
 
-    async def _fresh_since(self, moment: float) -> None:
-        """Wait for a read that began after this time."""
-        while self._read_at <= moment:
+    async def _fresh_at(self, moment: float) -> None:
+        """Wait for a read that is fresh at this time."""
+        while self._read_at + FRESH <= moment:
             await self._read_once()
 
     async def _read_once(self) -> None:
@@ -156,7 +157,7 @@ class KeyDirectory:
         whole = self._was_down and not is_down
         self._was_down |= is_down
         after = 0 if whole else self._revision
-        records = await self._archive.read(lambda queries: queries.changed_api_keys(after))
+        records = await self.archive.read(lambda queries: queries.changed_api_keys(after))
         self._was_down = is_down
         if whole:
             ended = self._replace(records)

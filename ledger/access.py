@@ -34,8 +34,9 @@ class SqlAccess(SqlReader):
         return self._records(ApiKeyRecord, _K.deleted_at.is_(None), *later, order=order, limit=limit)
 
     def api_key_names(self, key_ids: Collection[str]) -> Mapping[str, str]:
+        names = select(_K.id, _K.name).where(_K.id.in_(key_ids))
         with self._reading() as connection:
-            return dict(connection.execute(select(_K.id, _K.name).where(_K.id.in_(key_ids))).tuples().all())
+            return {row.id: row.name for row in connection.execute(names)}
 
     def acts(
         self,

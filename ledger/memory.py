@@ -191,7 +191,7 @@ class MemoryLedger(MemoryMoney, MemoryLists, MemoryAccess):
 
     def _numbered(self, record: Record, key: Key) -> Record:
         if not isinstance(record, GenerationRecord):
-            return record
+            return self.newest(record)
         if (before := self.generation(*key)) is not None:
             return replace(record, seq=before.seq, cancelled=record.cancelled or before.cancelled)
         last = cast("GenerationRecord | None", next(reversed(self.rows[GenerationRecord].values()), None))

@@ -8,6 +8,7 @@ from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.claims import ClaimApiKey, written_with
 from ledger.memory_published import MemoryRows
 from ledger.recent import as_changes
+from ledger.records import Record
 
 
 class MemoryAccess(MemoryRows):
@@ -21,6 +22,12 @@ class MemoryAccess(MemoryRows):
             assert record is not None  # noqa: S101 - a claim deletes nothing
             self.rows[kind][key] = record
         return True
+
+    def newest(self, record: Record) -> Record:
+        """The record, or that of the same key with a later change."""
+        kept = self.api_key(record.id) if isinstance(record, ApiKeyRecord) else None
+        is_older = isinstance(record, ApiKeyRecord) and kept is not None and kept.revision >= record.revision
+        return kept if is_older and kept is not None else record
 
     def changed_api_keys(self, revision: int) -> Sequence[ApiKeyRecord]:
         found = [
