@@ -14,6 +14,7 @@ from catalog.model import KINDS, TIERS
 from catalog.plain_schema import whole
 from catalog.registry import Registry
 from catalog.targets import Target, is_model_name
+from contract.states import iso8601
 from errors import Problem
 from ledger.access_records import Role
 from parsing.pairs import bounded
@@ -48,9 +49,11 @@ def _pairs(given: dict[str, str]) -> dict[str, str]:
 
 def _moment(given: str) -> str:
     try:
-        if datetime.fromisoformat(given).tzinfo is not None and "T" in given.upper():
+        moment = datetime.fromisoformat(given)
+        if moment.tzinfo is not None and "T" in given.upper():
+            iso8601(moment.timestamp())  # in UTC it may be beyond the last year
             return given
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise ValueError("must be a date and time with an offset (RFC 3339), such as 2027-01-31T00:00:00Z")
 

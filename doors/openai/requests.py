@@ -113,7 +113,7 @@ class _Translation:
     def answered_in(self, default: Format) -> tuple[Format, bool]:
         """The format of the response, and whether it is a stream of events."""
         wanted = self.given.pop("response_format", default)
-        if wanted not in {"url", "b64_json"}:
+        if wanted not in ("url", "b64_json"):  # a tuple, since the value may be a list
             self.problems.append(Problem("response_format", "must be url or b64_json", wanted))
         streams = self.given.pop("stream", False)
         if not isinstance(streams, bool):
@@ -183,8 +183,9 @@ class _Translation:
         own_names = {*OwnFields.model_fields, *BatchFields.model_fields}
         own = {name: value for name, value in self.given.items() if name in own_names}
         params = {name: value for name, value in self.given.items() if name not in {*own, INPUT}} | self.sent
-        inside = self.given.get(INPUT)
-        body = own | ({INPUT: {**params, **inside}} if isinstance(inside, dict) else params)
+        body = own | params
+        if (inside := self.given.get(INPUT)) is not None:  # any other than an object is refused
+            body = own | {INPUT: {**params, **inside} if isinstance(inside, dict) else inside}
         if several > 1:
             shared = {name: body.pop(name) for name in BatchFields.model_fields if name in body}
             body = shared | {"requests": [_numbered(body, number) for number in range(several)]}

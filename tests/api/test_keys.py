@@ -95,6 +95,8 @@ SOON = (datetime.now(UTC) + timedelta(days=1)).isoformat()
         ({"name": "a", "expires_at": "2099-01-01T00:00:00"}, ["expires_at"]),
         ({"name": "a", "expires_at": "2099-01-01"}, ["expires_at"]),
         ({"name": "a", "expires_at": 4070908800}, ["expires_at"]),
+        ({"name": "a", "expires_at": "9999-12-31T23:59:59-01:00"}, ["expires_at"]),
+        ({"name": "a", "expires_at": "9999-12-31T23:59:59.999999Z"}, ["expires_at"]),
     ],
 )
 def test_what_is_wrong_with_a_key_is_named_by_field(client, body, named):
