@@ -45,13 +45,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     REPLICATE_API_TOKEN: values.Secret | None = Field(
-        None, description="The service's Replicate token (r8_…). It pays for requests with the admin key."
+        None,
+        description="The service's Replicate token (r8_…). It pays for requests with the admin key and named keys.",
     )
     CONCURRENT_DOCKER_ADMIN_API_KEY: values.Secret | None = Field(
         None, description="The admin key. If empty, the service accepts no admin key; there is no default."
     )
     ALLOW_USER_TOKENS: bool = Field(
-        True, description="1 accepts callers with their own Replicate tokens; 0 the admin key only."
+        True, description="1 accepts callers with their own Replicate tokens; 0 keys only."
     )
     REPLICATE_CONCURRENT_LIMIT: int = Field(
         10, ge=1, le=MAX_CONCURRENT_LIMIT, description="Predictions that may run at once, 1 to 1000."

@@ -127,7 +127,7 @@ def _for_operators() -> dict[str, dict[str, Operation]]:
                 errors=("400", "401", "403", "413", "415", "429", "500"),
             )
         },
-        "/status": {"get": operation("status", "Get statistics of the service; more with the admin key", "Status")},
+        "/status": {"get": operation("status", "Get statistics of the service; more with a key", "Status")},
         "/health": {
             "get": operation("health", "Check whether the service accepts work", "Health", errors=("500", "503"))
         },

@@ -90,11 +90,14 @@ def _status_for_admin() -> JSON:
             "items": an_object({**process, "since": _MOMENT, "holds_gate": _YES_NO}),
         }
         | {
-            "description": "Those that share a ledger in PostgreSQL. Present only with the admin key, or with a user's "
-            "token that has been accepted here."
+            "description": "Those that share a ledger in PostgreSQL. Present only with a key, or with a user's token "
+            "that has been accepted here."
         },
         "configured_limits": an_object(dict.fromkeys(Limits.model_fields, _COUNT), required=[])
-        | {"description": "Set by `/configure`. Present only with the admin key, as are the next three."},
+        | {
+            "description": "Set by `/configure`. Present only with a key of the role `admin` or `viewer`, as are the "
+            "next three."
+        },
         "budget_left_usd": {
             "type": ["number", "null"],
             "description": "The rest of today's `BUDGET_USD_PER_DAY`, less the possible cost of accepted work; null if "
