@@ -1,0 +1,95 @@
+"""Named keys in real processes: one on SQLite, and three on PostgreSQL."""
+
+import time
+from contextlib import ExitStack
+
+import pytest
+import requests
+
+from harness.fleet import ADMIN, running_fleet
+from harness.ledger_file import LedgerFile
+from harness.postgres import server
+from simulator import Options, running
+from tests.support.callers import PICTURE
+
+pytestmark = pytest.mark.slow
+
+BOUND = 2.0
+"""Seconds after which no process accepts a key that was deleted before. A request that comes when the last read is
+older waits for a read, so that this holds on a busy machine, too."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fleet(request, tmp_path):
+    options = Options(prediction_seconds=0.05, jitter=0.0)
+    with ExitStack() as stack:
+        simulator = stack.enter_context(running(options))
+        settings = {"REPLICATE_BASE_URL": simulator.url, "DATA_DIR": tmp_path}
+        if request.param == "sqlite":
+            yield stack.enter_context(running_fleet(1, LedgerFile(tmp_path), **settings))
+            return
+        schema = stack.enter_context(server().schema())
+        yield stack.enter_context(
+            running_fleet(3, server(), database=lambda _: server().url(schema=schema), **settings)
+        )
+
+
+def call(member, method, path, *, by, body=None):
+    return requests.request(method, f"{member.running.url}{path}", json=body, headers=by, timeout=60)
+
+
+def make(member, **fields):
+    made = call(member, "POST", "/keys", by=ADMIN, body={"name": "shop", **fields})
+    assert 201 == made.status_code, made.text
+    return made.json()["id"], {"X-API-Key": made.json()["key"]}
+
+
+def statuses(fleet, by):
+    return {call(each, "GET", "/generations", by=by).status_code for each in fleet.members}
+
+
+def test_a_key_works_on_each_process_and_a_deleted_one_on_none(fleet):
+    first, last = fleet.members[0], fleet.members[-1]
+    key_id, by = make(first)
+    time.sleep(BOUND)
+
+    for each in fleet.members:
+        made = call(each, "POST", "/generate", by=by, body=PICTURE)
+        assert 200 == made.status_code, made.text
+    assert 204 == call(last, "DELETE", f"/keys/{key_id}", by=ADMIN).status_code
+    time.sleep(BOUND)
+
+    assert {401} == statuses(fleet, by)
+    listed = call(first, "GET", "/usage?group_by=caller", by=ADMIN).json()["usage"]
+    assert [(key_id, len(fleet.members))] == [(each["caller"], each["generations"]) for each in listed]
+
+
+def test_a_rotated_key_is_one_caller_everywhere_and_its_old_text_ends(fleet):
+    first, last = fleet.members[0], fleet.members[-1]
+    key_id, old = make(first)
+    time.sleep(BOUND)
+    work = call(last, "POST", "/generate", by=old, body=PICTURE).json()["id"]
+
+    rotated = call(last, "POST", f"/keys/{key_id}/rotate", by=ADMIN, body={"grace_seconds": 0}).json()
+    time.sleep(BOUND)
+
+    assert {401} == statuses(fleet, old)
+    new = {"X-API-Key": rotated["key"]}
+    for each in fleet.members:
+        assert work == call(each, "GET", f"/generations/{work}", by=new).json()["id"]
+
+
+def test_a_process_that_stood_still_refuses_a_key_that_was_deleted_meanwhile(fleet):
+    if len(fleet.members) == 1:
+        pytest.skip("no other process could delete the key")
+    first, last = fleet.members[0], fleet.members[-1]
+    key_id, by = make(first)
+    time.sleep(BOUND)
+    assert {200} == statuses(fleet, by)
+    last.freeze()
+
+    call(first, "DELETE", f"/keys/{key_id}", by=ADMIN)
+    time.sleep(BOUND)
+    last.thaw()
+
+    assert 401 == call(last, "GET", "/generations", by=by).status_code
