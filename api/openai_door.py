@@ -60,9 +60,13 @@ def edit_images() -> Response:
 
 @routes.get("/v1/models")
 def list_images_models() -> Response:
-    """The declared models that make pictures."""
-    incoming.authenticate()
-    models = [each for each in incoming.service().context.registry.models if each.kind == "image"]
+    """The declared models that make pictures and that the caller may run."""
+    service, caller = incoming.service(), incoming.authenticate().caller
+    models = [
+        each
+        for each in service.context.registry.models
+        if each.kind == "image" and (caller is None or service.core.resolver.may_run(caller, each))
+    ]
     return jsonify({"object": "list", "data": [catalogue.entry(each) for each in models]})
 
 

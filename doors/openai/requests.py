@@ -16,6 +16,7 @@ from catalog.texts import FormText
 from doors.openai.images import put_images
 from doors.openai.sizes import SIZE, sized
 from errors import Problem
+from parsing.pairs import LONGEST_PAIR_VALUE
 from parsing.params import INPUT
 from parsing.shapes import BatchFields, OwnFields
 from parsing.validation import refuse_if_any, unusable_reasons
@@ -177,8 +178,7 @@ class _Translation:
     def call(self, answered: tuple[Format, bool]) -> Call:
         """The translated call, once all else is translated."""
         self.problems += [Problem(name, why) for name, why in _REFUSED.items() if name in self.given]
-        for name in _USERS:
-            self.given.pop(name, None)
+        self._user()
         several = self._several()
         own_names = {*OwnFields.model_fields, *BatchFields.model_fields}
         own = {name: value for name, value in self.given.items() if name in own_names}
@@ -198,6 +198,13 @@ class _Translation:
             streams=streams,
             size=self.size,
         )
+
+    def _user(self) -> None:
+        """Keep who the call is for as metadata."""
+        found = [str(self.given.pop(name)) for name in _USERS if name in self.given]
+        metadata = self.given.get("metadata", {})
+        if (user := next(filter(str.strip, found), None)) and isinstance(metadata, dict):
+            self.given["metadata"] = {"user": user[:LONGEST_PAIR_VALUE], **metadata}
 
     def _several(self) -> int:
         """How many generations the call needs. A model that makes several pictures at once makes them in one."""

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from media.formats import black_png
-from tests.support.callers import USER_TOKEN
+from tests.support.callers import ADMIN, ADMIN_KEY, USER_TOKEN
 from tests.support.served_in_process import online
 
 PROMPT = "[[slow=0]] A lighthouse at dusk"
@@ -149,6 +149,46 @@ def test_what_a_model_does_not_take_is_left_out_and_told(client, simulator):
     assert not {"size", "quality", "style", "user"} & sent.keys()
 
 
+def test_the_user_of_a_call_is_kept_as_metadata(client, url):
+    fields = {
+        "model": "qwen-image",
+        "prompt": PROMPT,
+        "user": "u-1",
+        "extra_body": {"metadata": {"job": "7"}},
+    }
+    one, two = client.images.generate(**fields), client.images.generate(**fields, n=2)
+
+    for made, kind in ((one, "generations"), (two, "batches")):
+        kept = requests.get(f"{url}/{kind}/{made.id}", headers=BEARER).json()
+        kept = kept["results"][0] if kind == "batches" else kept
+        assert {"user": "u-1", "job": "7"} == kept["metadata"]
+
+
+def test_a_named_key_is_a_bearer_and_runs_only_its_models(url):
+    made = requests.post(
+        f"{url}/keys", json={"name": "ui", "role": "caller", "models": ["flux-dev"]}, headers=ADMIN
+    ).json()
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=made["key"], max_retries=0) as client:
+        listed = [each.id for each in client.models.list()]
+        picture = client.images.generate(model="flux-dev", prompt=PROMPT)
+        for refused in (
+            {"model": "qwen-image"},
+            {"model": "flux-dev", "extra_body": {"fallback": ["qwen-image"]}},
+        ):
+            with pytest.raises(openai.PermissionDeniedError) as error:
+                client.images.generate(prompt=PROMPT, **refused)
+            assert "model_not_allowed" == error.value.code
+
+    assert ["black-forest-labs/flux-dev"] == listed
+    kept = requests.get(f"{url}/generations/{picture.id}", headers={"Authorization": f"Bearer {made['key']}"})
+    assert 200 == kept.status_code
+
+
+def test_the_admin_key_is_a_bearer_too(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=ADMIN_KEY, max_retries=0) as client:
+        assert client.images.generate(model="flux-dev", prompt=PROMPT).data
+
+
 def test_values_that_ask_for_nothing_change_nothing(client):
     made = client.images.generate(
         model="flux-dev",
@@ -166,7 +206,7 @@ def test_values_that_ask_for_nothing_change_nothing(client):
 def test_own_parameters_and_fields_of_this_service_stand_at_the_top_level(client, simulator):
     made = client.images.generate(
         model="flux-dev",
-        prompt="[[only=qwen-image]] [[fail=flux-dev]] x",
+        prompt=PROMPT,
         size="1024x1024",
         extra_body={"go_fast": False, "aspect_ratio": "21:9", "fallback": ["qwen-image"]},
     )

@@ -11,6 +11,7 @@ import pytest
 
 from harness.postgres import server
 from ledger import Ledger, Queries
+from ledger.access_records import LostCallRecord
 from ledger.claims import (
     Claim,
     ClaimBatch,
@@ -20,6 +21,8 @@ from ledger.claims import (
     ClaimLookup,
     ClaimSuspended,
     EndLookup,
+    TakeLostCall,
+    WaitsElsewhere,
 )
 from ledger.memory import MemoryLedger
 from ledger.model_records import LookupRecord, ModelRecord
@@ -352,3 +355,43 @@ def test_the_reservations_of_a_dead_process_count_until_its_work_is_taken_over()
             totals.append(round(shared.queries.budget_total("admin", 10, simulated=False), 6))
 
         assert [0.7, 0.6] == totals
+
+
+LOST = LostCallRecord(
+    caller_id="key_1", body_fingerprint="body", work_id="gen_1", accepted_at=1.0, lost_at=2.5
+)
+
+
+def test_of_two_retries_one_takes_a_lost_call(shared):
+    write(shared.one, LOST, replace(LOST, work_id="gen_2", accepted_at=2.0))
+    assert ["gen_1", "gen_2"] == sorted(each.work_id for each in shared.queries.lost_calls("key_1", "body"))
+
+    made = shared.claim((shared.one, TakeLostCall(LOST)), (shared.other, TakeLostCall(LOST)))
+
+    assert [False, True] == sorted(made)
+    assert ["gen_2"] == [each.work_id for each in shared.queries.lost_calls()]
+
+
+def test_a_call_that_was_lost_again_is_not_taken_as_it_was_before(shared):
+    again = replace(LOST, lost_at=70.0, answered_try=2, unsure=True)
+    write(shared.one, LOST)
+    write(shared.one, again)
+
+    assert [False] == shared.claim((shared.one, TakeLostCall(LOST)))
+    assert [again] == shared.queries.lost_calls("key_1", "body")
+    assert [] == [*shared.queries.lost_calls("key_2", "body"), *shared.queries.lost_calls("key_1", "other")]
+
+
+@pytest.mark.parametrize("shared", [on_sqlite, on_postgres], indirect=True)
+def test_a_caller_that_waits_in_another_process_is_not_lost_with_the_one_that_runs_its_work(shared):
+    found = generation("gen_1", door="openai", body_fingerprint="body")
+    write(shared.one, found)
+
+    assert [True, False] == shared.claim(
+        (shared.other, WaitsElsewhere("gen_1")), (shared.other, WaitsElsewhere("batch_1"))
+    )
+    write(shared.one, replace(found, state="processing"))
+    assert ("processing", None) == (
+        shared.queries.generation("gen_1").state,
+        shared.queries.generation("gen_1").body_fingerprint,
+    )

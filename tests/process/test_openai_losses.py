@@ -1,0 +1,185 @@
+"""Calls of the OpenAI door that lose their connection, their process, or the patience of their client."""
+
+import json
+import signal
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+
+import openai
+import psycopg
+import pytest
+import requests
+
+from harness.postgres import server
+from harness.service_process import read_response, running_service, until
+from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
+
+pytestmark = pytest.mark.slow
+
+BEARER = {"Authorization": f"Bearer {ADMIN_KEY}"}
+BODY = {"model": "flux-dev", "prompt": "[[slow=1.5]] A lighthouse"}
+PATH = "/v1/images/generations"
+FIRST, RETRY = ({**BEARER, "x-stainless-retry-count": str(number)} for number in (0, 1))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request, simulator, tmp_path):
+    """The settings of a service before the simulator, and `request.param` says which ledger it has."""
+    found = {
+        "REPLICATE_BASE_URL": simulator.url,
+        "REPLICATE_API_TOKEN": SERVER_TOKEN,
+        "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
+        "DATA_DIR": tmp_path,
+        "PROCESS_TTL": 1,
+    }
+    with ExitStack() as stack:
+        if request.param == "postgresql":
+            schema = stack.enter_context(server().schema())
+            found |= {"DATABASE_URL": server().url(schema=schema)}
+        yield found
+
+
+def lost(service, simulator):
+    """A call that disconnects once its prediction runs."""
+    caller = service.connect(PATH, BODY, **FIRST)
+    until(lambda: simulator.counts().creations_accepted == 1)
+    caller.close()
+    [found] = listed(service)
+    return found["id"]
+
+
+def listed(service):
+    return requests.get(f"{service.url}/generations", headers=BEARER, timeout=30).json()["generations"]
+
+
+def test_a_retry_joins_the_call_that_its_client_has_lost(settings, simulator):
+    with running_service(**settings) as service:
+        expected = lost(service, simulator)
+        status, made = read_response(service.connect(PATH, BODY, **RETRY))
+
+        assert (200, expected) == (status, made["id"])
+        assert 1 == simulator.counts().creations_accepted
+
+
+def test_a_retry_joins_nothing_while_the_caller_of_the_only_call_waits(settings, simulator):
+    with running_service(**settings) as service:
+        waiting = service.connect(PATH, BODY, **FIRST)
+        until(lambda: simulator.counts().creations_accepted == 1)
+        retry = service.connect(PATH, BODY, **RETRY)
+
+        assert read_response(waiting)[1]["id"] != read_response(retry)[1]["id"]
+        assert 2 == simulator.counts().creations_accepted
+
+
+def test_a_delivered_call_is_joined_by_no_retry(settings, simulator):
+    with running_service(**settings) as service:
+        for headers in (FIRST, RETRY):
+            answer = requests.post(f"{service.url}{PATH}", json=BODY, headers=headers, timeout=30)
+            assert 200 == answer.status_code
+
+        assert 2 == len({each["id"] for each in listed(service)})
+
+
+def test_the_waiting_call_of_a_killed_process_is_joined_in_the_next(settings, simulator):
+    body = BODY | {"prompt": "[[slow=4]] A lighthouse"}
+    with running_service(**settings) as first:
+        caller = first.connect(PATH, body, **FIRST)
+        until(lambda: simulator.counts().creations_accepted == 1)
+        first.kill()
+        caller.close()
+    with running_service(**settings) as second:
+        until(lambda: lost_rows(settings) == 1)
+        status, made = read_response(second.connect(PATH, body, **RETRY))
+
+        assert (200, [made["id"]]) == (status, [each["id"] for each in listed(second)])
+    assert 1 == simulator.counts().creations_accepted
+
+
+def test_a_call_that_a_stop_interrupts_goes_on_for_its_client_in_the_next_process(settings, simulator):
+    body = BODY | {"prompt": "[[slow=4]] A lighthouse"}
+    with running_service(**settings, DRAIN_SECONDS=0) as first:
+        caller = first.connect(PATH, body, **FIRST)
+        until(lambda: simulator.counts().creations_accepted == 1)
+        first.signal(signal.SIGTERM)
+        answer = b""
+        while part := caller.recv(65536):
+            answer += part
+        caller.close()
+        first.ended()
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert b" 504 " in head
+    assert b"x-should-retry: true" in head
+    assert "still_running" == json.loads(content)["error"]["code"]
+    with running_service(**settings) as second:
+        status, made = read_response(second.connect(PATH, body, **RETRY))
+
+        assert (200, [made["id"]]) == (status, [each["id"] for each in listed(second)])
+    assert 1 == simulator.counts().creations_accepted
+
+
+def test_a_client_that_waits_too_short_gets_its_picture_by_retrying(settings, simulator):
+    with (
+        running_service(**settings) as service,
+        openai.OpenAI(base_url=f"{service.url}/v1", api_key=ADMIN_KEY, timeout=1.5, max_retries=5) as client,
+    ):
+        made = client.images.generate(**BODY)
+
+        assert [made.id] == [each["id"] for each in listed(service)]
+    assert 1 == simulator.counts().creations_accepted
+
+
+def test_a_call_that_one_process_has_lost_is_joined_in_another(settings, simulator):
+    if "DATABASE_URL" not in settings:
+        pytest.skip("SQLite has one process")
+    with running_service(**settings) as one, running_service(**settings) as two:
+        expected = lost(one, simulator)
+        with ThreadPoolExecutor() as callers:
+            answers = callers.map(
+                read_response, [two.connect(PATH, BODY, **RETRY), one.connect(PATH, BODY, **RETRY)]
+            )
+            made = [each["id"] for _, each in answers]
+
+        assert 2 == len(set(made))
+        assert 1 == made.count(expected)
+        assert 2 == simulator.counts().creations_accepted
+
+
+def test_a_joined_call_survives_the_death_of_the_process_that_runs_it_and_is_not_shared(settings, simulator):
+    if "DATABASE_URL" not in settings:
+        pytest.skip("SQLite has one process")
+    body = BODY | {"prompt": "[[slow=6]] A lighthouse"}
+    with running_service(**settings) as one, running_service(**settings) as two:
+        caller = one.connect(PATH, body, **FIRST)
+        until(lambda: simulator.counts().creations_accepted == 1)
+        caller.close()
+        joined = two.connect(PATH, body, **RETRY)
+        until(lambda: is_waited_for_elsewhere(settings))
+        one.kill()
+        until(lambda: processes(settings) == 1)
+        other = two.connect(PATH, body, **RETRY)
+
+        made = [read_response(each)[1]["id"] for each in (joined, other)]
+        assert 2 == len(set(made))
+
+
+def query(settings, sql):
+    """The first value that a query of the ledger returns."""
+    if "DATABASE_URL" in settings:
+        with psycopg.connect(settings["DATABASE_URL"]) as connection:
+            return connection.execute(sql).fetchone()[0]
+    with closing(sqlite3.connect(settings["DATA_DIR"] / "ledger.db")) as connection:
+        return connection.execute(sql).fetchone()[0]
+
+
+def lost_rows(settings):
+    return query(settings, "SELECT count(*) FROM lost_calls")
+
+
+def is_waited_for_elsewhere(settings):
+    return query(settings, "SELECT body_fingerprint IS NULL FROM generations")
+
+
+def processes(settings):
+    """How many processes have work of their own."""
+    return query(settings, "SELECT count(*) FROM processes WHERE dead_at IS NULL")
