@@ -24,6 +24,8 @@ from admission.snapshot import GateStats
 from auth import Authenticator
 from cluster import AnyGate, burials
 from concurrency import Gate
+from contract.door_facts import REPLICATE
+from doors.replicate import predictions
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
 from generations.archive import Archive
@@ -282,8 +284,7 @@ def build(
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator.")
     settings.check_for_start()
     startup.warn(settings)
-    authenticator = assembly.authenticator(settings)
-    context = assembly.context(settings)
+    authenticator, context = assembly.authenticator(settings), assembly.context(settings)
     database = database or _database(settings)
     ledger = SqlLedger(database)
     queries = SqlQueries(ledger.engine)
@@ -301,6 +302,7 @@ def build(
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
             authenticator=authenticator, attachments=attachments, context=context,
             tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
+            doors={REPLICATE: predictions.pushed},
         )  # fmt: skip
         core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         if group:

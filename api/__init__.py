@@ -15,6 +15,8 @@ from api import (
     metrics,
     models,
     openai_door,
+    replicate_door,
+    replicate_resources,
     semaphores,
     webhooks,
 )
@@ -46,6 +48,8 @@ def register(app: Flask, service: Runtime) -> None:
         models,
         docs,
         openai_door,
+        replicate_door,
+        replicate_resources,
     ):
         routes.register_blueprint(module.routes)
     app.register_blueprint(routes)

@@ -227,13 +227,14 @@ def submission(
     key: str | None,
     seconds: float | None,
     plan: PlanRecord | None = None,
+    work_id: str | None = None,
     door: str | None = None,
     door_fingerprint: str | None = None,
 ) -> Submission:
-    """The submission for this request, with its uploaded files stored. `door_fingerprint` identifies its body at a
-    door. Raises LedgerDown if the files cannot be stored."""
+    """The submission for this request, with its uploaded files stored. Its id is `work_id`, or a new one.
+    `door_fingerprint` identifies its body at a door. Raises LedgerDown if the files cannot be stored."""
     running = service()
-    work_id, simulated = new_id(kind), running.settings.REPLICATE_SIMULATE
+    work_id, simulated = work_id or new_id(kind), running.settings.REPLICATE_SIMULATE
     return Submission(
         id=work_id,
         request=wanted,
@@ -312,6 +313,15 @@ class _Memory(ExitStack):
             self._size = size
 
 
+@contextmanager
+def unreadable() -> Iterator[None]:
+    """Turns the failure to read a body into InvalidRequest."""
+    try:
+        yield
+    except _UNREADABLE:
+        raise InvalidRequest([Problem("request", "could not be read")]) from None
+
+
 def _json(caller_id: str, memory: _Memory) -> Any:
     content = _bytes(memory)
     with limits().parsing.turn(caller_id) if len(content) > _SMALL else nullcontext():
@@ -320,14 +330,12 @@ def _json(caller_id: str, memory: _Memory) -> Any:
 
 def _bytes(memory: _Memory) -> bytearray:
     content, sent = bytearray(), current()
-    try:
+    with unreadable():
         stream = sent.stream  # raises if it says that it is too large
         memory.hold(sent.content_length or 0)
         while chunk := stream.read(_READ):  # raises once a chunked body is too large
             content += chunk
             memory.hold(len(content))
-    except _UNREADABLE:
-        raise InvalidRequest([Problem("request", "could not be read")]) from None
     if sent.content_length not in {None, len(content)}:
         raise InvalidRequest([Problem("request", "is shorter than it said")])
     return content
@@ -340,16 +348,17 @@ def turn_for(body: Any, caller_id: str) -> AbstractContextManager[None]:
     return nullcontext() if is_quick else limits().parsing.turn(caller_id)
 
 
-def context(body: Any, caller: Caller) -> ParseContext:
+def context(body: Any, caller: Caller, *, by_id: bool = False) -> ParseContext:
     """What parsing this body depends on, with the models that it names and that are not declared. They are looked up at
-    Replicate if they are not known. Raises ServiceError if that fails, and ModelNotAllowed."""
+    Replicate if they are not known. `by_id` is as in `Resolver.resolve`. Raises ServiceError if that fails, and
+    ModelNotAllowed."""
     running, names = service(), names_in(body)
     resolver = running.core.resolver
     context = running.context
     if resolver.restricts(caller):
         context = replace(context, may_run=partial(resolver.may_run, caller))
     if resolver.must_resolve(names, caller):
-        found = running.loop.run(resolver.resolve(names, caller), disconnect=connection())
+        found = running.loop.run(resolver.resolve(names, caller, by_id=by_id), disconnect=connection())
         context = replace(context, resolved=found)
     if caller.key is not None and caller.key.models:
         resolver.check_key(caller, {name: each for name in names if (each := context.find(name)) is not None})

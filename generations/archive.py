@@ -1,9 +1,9 @@
 """Reads stored work from the ledger without blocking the loop."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 from errors import LedgerDown
 from generations import views
@@ -18,14 +18,23 @@ T = TypeVar("T")
 
 Stored = GenerationRecord | Batch
 
+Body = Callable[[GenerationRecord, str], dict[str, Any]]
+"""Makes a body from a record, at an address of the service."""
+
+NO_DOORS: Final[Mapping[str, Body]] = {}
+
 
 class Archive:
-    """Reads the ledger on the threads of the pool `threads`. All methods raise LedgerDown."""
+    """Reads the ledger on the threads of the pool `threads`. `doors` make the bodies of generations that came by a
+    door, by its name. All methods raise LedgerDown."""
 
-    def __init__(self, *, ledger: Ledger, queries: Queries, threads: Pool) -> None:
+    def __init__(
+        self, *, ledger: Ledger, queries: Queries, threads: Pool, doors: Mapping[str, Body] = NO_DOORS
+    ) -> None:
         self._ledger = ledger
         self._queries = queries
         self._threads = threads
+        self._doors = doors
 
     async def read(self, query: Callable[[Queries], T]) -> T:
         """The result of `query`, which runs on another thread."""
@@ -53,9 +62,10 @@ class Archive:
         work = await self.load(work_id)
         if work is None or not work.has_ended:
             return None
-        return await self._threads.run(partial(_body, work))
+        return await self._threads.run(partial(self._content, work))
 
-
-def _body(work: Stored) -> bytes:
-    body = work.result(work.address) if isinstance(work, Batch) else views.generation(work, work.address)
-    return json.dumps(body).encode()
+    def _content(self, work: Stored) -> bytes:
+        if isinstance(work, Batch):
+            return json.dumps(work.result(work.address)).encode()
+        body = self._doors.get(work.door or "", views.generation)
+        return json.dumps(body(work, work.address)).encode()

@@ -17,13 +17,15 @@ from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
 from cluster.letters import Letters
 from concurrency import Gate
+from contract.door_facts import REPLICATE
 from errors import TokenRejected
 from files import Files
-from generations.archive import Archive
+from generations.archive import NO_DOORS, Archive, Body
 from generations.attempt import AttemptRunner
 from generations.budget import Budget
 from generations.budgets import Budgets, Spent
 from generations.deadline import Bounds
+from generations.door_calls import StartWebhooks
 from generations.elsewhere import Elsewhere
 from generations.events import Events
 from generations.figures import WorkFigures, figures_of
@@ -74,6 +76,7 @@ class Core:
 
     The ledger is read on `threads`. Forecasts and results of batches, which take longer to compute, run on `cpu`, so no
     query waits for them. `letters` are those to other processes, if several share the ledger.
+    `doors` make the bodies of webhooks for generations that came by a door, by its name.
     """
 
     def __init__(
@@ -93,8 +96,10 @@ class Core:
         outputs: Files | None = None,
         first_backoff: float = FIRST_BACKOFF,
         letters: Letters | None = None,
+        doors: Mapping[str, Body] = NO_DOORS,
     ) -> None:
-        archive = Archive(ledger=ledger, queries=queries, threads=threads)
+        archive = Archive(ledger=ledger, queries=queries, threads=threads, doors=doors)
+        self._doors = doors
         keys = IdempotencyKeys(ledger=ledger, archive=archive)
         self._process = ledger.process
         self.gate = gate
@@ -222,6 +227,7 @@ class Core:
             outputs=outputs,
             learned=self._learned,
             allowed=self._allowed,
+            starts=StartWebhooks(self.outbox, body) if (body := self._doors.get(REPLICATE)) else None,
             first_backoff=first_backoff,
         )
 

@@ -51,6 +51,7 @@ from generations.batch import Batch, Work
 from generations.budget import TOLERANCE
 from generations.budgets import Budgets, check_cost
 from generations.costs import Estimate, explained
+from generations.door_calls import StartWebhooks, during_call, webhook_at_end
 from generations.finished_attempt import FinishedAttempt
 from generations.generation import Attempt, Generation
 from generations.learned import Learned
@@ -78,8 +79,7 @@ MAX_REFUSED: Final = 2
 """Attempts of one model that Replicate may refuse although it accepts the token."""
 
 FIRST_BACKOFF: Final = 0.5
-"""Longest backoff before the second attempt, in seconds, if Replicate states none. It doubles up to
-32-fold."""
+"""Longest backoff before the second attempt, in seconds, if Replicate states none. It doubles up to 32-fold."""
 
 PLACEHOLDER: Final = (1600, 900)
 """Pixels of the black image that replaces a missing one, if the request allows it."""
@@ -136,6 +136,7 @@ class Runner:
         outputs: Files | None,
         learned: Learned,
         allowed: AllowedModels | None = None,
+        starts: StartWebhooks | None = None,
         first_backoff: float = FIRST_BACKOFF,
     ) -> None:
         self._attempts = attempts
@@ -145,6 +146,7 @@ class Runner:
         self._ledger = ledger
         self._budget = budget
         self._outbox = outbox
+        self._starts = starts
         self._outputs = outputs
         self._first_backoff = first_backoff
         self.fetching = 0
@@ -152,6 +154,10 @@ class Runner:
 
     async def run(self, generation: Generation, batch: Batch | None) -> None:
         """Run to the end, which is on the disk when this returns. Returns early if the service stops."""
+        with during_call(generation, self._ledger, self._starts):
+            await self._run(generation, batch)
+
+    async def _run(self, generation: Generation, batch: Batch | None) -> None:
         try:
             await self._produce(generation, batch)
             await self._end(generation, "succeeded")
@@ -176,7 +182,8 @@ class Runner:
         """Write an end to the disk, then start the delivery to the caller's webhook.
 
         The delivery is recorded together with the end: a crash between the two would lose it."""
-        delivery = self._outbox.prepare(work.id, work.webhook) if work.webhook is not None else None
+        url = webhook_at_end(work)
+        delivery = None if url is None else self._outbox.prepare(work.id, url)
         self._ledger.mark_dirty(work)
         try:
             try:
@@ -196,8 +203,7 @@ class Runner:
         begun, step = generation.next_model, self._first_step(generation)
         generation.next_model = step.model
         tried = [*dict.fromkeys(each.model for each in generation.attempts), step.model]
-        # Predictions of earlier processes had temporary failures: otherwise this model would not be tried
-        # now.
+        # Predictions of earlier processes had temporary failures, or this model would not be tried now.
         earlier = [each for each in generation.attempts if isinstance(each, FinishedAttempt)]
         retries = Retries(self._first_backoff, failures=_predictions_of(step, earlier))
         failed = None
@@ -292,8 +298,7 @@ class Runner:
     async def _pass_over(
         self, generation: Generation, step: Step, batch: Batch | None
     ) -> ServiceError | None:
-        """The reason not to call a model, which is also listed among the attempts. None if it may be
-        called."""
+        """The reason not to call a model, which is also listed among the attempts. None if it may be called."""
         reason = step.unfit or self._refuse_model(generation, step.model)
         reason = reason or await self._refuse_cost(generation, step, batch)
         if reason is None:

@@ -20,6 +20,7 @@ from files import Files, StoredOutputs
 from files.names import link_name
 from files.storage import MAX_OUTPUTS
 from generations.attempt import raise_no_outputs
+from generations.door_calls import keep_shape
 from generations.generation import Attempt, Generation
 from media.files import FILE_TYPES, ending_of, file_type
 from media.formats import HEAD, Kind
@@ -51,6 +52,7 @@ async def keep_outputs(files: Files | None, generation: Generation, attempt: Att
     generation.files_error = kept.error
     if files and is_any and len(urls) < MAX_OUTPUTS:
         await _keep_if_large(files, generation, attempt, number=len(urls))
+    keep_shape(generation, attempt, kept.names)
 
 
 async def _fetched(

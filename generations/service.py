@@ -203,6 +203,17 @@ class GenerationService:
         delivery = await self._delivery(work)
         return body | {"webhook": views.webhook(delivery)} if delivery else body
 
+    async def record(self, work: Work | Stored, *, within: float = 0.0) -> GenerationRecord:
+        """The record of a generation at its end, or after `within` seconds if it runs here. It is on the disk, unless
+        the disk cannot be written."""
+        assert not isinstance(work, Batch)  # noqa: S101 - a batch has many
+        if within and isinstance(work, Generation):
+            with suppress(ShuttingDown):
+                await self._supervisor.wait(work, seconds=within)
+        with suppress(LedgerDown):
+            await self._ledger.flush()
+        return work.record()
+
     async def page(self, page: Page) -> Sequence[GenerationRecord]:
         """A page of generations, the latest first."""
         return await self._archive.read(lambda queries: queries.page(page))

@@ -100,9 +100,10 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of generations: `seq` below `before`, accepted at or after `since` (Unix time). Without a `caller_id` they
-    are of all callers, or of those keys that have this `key_name`, also deleted ones. `prompt` is a text that their
-    prompts contain, in any case, and `metadata` are pairs that they have."""
+    """A page of generations: `seq` below `before`, accepted at or after `since` and before `until` (Unix times).
+    Without a `caller_id` they are of all callers, or of those keys that have this `key_name`, also deleted ones.
+    `prompt` is a text that their prompts contain, in any case, and `metadata` are pairs that they have. With `after`,
+    it is the page that ends before the generation with this `seq`."""
 
     caller_id: str | None
     limit: int
@@ -115,6 +116,8 @@ class Page:
     kind: str | None = None
     prompt: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    until: float | None = None
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

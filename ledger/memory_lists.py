@@ -24,12 +24,14 @@ class MemoryLists(MemoryRows):
             and page.batch_id in {None, each.batch_id}
             and page.kind in {None, each.kind}
             and (page.since is None or each.accepted_at >= page.since)
+            and (page.until is None or each.accepted_at < page.until)
             and (page.before is None or (each.seq or 0) < page.before)
+            and (page.after is None or (each.seq or 0) > page.after)
             and (page.prompt is None or page.prompt.lower() in each.prompt.lower())
             and self._is_of_key(each.caller_id, page.key_name)
             and set(page.metadata) <= json.loads(each.metadata or "{}").items()
         ]
-        return found[::-1][: page.limit]
+        return found[::-1][: page.limit] if page.after is None else found[: page.limit][::-1]
 
     def batches(
         self, caller_id: str | None, *, key_name: str | None = None, limit: int, before: Place | None = None

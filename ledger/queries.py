@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from operator import eq, ge, lt
+from operator import eq, ge, gt, lt
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -137,13 +137,17 @@ class SqlQueries(SqlModels, SqlAccess):
             (_G.state, eq, page.state),
             (_G.model, eq, page.model),
             (_G.accepted_at, ge, page.since),
+            (_G.accepted_at, lt, page.until),
             (_G.seq, lt, page.before),
+            (_G.seq, gt, page.after),
         )
         conditions += _of_keys(_G.caller_id, page.key_name)
         conditions += [JsonText(_G.metadata, literal(name)) == value for name, value in page.metadata]
         if page.prompt is not None:
             conditions.append(Lower(_G.prompt).like(Lower(literal(_pattern_of(page.prompt))), escape="/"))
-        return self._generations(*conditions, order=_G.seq.desc(), limit=page.limit)
+        order = _G.seq.desc() if page.after is None else _G.seq
+        found = self._generations(*conditions, order=order, limit=page.limit)
+        return found if page.after is None else found[::-1]
 
     def unfinished(self, process: str | None = None) -> Sequence[GenerationRecord]:
         return self._generations(_UNFINISHED, *_taken_by(process, _G))

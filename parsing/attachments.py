@@ -19,6 +19,7 @@ import structlog
 
 from catalog.references import Upload
 from errors import LedgerDown
+from files.caller_files import CallerFiles, has_expired, is_caller_file
 from files.uploads import UploadStorage
 
 SWEEP_EVERY: Final = 3600.0
@@ -51,6 +52,8 @@ class Attachments:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.storage = storage
+        self.caller_files = None if storage is None else CallerFiles(storage)
+        """Files that callers have uploaded to use them later."""
         # Own threads, since a bucket may be slow.
         self._executor = executor or ThreadPoolExecutor(2, thread_name_prefix="uploads")
         self._clock = clock
@@ -85,13 +88,15 @@ class Attachments:
             self._executor.submit(self.sweep, is_unfinished)
 
     def sweep(self, is_unfinished: Callable[[str], bool]) -> None:
-        """Delete the files that were left behind. `is_unfinished` returns whether the ledger has unfinished work with
-        this id, and may raise LedgerDown."""
+        """Delete the files that were left behind, and those of callers that have expired. `is_unfinished` returns
+        whether the ledger has unfinished work with this id, and may raise LedgerDown."""
         if self.storage is None:
             return
+        now = self._clock()
         try:
-            for owner in self.storage.owners(before=self._clock() - LEFT_BEHIND):
-                if not is_unfinished(owner):
+            for owner in self.storage.owners(before=now - LEFT_BEHIND):
+                is_left = has_expired(owner, now=now) if is_caller_file(owner) else not is_unfinished(owner)
+                if is_left:
                     self.storage.remove(owner)
         except (OSError, LedgerDown) as error:
             log.warning("uploads_sweep_failed", reason=str(error))

@@ -123,7 +123,7 @@ def _put_in_front(word: str | None, valid: dict[str, Any]) -> tuple[Change, ...]
 def _alone(route: Route, context: ParseContext) -> Step | Problem:
     """The only step of a request without a fallback, or the problem that the model cannot have the shape."""
     model, preset = route.requested, route.preset
-    sent = {**model.asks_for, **route.given}
+    sent = route.given if context.lenient else {**model.asks_for, **route.given}
     if preset is None:
         return Step(model, sent, route.changes)
     shape = shaped(model, preset) or ({} if context.accepted else None)

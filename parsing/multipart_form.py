@@ -87,7 +87,7 @@ def read_form(
         if not boundary:
             raise ValueError("a form has a boundary")
         counted = cast("IO[bytes]", _Counted(stream, opened, most_text, hold))
-        for part, content in _read_parts(
+        for part, content in read_parts(
             counted, boundary, most_parts=MAX_PARTS, most_text=most_text, open_file=open_file
         ):
             reader.take(part, content)
@@ -236,7 +236,7 @@ class _Reader:
             place[name] = [place[name], upload]
 
 
-def _read_parts(
+def read_parts(
     stream: IO[bytes], boundary: bytes, *, most_parts: int, most_text: int, open_file: Callable[[], IO[bytes]]
 ) -> Iterator[tuple[Field | File, IO[bytes]]]:
     """Each part with its content, to be read from the start. A file is written into what `open_file` returns; a field

@@ -124,6 +124,15 @@ class Outbox:
             self._schedule(delivery, min((delivery.next_at or now) - now, self._policy.longest_backoff))
             self._start_due()
 
+    def announce(self, work_id: str, url: str, content: bytes) -> None:
+        """Post the state of work that goes on, without a record and without a retry: its end replaces it."""
+        if not self._closed:
+            task = asyncio.get_running_loop().create_task(
+                self._announce(work_id, url, content), name="webhook"
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
     def get(self, delivery_id: str) -> Delivery | None:
         """The delivery with this id while it is pending, else None."""
         return self._pending.get(delivery_id)
@@ -194,6 +203,16 @@ class Outbox:
         else:
             _log.info(f"webhook_{tried.state}", id=tried.id, **fields)
         self._ledger.upsert(tried)
+
+    async def _announce(self, work_id: str, url: str, content: bytes) -> None:
+        try:
+            parsed = public_http.parse_url(url, loopback=self._loopback, allowed_hosts=self._allowed_hosts)
+            message_id = f"msg_{work_id}_start"
+            headers = signed_headers(content, message_id=message_id, secret=self._secret, now=self._clock())
+            status = (await self._post(parsed, content, headers)).status
+            _log.info("webhook_announced", id=work_id, host=_host(url), status=status)
+        except (ValueError, DeliveryFailed) as reason:
+            _log.info("webhook_announced", id=work_id, host=_host(url), status=None, trouble=str(reason))
 
     async def _outcome(self, delivery: Delivery) -> "_Outcome":
         try:

@@ -1,6 +1,7 @@
 """Errors in Replicate's shape: `{"title", "detail", "status"}`, with the code of this service beside them.
 
-An input that is not valid is 422 with `invalid_fields`, as Replicate answers. Its client raises a `ReplicateError` with
+An input that is not valid is 422 with `invalid_fields`, as Replicate answers. What this door does not have of its API
+is 404, whatever the method. Its client raises a `ReplicateError` with
 title, status and detail for each of them. It repeats a GET on 429, 503 and 504, and never a POST.
 
 Facts: recorded answers, and the source of the official client at 1.0.7.
@@ -12,8 +13,17 @@ from typing import Any, Final
 
 MIMETYPE: Final = "application/problem+json"
 
-_TITLES: Final = {"invalid_request": "Input validation failed", "unauthenticated": "Unauthenticated"}
+_TITLES: Final = {
+    "invalid_request": "Input validation failed",
+    "unauthenticated": "Unauthenticated",
+    "method_not_allowed": "Not found",
+}
 """Replicate's own titles, by code."""
+
+_DETAILS: Final = {"method_not_allowed": "This service does not have this part of Replicate's API."}
+
+_STATUSES: Final = {"invalid_request": 422, "method_not_allowed": 404}
+"""Replicate's own statuses, by code."""
 
 _TYPES: Final = (
     (re.compile(r"is required$"), "required"),
@@ -38,8 +48,8 @@ def shape(
     fields = [_field(each) for each in problem.get("errors") or ()]
     body = {
         "title": _TITLES.get(code, problem["title"]),
-        "detail": "".join(map(_line, fields)) or problem["detail"],
-        "status": 422 if code == "invalid_request" else problem["status"],
+        "detail": "".join(map(_line, fields)) or _DETAILS.get(code, problem["detail"]),
+        "status": _STATUSES.get(code, problem["status"]),
         "code": code,
         "request_id": problem["request_id"],
     }

@@ -1,0 +1,245 @@
+"""The routes and schemas of the door for Replicate's clients in the OpenAPI document."""
+
+from dataclasses import replace
+from typing import Final
+
+from api.openapi.operations import PAYERS, READERS, Operation, header, json_of, query
+from api.openapi.schemas import JSON, TEXT, an_object, ref
+from doors.replicate.creation import EVENTS
+from doors.replicate.predictions import ROOT
+
+_READS: Final = ("401", "404", "429", "500")
+_CREATES: Final = ("400", "401", "402", "403", "404", "409", "413", "415", "429", "500", "503")
+_ERROR: Final = json_of("ReplicateError")
+_OPTIONAL_TEXT: Final[JSON] = {"type": ["string", "null"]}
+_OBJECT: Final[JSON] = {"type": "object"}
+
+
+def _path(name: str) -> JSON:
+    return {"name": name, "in": "path", "required": True, "schema": TEXT}
+
+
+_NAMED: Final = (_path("owner"), _path("name"))
+_TARGET: Final = _path("target")
+
+_HEADERS: Final = (
+    header("Prefer", TEXT, "`wait` or `wait=N`: hold the answer for up to N seconds, at most 60."),
+    header("Cancel-After", TEXT, "`30s`, `5m`, `1h30m`: cancel the prediction so long after its creation."),
+)
+
+
+def paths() -> JSON:
+    """The routes, by their paths."""
+    return {
+        f"{ROOT}{path}": {each: made.as_json() for each, made in found.items()}
+        for path, found in {**_predictions(), **_resources()}.items()
+    }
+
+
+def _predictions() -> dict[str, dict[str, Operation]]:
+    page = (
+        query("cursor", TEXT, "From a link to another page."),
+        query("created_after", TEXT),
+        query("created_before", TEXT),
+    )
+    one = "ReplicatePrediction"
+    return {
+        "/predictions": {
+            "post": _creation("replicateCreate", "Create a prediction", "ReplicateVersion"),
+            "get": _operation(
+                "replicateList",
+                "List the caller's predictions, a hundred a page",
+                "ReplicatePredictions",
+                *page,
+            ),
+        },
+        "/predictions/{target}": {"get": _operation("replicatePrediction", "Get a prediction", one, _TARGET)},
+        "/predictions/{target}/cancel": {
+            "post": replace(_operation("replicateCancel", "Cancel a prediction", one, _TARGET), who=PAYERS)
+        },
+        "/models/{owner}/{name}/predictions": {
+            "post": _creation("replicateRun", "Run a model by its name", "ReplicateInput", *_NAMED)
+        },
+        "/deployments/{owner}/{name}/predictions": {
+            "post": _creation("replicateDeployment", "Run a deployment", "ReplicateInput", *_NAMED)
+        },
+    }
+
+
+def _resources() -> dict[str, dict[str, Operation]]:
+    version = _path("version")
+    return {
+        "/models/{owner}/{name}": {
+            "get": _operation("replicateModel", "Get a model", "ReplicateModel", *_NAMED)
+        },
+        "/models/{owner}/{name}/versions/{version}": {
+            "get": _operation(
+                "replicateVersion", "Get a version of a model", "ReplicateVersionOfModel", *_NAMED, version
+            )
+        },
+        "/files": {
+            "post": _upload(),
+            "get": _operation("replicateFiles", "List the caller's uploads", "ReplicateFiles"),
+        },
+        "/files/{target}": {
+            "get": _operation("replicateFile", "Get an upload", "ReplicateFile", _TARGET),
+            "delete": replace(
+                _operation("replicateDeleteFile", "Delete an upload", "ReplicateFile", _TARGET),
+                answers={"204": {"description": "Done"}},
+                who=PAYERS,
+            ),
+        },
+        "/account": {"get": _operation("replicateAccount", "Get the caller's account", "ReplicateAccount")},
+        "/webhooks/default/secret": {
+            "get": replace(
+                _operation("replicateSecret", "Get the secret that signs webhooks", "ReplicateSecret"),
+                who=("admin", "caller"),
+            )
+        },
+    }
+
+
+def _operation(name: str, summary: str, answer: str, *parameters: JSON) -> Operation:
+    answers: JSON = {"200": {"description": "Done", "content": json_of(answer)}}
+    return Operation(
+        name=name,
+        summary=f"{summary}, as at Replicate",
+        who=READERS,
+        parameters=parameters,
+        answers=answers,
+        errors=_READS,
+        error=_ERROR,
+    )
+
+
+def _creation(name: str, summary: str, takes: str, *path: JSON) -> Operation:
+    accepted: JSON = {
+        "description": "Accepted, or done within the time that the caller waits",
+        "content": json_of("ReplicatePrediction"),
+    }
+    return Operation(
+        name=name,
+        summary=f"{summary}, as at Replicate",
+        who=PAYERS,
+        parameters=(*path, *_HEADERS),
+        takes=json_of(takes),
+        answers={"201": accepted},
+        errors=_CREATES,
+        error=_ERROR,
+        creates=True,
+    )
+
+
+def _upload() -> Operation:
+    return Operation(
+        name="replicateUpload",
+        summary="Upload a file to use as an input for a day, as at Replicate",
+        who=PAYERS,
+        takes={"multipart/form-data": {"schema": ref("ReplicateUpload")}},
+        answers={"201": {"description": "Stored", "content": json_of("ReplicateFile")}},
+        errors=("400", "401", "403", "404", "413", "415", "429", "500", "503"),
+        error=_ERROR,
+    )
+
+
+def schemas() -> JSON:
+    """The schemas, by their names."""
+    prediction, created = ref("ReplicatePrediction"), _created()
+    return {
+        "ReplicateInput": an_object(created, required=["input"], additionalProperties=False),
+        "ReplicateVersion": an_object(
+            {"version": {**TEXT, "description": "`owner/name`, `owner/name:id`, or the id of a version."}, **created},
+            required=["version", "input"], additionalProperties=False,
+        ),
+        "ReplicatePrediction": _prediction(),
+        "ReplicatePredictions": _page(prediction),
+        "ReplicateError": an_object(
+            {
+                "title": TEXT, "detail": TEXT, "status": {"type": "integer"}, "code": TEXT, "request_id": TEXT,
+                "invalid_fields": {
+                    "type": "array", "items": an_object({"type": TEXT, "field": TEXT, "description": TEXT})
+                },
+                "retry_after": {"type": "integer", "description": "Seconds."},
+            },
+            required=["title", "detail", "status", "code", "request_id"],
+        ),
+        "ReplicateUpload": an_object(
+            {"content": {"type": "string", "format": "binary"}, "metadata": {**TEXT, "description": "A JSON object."}},
+            required=["content"],
+        ),
+        "ReplicateFile": _file(),
+        "ReplicateFiles": _page(ref("ReplicateFile")),
+        "ReplicateVersionOfModel": an_object(
+            {"id": TEXT, "created_at": TEXT, "cog_version": TEXT, "openapi_schema": _OBJECT}
+        ),
+        "ReplicateModel": an_object(
+            {
+                "owner": TEXT, "name": TEXT, "url": TEXT, "description": _OPTIONAL_TEXT,
+                "visibility": {"enum": ["public", "private"]}, "run_count": {"type": "integer"},
+                "latest_version": ref("ReplicateVersionOfModel"),
+            }
+        ),
+        "ReplicateAccount": an_object(
+            {"type": {"enum": ["user", "organization"]}, "username": TEXT, "name": TEXT, "github_url": _OPTIONAL_TEXT}
+        ),
+        "ReplicateSecret": an_object({"key": TEXT}),
+    }  # fmt: skip
+
+
+def _created() -> JSON:
+    return {
+        "input": {"type": "object", "description": "The inputs of the model."},
+        "webhook": _OPTIONAL_TEXT,
+        "webhook_events_filter": {"anyOf": [{"type": "array", "items": {"enum": list(EVENTS)}}, {"type": "null"}]},
+        "webhook_completed": _OPTIONAL_TEXT,
+        "stream": {"enum": [False, None]},
+    }  # fmt: skip
+
+
+def _prediction() -> JSON:
+    return an_object(
+        {
+            "id": TEXT,
+            "model": TEXT,
+            "version": TEXT,
+            "input": _OBJECT,
+            "logs": TEXT,
+            "output": {"description": "As the model returned it, with kept files in place of its own."},
+            "error": _OPTIONAL_TEXT,
+            "data_removed": {"type": "boolean"},
+            "status": {"enum": ["starting", "processing", "succeeded", "failed", "canceled"]},
+            "created_at": TEXT,
+            "started_at": _OPTIONAL_TEXT,
+            "completed_at": _OPTIONAL_TEXT,
+            "metrics": _OBJECT,
+            "urls": an_object({"get": TEXT, "cancel": TEXT}),
+            "source": {"const": "api"},
+            "deployment": TEXT,
+            "deadline": TEXT,
+            "webhook": TEXT,
+        },
+        required=["id", "model", "version", "input", "output", "error", "status", "created_at", "urls"],
+    )
+
+
+def _file() -> JSON:
+    return an_object(
+        {
+            "id": TEXT,
+            "name": TEXT,
+            "content_type": TEXT,
+            "size": {"type": "integer", "description": "Bytes."},
+            "etag": TEXT,
+            "checksums": an_object({"sha256": TEXT, "md5": TEXT}),
+            "metadata": _OBJECT,
+            "created_at": TEXT,
+            "expires_at": TEXT,
+            "urls": an_object({"get": TEXT}),
+        }
+    )
+
+
+def _page(item: JSON) -> JSON:
+    return an_object(
+        {"next": _OPTIONAL_TEXT, "previous": _OPTIONAL_TEXT, "results": {"type": "array", "items": item}}
+    )

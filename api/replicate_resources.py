@@ -1,0 +1,112 @@
+"""The routes of the door for Replicate's clients beside predictions: files, models, the account, the webhook secret."""
+
+from flask import Blueprint, Response, jsonify, request
+
+from api import incoming, roles
+from api.models import found_model
+from doors.replicate import resources
+from errors import Forbidden, LedgerDown, NotFound, UnsupportedMediaType
+from files.caller_files import CallerFiles
+from parsing.upload_form import MOST_BYTES, read_upload
+
+routes = Blueprint("replicate_resources", __name__, url_prefix="/replicate/v1")
+
+
+@routes.post("/files")
+def create_replicate_file() -> tuple[Response, int]:
+    """Upload a file, which can be an input of the caller's predictions for a day."""
+    service, caller = incoming.service(), incoming.require_payer()
+    files, address = caller_files(), incoming.address()
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedMediaType("The body must be multipart/form-data.")
+    request.max_content_length = MOST_BYTES
+    with incoming.limits().submitting.held(caller.turn, retry_after=service.seconds_per_release):
+        options = request.mimetype_params
+        with incoming.unreadable():
+            uploaded = read_upload(request.stream, options=options, spool=service.uploads_dir)
+        try:
+            found = files.create(
+                caller.id,
+                uploaded.file,
+                name=uploaded.name,
+                content_type=uploaded.content_type,
+                metadata=uploaded.metadata,
+            )
+        except OSError as error:
+            raise LedgerDown(f"The file cannot be stored: {error.strerror or error}.") from error
+        finally:
+            uploaded.file.close()
+    return jsonify(resources.file(found, address)), 201
+
+
+@routes.get("/files")
+def list_replicate_files() -> Response:
+    """The latest uploads of the caller."""
+    principal, address = incoming.authenticate(), incoming.address()
+    found = [resources.file(each, address) for each in caller_files().latest(principal.id)]
+    return jsonify({"next": None, "previous": None, "results": found})
+
+
+@routes.get("/files/<target>")
+def replicate_file(target: str) -> Response:
+    """An upload of the caller, without its content."""
+    principal, address = incoming.authenticate(), incoming.address()
+    found = caller_files().find(principal.id, target)
+    if found is None:
+        raise NotFound("No file has this id, or it has expired.")
+    return jsonify(resources.file(found, address))
+
+
+@routes.delete("/files/<target>")
+def delete_replicate_file(target: str) -> tuple[str, int]:
+    """Delete an upload."""
+    principal = roles.require_change()
+    if not caller_files().delete(principal.id, target):
+        raise NotFound("No file has this id, or it has expired.")
+    return "", 204
+
+
+@routes.get("/account")
+def replicate_account() -> Response:
+    """The caller: a named key, the admin, or the owner of a Replicate token."""
+    service, principal = incoming.service(), incoming.authenticate()
+    name: str | None = principal.key.name if principal.key is not None else principal.id
+    if principal.role == "user" and principal.caller is not None:
+        provider = service.core.provider
+        name = service.loop.run(provider.account_of(principal.caller), disconnect=incoming.connection())
+    return jsonify(resources.account(name or principal.id, is_user=principal.role == "user"))
+
+
+@routes.get("/models/<owner>/<name>")
+def replicate_model(owner: str, name: str) -> Response:
+    """A model, with the schema of its latest version."""
+    incoming.authenticate()
+    return jsonify(resources.model(found_model(f"{owner}/{name}")))
+
+
+@routes.get("/models/<owner>/<name>/versions/<version>")
+def replicate_version(owner: str, name: str, version: str) -> Response:
+    """A version of a model, with its schema."""
+    incoming.authenticate()
+    model = found_model(f"{owner}/{name}" if version == "hidden" else f"{owner}/{name}:{version}")
+    return jsonify(resources.version(model, version))
+
+
+@routes.get("/webhooks/default/secret")
+def replicate_webhook_secret() -> Response:
+    """The secret that signs webhooks, for callers on the server's token."""
+    service, principal = incoming.service(), incoming.authenticate()
+    secret = service.settings.webhook_secret
+    if principal.role not in {"admin", "caller"}:
+        raise Forbidden("The secret of this service's webhooks is for its own keys. Ask its operator.")
+    if secret is None:
+        raise NotFound("This service signs no webhooks, since WEBHOOK_SECRET is not set.")
+    return jsonify({"key": secret})
+
+
+def caller_files() -> CallerFiles:
+    """The files of callers. Raises NotFound if this service cannot keep any."""
+    files = incoming.service().attachments.caller_files
+    if files is None:
+        raise NotFound("This service keeps no uploads, since its DATA_DIR cannot be written.")
+    return files

@@ -1,0 +1,118 @@
+"""What a call of the Replicate door needs while its generation runs: its deadline, the event of its start, and its
+output in the shape that the model returned.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from catalog.outputs import Url
+from contract.door_facts import KEPT, LARGE, LARGE_TEXT, DoorFacts
+from generations.batch import Work
+from generations.generation import Attempt, Generation
+from ledger import Ledger
+from ledger.records import GenerationRecord
+from webhooks.outbox import Outbox
+
+Body = Callable[[GenerationRecord, str], dict[str, Any]]
+"""Makes a body from a record, at an address of the service."""
+
+
+@contextmanager
+def during_call(
+    generation: Generation, ledger: Ledger, starts: "StartWebhooks | None" = None
+) -> Iterator[None]:
+    """The run of a generation in the current task, which is cancelled at the deadline of its call, if there is one.
+    `starts` posts its start."""
+    facts = _facts_of(generation)
+    if facts is not None and starts is not None:
+        generation.listeners.append(starts.changed)
+    if facts is None or facts.deadline is None:
+        yield
+        return
+    task = asyncio.current_task()
+
+    def cancel() -> None:
+        if not generation.has_ended and not generation.is_cancelled and task is not None:
+            generation.is_cancelled = True
+            ledger.mark_dirty(generation)
+            task.cancel()
+
+    left = max(0.0, facts.deadline - time.time())
+    timer = asyncio.get_running_loop().call_later(left, cancel)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def webhook_at_start(generation: Generation) -> str | None:
+    """The webhook that gets the start of its first prediction, if there is one."""
+    facts = _facts_of(generation)
+    if facts is None or "start" not in facts.webhook_events or len(generation.attempts) > 1:
+        return None
+    return facts.webhook
+
+
+def webhook_at_end(work: Work) -> str | None:
+    """The webhook that gets the end of this work."""
+    if isinstance(work, Generation) and not work.succeeded:
+        facts = _facts_of(work)
+        if facts is not None and "completed" not in facts.webhook_events:
+            return None  # it gets outputs only
+    return work.webhook
+
+
+class StartWebhooks:
+    """Posts the start of predictions to webhooks that want it, once, as Replicate does. `body` makes the content from a
+    record and the address of the service."""
+
+    def __init__(self, outbox: Outbox, body: Body) -> None:
+        self._outbox = outbox
+        self._body = body
+
+    def changed(self, generation: Generation) -> None:
+        """The state of a generation has changed."""
+        if generation.state == "running" and (url := webhook_at_start(generation)) is not None:
+            content = json.dumps(self._body(generation.record(), generation.address)).encode()
+            self._outbox.announce(generation.id, url, content)
+
+
+def keep_shape(generation: Generation, attempt: Attempt, names: Sequence[str | None]) -> None:
+    """Remember the output as the model returned it, if the door needs that. `names` are those of the kept files, in the
+    order of the files in the output; None is one that is not kept."""
+    facts = _facts_of(generation)
+    if facts is None or attempt.prediction is None:
+        return
+    urls = attempt.produced.files
+    numbers = {
+        url: number if number < len(names) and names[number] else None for number, url in enumerate(urls)
+    }
+    made = attempt.prediction.output
+    if generation.outputs:
+        output = _shaped(made, numbers)
+    elif generation.kinds[-1:] != (
+        "text",
+    ):  # it was too large for the ledger, and is in the file after those
+        output = {LARGE: len(urls)}
+    else:
+        output = [{LARGE_TEXT: len(urls)}] if isinstance(made, list) else {LARGE_TEXT: len(urls)}
+    generation.door_facts = replace(facts, output=output).as_json()
+
+
+def _facts_of(generation: Generation) -> DoorFacts | None:
+    return None if generation.door_facts is None else DoorFacts.from_json(generation.door_facts)
+
+
+def _shaped(value: Any, numbers: dict[Url, int | None]) -> Any:
+    if isinstance(value, Url) and value in numbers:
+        return {KEPT: numbers[value]}
+    if isinstance(value, list | tuple):
+        return [_shaped(each, numbers) for each in value]
+    if isinstance(value, dict):
+        return {name: _shaped(each, numbers) for name, each in value.items()}
+    return value
