@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from typing import Final, TypeVar
 
 from auth import Caller, Principal
@@ -49,6 +50,10 @@ AT_ONCE: Final = 2.0
 
 _LOOKS: Final = (0.0, 0.25, 0.5)
 """Seconds before each look for a lost call, whose loss may be noticed a little later than by its client."""
+
+_LONG_LOOK: Final = 0.5
+_LONGEST_LOOK: Final = 30.0
+"""Seconds between further looks, and of all looks, while the process that has such work may have died."""
 
 _JUDGED_AFTER: Final = 0.25
 """Seconds after which the habit of a caller is judged. Clients retry later: after 0.375 seconds or more."""
@@ -167,19 +172,36 @@ class LostCalls:
                     self._end_later(lost, max(0.0, lost.lost_at + KEPT_FOR - self._clock()))
 
     async def _joined(self, submission: Submission, number: int) -> Work | Stored | None:
-        """The work of a lost call that this retry joins, None if there is none."""
-        caller, fingerprint = submission.caller, submission.body_fingerprint
+        """The work of a lost call that this retry joins, None if there is none. It waits while the process that has
+        such work may have died, until another one takes that over."""
+        caller, fingerprint, began = submission.caller, submission.body_fingerprint, _now()
         if fingerprint is None:
             return None
-        for pause in _LOOKS:
+        for pause in chain(_LOOKS, repeat(_LONG_LOOK)):
             await asyncio.sleep(pause)
-            rows = await self._archive.read(lambda queries: queries.lost_calls(caller.id, fingerprint))
-            for lost in _candidates(rows, number, self._clock()):
-                if lost.unsure and not await self._is_likely(lost):
-                    continue
-                work = await self._take(lost, caller)
-                if work is not None and not _is_cancelled(work):
-                    return work
+            work = await self._found(caller, fingerprint, number)
+            seconds = _now() - began
+            if work is not None or seconds > _LONGEST_LOOK:
+                return work
+            if seconds >= sum(_LOOKS) and not await self._may_be_left(caller, fingerprint, seconds):
+                return await self._found(caller, fingerprint, number)
+        return None
+
+    async def _may_be_left(self, caller: Caller, fingerprint: str, seconds: float) -> bool:
+        process = self._ledger.process
+        return await self._archive.read(
+            lambda queries: queries.may_be_left(caller.id, fingerprint, process=process, seconds=seconds)
+        )
+
+    async def _found(self, caller: Caller, fingerprint: str, number: int) -> Work | Stored | None:
+        """The work of a lost call that try `number` joins now."""
+        rows = await self._archive.read(lambda queries: queries.lost_calls(caller.id, fingerprint))
+        for lost in _candidates(rows, number, self._clock()):
+            if lost.unsure and not await self._is_likely(lost):
+                continue
+            work = await self._take(lost, caller)
+            if work is not None and not _is_cancelled(work):
+                return work
         return None
 
     async def _is_likely(self, lost: LostCallRecord) -> bool:

@@ -261,6 +261,12 @@ class Queries(ModelQueries, AccessQueries, Protocol):
     ) -> Sequence[LostCallRecord]:
         """Calls whose connection was lost, of any caller and body or of these."""
 
+    def may_be_left(
+        self, caller_id: str, body_fingerprint: str, *, process: str | None, seconds: float
+    ) -> bool:
+        """Whether unfinished work with this body was taken over and is not resumed yet, or is of another process that
+        is dead or has shown no sign of life for so many seconds. Then its calls may soon be lost ones."""
+
     def delivery(self, work_id: str) -> Delivery | None: ...
 
     def pending_deliveries(self, process: str | None = None) -> Sequence[Delivery]: ...

@@ -69,6 +69,16 @@ class MemoryModels(MemoryRows):
             if caller_id in {None, each.caller_id} and body_fingerprint in {None, each.body_fingerprint}
         ]
 
+    def may_be_left(
+        self,
+        caller_id: str,  # noqa: ARG002
+        body_fingerprint: str,  # noqa: ARG002
+        *,
+        process: str | None,  # noqa: ARG002
+        seconds: float,  # noqa: ARG002
+    ) -> bool:
+        return False  # it knows no processes
+
     def _waits_elsewhere(self, work_id: str) -> bool:
         for kind in (GenerationRecord, BatchRecord):
             found = cast("GenerationRecord | BatchRecord | None", self.rows[kind].get((work_id,)))

@@ -25,9 +25,10 @@ from sqlalchemy import (
 from contract.states import State
 from ledger import DAY, Grouping, Page, Period, Place, Progress, date_of
 from ledger.access import SqlAccess, after
-from ledger.access_records import LostCallRecord, SpendingRecord
+from ledger.access_records import SpendingRecord
 from ledger.claims import BUDGET_TOTAL, SPENDING, spending_of, total_of
 from ledger.column_types import JsonText, Lower
+from ledger.lost_calls import SqlLostCalls
 from ledger.published import SqlModels
 from ledger.records import (
     AttemptRecord,
@@ -49,7 +50,6 @@ from ledger.tables import (
     FIGURES,
     GENERATIONS,
     KEYS,
-    LOST_CALLS,
     META,
     SPENDINGS,
     USAGE_BY_DAY,
@@ -75,7 +75,7 @@ _BEGIN: Final = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATA
 """Begins a transaction that sees one moment, by dialect."""
 
 
-class SqlQueries(SqlModels, SqlAccess):
+class SqlQueries(SqlModels, SqlAccess, SqlLostCalls):
     """`ledger.Queries` on a database. Each query takes a connection from the pool."""
 
     def generation(self, generation_id: str) -> GenerationRecord | None:
@@ -178,13 +178,6 @@ class SqlQueries(SqlModels, SqlAccess):
     def is_unfinished(self, work_id: str) -> bool:
         with self._reading() as connection:
             return bool(connection.execute(select(_is_unfinished(literal(work_id)))).scalar_one())
-
-    def lost_calls(
-        self, caller_id: str | None = None, body_fingerprint: str | None = None
-    ) -> Sequence[LostCallRecord]:
-        lost = LOST_CALLS.c
-        conditions = ((lost.caller_id, eq, caller_id), (lost.body_fingerprint, eq, body_fingerprint))
-        return self._records(LostCallRecord, *_conditions(*conditions))
 
     def delivery(self, work_id: str) -> Delivery | None:
         return next(iter(self._records(Delivery, DELIVERIES.c.id == work_id)), None)

@@ -145,6 +145,21 @@ def test_a_call_that_one_process_has_lost_is_joined_in_another(settings, simulat
         assert 2 == simulator.counts().creations_accepted
 
 
+def test_a_retry_that_comes_before_the_death_of_a_process_is_noticed_waits_for_its_work(settings, simulator):
+    if "DATABASE_URL" not in settings:
+        pytest.skip("SQLite has one process")
+    body = BODY | {"prompt": "[[slow=4]] A lighthouse"}
+    with running_service(**settings) as one, running_service(**settings) as two:
+        caller = one.connect(PATH, body, **FIRST)
+        until(lambda: simulator.counts().creations_accepted == 1)
+        one.kill()
+        caller.close()
+        status, made = read_response(two.connect(PATH, body, **RETRY))
+
+        assert (200, [made["id"]]) == (status, [each["id"] for each in listed(two)])
+    assert 1 == simulator.counts().creations_accepted
+
+
 def test_a_joined_call_survives_the_death_of_the_process_that_runs_it_and_is_not_shared(settings, simulator):
     if "DATABASE_URL" not in settings:
         pytest.skip("SQLite has one process")
