@@ -97,7 +97,8 @@ def events(target: str) -> Response:
     work = service.loop.run(generations.get(_of_kind("gen", target), principal))
     leave = incoming.limits().listeners.take(principal.id, retry_after=service.seconds_per_release)
     try:
-        subscription = service.loop.run(generations.subscribe(work, address))
+        following = generations.subscribe(work, address, detach=principal.may_change)
+        subscription = service.loop.run(following)
     except BaseException:
         leave()
         raise

@@ -240,9 +240,10 @@ class GenerationService:
 
         return await self._archive.read(sums)
 
-    async def subscribe(self, work: Work | Stored, address: str) -> Subscription:
+    async def subscribe(self, work: Work | Stored, address: str, *, detach: bool = True) -> Subscription:
+        """Follow the events of a generation. Unless `detach` is false, it continues without a waiting caller."""
         assert not isinstance(work, Batch)  # noqa: S101 - only generations have events
-        if self._remote is not None and self._elsewhere.runs(work):
+        if detach and self._remote is not None and self._elsewhere.runs(work):
             await self._remote.detach(work)
         return self.events.subscribe(work, address)
 

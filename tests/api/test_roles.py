@@ -35,6 +35,7 @@ TABLE = {
     ("GET", "/generations/{target}"): SEE,
     ("GET", "/generations/{target}/events"): SEE,
     ("DELETE", "/generations/{target}"): GENERATE,
+    ("GET", "/batches"): SEE,
     ("GET", "/batches/{target}"): SEE,
     ("DELETE", "/batches/{target}"): GENERATE,
     ("GET", "/usage"): SEE,
