@@ -59,6 +59,20 @@ TABLE = {
     ("GET", "/v1/models/{name}"): SEE,
     ("POST", "/v1/images/generations"): GENERATE,
     ("POST", "/v1/images/edits"): GENERATE,
+    ("POST", "/replicate/v1/predictions"): GENERATE,
+    ("POST", "/replicate/v1/models/{owner}/{name}/predictions"): GENERATE,
+    ("POST", "/replicate/v1/deployments/{owner}/{name}/predictions"): GENERATE,
+    ("GET", "/replicate/v1/predictions"): SEE,
+    ("GET", "/replicate/v1/predictions/{target}"): SEE,
+    ("POST", "/replicate/v1/predictions/{target}/cancel"): GENERATE,
+    ("POST", "/replicate/v1/files"): GENERATE,
+    ("GET", "/replicate/v1/files"): SEE,
+    ("GET", "/replicate/v1/files/{target}"): SEE,
+    ("DELETE", "/replicate/v1/files/{target}"): GENERATE,
+    ("GET", "/replicate/v1/account"): SEE,
+    ("GET", "/replicate/v1/models/{owner}/{name}"): SEE,
+    ("GET", "/replicate/v1/models/{owner}/{name}/versions/{version}"): SEE,
+    ("GET", "/replicate/v1/webhooks/default/secret"): LEASE,
 }
 """The roles that each route does not refuse with 403. `user` is a Replicate token."""
 
