@@ -4,7 +4,7 @@ All functions run in a Flask thread, inside a request, except `_Delivery._ended`
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -60,12 +60,18 @@ class _Delivery:
     def _close(self) -> None:
         calls, lost = self._service.core.lost_calls, self._answered.lost
         if self._written_at is None:
-            self._service.loop.submit(calls.lose(replace(lost, lost_at=time.time())))
+            self._run(calls.lose(replace(lost, lost_at=time.time())))
         elif self._retries:
-            self._service.loop.submit(calls.answered(lost.caller_id))
             self._connection.on_end = self._ended
+            self._run(calls.answered(lost.caller_id))
 
     def _ended(self) -> None:
         """On the accepting thread, once the connection has ended without another request."""
         if self._written_at is not None and time.monotonic() - self._written_at <= AT_ONCE:
-            self._service.loop.submit(self._service.core.lost_calls.ended(self._answered))
+            self._run(self._service.core.lost_calls.ended(self._answered))
+
+    def _run(self, noting: Coroutine[Any, Any, None]) -> None:
+        try:
+            self._service.loop.submit(noting)
+        except RuntimeError:  # the loop has ended, since the service stops
+            noting.close()

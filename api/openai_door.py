@@ -21,7 +21,7 @@ from doors.openai import catalogue, results
 from doors.openai.errors import as_called
 from doors.openai.requests import FORM_NAMES, Call, renamed, translated
 from doors.openai.results import Picture
-from errors import InvalidRequest, QueueFull, StillRunning
+from errors import InvalidRequest, ServiceError, StillRunning
 from files.names import stored_name
 from generations import views
 from generations.archive import Stored
@@ -79,13 +79,14 @@ def get_images_model(name: str) -> Response:
 
 def _images(*, edits: bool) -> Response:
     service, caller = incoming.service(), incoming.require_payer()
-    with incoming.quota(_WAITS).held(caller.turn, retry_after=service.seconds_per_release):
-        try:
+    try:
+        with incoming.quota(_WAITS).held(caller.turn, retry_after=service.seconds_per_release):
             call, submission = _call(service, caller, edits=edits)
             work = _work(service, submission)
-        except QueueFull:
+    except ServiceError as error:
+        if error.status == 429 or error.status >= 500:  # its client retries, and has lost nothing
             service.loop.submit(service.core.lost_calls.refused(caller.id))
-            raise
+        raise
     return _answer(service, call, work, submission.address, edits=edits)
 
 

@@ -22,6 +22,9 @@ _TYPES: Final = {
     429: "rate_limit_error",
 }
 
+_RETRIED: Final = {408, 409, 429}
+"""The statuses below 500 that the client retries."""
+
 _BESIDE: Final = ("id", "model_name", "cost_usd")
 """The facts of the generation that stand beside `error`, as they do in a result."""
 
@@ -44,7 +47,8 @@ def shape(
     }
     if len(problems) > 1:
         error["errors"] = problems
-    is_final = status >= 500 and not problem["retryable"] and "x-should-retry" not in headers
+    is_retried = status in _RETRIED or status >= 500
+    is_final = is_retried and not problem["retryable"] and "x-should-retry" not in headers
     beside = {name: problem[name] for name in _BESIDE if name in problem}
     return {"error": error, **beside}, MIMETYPE, dict(NO_RETRY) if is_final else {}
 

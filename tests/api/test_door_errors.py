@@ -4,7 +4,15 @@ import pytest
 
 from doors.openai import errors as openai
 from doors.replicate import errors as replicate
-from errors import BudgetExceeded, GenerationFailed, InvalidRequest, LedgerDown, Problem, QueueFull
+from errors import (
+    BudgetExceeded,
+    GenerationFailed,
+    IdempotencyConflict,
+    InvalidRequest,
+    LedgerDown,
+    Problem,
+    QueueFull,
+)
 from tests.api.test_errors import Broken
 from tests.support.callers import ADMIN, PICTURE
 
@@ -57,6 +65,8 @@ def test_the_first_invalid_field_is_the_param_and_all_are_listed():
         (QueueFull("no"), "rate_limit_error", {}),
         (LedgerDown("no"), "server_error", {}),
         (GenerationFailed("no"), "server_error", openai.NO_RETRY),
+        (IdempotencyConflict("no"), "conflict_error", openai.NO_RETRY),
+        (QueueFull("no", retryable=False), "rate_limit_error", openai.NO_RETRY),
     ],
 )
 def test_a_failure_that_a_retry_cannot_mend_forbids_it(error, kind, headers):

@@ -47,8 +47,7 @@ def processes(engine, tmp_path, simulator):
         yield [stack.enter_context(running_service(**settings)).port for _ in range(number)]
 
 
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(("engine", "whole"), [("sqlite", True), ("postgresql", False), ("postgresql", True)])
 def test_200_calls_through_a_line_that_drops_answers_are_at_most_200_predictions(engine, whole, tmp_path):
     with (
         fast() as simulator,
@@ -65,3 +64,19 @@ def test_200_calls_through_a_line_that_drops_answers_are_at_most_200_predictions
         assert CALLS == len({each.id for each in made})
         assert line.dropped > CALLS / 10
         assert CALLS >= simulator.counts().creations_accepted
+
+
+def test_clients_that_close_their_connections_share_no_picture(tmp_path):
+    def generate(url):
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=USER_TOKEN, max_retries=5) as client:
+            return client.images.generate(model="flux-dev", prompt="A lighthouse").id
+
+    with (
+        fast() as simulator,
+        processes("sqlite", tmp_path, simulator) as ports,
+        dropping_line(ports) as line,
+        ThreadPoolExecutor(10) as callers,
+    ):
+        made = [each.result() for each in [callers.submit(generate, line.url) for _ in range(50)]]
+
+    assert 50 == len(set(made))
