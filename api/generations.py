@@ -11,6 +11,7 @@ import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
 from api import incoming, roles
+from api.usage_csv import usage_as_csv
 from auth import Principal
 from contract.ids import is_prediction_id
 from errors import NotFound
@@ -123,6 +124,8 @@ def usage() -> Response:
     )
     groups, total = service.loop.run(service.generations.usage(period, by=query.group_by))
     figures = [{**each, "usd": round(each["usd"], 6)} for each in (*groups, total)]
+    if request.accept_mimetypes.best_match(("application/json", "text/csv")) == "text/csv":
+        return Response(usage_as_csv(figures[:-1]), content_type="text/csv; charset=utf-8")
     return jsonify({**query.as_json(), "usage": figures[:-1], "total": figures[-1]})
 
 

@@ -80,7 +80,7 @@ def _of_the_ledger(service: Runtime) -> Iterator[Metric]:
     period = Period(simulated=simulated, since=time.time() - _HOUR)
     try:
         failures = service.queries.failures(time.time() - _HOUR, simulated=simulated)
-        groups, _ = service.loop.run(service.generations.usage(period, by="model"))
+        groups, _ = service.loop.run(service.generations.usage(period, by=("model",)))
     except LedgerDown:
         return
     yield Metric("rcg_failures_last_hour", "Generations that failed within an hour.", failures, "code")

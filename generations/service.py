@@ -28,7 +28,7 @@ from generations.submission import Submission
 from generations.supervisor import Supervisor
 from generations.suspension import Requested, Suspension
 from generations.views import ListedBatch
-from ledger import Grouping, Ledger, Page, Period, Place, Queries
+from ledger import Ledger, Page, Period, Place, Queries
 from ledger.records import Delivery, GenerationRecord
 from parsing.attachments import UPLOADED
 from parsing.shapes import BatchRequest
@@ -230,12 +230,12 @@ class GenerationService:
 
         return await self._archive.read(found)
 
-    async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
+    async def usage(self, period: Period, *, by: Sequence[str] = ()) -> tuple[list[Usage], Usage]:
         """Counts and costs of ended generations, by group and in total."""
 
         def sums(queries: Queries) -> tuple[list[Usage], Usage]:
             groups = list(queries.usage(period, by=by))
-            [total] = groups if by is None else queries.usage(period, by=None)
+            [total] = queries.usage(period) if by else groups
             return groups, total
 
         return await self._archive.read(sums)

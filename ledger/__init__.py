@@ -7,7 +7,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 from contract.states import State
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
@@ -33,7 +33,11 @@ HASH_KEY: Final = "caller hash key"
 Place = tuple[float, str]
 """The place of a row in a list: its moment and its id."""
 
-Grouping = Literal["model", "caller", "day"]
+GROUPS: Final = ("model", "caller", "day", "key")
+TAG: Final = "tag:"
+METADATA: Final = "metadata:"
+"""By what usage is grouped: one of the words, or the tag of a key or the metadata of a request with the name after the
+colon. A `key` is a caller, too. Deleted generations have no metadata."""
 
 
 def date_of(day: int) -> str:
@@ -315,5 +319,5 @@ class Queries(ModelQueries, AccessQueries, Protocol):
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         """How many generations failed at or after `since`, by the code of their error."""
 
-    def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
-        """Counts and sums: one row for each group, in order, or one row in total."""
+    def usage(self, period: Period, *, by: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
+        """Counts and sums: one row for each group, in order, or one row in total. `by` are the groups (`GROUPS`)."""

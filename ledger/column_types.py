@@ -57,24 +57,6 @@ def _json_member(found: JsonText, compiler: Any, **options: Any) -> str:
     return f"(CAST({column} AS JSON) ->> CAST({name} AS TEXT))"
 
 
-class Lower(FunctionElement[str]):
-    """A text in small letters. SQLite's own function knows ASCII only (`sqlite.py`)."""
-
-    name = "lowered"
-    type = Text()
-    inherit_cache = True
-
-
-@compiles(Lower)
-def _lowered(text: Lower, compiler: Any, **options: Any) -> str:
-    return f"lowered({compiler.process(text.clauses, **options)})"
-
-
-@compiles(Lower, "postgresql")
-def _lower(text: Lower, compiler: Any, **options: Any) -> str:
-    return f"lower({compiler.process(text.clauses, **options)})"
-
-
 @compiles(DayOf)
 def _day(moment: DayOf, compiler: Any, **options: Any) -> str:
     return f"CAST({compiler.process(moment.clauses, **options)} / {DAY} AS INTEGER)"

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract.callers import account_of
-from ledger import DAY, Grouping, Period, date_of
-from ledger.access_records import SpendingRecord
+from ledger import DAY, Period
+from ledger.access_records import ApiKeyRecord, SpendingRecord
 from ledger.claims import ClaimBudget, ClaimNotice, ClaimSpending, moment_of
 from ledger.memory_published import MemoryModels
 from ledger.records import BudgetRecord, GenerationRecord, UsageRecord
 from ledger.tables import MAPPINGS
-from ledger.usage import figures, usage_of
+from ledger.usage import KeyFacts, figures, grouped, groups_of, usage_of
 
 
 class MemoryMoney(MemoryModels):
@@ -33,7 +33,7 @@ class MemoryMoney(MemoryModels):
 
     def cost_by_day(self, account: str, since: float, *, simulated: bool) -> Mapping[int, float]:
         days: defaultdict[int, float] = defaultdict(float)
-        for each in self._counted(Period(simulated, since=since)):
+        for each, _ in self._counted(Period(simulated, since=since)):
             if account_of(each.caller_id) == account:
                 days[each.day] += each.usd
         return days
@@ -74,29 +74,24 @@ class MemoryMoney(MemoryModels):
     def spending_rows(self, process: str) -> Sequence[SpendingRecord]:
         return [each for each in self.all(SpendingRecord) if each.process == process]
 
-    def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
-        groups: defaultdict[Any, list[UsageRecord]] = defaultdict(list)
-        for each in self._counted(period):
-            groups[{"day": each.day, "model": each.model, "caller": each.caller_id, None: None}[by]].append(
-                each
-            )
-        if by is None:
-            return [figures(groups[None])]
-        name = date_of if by == "day" else str
-        return [{by: name(group)} | figures(groups[group]) for group in sorted(groups)]
+    def usage(self, period: Period, *, by: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
+        rows = [(groups_of(each, metadata, by), figures([each])) for each, metadata in self._counted(period)]
+        if not by:
+            return [figures([each for each, _ in self._counted(period)])]
+        return grouped(by, rows, {each.id: KeyFacts(each.name, each.tags) for each in self.all(ApiKeyRecord)})
 
-    def _counted(self, period: Period) -> list[UsageRecord]:
-        """The usage of each ended generation, and of deleted ones by day."""
+    def _counted(self, period: Period) -> list[tuple[UsageRecord, str | None]]:
+        """The usage of each ended generation with its metadata, and of deleted ones by day."""
         present = [
-            (each.ended_at, usage_of(each))
+            (each.ended_at, usage_of(each), each.metadata)
             for each in self.all(GenerationRecord)
             if each.ended_at is not None
         ]
-        deleted = [(float(each.day * DAY), each) for each in self.all(UsageRecord)]
+        deleted = [(float(each.day * DAY), each, None) for each in self.all(UsageRecord)]
         since, until = period.since, period.until
         return [
-            each
-            for ended_at, each in (*present, *deleted)
+            (each, metadata)
+            for ended_at, each, metadata in (*present, *deleted)
             if each.simulated == period.simulated
             and period.caller_id in {None, each.caller_id}
             and (since is None or ended_at >= since)

@@ -1,16 +1,14 @@
 """The queries of the ledger in SQL: one generation, a caller's list, usage, unfinished work."""
 
+import string
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import eq, ge, gt, lt
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
-    Float,
     LargeBinary,
-    Select,
     and_,
     cast,
     exists,
@@ -23,12 +21,11 @@ from sqlalchemy import (
 )
 
 from contract.states import State
-from ledger import DAY, Grouping, Page, Period, Place, Progress, date_of
+from ledger import Page, Place, Progress
 from ledger.access import SqlAccess, after
-from ledger.access_records import SpendingRecord
-from ledger.claims import BUDGET_TOTAL, SPENDING, spending_of, total_of
-from ledger.column_types import JsonText, Lower
+from ledger.column_types import JsonText
 from ledger.lost_calls import SqlLostCalls
+from ledger.money import SqlMoney, conditions_of
 from ledger.published import SqlModels
 from ledger.records import (
     AttemptRecord,
@@ -44,18 +41,12 @@ from ledger.tables import (
     API_KEYS,
     ATTEMPTS,
     BATCHES,
-    BUDGETS,
-    DAY_OF_END,
     DELIVERIES,
-    FIGURES,
     GENERATIONS,
     KEYS,
     META,
-    SPENDINGS,
     USAGE_BY_DAY,
-    USAGE_OF_ONE,
     mapping,
-    of_account,
 )
 
 R = TypeVar("R", bound=Record)
@@ -66,16 +57,13 @@ _B: Final = BATCHES.c
 _G: Final = GENERATIONS.c
 _U: Final = USAGE_BY_DAY.c
 _UNFINISHED: Final = _G.ended_at.is_(None)
-_START_OF_DAY: Final = cast(_U.day, Float) * DAY
 
-_TYPES_OF_SUMS: Final = {name: Float if isinstance(_U[name].type, Float) else BigInteger for name in FIGURES}
-"""PostgreSQL's sums of whole numbers are decimals."""
 
 _BEGIN: Final = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 """Begins a transaction that sees one moment, by dialect."""
 
 
-class SqlQueries(SqlModels, SqlAccess, SqlLostCalls):
+class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
     """`ledger.Queries` on a database. Each query takes a connection from the pool."""
 
     def generation(self, generation_id: str) -> GenerationRecord | None:
@@ -87,7 +75,7 @@ class SqlQueries(SqlModels, SqlAccess, SqlLostCalls):
     def batches(
         self, caller_id: str | None, *, key_name: str | None = None, limit: int, before: Place | None = None
     ) -> Sequence[BatchRecord]:
-        conditions = _conditions((_B.caller_id, eq, caller_id))
+        conditions = conditions_of((_B.caller_id, eq, caller_id))
         conditions += [*_of_keys(_B.caller_id, key_name), *after(before, _B.accepted_at, _B.id)]
         latest = (_B.accepted_at.desc(), _B.id.desc())
         return self._records(BatchRecord, *conditions, order=latest, limit=limit)
@@ -130,7 +118,7 @@ class SqlQueries(SqlModels, SqlAccess, SqlLostCalls):
             return connection.scalars(ended).all()
 
     def page(self, page: Page) -> Sequence[GenerationRecord]:
-        conditions = _conditions(
+        conditions = conditions_of(
             (_G.caller_id, eq, page.caller_id),
             (_G.batch_id, eq, page.batch_id),
             (_G.kind, eq, page.kind),
@@ -144,7 +132,7 @@ class SqlQueries(SqlModels, SqlAccess, SqlLostCalls):
         conditions += _of_keys(_G.caller_id, page.key_name)
         conditions += [JsonText(_G.metadata, literal(name)) == value for name, value in page.metadata]
         if page.prompt is not None:
-            conditions.append(Lower(_G.prompt).like(Lower(literal(_pattern_of(page.prompt))), escape="/"))
+            conditions.append(_contains(_G.prompt, page.prompt, self._engine.dialect.name))
         order = _G.seq.desc() if page.after is None else _G.seq
         found = self._generations(*conditions, order=order, limit=page.limit)
         return found if page.after is None else found[::-1]
@@ -240,42 +228,6 @@ class SqlQueries(SqlModels, SqlAccess, SqlLostCalls):
             singles = connection.execute(single.order_by(_G.ended_at).limit(most)).scalars()
             return [(GenerationRecord, each) for each in singles]
 
-    def cost_by_day(self, account: str, since: float, *, simulated: bool) -> Mapping[int, float]:
-        present = select(DAY_OF_END, func.sum(_G.cost_usd)).where(
-            _G.ended_at >= since, of_account(_G.caller_id, account), _G.simulated == simulated
-        )
-        deleted = select(_U.day, func.sum(_U.usd)).where(
-            since <= _START_OF_DAY, of_account(_U.caller_id, account), _U.simulated == simulated
-        )
-        days: defaultdict[int, float] = defaultdict(float)
-        with self._reading() as connection:
-            # One statement, so that no row is deleted between two.
-            query = union_all(present.group_by(DAY_OF_END), deleted.group_by(_U.day))
-            for day, usd in connection.execute(query):
-                days[int(day)] += usd
-        return days
-
-    def budget_spent(self, day: int, *, simulated: bool) -> Mapping[int, float]:
-        table = BUDGETS.c
-        spent = select(table.day, func.sum(table.spent)).where(table.day >= day, table.simulated == simulated)
-        with self._reading() as connection:
-            return {int(each): usd for each, usd in connection.execute(spent.group_by(table.day))}
-
-    def budget_total(self, account: str, day: int, *, simulated: bool) -> float:
-        with self._reading() as connection:
-            return float(
-                connection.exec_driver_sql(BUDGET_TOTAL, total_of(account, day, simulated)).scalar_one()
-            )
-
-    def spending(self, payer: str, since: str, *, simulated: bool) -> tuple[float, float]:
-        with self._reading() as connection:
-            sums = connection.exec_driver_sql(SPENDING, spending_of(payer, since, simulated))
-            spent, reserved = sums.one()
-        return float(spent), float(reserved)
-
-    def spending_rows(self, process: str) -> Sequence[SpendingRecord]:
-        return self._records(SpendingRecord, SPENDINGS.c.process == process)
-
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         query = (
             select(_G.error_code, func.count())
@@ -285,21 +237,6 @@ class SqlQueries(SqlModels, SqlAccess, SqlLostCalls):
         )
         with self._reading() as connection:
             return {str(code): int(count) for code, count in connection.execute(query)}
-
-    def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
-        present, deleted = _usage(_G, period, by), _usage(_U, period, by)
-        sums = union_all(present, deleted).subquery().c
-        figures = [
-            cast(func.coalesce(func.sum(sums[name]), 0), _TYPES_OF_SUMS[name]).label(name) for name in FIGURES
-        ]
-        query = select(*figures)
-        if by is not None:
-            query = select(sums.group.label(by), *figures).group_by(sums.group)
-        with self._reading() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        if by is not None:
-            rows.sort(key=lambda row: row[by])  # a database may sort texts by the rules of a language
-        return [row | {"day": date_of(row["day"])} for row in rows] if by == "day" else rows
 
     def _generations(
         self, *conditions: Any, order: Any = _G.seq, limit: int | None = None
@@ -326,9 +263,20 @@ def _of_keys(caller_id: ColumnElement[str], name: str | None) -> Sequence[Column
     return () if name is None else (caller_id.in_(select(API_KEYS.c.id).where(API_KEYS.c.name == name)),)
 
 
-def _pattern_of(part: str) -> str:
-    """A pattern for LIKE that finds this part of a text, with `/` as the escape."""
-    return "%" + "".join(f"/{each}" if each in "/%_" else each for each in part) + "%"
+def _contains(text: ColumnElement[str], part: str, dialect: str) -> ColumnElement[bool]:
+    """Whether a text contains this part, in any case. What small letters are depends on the locale of a database in
+    PostgreSQL, so there each letter is named in all its forms."""
+    if dialect == "postgresql":
+        return text.regexp_match("".join(map(_any_case, part)))
+    return func.instr(func.lowered(text), part.lower()) > 0  # `lowered` is in `sqlite.py`
+
+
+def _any_case(character: str) -> str:
+    """A regular expression of PostgreSQL for this character, small or capital."""
+    if character.isalpha():
+        forms = {character, character.lower(), character.upper()}
+        return f"[{''.join(sorted(each for each in forms if len(each) == 1))}]"
+    return f"\\{character}" if character in string.punctuation else character
 
 
 def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:
@@ -341,32 +289,3 @@ def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:
 def _taken_by(process: str | None, columns: Any) -> Sequence[ColumnElement[bool]]:
     """The conditions of what this process has taken over and not resumed yet. No condition if it is None."""
     return () if process is None else (columns.process == process, columns.taken_at.is_not(None))
-
-
-def _conditions(*comparisons: tuple[Any, Callable[[Any, Any], Any], Any]) -> list[ColumnElement[bool]]:
-    """Conditions that compare columns with values. A value of None adds no condition."""
-    return [compare(column, value) for column, compare, value in comparisons if value is not None]
-
-
-def _usage(columns: Any, period: Period, by: Grouping | None) -> Select[Any]:
-    """The figures of present generations (`_G`) or of deleted ones (`_U`), by group."""
-    is_present = columns is _G
-    ended_at = _G.ended_at if is_present else _START_OF_DAY
-    groups = {
-        "model": columns.model,
-        "caller": columns.caller_id,
-        "day": DAY_OF_END if is_present else _U.day,
-        None: literal(0),
-    }
-    conditions = _conditions(
-        (columns.simulated, eq, period.simulated),
-        (columns.caller_id, eq, period.caller_id),
-        (ended_at, ge, period.since),
-        (ended_at, lt, period.until),
-    )
-    group = groups[by].label("group")
-    figures = USAGE_OF_ONE if is_present else _U
-    sums = select(group, *(func.sum(figures[name]).label(name) for name in FIGURES)).where(
-        ended_at.is_not(None), *conditions
-    )
-    return sums if by is None else sums.group_by(group)

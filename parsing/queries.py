@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, cast, get_args
+from typing import Any, Final
 
 from catalog.model import KINDS, TIERS, Model
 from catalog.registry import Registry
@@ -15,7 +15,7 @@ from catalog.targets import Target
 from contract.callers import ADMIN, KEY_PREFIX
 from contract.states import ENDED, UNFINISHED, iso8601
 from errors import Forbidden, Problem
-from ledger import Grouping, Page, Place
+from ledger import GROUPS, METADATA, TAG, Page, Place
 from parsing.validation import refuse_if_any
 
 LONGEST_SEARCH: Final = 200
@@ -25,7 +25,7 @@ USUAL_PAGE: Final = 20
 _BASIC_DATE: Final = re.compile(r"[0-9]{8}")
 """A date such as 20261121, which is no Unix time (of 1970)."""
 
-GROUPS: Final[tuple[str, ...]] = get_args(Grouping)
+_MOST_GROUPS: Final = 2
 
 
 _METADATA: Final = "metadata."
@@ -48,13 +48,13 @@ class UsageQuery:
 
     since: float | None
     until: float | None
-    group_by: Grouping | None
+    group_by: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
             "since": None if self.since is None else iso8601(self.since),
             "until": None if self.until is None else iso8601(self.until),
-            "group_by": self.group_by,
+            "group_by": ",".join(self.group_by) or None,
         }
 
 
@@ -151,10 +151,28 @@ def parse_search(query: Mapping[str, Sequence[str]]) -> str | None:
 def parse_usage(query: Mapping[str, str]) -> UsageQuery:
     """The query of `GET /usage`. Raises InvalidRequest with all problems."""
     problems = _unknown(query, ("since", "until", "group_by"))
-    group = _chosen("group_by", query, GROUPS, problems)
+    groups = _groups(query.get("group_by"), problems)
     since, until = _moment("since", query, problems), _moment("until", query, problems)
     refuse_if_any(problems)
-    return UsageQuery(since, until, cast("Grouping | None", group))
+    return UsageQuery(since, until, groups)
+
+
+def _groups(given: str | None, problems: list[Problem]) -> tuple[str, ...]:
+    """One or two groups of usage, separated by a comma."""
+    found = () if given is None else tuple(given.split(","))
+    named = (
+        each.removeprefix(TAG).removeprefix(METADATA) for each in found if each.startswith((TAG, METADATA))
+    )
+    others = [each for each in found if not each.startswith((TAG, METADATA))]
+    if (
+        len(found) > _MOST_GROUPS
+        or len({*found}) < len(found)
+        or not {*others} <= {*GROUPS}
+        or not all(named)
+    ):
+        names = ", ".join((*GROUPS, f"{TAG}<name>", f"{METADATA}<name>"))
+        problems.append(Problem("group_by", f"must be one or two of {names}, separated by a comma", given))
+    return found
 
 
 def cursor(place: int) -> str:

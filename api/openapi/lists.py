@@ -6,7 +6,7 @@ from api.openapi.operations import READERS, Operation, operation, query
 from api.openapi.schemas import JSON, TEXT
 from catalog.model import KINDS
 from contract.states import ENDED, UNFINISHED
-from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
+from parsing.queries import LONGEST_PAGE, USUAL_PAGE
 
 _MOMENT: Final = "a date, a date and time (UTC unless it has an offset), or a Unix time."
 
@@ -60,6 +60,11 @@ def _usage() -> Operation:
         parameters=(
             query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
             query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),
-            query("group_by", {"enum": list(GROUPS)}),
+            query(
+                "group_by",
+                TEXT,
+                "One or two of `model`, `caller`, `day`, `key`, `tag:<name>` and `metadata:<name>`, separated by a "
+                "comma.",
+            ),
         ),
     )  # fmt: skip

@@ -6,7 +6,7 @@ from catalog.model import KINDS
 from catalog.prices import BASES
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
-from parsing.queries import GROUPS
+from ledger import GROUPS
 
 JSON = dict[str, Any]
 
@@ -66,6 +66,7 @@ _PERCENT: JSON = {
 _PROMPT: JSON = {"type": ["string", "null"], "description": "Null if its model takes none."}
 
 
+_NAMED_GROUPS: Final[JSON] = {"^(tag|metadata):": {"type": ["string", "null"]}}
 _STATUS: Final[JSON] = {"enum": ["queued", "running", "completed"]}
 _COUNTS: Final[JSON] = {
     "type": "object",
@@ -265,6 +266,9 @@ def _of_the_ledger() -> JSON:
         "generations": _COUNT, "succeeded": _COUNT, "failures": _COUNT, "canceled": _COUNT, "images": _COUNT,
         "video_seconds": _NUMBER, "usd": _NUMBER, "credits": _COUNT,
     }  # fmt: skip
+    groups: JSON = {
+        **dict.fromkeys(GROUPS, TEXT), "key": an_object({"id": TEXT, "name": {"type": ["string", "null"]}}),
+    }  # fmt: skip
     return {
         "Delivery": an_object(
             {
@@ -285,11 +289,12 @@ def _of_the_ledger() -> JSON:
         ),
         "Usage": an_object(
             {
-                "since": moment, "until": moment, "group_by": {"enum": [*GROUPS, None]},
+                "since": moment, "until": moment, "group_by": {"type": ["string", "null"]},
                 "usage": {
                     "type": "array",
-                    "items": an_object({**dict.fromkeys(GROUPS, TEXT), **used}, required=list(used)),
-                    "description": "One row per group, with its name. Without `group_by`, one row for all.",
+                    "items": an_object({**groups, **used}, required=list(used), patternProperties=_NAMED_GROUPS),
+                    "description": "One row per group, with its name: also `tag:<name>` and `metadata:<name>`, which "
+                    "are null for what has none. Without `group_by`, one row for all.",
                 },
                 "total": an_object(used),
             }

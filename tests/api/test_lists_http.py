@@ -1,5 +1,7 @@
 """Metadata of requests, the filters of `GET /generations`, and the list of batches."""
 
+import csv
+import io
 import json
 
 import pytest
@@ -157,3 +159,86 @@ def test_metadata_outlives_a_restart(make_app):
     body = ended(client, waiting, by=ADMIN)
 
     assert {"project": "p"} == body["metadata"] == body["results"][0]["metadata"]
+
+
+# ── Usage
+
+
+def usage(client, query, *, by=ADMIN):
+    answer = client.get(f"/usage{query}", headers=by)
+    assert 200 == answer.status_code, answer.text
+    return [
+        (*(value for name, value in each.items() if name not in FIGURES), each["generations"])
+        for each in answer.json["usage"]
+    ]
+
+
+FIGURES = {"generations", "succeeded", "failures", "canceled", "images", "video_seconds", "usd", "credits"}
+
+
+@pytest.fixture
+def spent(client):
+    """Work of two keys, of which one has tags, of the admin and of a user. Returns the client and the first key."""
+    shop, by_shop = make(client, "shop", tags={"team": "web"})
+    _, by_other = make(client, "other", tags={"team": "=cmd"})
+    for by, how in (
+        (by_shop, {"metadata": {"project": "a"}}),
+        (by_shop, {"metadata": {"project": "b"}, "model_name": "flux-schnell"}),
+        (by_other, {"metadata": {"project": "a"}}),
+        (ADMIN, {}),
+        (USER, {}),
+    ):
+        ended(client, submit(client, by=by, **how), by=by)
+    return client, shop, by_shop
+
+
+def test_usage_is_grouped_by_key_with_its_name_and_by_its_tags_also_after_its_end(spent):
+    client, shop, _ = spent
+    assert 204 == client.delete(f"/keys/{shop}", headers=ADMIN).status_code
+
+    by_key = usage(client, "?group_by=key")
+
+    named = {key["name"]: count for key, count in by_key}
+    assert {"admin": 1, "shop": 2, "other": 1, None: 1} == named
+    assert shop in [key["id"] for key, _ in by_key]
+    assert [("=cmd", 1), ("web", 2), (None, 2)] == usage(client, "?group_by=tag:team")
+    assert [(None, 5)] == usage(client, "?group_by=tag:none")
+
+
+def test_usage_is_grouped_by_two_at_once(spent):
+    client, _, by_shop = spent
+    dev, quick = "black-forest-labs/flux-dev", "black-forest-labs/flux-schnell"
+
+    assert [("a", dev, 2), ("b", quick, 1), (None, dev, 2)] == usage(
+        client, "?group_by=metadata:project,model"
+    )
+    assert [(dev, "web", 1), (dev, None, 2)] == [
+        each for each in usage(client, "?group_by=model,tag:team") if each[0] == dev and each[1] != "=cmd"
+    ]
+    assert [("a", 1), ("b", 1)] == usage(client, "?group_by=metadata:project", by=by_shop)
+    said = client.get("/usage?group_by=key,day", headers=ADMIN).json
+    assert ("key,day", 4) == (said["group_by"], len(said["usage"]))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "team", "tag:", "metadata:", "key,", "key,key", "key,day,model", "caller;day", "tag"]
+)
+def test_groups_that_are_none_are_refused(client, wrong):
+    answer = client.get(f"/usage?group_by={wrong}", headers=ADMIN)
+
+    assert ["group_by"] == fields(answer)
+
+
+def test_usage_is_csv_for_those_that_accept_it(spent):
+    client, shop, _ = spent
+    answer = client.get("/usage?group_by=key,tag:team", headers={**ADMIN, "Accept": "text/csv"})
+
+    assert "text/csv; charset=utf-8" == answer.content_type
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert ["key_id", "key_name", "tag:team", "generations"] == list(rows[0])[:4]
+    [of_shop] = [each for each in rows if each["key_id"] == shop]
+    assert ("shop", "web", "2") == (of_shop["key_name"], of_shop["tag:team"], of_shop["generations"])
+    assert "'=cmd" in [each["tag:team"] for each in rows], "a spreadsheet would run it"
+    for accepted in ("*/*", "application/json", "text/html"):
+        shown = client.get("/usage", headers={**ADMIN, "Accept": accepted})
+        assert "application/json" == shown.content_type

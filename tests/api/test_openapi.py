@@ -423,7 +423,7 @@ def test_lists_and_usage_match_the_document(client):
     first = conforms(client.get("/generations?limit=2", headers=ADMIN), "/generations", "get")
     rest = f"/generations?cursor={first.json['next_cursor']}"
     conforms(client.get(rest, headers=ADMIN), "/generations", "get")
-    for group in ("", "&group_by=model", "&group_by=caller", "&group_by=day"):
+    for group in ("", *(f"&group_by={each}" for each in ("model", "caller", "day,key", "tag:a,metadata:b"))):
         conforms(client.get(f"/usage?since=2020-01-01{group}", headers=ADMIN), "/usage", "get")
     for path in ("/generations", "/usage"):
         conforms(client.get(f"{path}?since=never&x=1", headers=ADMIN), path, "get")
@@ -444,6 +444,7 @@ def test_only_documented_query_parameters_are_accepted(client):
             "batch": "batch_1",
             "prompt": "fox",
             "metadata.{name}": "shop",
+            "group_by": "key,tag:team",
         }
         for each in parameters:
             if each["in"] == "query":

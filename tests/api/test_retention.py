@@ -146,7 +146,7 @@ async def test_deletion_is_retried_after_an_hour_if_the_ledger_is_down_and_usage
     await asyncio.sleep(FIRST + 5)
 
     assert [] == left_in(ledger)
-    assert [2] == [row["generations"] for row in ledger.usage(Period(simulated=True), by=None)]
+    assert [2] == [row["generations"] for row in ledger.usage(Period(simulated=True), by=())]
     task.cancel()
 
 
@@ -176,19 +176,19 @@ async def test_an_exception_ends_one_deletion_and_not_the_next(monkeypatch):
 @in_virtual_time
 async def test_a_crash_between_two_steps_neither_loses_nor_repeats_usage():
     ledger = await with_records(*(old(f"g{number}", 5, cost_usd=0.25) for number in range(2 * STEP)))
-    before = ledger.usage(Period(simulated=True), by="day")
+    before = ledger.usage(Period(simulated=True), by=("day",))
     task = asyncio.create_task(retention(ledger).delete_old())
     await asyncio.sleep(PAUSE / 2)
     task.cancel()
     ledger.crash()
     after = MemoryLedger(ledger.rows)
     assert STEP == len(left_in(after))
-    assert before == after.usage(Period(simulated=True), by="day")
+    assert before == after.usage(Period(simulated=True), by=("day",))
 
     await retention(after).delete_old()
 
     assert [] == left_in(after)
-    assert before == after.usage(Period(simulated=True), by="day")
+    assert before == after.usage(Period(simulated=True), by=("day",))
 
 
 # The whole service

@@ -38,7 +38,7 @@ from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running, write
 from tests.support.pooler import pooled
-from tests.support.records import generation
+from tests.support.records import api_key, generation
 
 
 @dataclass(frozen=True)
@@ -411,7 +411,25 @@ def test_a_ledger_that_cannot_be_written_says_so(opened):
 
 # Every query, sent to all implementations over the same records.
 
-CALLERS = st.sampled_from(["admin", "user_1"])
+CALLERS = st.sampled_from(["admin", "user_1", "key_1", "key_2", "key_3"])
+NAMED = [
+    api_key(1, name="shop", tags='{"team": "a", "größe": "x"}'),
+    api_key(2, name="shop", tags="{}", deleted_at=5.0),
+]
+METADATA = st.sampled_from([None, '{"project": "a"}', '{"x y.\\"z": "1", "project": "it\'s %"}'])
+KEPT_GROUPS = [
+    (),
+    ("model",),
+    ("caller",),
+    ("day",),
+    ("key",),
+    ("tag:team",),
+    ("day", "key"),
+    ("tag:größe", "model"),
+]
+"""Groups that deleted generations have, too."""
+
+GROUPINGS = [*KEPT_GROUPS, ("metadata:project",), ('metadata:x y."z', "tag:team")]
 MOMENTS = st.sampled_from([0.0, 1.5, 86_399.0, 86_400.0, 200_000.0])
 ATTEMPT = st.builds(
     AttemptRecord,
@@ -426,6 +444,9 @@ FACTS = st.fixed_dictionaries(
         "position": st.integers(0, 3),
         "state": st.sampled_from([*UNFINISHED, *ENDED]),
         "model": st.sampled_from(["a/b", "c/d"]),
+        "metadata": METADATA,
+        "kind": st.sampled_from([None, "image", "video"]),
+        "prompt": st.sampled_from(["A red Fox", "ÜBER 100 %_", "a\\b/c"]),
         "simulated": st.booleans(),
         "accepted_at": MOMENTS,
         "ended_at": MOMENTS,
@@ -458,6 +479,12 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         Page("user_1", 2, before=before),
         Page("admin", 9, state="failed"),
         Page("admin", 9, model="a/b", since=since),
+        Page(None, 9),
+        Page(None, 9, key_name="shop"),
+        Page("key_1", 9, kind="image", batch_id="batch_1"),
+        *(Page(None, 9, prompt=part) for part in ("RED", "über", "%_", "_", "\\B/", "'", "A")),
+        Page(None, 9, metadata=(("project", "a"),)),
+        Page(None, 9, metadata=(('x y."z', "1"), ("project", "it's %"))),
     ]
     periods = [
         Period(simulated=True),
@@ -473,6 +500,15 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         "progress": queries.progress(["gen_0", "gen_1", "batch_0", "batch_1", "batch_2"]),
         "ended items": [sorted(queries.ended_items(each)) for each in ("batch_0", "batch_1")],
         "pages": [queries.page(each) for each in pages],
+        "listed batches": [
+            [each.id for each in queries.batches(*whose, limit=9, before=place)]
+            for whose in (("admin",), (None,), ("user_1",))
+            for place in (None, (1.5, "batch_1"), (1.5, "batch_2"))
+        ],
+        "states": {
+            batch_id: {state: (count, round(usd, 9)) for state, (count, usd) in states.items()}
+            for batch_id, states in queries.batch_states(["batch_0", "batch_1", "batch_2"]).items()
+        },
         "unfinished": queries.unfinished(),
         "batches": sorted(queries.unfinished_batches(), key=lambda record: record.id),
         "suspended": queries.suspended(since),
@@ -490,7 +526,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         "usage": [
             [{**row, "usd": round(row["usd"], 9)} for row in queries.usage(period, by=by)]
             for period in periods
-            for by in (None, "model", "caller", "day")
+            for by in GROUPINGS
         ],
     }
 
@@ -515,6 +551,7 @@ def unowned(answer: Any) -> Any:
 )
 def test_every_ledger_answers_every_query_alike(generations, keys, is_over, since, before):
     records = [
+        *NAMED,
         *(recorded(number, facts) for number, facts in enumerate(generations)),
         BATCH,
         replace(BATCH, id="batch_0", ended_at=3.0 if is_over else None),
@@ -545,7 +582,7 @@ def usage(queries: Queries) -> list[Any]:
         Period(True, "admin", until=86_400.0),
         Period(True, since=86_400.0, until=172_800.0),
     ]
-    rows = [queries.usage(period, by=by) for period in periods for by in (None, "model", "caller", "day")]
+    rows = [queries.usage(period, by=by) for period in periods for by in KEPT_GROUPS]
     costs = [queries.cost_by_day("admin", since, simulated=True) for since in (0.0, 86_400.0)]
     return [
         [{**row, "usd": round(row["usd"], 9)} for each in rows for row in each],
@@ -592,7 +629,7 @@ def test_a_deleted_generation_goes_with_its_attempts_and_its_delivery(opened):
     assert (None, None) == (queries.generation("gen_1"), queries.delivery("gen_1"))
     assert [other] == queries.recent_attempts(0.0)
     assert queries.delivery("gen_2") is not None
-    assert [1] == [row["generations"] for row in queries.usage(Period(simulated=True), by=None)]
+    assert [1] == [row["generations"] for row in queries.usage(Period(simulated=True), by=())]
 
 
 def test_a_generation_that_had_not_ended_is_deleted_without_a_trace_in_usage(opened):
@@ -600,7 +637,7 @@ def test_a_generation_that_had_not_ended_is_deleted_without_a_trace_in_usage(ope
 
     opened.delete((GenerationRecord, "gen_1"))
 
-    assert [0] == [row["generations"] for row in opened.queries.usage(Period(simulated=True), by=None)]
+    assert [0] == [row["generations"] for row in opened.queries.usage(Period(simulated=True), by=())]
 
 
 def test_a_deleted_batch_goes_with_its_generations_and_all_deliveries(opened):
@@ -617,7 +654,7 @@ def test_a_deleted_batch_goes_with_its_generations_and_all_deliveries(opened):
     assert (None, []) == (queries.batch("batch_1"), list(queries.batch_items("batch_1")))
     assert [None, None, deliveries[2]] == unowned([queries.delivery(each.id) for each in deliveries])
     assert ["gen_x"] == [each.id for each in queries.page(Page("admin", 9))]
-    assert [3] == [row["succeeded"] for row in queries.usage(Period(simulated=True), by=None)]
+    assert [3] == [row["succeeded"] for row in queries.usage(Period(simulated=True), by=())]
 
 
 def test_a_list_goes_on_where_it_was_after_its_rows_were_deleted_and_new_ones_are_first(opened):

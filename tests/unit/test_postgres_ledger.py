@@ -138,7 +138,7 @@ def test_a_generation_that_another_process_deletes_at_the_same_moment_is_not_cou
             until(lambda: 0 < server().execute(waiting)[0][0])
         deleted.result()
 
-        [total] = SqlQueries(ledger.engine).usage(Period(simulated=True), by=None)
+        [total] = SqlQueries(ledger.engine).usage(Period(simulated=True), by=())
         assert 0 == total["generations"]
 
 
@@ -400,7 +400,7 @@ def everything(queries) -> list[object]:
         _facts(sorted(queries.unfinished_batches(), key=lambda each: each.id)),
         sorted(queries.expired_keys(1e12), key=lambda each: (each.caller_id, each.key)),
         _facts(sorted(queries.pending_deliveries(), key=lambda each: each.id)),
-        [queries.usage(each, by=by) for each in periods for by in ("model", "caller", "day")],
+        [queries.usage(each, by=by) for each in periods for by in (("model",), ("caller",), ("day",))],
         queries.meta(HASH_KEY),
         queries.meta("name"),
         queries.known_models("", limit=99, simulated=False),

@@ -131,7 +131,7 @@ def test_the_usage_query_is_repeated_as_json():
 
 @pytest.mark.parametrize("group", ["model", "caller", "day"])
 def test_usage_is_grouped_by_model_caller_or_day(group):
-    assert group == parse_usage({"group_by": group}).group_by
+    assert (group,) == parse_usage({"group_by": group}).group_by
 
 
 @given(

@@ -494,7 +494,7 @@ def delete(ledger, *works) -> None:
 
 def counted(ledger) -> int:
     """The number of generations in the usage totals."""
-    return SqlQueries(ledger.engine).usage(Period(simulated=True), by=None)[0]["generations"]
+    return SqlQueries(ledger.engine).usage(Period(simulated=True), by=())[0]["generations"]
 
 
 def test_a_failed_deletion_is_rolled_back_and_its_repetition_counts_once(path):
