@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,12 +145,12 @@ def _cpu(measured: Round) -> float:
 def _service_with_keys(simulator: str, number: int) -> Iterator[ServiceProcess]:
     """A service that keeps no files, on a ledger with so many named keys less one."""
     with TemporaryDirectory() as data:
-        asyncio.run(_with_keys(Path(data) / "ledger.db", number - 1))
+        asyncio.run(make_keys(Path(data) / "ledger.db", number - 1))
         with service_before(simulator, DATA_DIR=data, **WITHOUT_FILES, **_OWN) as service:
             yield service
 
 
-async def _with_keys(path: Path, number: int) -> None:
+async def make_keys(path: Path, number: int) -> None:
     """Make a ledger with so many keys, each with limits and a budget."""
     ledger = SqlLedger(SqliteBackend(f"sqlite:///{path}"))
     ledger.start()
@@ -211,13 +212,15 @@ def main(arguments: list[str] | None = None) -> int:
     turns = Turns(rounds=parsed.rounds, seconds=parsed.seconds)
     # Unwinds the stack, so that all processes started here end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M}, load average {os.getloadavg()[0]:.1f}", flush=True)
-    sections = [keys(turns), doors(turns)]
-    for section in sections:
-        print(f"\n{markdown(section)}", flush=True)
+    done = []
+    for measure in (keys, doors):
+        conditions = f"{datetime.now(UTC):%Y-%m-%d}, with a load average of {os.getloadavg()[0]:.1f} before."
+        section = measure(turns)
+        done.append(replace(section, note=f"{section.note} Measured {conditions}"))
+        print(f"\n{markdown(done[-1])}", flush=True)
         if parsed.write:
-            RESULTS.write_text(updated(RESULTS.read_text(), section))
-    return 1 if any(section.missed for section in sections) else 0
+            RESULTS.write_text(updated(RESULTS.read_text(), done[-1]))
+    return 1 if any(section.missed for section in done) else 0
 
 
 if __name__ == "__main__":

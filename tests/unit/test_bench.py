@@ -1,6 +1,7 @@
 """The benchmarks' own rules: which commit is compared, whose turn it is, when a target is met, and how charts are read.
 `make bench` itself runs the services."""
 
+import asyncio
 import io
 import os
 import shutil
@@ -13,6 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from bench import against, overhead
 from bench.commits import NoCommit, exported, find, has_changes, version_of
+from bench.doors import make_keys
 from bench.figures import AGAIN, NEW, OLD, Figure, compared, load_figure
 from bench.load import Load, Plan, measured
 from bench.overhead import Comparison
@@ -20,6 +22,8 @@ from bench.plots import PLOTS, charts
 from bench.report import Claim, claimed, markdown, updated
 from bench.rounds import Round, Turns, failures
 from harness.service_process import ROOT
+from ledger.queries import SqlQueries
+from ledger.sqlite import SqliteBackend
 from tests.support.wiring import on_a_loop
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -111,6 +115,16 @@ def test_a_machine_without_git_is_reported_in_one_line(tmp_path, monkeypatch):
 
     with pytest.raises(NoCommit, match=r"^git is not installed; the comparison .+$"):
         find(root=tmp_path)
+
+
+def test_the_benchmark_of_keys_makes_a_ledger_that_has_them_all(tmp_path):
+    path = tmp_path / "ledger.db"
+
+    asyncio.run(make_keys(path, 12))
+
+    found = SqlQueries(SqliteBackend(f"sqlite:///{path}").engine).changed_api_keys(0)
+    assert [*range(1, 13)] == [key.revision for key in found]
+    assert 12 == len({key.digest for key in found})
 
 
 def test_the_program_ends_with_two_if_the_commit_is_missing(capsys):
