@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-import replicate
 import requests
 
 from simulator import Options, Simulator, running
@@ -99,13 +98,6 @@ def caller_with(sim: Simulator, make_caller: Callable[..., Caller]) -> Callable[
 @pytest.fixture
 def caller(caller_with: Callable[..., Caller]) -> Caller:
     return caller_with()
-
-
-@pytest.fixture
-def client(sim: Simulator) -> Iterator[replicate.Client]:
-    client = replicate.Client(api_token="r8_official", base_url=sim.url)
-    yield client
-    client._client.close()  # noqa: SLF001 - the official client has no close
 
 
 @pytest.fixture

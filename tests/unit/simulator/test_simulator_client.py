@@ -1,11 +1,38 @@
-"""The official client works with the simulator as with Replicate."""
+"""The official client works with the simulator as with Replicate, and so it does through the service's own door."""
 
 import io
 
 import pytest
+import replicate
 from replicate.exceptions import ModelError, ReplicateError
 
+from tests.support.callers import ADMIN_KEY
+from tests.support.served_in_process import online
+
 FLUX_DEV = "black-forest-labs/flux-dev"
+SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+
+@pytest.fixture
+def direct(sim):
+    """The official client of the simulator."""
+    made = replicate.Client(api_token="r8_official", base_url=sim.url)
+    yield made
+    made._client.close()  # noqa: SLF001 - the official client has no close
+
+
+@pytest.fixture(params=["directly", "through the door"])
+def client(request, sim):
+    """The official client of the simulator, or of the service before it."""
+    if request.param == "directly":
+        yield request.getfixturevalue("direct")
+        return
+    app = request.getfixturevalue("make_app")(REPLICATE_BASE_URL=sim.url, WEBHOOK_SECRET=SECRET)
+    with online(app) as url:
+        made = replicate.Client(api_token=ADMIN_KEY, base_url=f"{url}/replicate")
+        made.poll_interval = 0.01
+        yield made
+        made._client.close()  # noqa: SLF001 - the official client has no close
 
 
 def test_the_client_creates_and_reloads(client):
@@ -13,8 +40,14 @@ def test_the_client_creates_and_reloads(client):
     assert made.status == "starting"
     held = client.models.predictions.create(FLUX_DEV, {"prompt": "a fox"}, wait=5)
     assert held.status == "succeeded"
+    made.wait()
     made.reload()
     assert made.status == "succeeded"
+    assert len(made.output) == 1
+
+
+def test_the_client_reads_the_progress(direct):
+    made = direct.models.predictions.create(FLUX_DEV, {"prompt": "a fox"}, wait=5)
     assert made.progress.percentage == 1.0
 
 
@@ -25,8 +58,8 @@ def test_the_client_cancels(client):
     assert made.status == "canceled"
 
 
-def test_the_client_runs_a_model(sim, client):
-    output = client.run("black-forest-labs/flux-1.1-pro", input={"prompt": "a fox"})
+def test_the_client_runs_a_model(sim, direct):
+    output = direct.run("black-forest-labs/flux-1.1-pro", input={"prompt": "a fox"})
     assert output.startswith(f"{sim.url}/delivery/")
 
 
@@ -68,7 +101,7 @@ def test_the_client_reads_a_model_and_its_account(client):
     assert client.webhooks.default.secret().key.startswith("whsec_")
 
 
-def test_the_clients_hidden_retries_are_counted(sim, client):
+def test_the_clients_hidden_retries_are_counted(sim, direct):
     sim.inject(on="account", times=2, status=503, headers={"Retry-After": "0"})
-    client.accounts.current()
+    direct.accounts.current()
     assert sim.counts().requests == {"account": 3}
