@@ -32,6 +32,7 @@ from generations.figures import WorkFigures, figures_of
 from generations.idempotency import IdempotencyKeys
 from generations.key_budgets import HasKeys, KeyBudgets, SharedKeyBudgets
 from generations.key_directory import KeyDirectory
+from generations.key_limits import KeyLimits
 from generations.keys import NamedKeys
 from generations.late import LatePredictions
 from generations.learned import Learned
@@ -119,6 +120,7 @@ class Core:
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = _outbox(settings, ledger, archive)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
+        self.key_limits = KeyLimits(gate)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments)
         self.keys = self._keys(ledger, archive, authenticator)
         self.suspension = self._suspension(ledger, archive)
@@ -142,12 +144,14 @@ class Core:
         """What this process publishes to the others on the ledger, as JSON."""
         return {
             **self.figures(others).as_json(),
+            **self.key_limits.published(self.supervisor.queued()),
             "environment": dict(self.limits.own),
             "measured": asdict(self.provider.measured),
         }
 
     def read_published(self, processes: Sequence[ProcessFigures]) -> None:
         """Use what the processes on the ledger have published."""
+        self.key_limits.read([each for each in processes if each.id != self._process])
         for each in processes:
             if each.holds_gate and (environment := each.figures.get("environment")):
                 self.limits.follow(environment)
@@ -172,10 +176,10 @@ class Core:
 
     async def _probe(self) -> None:
         """Ask the upstream for the account of a caller whose work waits here, if there is one."""
-        caller = self.supervisor.waiting_caller()
-        if caller is not None:
+        waiting = next(self.supervisor.queued(), None)
+        if waiting is not None:
             with suppress(TokenRejected):  # that is an answer, too
-                await self.provider.account_of(caller)
+                await self.provider.account_of(waiting.caller)
 
     def begin(self, state: StartupState | None, *, spent: Spent) -> None:
         """Resume the work of earlier processes, unless it comes later by `take_over`. `spent` is what they have spent
@@ -183,7 +187,8 @@ class Core:
         self.budget.begin(spent)
         if state is None:
             return
-        self.gate.count(state.answered_ago)
+        for caller, ago in state.answered_ago.items():
+            self.gate.count(ago, caller)
         for each in state.uncertain:
             if (seconds := seconds_in_doubt(each.since, now=time.time())) > -WINDOW:
                 self.gate.expect(each.reference, seconds)
@@ -242,6 +247,7 @@ class Core:
             keys=keys,
             attachments=attachments,
             max_queued=settings.MAX_QUEUED,
+            key_limits=self.key_limits,
         )
 
     def _suspension(self, ledger: Ledger, archive: Archive) -> Suspension:
@@ -267,6 +273,7 @@ class Core:
     def _keys(self, ledger: Ledger, archive: Archive, authenticator: Authenticator) -> NamedKeys:
         """The service of named keys, which `authenticator` finds in its directory from now on."""
         directory = KeyDirectory(archive=archive, ledger=ledger, supervisor=self.supervisor)
+        directory.on_change(self.key_limits.apply)
         authenticator.keys = directory
         return NamedKeys(
             ledger=ledger,

@@ -240,13 +240,13 @@ class StartupState:
     """Unfinished work of earlier processes, from the ledger.
 
     `restored` is resumed, `suspended` waits for its owners. `answered_ago` are the seconds since the last answers to
-    creations (`seconds_since`). `prediction_ids` are the latest predictions. `uncertain` are creations of suspended
-    work that may have made a prediction.
+    creations (`seconds_since`) of each named key, and of all other callers under None. `prediction_ids` are the latest
+    predictions. `uncertain` are creations of suspended work that may have made a prediction.
     """
 
     restored: Restored
     suspended: Sequence[GenerationRecord]
-    answered_ago: Sequence[float]
+    answered_ago: Mapping[str | None, Sequence[float]]
     prediction_ids: Sequence[str]
     uncertain: Sequence[UncertainCreation]
     deliveries: Sequence[Delivery]
@@ -283,10 +283,8 @@ def load_startup_state(
     return StartupState(
         restored=restored,
         suspended=suspended,
-        answered_ago=seconds_since(
-            queries.recent_attempts(now - LONGEST_DOUBT - WINDOW),
-            now=now,
-            unfinished={each.id for each in restored.running} | {each.id for each in suspended},
+        answered_ago=_answered_ago(
+            queries, now, {each.id for each in restored.running} | {each.id for each in suspended}
         ),
         prediction_ids=[
             each.prediction_id for each in queries.recent_attempts(known_since) if each.prediction_id
@@ -356,6 +354,19 @@ def _uncertain(record: GenerationRecord) -> Iterator[UncertainCreation]:
 def seconds_in_doubt(since: float, *, now: float) -> float:
     """How long a creation sent at `since` may still arrive if nothing searches for it; negative afterwards."""
     return LONGEST_DOUBT - max(now - since, 0.0)
+
+
+def _answered_ago(
+    queries: Queries, now: float, unfinished: Collection[str]
+) -> dict[str | None, Sequence[float]]:
+    since = now - LONGEST_DOUBT - WINDOW
+    keys = queries.recent_work_of_keys(since)
+    attempts: defaultdict[str | None, list[AttemptRecord]] = defaultdict(list)
+    for each in queries.recent_attempts(since):
+        attempts[keys.get(each.generation_id)].append(each)
+    return {
+        caller: seconds_since(recent, now=now, unfinished=unfinished) for caller, recent in attempts.items()
+    }
 
 
 def seconds_since(

@@ -13,7 +13,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Literal, cast
@@ -28,6 +28,7 @@ from generations.batch import Batch, Work, in_memory, unfinished
 from generations.budgets import Budgets, check_cost
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
+from generations.key_limits import KeyLimits
 from generations.lifecycle import Runner
 from generations.submission import Submission
 from interpreter import computing
@@ -58,6 +59,7 @@ class Supervisor:
         keys: IdempotencyKeys,
         attachments: Attachments,
         max_queued: int,
+        key_limits: KeyLimits,
     ) -> None:
         self._runner = runner
         self._gate = gate
@@ -66,6 +68,7 @@ class Supervisor:
         self._keys = keys
         self._attachments = attachments
         self._max_queued = max_queued
+        self._key_limits = key_limits
         self._running: dict[str, tuple[asyncio.Task[None], Generation]] = {}
         self._running_of: Counter[str] = Counter()
         """The number of unfinished generations of each caller."""
@@ -220,8 +223,8 @@ class Supervisor:
 
     def cancel_queued(self, caller_id: str) -> None:
         """Cancel the work of a caller that has not begun to run."""
-        for _, generation in list(self._running.values()):
-            if generation.caller_id == caller_id and generation.state == "queued":
+        for generation in list(self.queued()):
+            if generation.caller_id == caller_id:
                 self.cancel(generation)
 
     def abandon(self, work: Work) -> list[asyncio.Task[None]]:
@@ -242,18 +245,18 @@ class Supervisor:
             before += same and other.semaphore == generation.semaphore and other.state == "queued"
         return before
 
+    def queued(self) -> Iterator[Generation]:
+        """The generations that wait in the queue here, the oldest first."""
+        return (each for _, each in self._running.values() if each.state == "queued")
+
     def counts(self) -> tuple[int, int]:
         """How many generations wait in the queue here, and how many run."""
-        queued = sum(each.state == "queued" for _, each in self._running.values())
+        queued = sum(1 for _ in self.queued())
         return queued, len(self._running) - queued
-
-    def waiting_caller(self) -> Caller | None:
-        """The caller of the oldest generation in the queue. None if it is empty."""
-        return next((each.caller for _, each in self._running.values() if each.state == "queued"), None)
 
     def longest_waiting(self) -> float | None:
         """Seconds since the oldest queued generation was accepted. None if the queue is empty."""
-        waiting = [each.accepted_at for _, each in self._running.values() if each.state == "queued"]
+        waiting = [each.accepted_at for each in self.queued()]
         return asyncio.get_running_loop().time() - min(waiting) if waiting else None
 
     def forget_attachments(self, work_id: str) -> None:
@@ -269,6 +272,7 @@ class Supervisor:
         most = self._max_queued
         waiting = len(self._running) - self._gate.slots_held - self._runner.fetching
         own = self._running_of[caller.turn] - self._gate.in_flight(caller.turn)
+        self._key_limits.check_room(more, caller.turn, self._running_of[caller.turn], self.queued)
         too_many = more - room(most, waiting=waiting, own=own)
         if too_many > 0:
             detail = f"{waiting} generations are waiting, this adds {more}, and at most {most} may wait."

@@ -252,6 +252,10 @@ class Queries(ModelQueries, AccessQueries, Protocol):
     def recent_attempts(self, since: float) -> Sequence[AttemptRecord]:
         """The attempts of each generation that ended at or after `since`, or has not ended."""
 
+    def recent_work_of_keys(self, since: float) -> Mapping[str, str]:
+        """The callers of the generations of named keys that ended at or after `since`, or have not ended, by
+        generation."""
+
     def key(self, caller_id: str, key: str) -> KeyRecord | None: ...
 
     def expired_keys(self, before: float) -> Sequence[KeyRecord]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from contract.callers import KEY_PREFIX
 from errors import LedgerDown
 from ledger import Progress, Source
 from ledger.claims import (
@@ -254,6 +255,10 @@ class MemoryLedger(MemoryMoney, MemoryLists, MemoryAccess):
     def recent_attempts(self, since: float) -> Sequence[AttemptRecord]:
         recent = self._generations(lambda each: each.ended_at is None or each.ended_at >= since)
         return [attempt for each in recent for attempt in each.attempts]
+
+    def recent_work_of_keys(self, since: float) -> Mapping[str, str]:
+        recent = self._generations(lambda each: each.ended_at is None or each.ended_at >= since)
+        return {each.id: each.caller_id for each in recent if each.caller_id.startswith(KEY_PREFIX)}
 
     def key(self, caller_id: str, key: str) -> KeyRecord | None:
         return cast("KeyRecord | None", self.rows[KeyRecord].get((caller_id, key)))

@@ -20,6 +20,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from contract.callers import KEY_PREFIX
 from contract.states import State
 from ledger import Page, Place, Progress
 from ledger.access import SqlAccess, after
@@ -152,9 +153,13 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
         return self._generations(_UNFINISHED, _G.suspended_at < before)
 
     def recent_attempts(self, since: float) -> Sequence[AttemptRecord]:
-        # Two selects and no OR, so that each has its own partial index.
-        recent = select(_G.id).where(_G.ended_at >= since).union_all(select(_G.id).where(_UNFINISHED))
-        return self._records(AttemptRecord, ATTEMPTS.c.generation_id.in_(recent))
+        return self._records(AttemptRecord, ATTEMPTS.c.generation_id.in_(_recent(since, _G.id)))
+
+    def recent_work_of_keys(self, since: float) -> Mapping[str, str]:
+        is_of_key = _G.caller_id.startswith(KEY_PREFIX, autoescape=True)
+        with self._reading() as connection:
+            rows = connection.execute(_recent(since, _G.id, _G.caller_id, where=is_of_key))
+            return {row.id: row.caller_id for row in rows}
 
     def key(self, caller_id: str, key: str) -> KeyRecord | None:
         return next(iter(self._records(KeyRecord, KEYS.c.caller_id == caller_id, KEYS.c.key == key)), None)
@@ -284,6 +289,13 @@ def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:
         exists().where(_G.id == work_id, _UNFINISHED),
         exists().where(BATCHES.c.id == work_id, BATCHES.c.ended_at.is_(None)),
     )
+
+
+def _recent(since: float, *columns: ColumnElement[Any], where: ColumnElement[bool] | None = None) -> Any:
+    """These columns of generations that ended at or after `since`, or have not ended."""
+    # Two selects and no OR, so that each has its own partial index.
+    query = select(*columns) if where is None else select(*columns).where(where)
+    return query.where(_G.ended_at >= since).union_all(query.where(_UNFINISHED))
 
 
 def _taken_by(process: str | None, columns: Any) -> Sequence[ColumnElement[bool]]:

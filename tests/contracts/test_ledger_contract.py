@@ -515,6 +515,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         "attempts": sorted(
             queries.recent_attempts(since), key=lambda each: (each.generation_id, each.number)
         ),
+        "work of keys": queries.recent_work_of_keys(since),
         "keys": sorted(queries.expired_keys(since), key=lambda record: record.key),
         "doubt": queries.oldest_doubt(),
         "forgettable": queries.forgettable(since, files_before=before * 30_000.0, most=3),

@@ -87,7 +87,7 @@ class Process:
             simulated=True,
             now=time.time(),
         )
-        self.core.begin(state if places else replace(state, answered_ago=()), spent=({}, ()))
+        self.core.begin(state if places else replace(state, answered_ago={}), spent=({}, ()))
 
     async def killed(self) -> None:
         self.ledger.crash()
