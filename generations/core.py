@@ -120,7 +120,6 @@ class Core:
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = _outbox(settings, ledger, archive)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
-        self.key_limits = KeyLimits(gate)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments)
         self.keys = self._keys(ledger, archive, authenticator)
         self.suspension = self._suspension(ledger, archive)
@@ -144,14 +143,14 @@ class Core:
         """What this process publishes to the others on the ledger, as JSON."""
         return {
             **self.figures(others).as_json(),
-            **self.key_limits.published(self.supervisor.queued()),
+            **self.supervisor.key_limits.published(self.supervisor.queued()),
             "environment": dict(self.limits.own),
             "measured": asdict(self.provider.measured),
         }
 
     def read_published(self, processes: Sequence[ProcessFigures]) -> None:
         """Use what the processes on the ledger have published."""
-        self.key_limits.read([each for each in processes if each.id != self._process])
+        self.supervisor.key_limits.read([each for each in processes if each.id != self._process])
         for each in processes:
             if each.holds_gate and (environment := each.figures.get("environment")):
                 self.limits.follow(environment)
@@ -247,7 +246,7 @@ class Core:
             keys=keys,
             attachments=attachments,
             max_queued=settings.MAX_QUEUED,
-            key_limits=self.key_limits,
+            key_limits=KeyLimits(self.gate),
         )
 
     def _suspension(self, ledger: Ledger, archive: Archive) -> Suspension:
@@ -273,7 +272,7 @@ class Core:
     def _keys(self, ledger: Ledger, archive: Archive, authenticator: Authenticator) -> NamedKeys:
         """The service of named keys, which `authenticator` finds in its directory from now on."""
         directory = KeyDirectory(archive=archive, ledger=ledger, supervisor=self.supervisor)
-        directory.on_change(self.key_limits.apply)
+        directory.on_change(self.supervisor.key_limits.apply)
         authenticator.keys = directory
         return NamedKeys(
             ledger=ledger,

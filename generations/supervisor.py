@@ -68,7 +68,7 @@ class Supervisor:
         self._keys = keys
         self._attachments = attachments
         self._max_queued = max_queued
-        self._key_limits = key_limits
+        self.key_limits = key_limits
         self._running: dict[str, tuple[asyncio.Task[None], Generation]] = {}
         self._running_of: Counter[str] = Counter()
         """The number of unfinished generations of each caller."""
@@ -272,7 +272,7 @@ class Supervisor:
         most = self._max_queued
         waiting = len(self._running) - self._gate.slots_held - self._runner.fetching
         own = self._running_of[caller.turn] - self._gate.in_flight(caller.turn)
-        self._key_limits.check_room(more, caller.turn, self._running_of[caller.turn], self.queued)
+        self.key_limits.check_room(more, caller.turn, self._running_of[caller.turn], self.queued)
         too_many = more - room(most, waiting=waiting, own=own)
         if too_many > 0:
             detail = f"{waiting} generations are waiting, this adds {more}, and at most {most} may wait."
