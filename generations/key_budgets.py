@@ -140,11 +140,12 @@ class KeyBudgets:
 
     def load(self, queries: Queries) -> Sequence[SpendingRecord]:
         """The rows of earlier processes for `begin`. Blocks. Raises LedgerDown."""
-        return queries.spending_rows(self._ledger.process or "")
+        return queries.spending_rows(self._ledger.process or "", before=self._oldest)
 
     def begin(self, rows: Sequence[SpendingRecord]) -> None:
-        """Count what earlier processes have spent. Their reservations come back with their work."""
-        oldest = date_of_moment(self._clock() - _KEPT * DAY)
+        """Count what earlier processes have spent, and delete rows of long ago. Reservations come back with their
+        work."""
+        oldest = self._oldest
         for row in rows:
             if row.period < oldest:
                 self._ledger.delete(SpendingRecord, row.payer, row.period, row.simulated, row.process)
@@ -225,10 +226,15 @@ class KeyBudgets:
 
     def _forget(self, days: dict[str, _Day]) -> None:
         """Delete the rows of days that no period has any more."""
-        oldest = date_of_moment(self._clock() - _KEPT * DAY)
+        oldest = self._oldest
         for each in [each for each in days.values() if each.day < oldest and not each.reserved]:
             del days[each.day]
             self._ledger.delete(SpendingRecord, each.payer, each.day, each.simulated, each.process)
+
+    @property
+    def _oldest(self) -> str:
+        """The first day whose rows are kept."""
+        return date_of_moment(self._clock() - _KEPT * DAY)
 
     async def _notice(self, budget: _KeyBudget) -> None:
         """Log that a budget is low, once for each period, whichever process notices it first."""

@@ -317,8 +317,9 @@ class Queries(ModelQueries, AccessQueries, Protocol):
         this day, such as `2026-11-01`. Call it only if several processes share the ledger. Work that one has taken over
         from a dead one counts by itself until it is resumed."""
 
-    def spending_rows(self, process: str) -> Sequence[SpendingRecord]:
-        """The rows of this process."""
+    def spending_rows(self, process: str, *, before: str) -> Sequence[SpendingRecord]:
+        """The rows of this process, and those of all for days before this one, such as `2026-11-01`. It may not return
+        all of the latter."""
 
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         """How many generations failed at or after `since`, by the code of their error."""

@@ -71,8 +71,8 @@ class MemoryMoney(MemoryModels):
         )
         return sum(each.spent for each in rows), sum(each.reserved for each in rows) + left
 
-    def spending_rows(self, process: str) -> Sequence[SpendingRecord]:
-        return [each for each in self.all(SpendingRecord) if each.process == process]
+    def spending_rows(self, process: str, *, before: str) -> Sequence[SpendingRecord]:
+        return [each for each in self.all(SpendingRecord) if each.process == process or each.period < before]
 
     def usage(self, period: Period, *, by: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
         rows = [(groups_of(each, metadata, by), figures([each])) for each, metadata in self._counted(period)]

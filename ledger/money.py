@@ -40,6 +40,8 @@ from ledger.usage import KeyFacts, grouped, needs_keys
 
 _G: Final = GENERATIONS.c
 _U: Final = USAGE_BY_DAY.c
+
+_MOST_OLD_ROWS: Final = 10_000
 _START_OF_DAY: Final = cast(_U.day, Float) * DAY
 
 _TYPES_OF_SUMS: Final = {name: Float if isinstance(_U[name].type, Float) else BigInteger for name in FIGURES}
@@ -82,8 +84,10 @@ class SqlMoney(SqlReader):
             spent, reserved = sums.one()
         return float(spent), float(reserved)
 
-    def spending_rows(self, process: str) -> Sequence[SpendingRecord]:
-        return self._records(SpendingRecord, SPENDINGS.c.process == process)
+    def spending_rows(self, process: str, *, before: str) -> Sequence[SpendingRecord]:
+        spending = SPENDINGS.c
+        own = self._records(SpendingRecord, spending.process == process, spending.period >= before)
+        return [*own, *self._records(SpendingRecord, spending.period < before, limit=_MOST_OLD_ROWS)]
 
     def usage(self, period: Period, *, by: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
         present, deleted = _usage(_G, period, by), _usage(_U, period, by)

@@ -286,6 +286,21 @@ async def test_rows_of_long_ago_are_deleted(world):
 
 
 @in_virtual_time
+async def test_rows_that_dead_processes_left_long_ago_are_deleted_at_a_start():
+    world = World(is_shared=True)
+    budgets = world.process("a")
+    for days in (0, 40):
+        budgets.settle(SHOP.id, reserved=0.0, cost=0.5, at=NOON + days * DAY)
+    await asyncio.sleep(1)
+
+    world.clock.now = NOON + 63 * DAY
+    world.process("b")
+    await asyncio.sleep(1)
+
+    assert ["2027-01-06"] == [each.period for each in MemoryLedger(world.rows).all(SpendingRecord)]
+
+
+@in_virtual_time
 async def test_a_claim_that_the_ledger_cannot_make_reserves_nothing():
     world = World(is_shared=True)
     budgets = world.process()
