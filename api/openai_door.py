@@ -138,7 +138,7 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
             plan = service.loop.run(service.generations.forecast(wanted, caller)).plan
         return call, incoming.submission(
             "batch" if call.is_batch else "gen", wanted, sent, context=context, caller=caller, address=address,
-            key=key, seconds=_patience(), plan=plan, door=DOOR, door_fingerprint=fingerprint,
+            key=key, seconds=_patience(), plan=plan, door=DOOR, door_fingerprint=fingerprint if key is None else None,
         )  # fmt: skip
 
 

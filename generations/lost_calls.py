@@ -112,7 +112,11 @@ class LostCalls:
         """Submit a call, or join a lost one if this is a retry: its `number` counts the tries from 0. Wait for its end.
 
         Raises as `GenerationService.submit` does, and StillRunning if it has not ended after the `wait_seconds`."""
+        began = _now()
         work = await self._joined(submission, number) if number else None
+        if submission.wait_seconds is not None:
+            left = max(0.0, submission.wait_seconds - (_now() - began))
+            submission = replace(submission, wait_seconds=left)
         try:
             if work is None:
                 work = await self._service.submit(replace(submission, wait_seconds=0))
@@ -181,7 +185,7 @@ class LostCalls:
             await asyncio.sleep(pause)
             work = await self._found(caller, fingerprint, number)
             seconds = _now() - began
-            if work is not None or seconds > _LONGEST_LOOK:
+            if work is not None or seconds > min(_LONGEST_LOOK, submission.wait_seconds or math.inf):
                 return work
             if seconds >= sum(_LOOKS) and not await self._may_be_left(caller, fingerprint, seconds):
                 return await self._found(caller, fingerprint, number)

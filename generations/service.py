@@ -96,9 +96,7 @@ class GenerationService:
         earlier request with the same key. `on_item_done` is called for each item of a batch as it ends.
 
         Raises the ServiceError that refuses the submission, and HandedOver if the service stops before the end."""
-        if (task := asyncio.current_task()) is not None:
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
+        self._expect_response()
         new = None
         try:
             work = await self._existing(submission)
@@ -130,6 +128,7 @@ class GenerationService:
 
     async def wait(self, work: Work | Stored, submission: Submission) -> Work | Stored:
         """Wait up to the `wait_seconds` of a submission for the end of work that it has, as `submit` does."""
+        self._expect_response()
         return await self._wait(work, submission, None)
 
     async def find(self, work_id: str, owner: Caller) -> Work | Stored | None:
@@ -252,6 +251,12 @@ class GenerationService:
         self.events.unsubscribe(subscription)
 
     # ── Wait
+
+    def _expect_response(self) -> None:
+        """Let a stop wait until this task has responded to its caller."""
+        if (task := asyncio.current_task()) is not None:
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
 
     async def _wait(
         self,

@@ -187,6 +187,17 @@ async def test_a_client_that_would_stop_waiting_is_answered_before_and_its_retry
 
 
 @in_virtual_time
+async def test_the_looks_for_a_lost_call_are_part_of_the_wait():
+    door = a_door()
+    submitted = submission(a_picture(), door="openai", body_fingerprint=BODY, wait_seconds=5)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(StillRunning):
+        await door.calls.call(submitted, number=1)
+
+    assert 5 == pytest.approx(asyncio.get_running_loop().time() - began, abs=0.1)
+
+
+@in_virtual_time
 async def test_a_stop_lets_the_client_retry_and_join_in_the_next_process():
     door = a_door()
     waiting, submitted = call(door)
