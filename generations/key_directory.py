@@ -183,6 +183,8 @@ class KeyDirectory:
     def _apply(self, records: Iterable[ApiKeyRecord]) -> None:
         for each in records:
             before = self._by_id.get(each.id)
+            if before is not None and before.revision >= each.revision:
+                continue  # `load` has read a later change meanwhile
             present = _digests(each) if each.deleted_at is None else ()
             if each.deleted_at is None:
                 self._by_id[each.id] = each
