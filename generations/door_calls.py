@@ -82,25 +82,24 @@ class StartWebhooks:
             self._outbox.announce(generation.id, url, content)
 
 
-def keep_shape(generation: Generation, attempt: Attempt, names: Sequence[str | None]) -> None:
-    """Remember the output as the model returned it, if the door needs that. `names` are those of the kept files, in the
-    order of the files in the output; None is one that is not kept."""
+def keep_shape(
+    generation: Generation, attempt: Attempt, urls: Sequence[Url], names: Sequence[str | None]
+) -> None:
+    """Remember the output as the model returned it, if the door needs that. `urls` are all files in the output, and
+    `names` those of the kept ones, in this order; None is one that is not kept."""
     facts = _facts_of(generation)
     if facts is None or attempt.prediction is None:
         return
-    urls = attempt.produced.files
     numbers = {
         url: number if number < len(names) and names[number] else None for number, url in enumerate(urls)
     }
     made = attempt.prediction.output
     if generation.outputs:
         output = _shaped(made, numbers)
-    elif generation.kinds[-1:] != (
-        "text",
-    ):  # it was too large for the ledger, and is in the file after those
-        output = {LARGE: len(urls)}
-    else:
-        output = [{LARGE_TEXT: len(urls)}] if isinstance(made, list) else {LARGE_TEXT: len(urls)}
+    else:  # it was too large for the ledger, and is in the file after those
+        is_text = generation.kinds[-1:] == ("text",)
+        place = {LARGE_TEXT if is_text else LARGE: len(urls)}
+        output = [place] if is_text and isinstance(made, list) else place
     generation.door_facts = replace(facts, output=output).as_json()
 
 

@@ -52,7 +52,7 @@ async def keep_outputs(files: Files | None, generation: Generation, attempt: Att
     generation.files_error = kept.error
     if files and is_any and len(urls) < MAX_OUTPUTS:
         await _keep_if_large(files, generation, attempt, number=len(urls))
-    keep_shape(generation, attempt, kept.names)
+    keep_shape(generation, attempt, urls, kept.names)
 
 
 async def _fetched(

@@ -7,7 +7,8 @@ import pytest
 
 from catalog.outputs import Url
 from contract.door_facts import KEPT, REPLICATE, DoorFacts
-from generations.door_calls import webhook_at_end
+from generations.door_calls import keep_shape, webhook_at_end
+from generations.generation import Attempt
 from providers import Prediction
 from providers.memory import MemoryProvider
 from tests.support.virtual_time import in_virtual_time
@@ -72,6 +73,19 @@ async def test_an_output_is_remembered_as_the_model_returned_it():
 
     assert "succeeded" == work.state
     assert {KEPT: None} == made_facts(work).output  # since nothing is kept here
+
+
+@in_virtual_time
+async def test_a_file_that_does_not_exist_moves_none_of_the_others():
+    work = await accepted(core(MemoryProvider()))
+    urls = [Url(f"https://memory.invalid/{number}.png") for number in range(3)]
+    attempt = Attempt(work.model, {})
+    attempt.prediction = Prediction("p", "succeeded", urls, form=work.model.output)
+    attempt.missing, work.outputs = {0}, tuple(urls[1:])
+
+    keep_shape(work, attempt, urls, [None, "1.png", "2.png"])
+
+    assert [{KEPT: None}, {KEPT: 1}, {KEPT: 2}] == made_facts(work).output
 
 
 @pytest.mark.parametrize(
