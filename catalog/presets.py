@@ -6,7 +6,7 @@ sizes, or as a width and a height. A model without exactly this portrait or land
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
 from catalog.inputs import Input
@@ -21,10 +21,14 @@ SHAPE_INPUTS: Final = ("aspect_ratio", "size", "width", "height")
 
 _RATIOS: Final[Mapping[str, float]] = {"portrait": 9 / 16, "landscape": 16 / 9, "square": 1.0}
 _SIZES: Final = ("size", "image_size", "resolution")
-_SHAPE: Final = re.compile(r"([1-9]\d*)\s*[:x*]\s*([1-9]\d*)")
+_SHAPE: Final = re.compile(r"([1-9]\d{0,8})\s*[:x*]\s*([1-9]\d{0,8})")
 _USUAL_SIDE: Final = 1024
 _STEP: Final = 64
 """Pixels. Models that make images take sides that are a multiple of this."""
+
+_LONGEST_SIDE: Final = 100_000
+_MOST_LENGTHS: Final = 256
+"""The most lengths of one side that are tried: each with all of the other side."""
 
 
 def shape_of(value: Any) -> float | None:
@@ -35,6 +39,16 @@ def shape_of(value: Any) -> float | None:
     found = _SHAPE.fullmatch(value)
     ratio = int(found[1]) / int(found[2]) if found else _RATIOS.get(value)
     return None if ratio is None else math.log(ratio)
+
+
+def lengths_of(choices: Iterable[Any]) -> Sequence[int]:
+    """The choices of a side that are lengths in pixels, or some of them."""
+    return thinned([each for each in choices if isinstance(each, int) and 0 < each <= _LONGEST_SIDE])
+
+
+def thinned(lengths: Sequence[int]) -> Sequence[int]:
+    """Some of these lengths of a side, evenly chosen, so that all pairs of two sides can be compared."""
+    return lengths[:: max(1, math.ceil(len(lengths) / _MOST_LENGTHS))]
 
 
 def shaped(model: Model, preset: str) -> Mapping[str, Any] | None:
@@ -94,13 +108,14 @@ def _sides(width: Input, height: Input, target: float) -> Mapping[str, Any] | No
 
 
 def _default(side: Input) -> int:
-    return side.default if isinstance(side.default, int) and side.default > 0 else _USUAL_SIDE
+    is_length = isinstance(side.default, int) and 0 < side.default <= _LONGEST_SIDE
+    return side.default if is_length else _USUAL_SIDE
 
 
-def _lengths(side: Input) -> Iterator[int]:
+def _lengths(side: Input) -> Iterable[int]:
     """The lengths in pixels that a side may have, up to the usual one."""
     if side.choices:
-        return (each for each in side.choices if isinstance(each, int) and each > 0)
+        return lengths_of(side.choices)
     most = max(_default(side), _USUAL_SIDE)
     step = math.lcm(_STEP, side.multiple_of or 1)
-    return (each for each in range(step, most + 1, step) if side.takes(each))
+    return (each for each in thinned(range(step, most + 1, step)) if side.takes(each))

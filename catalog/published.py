@@ -9,8 +9,8 @@ Secrets have `format: password`, `x-cog-secret` or `writeOnly`, or only a tellin
 """
 
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -253,4 +253,4 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def _is_bound(value: Any) -> bool:
-    return is_number(value) and math.isfinite(value)
+    return is_number(value) and abs(value) <= sys.float_info.max  # an integer may be no float

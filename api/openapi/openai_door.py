@@ -134,6 +134,9 @@ def _error() -> JSON:
             "id": TEXT,
             "model_name": TEXT,
             "cost_usd": _USD,
+            "budget": TEXT,
+            "period": TEXT,
+            "begins_anew": TEXT,
         },
         required=["error"],
     )

@@ -160,6 +160,7 @@ def schemas() -> JSON:
                     "type": "array", "items": an_object({"type": TEXT, "field": TEXT, "description": TEXT})
                 },
                 "retry_after": {"type": "integer", "description": "Seconds."},
+                "budget": TEXT, "period": TEXT, "begins_anew": TEXT,
             },
             required=["title", "detail", "status", "code", "request_id"],
         ),

@@ -25,8 +25,9 @@ _TYPES: Final = {
 _RETRIED: Final = {408, 409, 429}
 """The statuses below 500 that the client retries."""
 
-_BESIDE: Final = ("id", "model_name", "cost_usd")
-"""The facts of the generation that stand beside `error`, as they do in a result."""
+_BESIDE: Final = ("id", "model_name", "cost_usd", "budget", "period", "begins_anew")
+"""The facts of the generation that stand beside `error`, as they do in a result, and those of a budget that is used
+up."""
 
 NO_RETRY: Final = {"x-should-retry": "false"}
 

@@ -3,13 +3,13 @@ a height. A size is never refused: a model without any of these gets none."""
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from catalog.adaptation import is_taken
 from catalog.inputs import Input
 from catalog.model import Model
-from catalog.presets import shape_of
+from catalog.presets import lengths_of, shape_of, thinned
 
 SIZE: Final = "size"
 
@@ -76,11 +76,11 @@ def _sides(width: Input, height: Input, wide: int, high: int) -> Mapping[str, An
     return None if found is None else {"width": found[0], "height": found[1]}
 
 
-def _lengths(side: Input) -> Iterator[int]:
+def _lengths(side: Input) -> Iterable[int]:
     """Some lengths in pixels that a side may have."""
     if side.choices:
-        return (each for each in side.choices if isinstance(each, int) and each > 0)
+        return lengths_of(side.choices)
     step = math.lcm(4 * _STEP, side.multiple_of or 1)
     most = int(side.maximum) if side.maximum is not None and side.maximum < 2**15 else 2048
     least = max(1, math.ceil((side.minimum or 1) / step)) * step
-    return (each for each in range(least, most + 1, step) if side.takes(each))
+    return (each for each in thinned(range(least, most + 1, step)) if side.takes(each))

@@ -25,6 +25,9 @@ _DETAILS: Final = {"method_not_allowed": "This service does not have this part o
 _STATUSES: Final = {"invalid_request": 422, "method_not_allowed": 404}
 """Replicate's own statuses, by code."""
 
+_OF_BUDGETS: Final = ("budget", "period", "begins_anew")
+"""The facts of a budget that is used up, which stand beside Replicate's fields."""
+
 _TYPES: Final = (
     (re.compile(r"is required$"), "required"),
     (re.compile(r"must be at most -?[\d.]+$"), "number_lte"),
@@ -53,6 +56,7 @@ def shape(
         "code": code,
         "request_id": problem["request_id"],
     }
+    body |= {name: problem[name] for name in _OF_BUDGETS if name in problem}
     if fields:
         body["invalid_fields"] = fields
     if (seconds := headers.get("Retry-After", "")).isdecimal():

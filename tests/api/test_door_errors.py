@@ -81,6 +81,17 @@ def test_a_failure_that_was_paid_names_its_generation():
     assert {"error", "id", "cost_usd", "model_name"} == body.keys()
 
 
+@pytest.mark.parametrize("shape", [openai.shape, replicate.shape])
+def test_a_budget_that_is_used_up_has_its_name_and_period_at_each_door(shape):
+    error = BudgetExceeded("no", budget="shop", period="week", begins_anew="2026-11-30T00:00:00.000Z")
+
+    body, _, _ = shape(error.as_problem("req_1"), error.headers, "/")
+
+    assert ("shop", "week", "2026-11-30T00:00:00.000Z") == tuple(
+        body[name] for name in ("budget", "period", "begins_anew")
+    )
+
+
 @pytest.mark.parametrize("root", ["", "/below"])
 def test_errors_below_the_replicate_door_are_in_its_shape(make_app, root):
     client = make_app(PUBLIC_URL="https://here.example/below").test_client()

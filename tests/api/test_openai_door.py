@@ -111,6 +111,17 @@ def test_a_setting_says_what_is_answered_without_a_format(make_app):
     assert {"b64_json"} == picture.keys()
 
 
+@pytest.mark.parametrize("size", ["1:" + "9" * 400, "9" * 400 + "x1", "1" * 5000 + ":1", [1], {"a": 1}, ""])
+def test_no_size_is_refused(url, size):
+    body = {"model": "flux-dev", "prompt": PROMPT, "size": size}
+    answer = requests.post(f"{url}/v1/images/generations", json=body, headers=BEARER)
+
+    assert (200, ["dropped"]) == (
+        answer.status_code,
+        [each["change"] for each in answer.json()["changes"]],
+    )
+
+
 @pytest.mark.parametrize("response_format", [None, "b64_json"])
 @pytest.mark.parametrize("size", ["512x512", "1792x1024", None])
 def test_what_open_webui_sends_is_answered_with_pictures_it_can_load(url, response_format, size):

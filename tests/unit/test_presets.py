@@ -3,7 +3,7 @@
 import pytest
 
 from catalog.model import Model
-from catalog.presets import PRESETS, shaped
+from catalog.presets import PRESETS, lengths_of, shape_of, shaped, thinned
 from catalog.published import compiled
 from errors import InvalidRequest
 from parsing.context import ParseContext
@@ -83,6 +83,23 @@ def test_every_shape_that_is_picked_is_valid_for_its_model():
 )  # fmt: skip
 def test_the_shape_of_a_published_model_follows_from_its_choices(model, portrait, landscape, square):
     assert [portrait, landscape, square] == [shaped(model, preset) for preset in PRESETS]
+
+
+def test_only_some_lengths_of_a_side_are_tried_if_it_has_very_many():
+    assert 256 >= len(thinned(range(64, 10**12, 64)))
+    assert 256 >= len(lengths_of(range(1, 100_000)))
+    assert [512, 768] == lengths_of([512, 768, 10**400, 0, "1024"])
+
+
+def test_a_side_with_an_absurd_default_has_the_usual_size():
+    model = published(width=side(10**12, high=10**13), height=side(10**12, high=10**13))
+
+    assert {"width": 576, "height": 1024} == shaped(model, "portrait")
+
+
+@pytest.mark.parametrize("ratio", ["1:" + "9" * 400, "9" * 400 + "x1", "1" * 5000 + ":1"])
+def test_numbers_beyond_all_sizes_are_no_shape(ratio):
+    assert shape_of(ratio) is None
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,7 @@ CONTRADICTIONS = {
     "two types": {"allOf": [{"type": "string"}, {"type": "integer"}]},
     "a minimum above its maximum": {"type": "integer", "minimum": 9, "maximum": 1},
     "a bound that is no number": {"type": "integer", "minimum": "1"},
+    "a bound beyond all numbers": {"type": "integer", "maximum": 10**400},
     "an empty list of choices": {"type": "string", "enum": []},
     "an option that is not described": {"anyOf": [{"type": "string"}, {}]},
     "not even a schema": 7,
