@@ -4,6 +4,7 @@ a height. A size is never refused: a model without any of these gets none."""
 import math
 import re
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, Final
 
 from catalog.adaptation import is_taken
@@ -17,7 +18,9 @@ _PIXELS: Final = re.compile(r"\s*([1-9]\d{0,4})\s*[x*]\s*([1-9]\d{0,4})\s*", re.
 _NAMES: Final = ("size", "image_size", "resolution")
 """Inputs that may have a list of sizes in pixels."""
 
-_STEP: Final = 8
+_STEP: Final = 32
+_LONGEST: Final = 4096
+"""Pixels between the lengths that are tried for a side without a list of them, and the longest."""
 
 
 def pixels_of(size: Any) -> tuple[int, int] | None:
@@ -66,7 +69,7 @@ def _sides(width: Input, height: Input, wide: int, high: int) -> Mapping[str, An
     if width.takes(wide) and height.takes(high):
         return {"width": wide, "height": high}
     shape, area = math.log(wide / high), wide * high
-    pairs = ((each, other) for each in _lengths(width) for other in _lengths(height))
+    pairs = product(list(_lengths(width)), list(_lengths(height)))
 
     def distance(pair: tuple[int, int]) -> tuple[float, float]:
         # Shapes within about two percent look alike, and then the size counts.
@@ -80,7 +83,7 @@ def _lengths(side: Input) -> Iterable[int]:
     """Some lengths in pixels that a side may have."""
     if side.choices:
         return lengths_of(side.choices)
-    step = math.lcm(4 * _STEP, side.multiple_of or 1)
-    most = int(side.maximum) if side.maximum is not None and side.maximum < 2**15 else 2048
+    step = math.lcm(_STEP, side.multiple_of or 1)
+    most = int(min(side.maximum or _LONGEST, _LONGEST))
     least = max(1, math.ceil((side.minimum or 1) / step)) * step
     return (each for each in thinned(range(least, most + 1, step)) if side.takes(each))

@@ -395,3 +395,18 @@ def test_a_call_with_an_idempotency_key_is_made_once(url, simulator):
 
     assert 1 == len({each.json()["id"] for each in answers})
     assert 1 == len(inputs(simulator))
+
+
+@pytest.mark.parametrize("name", ["image", "image[]"])
+def test_an_edit_as_open_webui_sends_it_is_answered(url, simulator, name):
+    files = [(name, ("a.png", black_png(8, 8), "image/png"))] * (2 if name == "image[]" else 1)
+    fields = {
+        "model": "nano-banana", "prompt": PROMPT, "n": "1", "size": "1024x1024", "background": "opaque",
+        "response_format": "b64_json",
+    }  # fmt: skip
+    answer = requests.post(f"{url}/v1/images/edits", data=fields, files=files, headers=BEARER)
+
+    assert 200 == answer.status_code, answer.text
+    assert b64decode(answer.json()["data"][0]["b64_json"])
+    assert len(files) == len(inputs(simulator)[0]["image_input"])
+    assert {"background"} == {each["field"] for each in answer.json()["changes"]} - {"size"}
