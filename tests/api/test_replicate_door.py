@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -551,6 +552,47 @@ def test_no_output_leads_a_client_to_another_host(client, simulator, url):
 
     assert [f"{url}/files/{made.id}/{made.id}.webp"] == shown.output
     assert made.output[0].startswith("data:image/webp;base64,")
+
+
+def kinds(value):
+    """An output with the media types of its files, which are read, in their place."""
+    if isinstance(value, FileOutput):
+        assert value.read()
+        return f"<{value.url[5:].partition(';')[0]}>"
+    if isinstance(value, dict):
+        return {name: kinds(each) for name, each in value.items()}
+    return [kinds(each) for each in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("a fox", "a fox"),
+        (0, 0),
+        ({"score": 0.5, "labels": ["fox"]}, {"score": 0.5, "labels": ["fox"]}),
+        (["a", {"b": None}], ["a", {"b": None}]),
+        (
+            {"mesh": "<glb>", "views": ["<png>", "<png>"]},
+            {"mesh": "<model/gltf-binary>", "views": ["<image/png>", "<image/png>"]},
+        ),
+        ([{"sound": "<wav>"}, "<txt>"], [{"sound": "<audio/wav>"}, "<text/plain>"]),
+        ("https://evil.example/a.png", " https://evil.example/a.png"),
+        ({"see": ["https://evil.example"]}, {"see": [" https://evil.example"]}),
+    ],
+)
+def test_an_output_of_any_shape_keeps_it_and_leads_to_no_other_host(client, output, expected):
+    found = client.run("acme/oracle", input={"input": f"[[output={json.dumps(output)}]]"})
+
+    assert expected == kinds(found)
+
+
+def test_the_pieces_of_a_text_stay_pieces(client, simulator):
+    version = simulator.latest_version("acme/storyteller")
+
+    pieces = list(client.run(f"acme/storyteller:{version}", input={"prompt": "a fox"}))
+
+    assert simulator.predictions()[0].output == pieces
+    assert 1 < len(pieces)
 
 
 def test_work_goes_on_after_a_restart_with_its_input_and_output(restarted, simulator):
