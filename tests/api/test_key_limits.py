@@ -76,6 +76,20 @@ def test_the_work_of_a_key_waits_for_its_minute_and_the_answer_says_how_long(cli
     assert 3 == simulator.counts().creations_accepted
 
 
+def test_the_plan_of_a_batch_is_that_of_the_keys_own_limits(clients):
+    each = clients()
+    _, by = make_key(each, requests_per_minute=2)
+    _, free = make_key(each)
+    wanted = {"model_name": "flux-dev", "prompts": ["a fox", "a cat", "an owl"], "dry_run": True}
+
+    def seconds(client, by):
+        return client.post("/generate-batch", json=wanted, headers=by).json["estimated_seconds"]
+
+    for client in each:
+        assert 60 < seconds(client, by) < 120
+        assert seconds(client, free) < 60
+
+
 def test_the_next_process_counts_what_a_key_has_sent_before(make_app, clients, simulator):
     app = make_app()
     key_id, by = make_key([app.test_client()], requests_per_minute=1)
