@@ -21,9 +21,6 @@ from ledger.records import GenerationRecord
 LARGEST: Final = 16_000_000
 """The most bytes of a file that is part of an answer. A larger one is a link."""
 
-_MOST: Final = 4 * LARGEST
-"""The most bytes of all files of an answer."""
-
 _SOON: Final = 1.0
 
 
@@ -31,14 +28,15 @@ def answer(body_of: Callable[..., dict[str, Any]], record: GenerationRecord, cal
     """The response with a prediction, made by `body_of`. Its files count as memory of the caller's until the response
     is sent. Raises QueueFull if there is no memory for them; a creation is then answered without its output."""
     service, address = incoming.service(), incoming.address()
-    found = _Outputs(service.files, record, address)
+    memory = incoming.limits().large_bodies
+    found = _Outputs(service.files, record, address, most=memory.share * 3 // 4)
     if address.startswith("https://"):
         return jsonify(body_of(record, address, link=found.link, content=found.content))
     size = found.size()
     if not size:
         return jsonify(body_of(record, address, link=found.inline, content=found.content))
     try:
-        leave = incoming.limits().large_bodies.take(caller_id, size, retry_after=lambda: _SOON)
+        leave = memory.take(caller_id, size, retry_after=lambda: _SOON)
     except QueueFull:
         if body_of is not predictions.created:
             raise
@@ -53,13 +51,13 @@ def answer(body_of: Callable[..., dict[str, Any]], record: GenerationRecord, cal
 
 
 class _Outputs:
-    """The kept files of one generation."""
+    """The kept files of one generation, of which at most so many bytes in all are part of an answer."""
 
-    def __init__(self, files: Files | None, record: GenerationRecord, address: str) -> None:
+    def __init__(self, files: Files | None, record: GenerationRecord, address: str, *, most: int) -> None:
         self._files = files
         self._record = record
         self._links = predictions.links(record, address)
-        self._left = _MOST
+        self._most = self._left = most
 
     def size(self) -> int:
         """The bytes of memory that the content of all files takes in an answer, of those that are small enough."""
@@ -69,7 +67,7 @@ class _Outputs:
             if opened is not None:
                 with closing(opened):
                     total += opened.size if opened.size <= LARGEST else 0
-        return min(total, _MOST) * 4 // 3
+        return min(total, self._most) * 4 // 3
 
     def link(self, name: str) -> str | None:
         """The link to a file, None if it is not kept any more."""

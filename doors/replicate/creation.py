@@ -1,9 +1,8 @@
 """Requests that create predictions, translated into bodies of `POST /generate`.
 
 Replicate names what runs by the path or by `version`, has the inputs of the model in `input`, and says by headers how
-long to hold the answer (`Prefer`) and how long the prediction may take (`Cancel-After`). All problems of the fields
-around `input` are found here, and those of the input by the parser, which both are reported at once only if there are
-none here.
+long to hold the answer (`Prefer`) and how long the prediction may take (`Cancel-After`). The fields around `input` are
+checked here, and then the parser checks the input.
 
 Facts: Replicate's OpenAPI document (`predictions.create`), and the source of the official client at 1.0.7.
 """
@@ -13,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from catalog.targets import Target
 from errors import InvalidRequest, Problem
 
 EVENTS: Final = ("start", "output", "logs", "completed")
@@ -102,12 +100,6 @@ def wait_seconds(prefer: str | None) -> float:
         return 0.0
     seconds = min(max(int(found[1] or LONGEST_WAIT), 1), LONGEST_WAIT)
     return seconds - _EARLIER if seconds > 2 * _EARLIER else float(seconds)
-
-
-def is_official_name(target: str) -> bool:
-    """Whether a model runs by its name alone, so that Replicate has no version of it to name."""
-    parsed = Target.parse(target)
-    return parsed.version is None and parsed.deployment is None and "/" in target
 
 
 def with_files(value: Any, upload_of: Callable[[str], Any]) -> Any:

@@ -7,6 +7,7 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import replicate
@@ -14,6 +15,7 @@ import requests
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.helpers import FileOutput
 
+from api.backpressure import Quota
 from harness.service_process import until
 from media.formats import black_png
 from tests.support.callers import ADMIN, ADMIN_KEY, PNG, USER_TOKEN
@@ -610,3 +612,17 @@ def test_work_goes_on_after_a_restart_with_its_input_and_output(restarted, simul
     assert body["input"] == found()["input"]
     assert 1 == len(found()["output"])
     assert 1 == len(simulator.predictions())
+
+
+def test_files_that_are_too_large_for_an_answer_are_links(app, connect):
+    app.extensions["caller_limits"] = replace(
+        app.extensions["caller_limits"], large_bodies=Quota(2_000, counted="bytes")
+    )
+    with online(app) as url:
+        client = connect(url)
+        made = client.models.predictions.create(FLUX_DEV, {**FOX, "num_outputs": 4}, wait=10)
+
+        assert 4 == len(made.output)
+        links = [each for each in made.output if each.startswith(f"{url}/files/{made.id}/")]
+        assert links
+        assert made.output == client.predictions.get(made.id).output
