@@ -275,16 +275,15 @@ class Supervisor:
         self.key_limits.check_room(more, caller.turn, self._running_of[caller.turn], self.queued)
         too_many = more - room(most, waiting=waiting, own=own)
         if too_many > 0:
+            retry_after = self._gate.seconds_per_release() * too_many
             detail = f"{waiting} generations are waiting, this adds {more}, and at most {most} may wait."
             if waiting + more <= most:
                 detail += (
                     f" {own} are yours, and the last quarter is for callers who have no more than a quarter."
                 )
-            raise QueueFull(
-                detail,
-                retry_after=self._gate.seconds_per_release() * too_many,
-                retryable=more <= room(most, waiting=0, own=0),
-            )
+                own_wait = self._gate.seconds_to_admit(caller.turn, max(0, min(too_many, own)))
+                retry_after = max(retry_after, own_wait)
+            raise QueueFull(detail, retry_after=retry_after, retryable=more <= room(most, waiting=0, own=0))
 
     def check_semaphore(self, semaphore: str | None) -> None:
         """Raises InvalidRequest if this is not the id of a semaphore."""

@@ -142,6 +142,17 @@ def test_a_full_queue_says_when_the_minute_of_the_key_lets_its_next_work_go(clie
     assert never.json["retryable"] is False
 
 
+def test_a_key_with_its_share_of_the_queue_learns_when_its_own_work_goes(clients):
+    client, *_ = clients(MAX_QUEUED=4)
+    _, by = make_key([client], requests_per_minute=1)
+    ended(client, submit(client, by=by), by=by)
+    for _ in range(3):
+        submit(client, by=by)
+
+    until(lambda: 30 < int(refusal(client, by).headers["Retry-After"]) <= 61)
+    assert 202 == refusal(client, ADMIN).status_code
+
+
 def test_the_waiting_work_of_a_deleted_key_never_passes_the_limits_that_it_had(clients, simulator):
     each = clients()
     key_id, by = make_key(each, max_concurrent=1)
