@@ -282,6 +282,7 @@ class Core:
             gate=self.gate,
             budgets=self.budget.keys,
             digest=authenticator.keyed_hash,
+            letters=self.letters,
         )
 
     def _push(self, archive: Archive, authenticator: Authenticator, remote: Remote | None) -> PushInbox:

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from auth import KEY_START, Principal
 from cluster import AnyGate
+from cluster.letters import Letters
 from contract.callers import KEY_PREFIX
 from contract.states import iso8601
 from errors import InvalidRequest, LedgerDown, NotFound
@@ -22,6 +23,7 @@ from generations.archive import Archive
 from generations.audit import Actor
 from generations.key_budgets import KeyBudgets
 from generations.key_directory import KeyDirectory
+from generations.shared import announce
 from generations.supervisor import Supervisor
 from ledger import Ledger, Place, Queries
 from ledger.access_records import ApiKeyRecord, AuditRecord
@@ -42,8 +44,9 @@ _BUSY: Final = "Other processes keep changing keys. Nothing was changed."
 
 
 class NamedKeys:
-    """The service of `/keys`. `digest` hashes the text of a key. All methods are called on the loop, and raise
-    LedgerDown."""
+    """The service of `/keys`. `digest` hashes the text of a key. `letters` tell other processes to read a change.
+
+    All methods are called on the loop, and raise LedgerDown."""
 
     def __init__(
         self,
@@ -55,12 +58,16 @@ class NamedKeys:
         gate: AnyGate,
         budgets: KeyBudgets,
         digest: Callable[[str], str],
+        letters: Letters | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
         self._archive = archive
         self.directory = directory
         self._digest = digest
+        self._letters = letters
+        if letters is not None:
+            letters.on("keys", lambda _: directory.refresh())
         self._supervisor = supervisor
         self._gate = gate
         self._budgets = budgets
@@ -162,8 +169,8 @@ class NamedKeys:
         details: Mapping[str, Any],
         actor: Actor,
     ) -> ApiKeyRecord:
-        """Change a key, or add one without an id. Returns when this process knows the change. If the wait is cancelled,
-        the change goes on, since it may be done."""
+        """Change a key, or add one without an id. Returns when all processes know the change, but for those
+        that do not answer soon. If the wait is cancelled, the change goes on, since it may be done."""
         return await finish(self._changed(key_id, change, f"keys.{action}", details, actor))
 
     async def _changed(
@@ -186,12 +193,15 @@ class NamedKeys:
                 record = replace(change(before), revision=last + 1)
                 shown = {"name": record.name, **_as_json(details)}
                 if await self._ledger.claim(ClaimApiKey(record, actor.act(action, record.id, shown))):
-                    with suppress(
-                        LedgerDown
-                    ):  # the change is made, and requests read it once the ledger answers
+                    # The change is made, and requests read it once the ledger answers.
+                    with suppress(LedgerDown):
                         await self.directory.refresh()
-                    return record
-        raise LedgerDown(_BUSY)
+                    break
+            else:
+                raise LedgerDown(_BUSY)
+        if self._letters is not None:
+            await announce(self._letters, "keys")
+        return record
 
 
 def view(key: ApiKeyRecord) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class SharedLimits:
     async def change(self, limits: Limits) -> None:
         """Change the limits that `limits` names, in every process. Raises LedgerDown if they cannot be written."""
         await self._limits.change(limits)
-        await _announce(self._letters, "limits")
+        await announce(self._letters, "limits")
 
     async def refresh(self) -> None:
         """Apply the limits of the ledger. Raises LedgerDown."""
@@ -120,12 +120,12 @@ class SharedSemaphores:
 
     async def set_limit(self, semaphore_id: str, limit: int) -> SemaphoreSnapshot:
         changed = _snapshot(await self._ask("set_limit", semaphore_id, limit))
-        await _announce(self._letters, "semaphores changed")
+        await announce(self._letters, "semaphores changed")
         return changed
 
     async def remove(self, semaphore_id: str) -> None:
         await self._ask("remove", semaphore_id)
-        await _announce(self._letters, "semaphores changed")
+        await announce(self._letters, "semaphores changed")
 
     async def lease(self, semaphore_id: str, ttl: float, key: str | None) -> SemaphoreLeaseRecord:
         return SemaphoreLeaseRecord(**await self._ask("lease", semaphore_id, ttl, key))
@@ -158,7 +158,7 @@ async def keep_fresh(*shared: SharedLimits | SharedSemaphores) -> NoReturn:
                 log.exception("refresh_failed")
 
 
-async def _announce(letters: Letters, kind: str) -> None:
+async def announce(letters: Letters, kind: str) -> None:
     """Let every process read a change that is in the ledger."""
     try:
         await letters.ask_all(kind, None, timeout=_ANNOUNCED_WITHIN)

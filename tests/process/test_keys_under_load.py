@@ -1,0 +1,251 @@
+"""Keys with budgets over every door, with fallbacks, cancellations, lost answers, kills and 200 parallel requests.
+
+What Replicate bills for a key never passes its budget, and no key sees what is not its own.
+"""
+
+import json
+import random
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+import requests
+
+from harness.fleet import ADMIN, running_fleet
+from harness.ledger_file import LedgerFile
+from harness.service_process import until
+from simulator import Options, running
+
+pytestmark = pytest.mark.slow
+
+A_MINUTE = 6000
+KEYS = 5
+REQUESTS = 600
+AT_ONCE = 200
+KILLS = 2
+OPTIONS = Options(
+    prediction_seconds=0.3,
+    jitter=0.8,
+    answer_delay=(0.0, 0.1),
+    creations_per_minute=A_MINUTE,
+    others_per_minute=60_000,
+    seed=1,
+)
+SETTINGS = {
+    "REPLICATE_CONCURRENT_LIMIT": 40,
+    "REPLICATE_REQUESTS_PER_MINUTE": A_MINUTE,
+    "REPLICATE_OTHER_REQUESTS_PER_MINUTE": 60_000,
+    "PROCESS_TTL": 2,
+    "FILES_TTL": 600,
+    "FILES_SHARED": 1,
+    "PUBLIC_URL": "https://here.example",
+}
+ENDINGS = [
+    "",
+    "",
+    "",
+    "[[fail]]",
+    "[[transient]]",
+    "[[nsfw]]",
+    "[[slow=2]]",
+    "[[only=black-forest-labs/flux-dev]] [[fail]]",
+]
+
+
+class Key:
+    """A named key, with what it was answered."""
+
+    def __init__(self, name, made):
+        self.name = name
+        self.id = made["id"]
+        self.budget = made["budget_usd"]
+        self.headers = {"Authorization": f"Bearer {made['key']}"}
+        self.statuses = defaultdict(int)
+        self.ids = set()
+
+    def prompt(self, chance):
+        return f"{chance.choice(ENDINGS)} a picture of {self.name}, number {chance.randrange(10**9)}"
+
+
+def make_keys(url):
+    budgets = [0.02, 0.1, 0.25, 0.5, 1.0]
+    keys = []
+    for number, budget in enumerate(budgets[:KEYS]):
+        name = f"team-{number}-"
+        body = {"name": name, "role": "caller", "budget_usd": budget, "budget_period": "month"}
+        answer = requests.post(f"{url}/keys", json=body, headers=ADMIN, timeout=60)
+        assert 201 == answer.status_code, answer.text
+        keys.append(Key(name, answer.json()))
+    return keys
+
+
+def generate(key, url, chance):
+    body = {"model_name": chance.choice(["flux-schnell", "flux-dev"]), "prompt": key.prompt(chance)}
+    if chance.random() < 0.4:
+        body["fallback"] = chance.choice([True, ["flux-dev", "qwen-image"]])
+    headers = dict(key.headers)
+    if chance.random() < 0.5:
+        headers["Prefer"] = chance.choice(["respond-async", "wait=1"])
+    if chance.random() < 0.5:
+        headers["Idempotency-Key"] = str(chance.randrange(10**9))
+        with suppress(requests.RequestException):  # a caller who repeats its request at once
+            requests.post(f"{url}/generate", json=body, headers=headers, timeout=60)
+    return requests.post(f"{url}/generate", json=body, headers=headers, timeout=60)
+
+
+def generate_batch(key, url, chance):
+    prompts = [key.prompt(chance) for _ in range(chance.randint(2, 5))]
+    body = {"model_name": "flux-schnell", "prompts": prompts}
+    headers = key.headers | {"Prefer": "respond-async"}
+    return requests.post(f"{url}/generate-batch", json=body, headers=headers, timeout=60)
+
+
+def through_openai(key, url, chance):
+    body = {
+        "model": "flux-schnell",
+        "prompt": key.prompt(chance),
+        "n": chance.randint(1, 3),
+        "size": "1024x1024",
+    }
+    return requests.post(f"{url}/v1/images/generations", json=body, headers=key.headers, timeout=60)
+
+
+def through_replicate(key, url, chance):
+    path = "/replicate/v1/models/black-forest-labs/flux-dev/predictions"
+    body = {"input": {"prompt": key.prompt(chance)}}
+    headers = key.headers | ({"Prefer": "wait=2"} if chance.random() < 0.5 else {})
+    return requests.post(f"{url}{path}", json=body, headers=headers, timeout=60)
+
+
+WAYS = [generate, generate_batch, through_openai, through_replicate]
+
+
+def one_request(key, fleet, number):
+    """Send one request by a random door, and cancel some of its work. Callers who lose their connection try again."""
+    chance = random.Random(number)
+    for _ in range(100):
+        try:
+            url = chance.choice(fleet.urls())
+            answer = chance.choice(WAYS)(key, url, chance)
+        except (requests.RequestException, IndexError):
+            key.statuses["lost"] += 1
+            time.sleep(0.3)
+            continue
+        key.statuses[answer.status_code] += 1
+        if answer.ok and (work := answer.json().get("id")):
+            key.ids.add(work)
+            if chance.random() < 0.15:
+                cancel(key, url, work)
+        return
+
+
+def cancel(key, url, work):
+    kind = "batches" if work.startswith("batch_") else "generations"
+    with suppress(requests.RequestException):
+        requests.delete(f"{url}/{kind}/{work}", headers=key.headers, timeout=60)
+
+
+def billed(simulator, keys):
+    """USD by the name of the key, and the predictions of no key."""
+    found = dict.fromkeys([each.name for each in keys], 0.0)
+    for each in simulator.predictions():
+        [owner] = [name for name in found if name in str(each.input.get("prompt"))]
+        found[owner] += each.billed_usd
+    return found
+
+
+def listed(url, path, key):
+    answer = requests.get(f"{url}{path}", headers=key.headers, timeout=60)
+    assert 200 == answer.status_code, answer.text
+    return json.dumps(answer.json())
+
+
+def check_views(url, keys):
+    """Each key sees its own work and none of another."""
+    for key in keys:
+        others = [each for each in keys if each is not key]
+        for path in (
+            "/generations?limit=100",
+            "/batches",
+            "/usage?group_by=key",
+            "/replicate/v1/predictions",
+        ):
+            shown = listed(url, path, key)
+            assert not [each.name for each in others if each.name in shown], path
+        for other in others:
+            for work in list(other.ids)[:3]:
+                kind = "batches" if work.startswith("batch_") else "generations"
+                for method in ("GET", "DELETE"):
+                    answer = requests.request(method, f"{url}/{kind}/{work}", headers=key.headers, timeout=60)
+                    assert 404 == answer.status_code
+                answer = requests.get(
+                    f"{url}/replicate/v1/predictions/{work}", headers=key.headers, timeout=60
+                )
+                assert 404 == answer.status_code
+        for path in ("/keys", "/audit", "/metrics", f"/keys/{others[0].id}"):
+            assert 403 == requests.get(f"{url}{path}", headers=key.headers, timeout=60).status_code, path
+
+
+def is_idle(url):
+    with suppress(requests.RequestException):
+        seen = requests.get(f"{url}/status", headers=ADMIN, timeout=30).json()["concurrency"]
+        return seen["current_concurrent"] == seen["waiting"] == 0
+    return False
+
+
+def run(ledger, size, kill, data):
+    settings = {"DATA_DIR": data, "FILES_DIR": data / "files"}
+    with (
+        running(OPTIONS) as simulator,
+        running_fleet(size, ledger, REPLICATE_BASE_URL=simulator.url, **SETTINGS, **settings) as fleet,
+    ):
+        keys = make_keys(fleet.urls()[0])
+        for on, fault in (
+            ("create", {"reset": "after"}),
+            ("create", {"status": 500}),
+            ("get", {"reset": "before"}),
+        ):
+            simulator.inject(on=on, times=5, after=40, **fault)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            sent = [pool.submit(one_request, keys[each % KEYS], fleet, each) for each in range(REQUESTS)]
+            kill(fleet)
+            for each in sent:
+                each.result()
+        fleet.start()
+        url = fleet.urls()[0]
+        until(lambda: is_idle(url), timeout=120)
+        time.sleep(1.0)  # predictions that were cancelled end soon
+        bill = billed(simulator, keys)
+        told = {each["key"]["name"]: each["usd"] for each in usage(url)}
+        for key in keys:
+            assert key.statuses[401] == 0
+            assert bill[key.name] <= key.budget + 1e-6
+            assert told.get(key.name, 0.0) <= key.budget + 1e-6
+            assert told.get(key.name, 0.0) >= bill[key.name] - 1e-6
+        assert sum(each.statuses[402] for each in keys) > 0
+        assert sum(bill.values()) > 0
+        check_views(url, keys)
+
+
+def usage(url):
+    answer = requests.get(f"{url}/usage?group_by=key", headers=ADMIN, timeout=60)
+    assert 200 == answer.status_code, answer.text
+    return answer.json()["usage"]
+
+
+def kill_one(fleet):
+    chance, [member] = random.Random(1), fleet.members
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(0.5, 2.0))
+        member.kill()
+        fleet.start()
+
+
+def test_no_key_is_billed_above_its_budget_on_one_process(tmp_path):
+    run(LedgerFile(tmp_path), 1, kill_one, tmp_path)
+
+
+def test_no_key_is_billed_above_its_budget_on_three_processes(own_server, tmp_path):
+    run(own_server, 3, lambda fleet: fleet.kill_at_random(KILLS, interval=(0.5, 2.0)), tmp_path)
