@@ -112,7 +112,7 @@ class Core:
         self.budget = _budgets(settings, ledger, archive, authenticator)
         self._learned = _learned(settings, ledger, archive)
         self.models = _models(settings, ledger, archive, provider)
-        self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry)
+        self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry, authenticator)
         self.resolver = _resolver(settings, context, self.models, self._allowed, tariff)
         self.pages = ModelPages(context.registry, provider, self.models, self.resolver)
         known = partial(self.resolver.restored, queries)

@@ -201,7 +201,7 @@ class KeyBudgets:
         BudgetExceeded for a key that no longer exists: its budget is not known."""
         if caller.kind != "key" or usd <= TOLERANCE:
             return None
-        key = caller.key or self._keys.keys.with_id(caller.id)
+        key = self._keys.keys.with_id(caller.id) or caller.key  # it may have changed since the request
         if key is None:
             raise BudgetExceeded("Its key was deleted or has expired, so no more may be spent for it.")
         if key.budget_usd is None:

@@ -263,7 +263,8 @@ class Runner:
     async def _may_repeat(self, generation: Generation, step: Step, batch: Batch | None) -> bool:
         """Whether the model may run again. A costly model runs at most twice, and what was billed so far must leave
         enough of each limit for one more. It cannot if its secret inputs were lost."""
-        if generation.secrets_lost and generation.prediction is not None:
+        is_refused = self._allowed.refusal_of_key(generation.caller, step.model) is not None
+        if is_refused or (generation.secrets_lost and generation.prediction is not None):
             return False
         ran = sum(each.model == step.model and _may_have_run(each) for each in generation.attempts)
         if ran >= MAX_COSTLY_ATTEMPTS:

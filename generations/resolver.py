@@ -19,7 +19,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
-from auth import Caller
+from auth import Authenticator, Caller
 from catalog.families import NO_TRAINED_MODELS, TrainedModels, told_unread, trained_flux
 from catalog.model import Model
 from catalog.published import Published
@@ -49,9 +49,15 @@ _MOST_SEARCHED: Final = 50
 class AllowedModels:
     """What the server's token may run: `*`, or a list of `registry`, `owner/*` and names."""
 
-    def __init__(self, patterns: Iterable[str] = ("*",), registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        patterns: Iterable[str] = ("*",),
+        registry: Registry | None = None,
+        authenticator: Authenticator | None = None,
+    ) -> None:
         self._patterns = {pattern.strip() for pattern in patterns}
         self._registry = registry
+        self._authenticator = authenticator
 
     def restrict(self, caller: Caller) -> bool:
         """Whether there are models that this caller may not run."""
@@ -64,12 +70,14 @@ class AllowedModels:
         return self.refusal_of_service(caller, model) or self.refusal_of_key(caller, model)
 
     def refusal_of_key(self, caller: Caller, model: Model) -> str | None:
-        """Why the key of this caller may not run the model. None if it may, and without a key."""
+        """Why the key of this caller, as it is now, may not run the model. None if it may, and without a key."""
         if caller.kind != "key":
             return None
-        if caller.key is None:
-            return "may not be run, since the key was deleted or has expired"
-        models = {*caller.key.models}
+        known = self._authenticator
+        key = caller.key if known is None else known.keys.with_id(caller.id)
+        if key is None or key.role not in {"admin", "caller"}:
+            return "may not be run, since the key was deleted, has expired or has another role now"
+        models = {*key.models}
         if not models or models & {model.kind, model.tier, *_patterns_of(model)}:
             return None
         return "may not be run with this key"

@@ -344,3 +344,32 @@ def test_a_change_of_the_models_holds_for_the_next_request(client):
 
     assert 200 == client.post("/generate", json=picture(), headers=by).status_code
     assert look_up(client, submit(client, by=by), by=by)
+
+
+@pytest.mark.parametrize("outcome", ["[[transient]]", "[[only=flux-dev]] [[nsfw]]"])
+@pytest.mark.parametrize("changes", [None, {"models": ["video"]}, {"role": "viewer"}])
+def test_running_work_makes_no_other_prediction_that_its_key_may_not_make_by_then(
+    client, simulator, outcome, changes
+):
+    key_id, by = make(client)
+    running = submit(client, f"[[slow=1]] {outcome} a", by=by, fallback=["qwen-image"])
+    until(simulator.predictions)
+
+    if changes is None:
+        client.delete(f"/keys/{key_id}", headers=ADMIN)
+    else:
+        change(client, key_id, **changes)
+
+    assert "failed" == ended(client, running, by=ADMIN)["status"]
+    assert 1 == len(simulator.predictions())
+
+
+def test_a_lower_budget_holds_for_a_dearer_fallback_of_running_work(client, simulator):
+    key_id, by = make(client, budget_usd=10, budget_period="day")
+    running = submit(client, "[[slow=1]] [[only=flux-dev]] [[nsfw]] a", by=by, fallback=["flux-1.1-pro"])
+    until(simulator.predictions)
+
+    change(client, key_id, budget_usd=0)
+
+    assert "failed" == ended(client, running, by=ADMIN)["status"]
+    assert 1 == len(simulator.predictions())
