@@ -494,6 +494,7 @@ def test_the_limits_of_a_key_delay_no_answer_and_refuse_none(url, connect):
 
     assert ["starting"] * 5 == [each.status for each in made]
     until(lambda: client.predictions.get(made[0].id).status == "processing")
+    assert ["starting"] * 4 == [client.predictions.get(each.id).status for each in made[1:]]
     assert "shop" == client.accounts.current().username
 
 
