@@ -328,6 +328,7 @@ def _connect(core: Core, group: "Group", others: Gate) -> None:
         core.semaphores.holds_gate = lambda: group.holds_gate
     group.figures = lambda: core.published(others)
     group.on_figures = core.read_published
+    group.on_keys = core.key_directory.meet
     core.processes = group.processes.all
 
 

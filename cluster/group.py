@@ -1,7 +1,7 @@
 """This process among those that share a ledger in PostgreSQL: what it runs beside its generations."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -37,6 +37,10 @@ class Permits(Protocol):
     def leave(self) -> None: ...
 
 
+async def _know_them(_: Collection[str]) -> None:
+    """All keys are known."""
+
+
 class Group:
     """The gate of all processes, their letters, and this process's part of the window of other requests.
 
@@ -50,7 +54,13 @@ class Group:
         self.courier = courier
         self.letters = Letters(SqlPost(courier, process))
         table = LeaseTable(courier, process)
-        self._keeper = Keeper(table, self._new_gate, on_held=self._take, on_lost=self._leave)
+        self._keeper = Keeper(
+            table,
+            self._new_gate,
+            on_held=self._take,
+            on_lost=self._leave,
+            on_keys=lambda keys: self.on_keys(keys),
+        )
         self.gate = RemoteGate(table, ledger, self._keeper, tell=self._tell, **limits)
         shares = PostgresShares(courier, process, limit=others_limit, arrival=_LONGEST_REQUEST)
         self._window = SharedWindow(others, shares, limit=others_limit, is_alive=ledger.may_send)
@@ -65,6 +75,8 @@ class Group:
         """Makes the figures that this process publishes about itself."""
         self.on_figures: Callable[[Sequence[ProcessFigures]], object] = lambda processes: None
         """Is called with the figures of all processes every two seconds."""
+        self.on_keys: Callable[[Collection[str]], Awaitable[object]] = _know_them
+        """Is awaited with the ids of keys before the gate admits their first work, if this process holds it."""
         self._running: list[asyncio.Task[Any]] = []
         self.letters.on("gate", self._on_event)
 

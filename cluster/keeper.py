@@ -13,7 +13,7 @@ without an answer stays until the upstream has answered a request that was sent 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ import structlog
 from admission.sliding_window import WINDOW
 from cluster.mirror import figures_of
 from concurrency import Gate, Lease
-from contract.callers import pays_with_server_token
+from contract.callers import KEY_PREFIX, pays_with_server_token
 from errors import LedgerDown
 from ledger.leases import ROLE_TTL, LeaseRow, Look
 from ledger.records import LeaseState
@@ -92,9 +92,14 @@ class _Entry:
     latest."""
 
 
+async def _know_them(_: Collection[str]) -> None:
+    """All keys are known."""
+
+
 class Keeper:
     """Keeps the gate while this process holds the role. `new_gate` makes one with the present limits. `on_held` is
-    awaited with the gate before it admits anything, and `on_lost` is called when this process keeps it no more."""
+    awaited with the gate before it admits anything, and `on_lost` is called when this process keeps it no more.
+    `on_keys` is awaited with the ids of named keys before their first work here is admitted."""
 
     def __init__(
         self,
@@ -103,11 +108,15 @@ class Keeper:
         *,
         on_held: Callable[[Gate], Awaitable[object]],
         on_lost: Callable[[], object],
+        on_keys: Callable[[Collection[str]], Awaitable[object]] = _know_them,
     ) -> None:
         self._table = table
         self._new_gate = new_gate
         self._on_held = on_held
         self._on_lost = on_lost
+        self._on_keys = on_keys
+        self._keys: set[str] = set()
+        """Those of which it has seen work."""
         self.gate: Gate | None = None
         """The gate of all processes while this one holds the role."""
         self._term: int | None = None
@@ -170,6 +179,9 @@ class Keeper:
                 self._on_lost()
                 return
         self._certain_until = began + _CERTAIN_FOR
+        await self._meet(look.rows)
+        if self._stopping:
+            return
         for row in sorted(look.rows, key=_order):
             self._see(row)
         assert self.gate is not None  # noqa: S101 - it has begun
@@ -192,6 +204,12 @@ class Keeper:
         await self._on_held(gate)
         log.info("gate_held", term=look.term, rows=len(look.rows))
 
+    async def _meet(self, rows: Sequence[LeaseRow]) -> None:
+        """Learn the limits of keys whose work is new to this holder: another process may just have made them."""
+        if new := {row.caller for row in rows if row.caller.startswith(KEY_PREFIX)} - self._keys:
+            await self._on_keys(new)
+            self._keys |= new
+
     def _drop(self) -> None:
         """Forget the gate, with all that it has admitted and that is not granted yet."""
         if self.gate is not None:
@@ -203,6 +221,7 @@ class Keeper:
         self._left.clear()
         self._admitted.clear()
         self._ended.clear()
+        self._keys.clear()
 
     # ── Rows
 

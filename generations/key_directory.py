@@ -134,6 +134,17 @@ class KeyDirectory:
         await self._read_once()
         self._end_work()
 
+    async def meet(self, keys: Iterable[str]) -> None:
+        """Read the changes unless each of these keys is known, so that the listeners know its limits. Raises
+        LedgerDown."""
+        if all(each in self._by_id for each in keys):
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self.refresh()
+        except TimeoutError:
+            raise LedgerDown("The ledger cannot be read: it does not answer.") from None
+
     async def _fresh_at(self, moment: float) -> None:
         """Wait for a read that is fresh at this time."""
         while self._read_at + FRESH <= moment:

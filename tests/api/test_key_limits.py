@@ -60,6 +60,20 @@ def test_the_work_of_a_key_waits_for_its_slots_while_that_of_others_runs(clients
     until(lambda: 6 == simulator.counts().in_flight)
 
 
+def test_a_new_key_is_limited_before_the_process_that_holds_the_gate_has_read_it(clients, simulator):
+    for client in clients():
+        made = client.post("/keys", json={"name": "shop", "max_concurrent": 1}, headers=ADMIN).json
+        for _ in range(3):
+            submit(client, HANGS, by={"X-API-Key": made["key"]})
+        last = submit(client, HANGS, by=ADMIN)
+
+        until(lambda client=client, last=last: "running" == state(client, last, by=ADMIN))
+        assert 2 == simulator.counts().in_flight
+        client.delete(f"/keys/{made['id']}", headers=ADMIN)
+        simulator.finish()
+        until(lambda: 0 == simulator.counts().in_flight)
+
+
 def test_the_work_of_a_key_waits_for_its_minute_and_the_answer_says_how_long(clients, simulator):
     each = clients()
     key_id, by = make_key(each, requests_per_minute=1)
