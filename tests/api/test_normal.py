@@ -345,7 +345,7 @@ def test_beside_requests_an_unknown_field_is_refused_with_the_fields_of_a_batch(
     }
 
     apart = "cannot stand beside `requests`; put it into each of them"
-    fields = "max_concurrent, dry_run, webhook, max_cost_usd, external_semaphore_id"
+    fields = "max_concurrent, dry_run, webhook, metadata, max_cost_usd, external_semaphore_id"
     assert {
         "seed": apart,
         "file_names": apart,
