@@ -278,8 +278,6 @@ class Core:
             ledger=ledger,
             archive=archive,
             directory=directory,
-            supervisor=self.supervisor,
-            gate=self.gate,
             budgets=self.budget.keys,
             digest=authenticator.keyed_hash,
             letters=self.letters,

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from admission.sliding_window import WINDOW
 from auth import KEY_START, Principal
-from cluster import AnyGate
 from cluster.letters import Letters
 from contract.callers import KEY_PREFIX
 from contract.states import iso8601
@@ -24,7 +24,6 @@ from generations.audit import Actor
 from generations.key_budgets import KeyBudgets
 from generations.key_directory import KeyDirectory
 from generations.shared import announce
-from generations.supervisor import Supervisor
 from ledger import Ledger, Place, Queries
 from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.claims import ClaimApiKey
@@ -54,8 +53,6 @@ class NamedKeys:
         ledger: Ledger,
         archive: Archive,
         directory: KeyDirectory,
-        supervisor: Supervisor,
-        gate: AnyGate,
         budgets: KeyBudgets,
         digest: Callable[[str], str],
         letters: Letters | None = None,
@@ -68,8 +65,6 @@ class NamedKeys:
         self._letters = letters
         if letters is not None:
             letters.on("keys", lambda _: directory.refresh())
-        self._supervisor = supervisor
-        self._gate = gate
         self._budgets = budgets
         self._now = now
         self._changing = asyncio.Lock()
@@ -138,16 +133,18 @@ class NamedKeys:
         return await self._archive.read(lambda queries: queries.api_keys(limit=limit, before=before))
 
     async def own(self, principal: Principal) -> dict[str, Any]:
-        """The key of the principal as JSON, with what it has spent, and its work in this process."""
+        """The key of the principal as JSON, with what it has spent, and its work in all processes."""
         key, caller = principal.key, principal.caller
         shown: dict[str, Any] = {"id": principal.id, "name": principal.id, "role": principal.role}
         if key is not None:
             shown = {**view(key), "budget": (await self._budgets.spending(key)).as_json()}
         if caller is None or not caller.is_proven:
             return shown
-        in_flight = self._gate.in_flight(caller.turn)
-        waiting = self._supervisor.callers().get(caller.turn, 0) - in_flight
-        return {**shown, "in_flight": in_flight, "waiting": waiting}
+        with suppress(LedgerDown):  # so that what was accepted just now counts
+            await self._ledger.flush()
+        work = await self._archive.read(lambda queries: queries.present_work(caller.id, self._now() - WINDOW))
+        used = {"in_flight": work.in_flight, "waiting": work.waiting, "created_last_minute": work.created}
+        return {**shown, **used}
 
     async def acts(self, query: ActsQuery) -> Sequence[AuditRecord]:
         """The acts of administrators that fit the query, and one more if there is one."""

@@ -174,6 +174,16 @@ class ModelQueries(Protocol):
         """For how many seconds some of the latest predictions of this target ran, in any order."""
 
 
+@dataclass(frozen=True, slots=True)
+class PresentWork:
+    """How many generations of a caller run or are being created, how many wait, and how many of its creations use a
+    place of the last minute."""
+
+    in_flight: int
+    waiting: int
+    created: int
+
+
 class AccessQueries(Protocol):
     """Reads named keys, and the acts of administrators."""
 
@@ -192,6 +202,10 @@ class AccessQueries(Protocol):
 
     def api_key_names(self, key_ids: Collection[str]) -> Mapping[str, str]:
         """The names of the keys with these ids, also of deleted ones."""
+
+    def present_work(self, caller_id: str, since: float) -> PresentWork:
+        """The work of a caller in all processes. Its creations are those that were answered at or after `since`, or
+        have no answer yet."""
 
     def acts(
         self,

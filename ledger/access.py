@@ -3,15 +3,17 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import func, or_, select, tuple_
+from sqlalchemy import and_, func, or_, select, tuple_
 
-from ledger import Place
+from ledger import Place, PresentWork
 from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.published import SqlReader
-from ledger.tables import API_KEYS, AUDIT
+from ledger.tables import API_KEYS, ATTEMPTS, AUDIT, GENERATIONS
 
 _A: Final = AUDIT.c
+_G: Final = GENERATIONS.c
 _K: Final = API_KEYS.c
+_T: Final = ATTEMPTS.c
 
 
 class SqlAccess(SqlReader):
@@ -37,6 +39,25 @@ class SqlAccess(SqlReader):
         names = select(_K.id, _K.name).where(_K.id.in_(key_ids))
         with self._reading() as connection:
             return {row.id: row.name for row in connection.execute(names)}
+
+    def present_work(self, caller_id: str, since: float) -> PresentWork:
+        # Not by the index of callers, since a caller may have millions of rows.
+        mine = _G.caller_id.op("||")("") == caller_id
+        unfinished = select(_G.id, _G.state).where(_G.ended_at.is_(None), mine)
+        recent = unfinished.union_all(select(_G.id, _G.state).where(_G.ended_at >= since, mine)).subquery()
+        created = (
+            select(func.count())
+            .select_from(ATTEMPTS.join(recent, recent.c.id == _T.generation_id))
+            .where(or_(_T.answered_at >= since, and_(_T.answered_at.is_(None), _T.open)))
+            .where(_T.submitted_at.is_not(None))
+        )
+        counts = unfinished.subquery()
+        with self._reading() as connection:
+            states = connection.execute(select(counts.c.state, func.count()).group_by(counts.c.state)).all()
+            number = connection.scalar(created) or 0
+        by_state = {row[0]: row[1] for row in states}
+        waiting = by_state.pop("queued", 0)
+        return PresentWork(sum(by_state.values()), waiting, number)
 
     def acts(
         self,

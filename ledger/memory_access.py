@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
-from ledger import Place
+from ledger import Place, PresentWork
 from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.claims import ClaimApiKey, written_with
 from ledger.memory_published import MemoryRows
 from ledger.recent import as_changes
-from ledger.records import Record
+from ledger.records import GenerationRecord, Record
 
 
 class MemoryAccess(MemoryRows):
@@ -53,6 +53,19 @@ class MemoryAccess(MemoryRows):
 
     def api_key_names(self, key_ids: Collection[str]) -> Mapping[str, str]:
         return {each.id: each.name for each in self.all(ApiKeyRecord) if each.id in key_ids}
+
+    def present_work(self, caller_id: str, since: float) -> PresentWork:
+        mine = [each for each in self.all(GenerationRecord) if each.caller_id == caller_id]
+        unfinished = [each for each in mine if each.ended_at is None]
+        waiting = sum(each.state == "queued" for each in unfinished)
+        created = sum(
+            attempt.open if attempt.answered_at is None else attempt.answered_at >= since
+            for each in mine
+            if each.ended_at is None or each.ended_at >= since
+            for attempt in each.attempts
+            if attempt.submitted_at is not None
+        )
+        return PresentWork(len(unfinished) - waiting, waiting, created)
 
     def acts(
         self,

@@ -131,11 +131,11 @@ def schemas() -> JSON:
         "OwnKey": an_object(
             {
                 **names, "role": {"enum": [*get_args(Role), "user"]}, **limits, "budget": _spending(),
-                "in_flight": _COUNT, "waiting": _COUNT,
+                "in_flight": _COUNT, "waiting": _COUNT, "created_last_minute": _COUNT,
             },
             required=["id", "name", "role"],
             description="The limits are those of named keys. `in_flight` and `waiting` count the generations of the "
-            "key in the process that answers.",
+            "key, `created_last_minute` its creations that were answered within 60 seconds or are not answered yet.",
         ),
         "Acts": an_object(
             {

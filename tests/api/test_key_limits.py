@@ -60,6 +60,21 @@ def test_the_work_of_a_key_waits_for_its_slots_while_that_of_others_runs(clients
     until(lambda: 6 == simulator.counts().in_flight)
 
 
+def test_each_process_shows_a_key_what_all_of_its_work_uses(clients, simulator):
+    each = clients()
+    _, by = make_key(each, max_concurrent=2)
+    for client in each:
+        submit(client, HANGS, by=by)
+    until(lambda: 2 == simulator.counts().in_flight)
+
+    def used(client):
+        own = client.get("/keys/self", headers=by).json
+        return own["in_flight"], own["waiting"], own["created_last_minute"]
+
+    for client in each:
+        until(lambda client=client: (2, 1, 2) == used(client))
+
+
 def test_a_new_key_is_limited_before_the_process_that_holds_the_gate_has_read_it(clients, simulator):
     for client in clients():
         made = client.post("/keys", json={"name": "shop", "max_concurrent": 1}, headers=ADMIN).json

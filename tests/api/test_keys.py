@@ -176,7 +176,7 @@ def test_a_key_sees_itself_with_what_is_used(client):
     own = client.get("/keys/self", headers=by).json
 
     assert (key_id, "caller", 3) == (own["id"], own["role"], own["max_concurrent"])
-    assert (0, 0) == (own["in_flight"], own["waiting"])
+    assert (0, 0, 1) == (own["in_flight"], own["waiting"], own["created_last_minute"])
     assert 0.025 == own["budget"]["used_usd"]
     assert 0.975 == own["budget"]["left_usd"]
     assert "key" not in own

@@ -516,6 +516,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
             queries.recent_attempts(since), key=lambda each: (each.generation_id, each.number)
         ),
         "work of keys": queries.recent_work_of_keys(since),
+        "present work": [queries.present_work(each, since) for each in ("admin", "user_1", "key_1", "key_9")],
         "keys": sorted(queries.expired_keys(since), key=lambda record: record.key),
         "doubt": queries.oldest_doubt(),
         "forgettable": queries.forgettable(since, files_before=before * 30_000.0, most=3),

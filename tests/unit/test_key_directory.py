@@ -64,8 +64,7 @@ class Process:
         now = asyncio.get_running_loop().time
         self.directory = KeyDirectory(archive=archive, ledger=self.ledger, supervisor=NoWork(), now=now)
         self.keys = NamedKeys(
-            ledger=self.ledger, archive=archive, directory=self.directory, supervisor=NoWork(), gate=None,
-            budgets=None, digest=str, now=now,
+            ledger=self.ledger, archive=archive, directory=self.directory, budgets=None, digest=str, now=now,
         )  # fmt: skip
         self.directory.load(self.ledger)
         self.task = asyncio.create_task(self.directory.run())
