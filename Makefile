@@ -21,7 +21,7 @@ test: .venv/dev ## run the tests but the slow ones: four minutes
 	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m "not slow" $(TEST)
 
 test-all: test ## run all tests, with kills, long state machines and sockets at scale: eleven minutes
-	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 10 -m slow $(TEST)
+	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m slow $(TEST)
 
 check: .venv/dev ## everything CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
