@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -24,6 +25,9 @@ from harness.certificates import certified
 from settings import Settings
 from simulator import Options, Simulator, running
 from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
+
+if TYPE_CHECKING:
+    from tests.support.output_hosts import Buckets
 
 # A failure prints the decorator that repeats its example. How long an example takes depends on the machine's load.
 hypothesis.settings.register_profile("tests", print_blob=True, deadline=None)
@@ -151,3 +155,12 @@ def restarted(make_app: Callable[..., Flask]) -> Callable[..., FlaskClient]:
         return apps[-1].test_client()
 
     return restart
+
+
+@pytest.fixture(scope="module")
+def s3() -> "Iterator[Buckets]":
+    """An S3 server on loopback."""
+    from tests.support.output_hosts import buckets  # its server takes a second to import
+
+    with buckets() as server:
+        yield server

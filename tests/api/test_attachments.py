@@ -28,7 +28,7 @@ from service import build
 from tests.api.test_forms import EDIT, INLINED, a_file
 from tests.support.api_client import ended, meanwhile, state, submit
 from tests.support.callers import ADMIN, PNG, USER
-from tests.support.output_hosts import at, buckets
+from tests.support.output_hosts import at
 from tests.support.problem_documents import problem
 
 IMAGE = PNG + os.urandom(300_000)
@@ -51,12 +51,6 @@ def files_in(directory) -> list[str]:
         for folder, _, names in os.walk(directory)
         for name in names
     )
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with buckets() as server:
-        yield server
 
 
 @pytest.fixture(params=["directory", "bucket"])

@@ -9,7 +9,6 @@ from files import caller_files
 from files.caller_files import LIFETIME, CallerFiles
 from files.uploads import UploadDirectory
 from parsing.attachments import LEFT_BEHIND, Attachments
-from tests.support.output_hosts import buckets
 
 
 class Clock:
@@ -17,12 +16,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with buckets() as server:
-        yield server
 
 
 @pytest.fixture(params=["directory", "bucket"])

@@ -30,7 +30,6 @@ from tests.support.output_hosts import (
     FakeSource,
     Inline,
     at,
-    buckets,
     content,
     for_ever,
     generation,
@@ -59,12 +58,6 @@ class Days:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with buckets() as server:
-        yield server
 
 
 @pytest.fixture(params=["directory", "bucket"])

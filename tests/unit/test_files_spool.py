@@ -22,7 +22,6 @@ from tests.support.output_hosts import (
     Delayed,
     FakeSource,
     Inline,
-    buckets,
     content,
     generation,
     names,
@@ -43,12 +42,6 @@ class Counting(Inline):
     def submit(self, function, /, *arguments, **named):
         self.jobs += 1
         return super().submit(function, *arguments, **named)
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with buckets() as server:
-        yield server
 
 
 @pytest.fixture(params=["directory", "bucket"])

@@ -16,7 +16,6 @@ from tests.support.output_hosts import (
     GEN,
     PNG,
     at,
-    buckets,
     content,
     generation,
     in_file,
@@ -53,12 +52,6 @@ NO_NAMES = [
     "gen_../../../../../../../../../etc/passwd/0.png",
     "../../etc/passwd",
 ]
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with buckets() as server:
-        yield server
 
 
 @pytest.fixture(params=["directory", "bucket"])
