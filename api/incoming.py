@@ -245,17 +245,19 @@ def submission(
         simulated=simulated,
         plan=plan,
         key=ledger_key(key, simulated=simulated),
-        fingerprint=_fingerprint(kind, body, context) if key is not None else NO_FINGERPRINT,
+        fingerprint=fingerprint(kind, body, context) if key is not None else NO_FINGERPRINT,
         wait_seconds=seconds,
         door=door,
         body_fingerprint=door_fingerprint,
     )
 
 
-def _fingerprint(kind: Literal["gen", "batch"], body: Any, context: ParseContext) -> BodyFingerprint:
+def fingerprint(route: str, body: Any, context: ParseContext) -> BodyFingerprint:
+    """Identifies the body of this request on a route: `gen`, `batch`, or the path of a door. Reads the uploaded files;
+    blocks."""
     body = hidden(body, context, service().authenticator.keyed_hash)
-    normalise = normalised if kind == "gen" else normalised_batch
-    return body_fingerprint(kind, body, normalise=partial(normalise, registry=service().context.registry))
+    normalise = normalised_batch if route == "batch" else normalised
+    return body_fingerprint(route, body, normalise=partial(normalise, registry=service().context.registry))
 
 
 def peer() -> str:
@@ -380,7 +382,7 @@ def with_files_on_disk(body: Any, context: ParseContext) -> Any:
 def _form(memory: _Memory, names: Mapping[str, str]) -> Any:
     settings = service().settings
     request.max_content_length = max(settings.MAX_UPLOAD_BYTES, settings.MAX_BODY_BYTES)
-    try:
+    with unreadable():
         return read_form(
             request.stream,
             registry=service().context.registry,
@@ -390,5 +392,3 @@ def _form(memory: _Memory, names: Mapping[str, str]) -> Any:
             spool=service().uploads_dir,
             names=names,
         )
-    except _UNREADABLE:
-        raise InvalidRequest([Problem("request", "could not be read")]) from None

@@ -9,7 +9,6 @@ import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from typing import Final
 
 from flask import Blueprint, Response, g, jsonify, request
@@ -27,13 +26,10 @@ from generations import views
 from generations.archive import Stored
 from generations.batch import Batch, Work
 from generations.lost_calls import DOOR, call_of
-from generations.submission import Submission, body_fingerprint
+from generations.submission import Submission
 from ledger.records import GenerationRecord
 from parsing.batch import parse_batch
-from parsing.context import ParseContext
 from parsing.generation import parse_generation
-from parsing.hidden import hidden
-from parsing.normal import normalised
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
 
@@ -122,7 +118,7 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
     with incoming.body(caller.turn, forms=edits, names=FORM_NAMES) as body:
         given = renamed(body)
         context = incoming.context(given, caller)
-        fingerprint = _fingerprint(given, context)
+        fingerprint = incoming.fingerprint(request.path, given, context).current
         model = context.find(str(given.get("model_name")))
         default = service.settings.OPENAI_RESPONSE_FORMAT
         try:
@@ -140,14 +136,6 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
             "batch" if call.is_batch else "gen", wanted, sent, context=context, caller=caller, address=address,
             key=key, seconds=_patience(), plan=plan, door=DOOR, door_fingerprint=fingerprint if key is None else None,
         )  # fmt: skip
-
-
-def _fingerprint(body: object, context: ParseContext) -> str:
-    """Identifies the body of this request. Reads the uploaded files; blocks."""
-    service = incoming.service()
-    body = hidden(body, context, service.authenticator.keyed_hash)
-    normalise = partial(normalised, registry=service.context.registry)
-    return body_fingerprint(request.path, body, normalise=normalise).current
 
 
 def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, edits: bool) -> Response:
