@@ -80,7 +80,7 @@ def _images(*, edits: bool) -> Response:
             call, submission = _call(service, caller, edits=edits)
             work = _work(service, submission)
     except ServiceError as error:
-        if error.status == 429 or error.status >= 500:  # its client retries, and has lost nothing
+        if error.status == 429 or error.status >= 500:  # its client retries, and has lost no work
             service.loop.submit(service.core.lost_calls.refused(caller.id))
         raise
     return _answer(service, call, work, submission.address, edits=edits)
@@ -116,25 +116,25 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
     """The call, and what is submitted for it. The body is released from memory on return. Raises InvalidRequest."""
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=edits, names=FORM_NAMES) as body:
-        given = renamed(body)
-        context = incoming.context(given, caller)
-        fingerprint = incoming.fingerprint(request.path, given, context).current
-        model = context.find(str(given.get("model_name")))
+        fields = renamed(body)
+        context = incoming.context(fields, caller)
+        fingerprint = incoming.fingerprint(request.path, fields, context).current if key is None else None
+        model = context.find(str(fields.get("model_name")))
         default = service.settings.OPENAI_RESPONSE_FORMAT
         try:
-            call = translated(given, model, default=default, edits=edits)
+            call = translated(fields, model, default=default, edits=edits)
             sent = incoming.with_files_on_disk(call.body, context)
-            wanted: GenerationRequest | BatchRequest = (
+            parsed: GenerationRequest | BatchRequest = (
                 parse_batch(sent, context) if call.is_batch else parse_generation(sent, context)
             )
         except InvalidRequest as invalid:
             raise InvalidRequest(as_called(invalid.problems)) from None
         plan = None
-        if isinstance(wanted, BatchRequest):
-            plan = service.loop.run(service.generations.forecast(wanted, caller)).plan
+        if isinstance(parsed, BatchRequest):
+            plan = service.loop.run(service.generations.forecast(parsed, caller)).plan
         return call, incoming.submission(
-            "batch" if call.is_batch else "gen", wanted, sent, context=context, caller=caller, address=address,
-            key=key, seconds=_patience(), plan=plan, door=DOOR, door_fingerprint=fingerprint if key is None else None,
+            "batch" if call.is_batch else "gen", parsed, sent, context=context, caller=caller, address=address,
+            key=key, seconds=_patience(), plan=plan, door=DOOR, door_fingerprint=fingerprint,
         )  # fmt: skip
 
 
