@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
-from api import incoming, roles
+from api import incoming, lists, roles
 from api.usage_csv import usage_as_csv
 from auth import Principal
 from contract.ids import is_prediction_id
@@ -22,7 +22,6 @@ from ledger import Period
 from parsing.queries import (
     Owner,
     cursor,
-    each_once,
     parse_list,
     parse_owner,
     parse_places,
@@ -66,28 +65,36 @@ def cancel_batch(target: str) -> Response:
 def generations() -> Response:
     """The caller's generations, the latest first."""
     service, principal = incoming.service(), incoming.authenticate()
-    query = _query()
+    query = lists.query()
     page = parse_list(query, service.context.registry, _owner(query, principal))
     one_more = replace(page, limit=page.limit + 1)  # one more shows whether there is a next page
     records = service.loop.run(service.generations.page(one_more))
-    shown, address = records[: page.limit], incoming.address()
-    more = cursor(shown[-1].seq or 0) if len(records) > len(shown) else None
-    return jsonify({"generations": [views.generation(each, address) for each in shown], "next_cursor": more})
+    return lists.page(
+        "generations",
+        records,
+        page.limit,
+        view=partial(views.generation, address=incoming.address()),
+        cursor=lambda record: cursor(record.seq or 0),
+    )
 
 
 @routes.get("/batches")
 def batches() -> Response:
     """The caller's batches, the latest first, without the results."""
     service, principal = incoming.service(), incoming.authenticate()
-    query = _query()
+    query = lists.query()
     limit, before = parse_places(query, "key")
     owner = _owner(query, principal)
     found = service.loop.run(
         service.generations.batches(owner.caller_id, owner.key_name, limit=limit + 1, before=before)
     )
-    shown = found[:limit]
-    more = place_cursor(shown[-1].record.accepted_at, shown[-1].record.id) if len(found) > limit else None
-    return jsonify({"batches": [views.listed_batch(each) for each in shown], "next_cursor": more})
+    return lists.page(
+        "batches",
+        found,
+        limit,
+        view=views.listed_batch,
+        cursor=lambda batch: place_cursor(batch.record.accepted_at, batch.record.id),
+    )
 
 
 @routes.get("/generations/<target>/events")
@@ -115,7 +122,7 @@ def events(target: str) -> Response:
 def usage() -> Response:
     """The number and cost of generations: all for the admin, their own for users."""
     service, principal = incoming.service(), incoming.authenticate()
-    query = parse_usage(_query())
+    query = parse_usage(lists.query())
     period = Period(
         simulated=service.settings.REPLICATE_SIMULATE,
         caller_id=None if principal.sees_all else principal.id,
@@ -147,10 +154,6 @@ def _owner(query: Mapping[str, str], principal: Principal) -> Owner:
     """Whose work a list is to show."""
     name = None if principal.key is None else principal.key.name
     return parse_owner(query.get("key"), own_id=principal.id, own_name=name, sees_all=principal.sees_all)
-
-
-def _query() -> dict[str, str]:
-    return each_once(request.args.to_dict(flat=False))
 
 
 def _of_kind(kind: str, target: str) -> str:

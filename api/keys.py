@@ -4,12 +4,12 @@ import time
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, g, jsonify
 
-from api import incoming, roles
+from api import incoming, lists, roles
 from generations.keys import NamedKeys, view
 from parsing.keys import parse_changes, parse_key, parse_rotation
-from parsing.queries import each_once, parse_places, place_cursor
+from parsing.queries import parse_places, place_cursor
 from service import Runtime
 
 log = structlog.get_logger("http")
@@ -33,11 +33,11 @@ def list_keys() -> Response:
     """The keys that are not deleted, the newest first."""
     service = incoming.service()
     roles.require_view()
-    limit, before = parse_places(each_once(request.args.to_dict(flat=False)))
+    limit, before = parse_places(lists.query())
     found = service.loop.run(service.core.keys.page(limit=limit + 1, before=before))
-    shown = found[:limit]
-    more = place_cursor(shown[-1].created_at, shown[-1].id) if len(found) > limit else None
-    return jsonify({"keys": [view(each) for each in shown], "next_cursor": more})
+    return lists.page(
+        "keys", found, limit, view=view, cursor=lambda key: place_cursor(key.created_at, key.id)
+    )
 
 
 @routes.get("/keys/self")
