@@ -21,12 +21,15 @@ from typing import Literal, Protocol
 from admission.flows import UNPROVEN
 from contract.callers import ADMIN, account_of, pays_with_server_token
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
-from ledger.access_records import ApiKeyRecord, Role
+from ledger.access_records import MAY_GENERATE, ApiKeyRecord, Role
 
 ADMIN_HEADER = "X-Admin-API-Key"
 KEY_HEADER = "X-API-Key"
 USER_HEADER = "X-Replicate-API-Key"
 BEARER_HEADER = "Authorization"
+
+CREDENTIAL_HEADERS = (ADMIN_HEADER, KEY_HEADER, USER_HEADER, BEARER_HEADER)
+"""The headers that may hold the credential of a request."""
 
 # Visible ASCII without commas: a header that was sent twice arrives joined by a comma, and is refused.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
@@ -109,6 +112,11 @@ class Principal:
     key: ApiKeyRecord | None = None
 
     @property
+    def name(self) -> str:
+        """The name of the sender's key, or its id without a named key."""
+        return self.key.name if self.key is not None else self.id
+
+    @property
     def is_admin(self) -> bool:
         return self.role == "admin"
 
@@ -145,10 +153,7 @@ class NoKeys:
 
 def names_key(headers: Headers) -> bool:
     """Whether a header may hold the text of a named key."""
-    return any(
-        KEY_START in (headers.get(name) or "")
-        for name in (ADMIN_HEADER, KEY_HEADER, USER_HEADER, BEARER_HEADER)
-    )
+    return any(KEY_START in (headers.get(name) or "") for name in CREDENTIAL_HEADERS)
 
 
 class Authenticator:
@@ -181,7 +186,7 @@ class Authenticator:
         principal = self.authenticate(headers)
         if principal.caller is not None:
             return principal.caller
-        if principal.role not in {"admin", "caller"}:
+        if principal.role not in MAY_GENERATE:
             raise Forbidden(f"A key of the role `{principal.role}` may not generate.")
         raise ServerTokenRejected("The service has no REPLICATE_API_TOKEN, and a key alone cannot pay.")
 
@@ -260,8 +265,7 @@ class Authenticator:
             raise Unauthenticated(
                 f"{ADMIN_HEADER} takes keys of the role `admin`. Send this one as {KEY_HEADER}."
             )
-        may_generate = key.role in {"admin", "caller"}
-        return Principal(key.id, key.role, self.caller_of(key.id) if may_generate else None, key)
+        return Principal(key.id, key.role, self.caller_of(key.id) if key.role in MAY_GENERATE else None, key)
 
     def _user(self, header: str, token: str) -> Caller:
         """The user with this Replicate token."""

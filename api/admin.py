@@ -40,12 +40,12 @@ def configure() -> Response:
 
 @routes.get("/status")
 def status() -> Response:
-    """The statistics, with the processes for each known key, and with more for the admin. A wrong key is no error,
-    since the rest is public."""
+    """The statistics, with the processes for each known key, and with more for admins and viewers. A wrong key is no
+    error, since the rest is public."""
     service = incoming.service()
     principal = incoming.known()
-    is_admin = principal is not None and principal.sees_all
-    return jsonify(_figures(service, for_admin=is_admin, for_key=principal is not None))
+    sees_all = principal is not None and principal.sees_all
+    return jsonify(_figures(service, for_admin=sees_all, for_key=principal is not None))
 
 
 @routes.get("/health")

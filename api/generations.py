@@ -152,8 +152,9 @@ def _cancelled(kind: str, target: str) -> Response:
 
 def _owner(query: Mapping[str, str], principal: Principal) -> Owner:
     """Whose work a list is to show."""
-    name = None if principal.key is None else principal.key.name
-    return parse_owner(query.get("key"), own_id=principal.id, own_name=name, sees_all=principal.sees_all)
+    return parse_owner(
+        query.get("key"), own_id=principal.id, own_name=principal.name, sees_all=principal.sees_all
+    )
 
 
 def _of_kind(kind: str, target: str) -> str:

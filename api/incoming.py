@@ -16,7 +16,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
 from api.backpressure import CallerLimits, Quota
-from auth import ADMIN_HEADER, BEARER_HEADER, KEY_HEADER, USER_HEADER, Caller, Headers, Principal, names_key
+from auth import CREDENTIAL_HEADERS, Caller, Headers, Principal, names_key
 from catalog.references import INLINE
 from errors import (
     Forbidden,
@@ -106,7 +106,7 @@ def require_payer() -> Caller:
 def require_admin() -> Principal:
     """The sender of this request, who is an admin. Raises Unauthenticated or Forbidden."""
     found = _identified(service().authenticator.require_admin)
-    g.caller, g.caller_name = found.id, found.key.name if found.key else found.id
+    g.caller, g.caller_name = found.id, found.name
     return found
 
 
@@ -116,7 +116,7 @@ def authenticate(*, for_metrics: bool = False) -> Principal:
     found = _identified(service().authenticator.authenticate)
     if found.role == "metrics" and not for_metrics:
         raise Forbidden("A key of the role `metrics` may only read GET /metrics and GET /keys/self.")
-    g.caller, g.caller_name = found.id, found.key.name if found.key else found.id
+    g.caller, g.caller_name = found.id, found.name
     return found
 
 
@@ -156,7 +156,7 @@ def _identified(identify: Callable[[Headers], Sender]) -> Sender:
 
 def has_key() -> bool:
     """Whether the request has a header that may identify its sender."""
-    return any(name in request.headers for name in (ADMIN_HEADER, KEY_HEADER, USER_HEADER, BEARER_HEADER))
+    return any(name in request.headers for name in CREDENTIAL_HEADERS)
 
 
 def idempotency_key() -> str | None:

@@ -7,6 +7,7 @@ from api.models import found_model
 from doors.replicate import resources
 from errors import Forbidden, LedgerDown, NotFound, UnsupportedMediaType
 from files.caller_files import CallerFiles
+from ledger.access_records import MAY_GENERATE
 from parsing.upload_form import MOST_BYTES, read_upload
 
 routes = Blueprint("replicate_resources", __name__, url_prefix="/replicate/v1")
@@ -70,11 +71,12 @@ def delete_replicate_file(target: str) -> tuple[str, int]:
 def replicate_account() -> Response:
     """The caller: a named key, the admin, or the owner of a Replicate token."""
     service, principal = incoming.service(), incoming.authenticate()
-    name: str | None = principal.key.name if principal.key is not None else principal.id
+    name = principal.name
     if principal.role == "user" and principal.caller is not None:
         provider = service.core.provider
-        name = service.loop.run(provider.account_of(principal.caller), disconnect=incoming.connection())
-    return jsonify(resources.account(name or principal.id, is_user=principal.role == "user"))
+        found = service.loop.run(provider.account_of(principal.caller), disconnect=incoming.connection())
+        name = found or name
+    return jsonify(resources.account(name, is_user=principal.role == "user"))
 
 
 @routes.get("/models/<owner>/<name>")
@@ -97,7 +99,7 @@ def replicate_webhook_secret() -> Response:
     """The secret that signs webhooks, for callers on the server's token."""
     service, principal = incoming.service(), incoming.authenticate()
     secret = service.settings.webhook_secret
-    if principal.role not in {"admin", "caller"}:
+    if principal.role not in MAY_GENERATE:
         raise Forbidden("The secret of this service's webhooks is for its own keys. Ask its operator.")
     if secret is None:
         raise NotFound("This service signs no webhooks, since WEBHOOK_SECRET is not set.")

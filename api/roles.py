@@ -7,6 +7,7 @@ from auth import Principal
 from contract.callers import ADMIN
 from errors import Forbidden
 from generations.audit import Actor
+from ledger.access_records import MAY_GENERATE
 
 
 def require_view() -> Principal:
@@ -29,7 +30,7 @@ def require_lease() -> Principal:
     """The sender of this request, who may lease permits: any key that may generate. Raises Unauthenticated or
     Forbidden."""
     found = incoming.authenticate()
-    if found.role not in {"admin", "caller"}:
+    if found.role not in MAY_GENERATE:
         raise Forbidden("Leases require a key of the role `admin` or `caller`.")
     return found
 

@@ -29,6 +29,7 @@ from catalog.tariff import PUBLISHED, Tariff
 from errors import LedgerDown, ModelNotAllowed, ServiceError
 from generations.published_models import Known, PublishedModels
 from ledger import Queries
+from ledger.access_records import MAY_GENERATE
 
 LORA: Final = "lora"
 """The alias of the model in LORA_MODEL_ID."""
@@ -75,7 +76,7 @@ class AllowedModels:
             return None
         known = self._authenticator
         key = caller.key if known is None else known.keys.with_id(caller.id)
-        if key is None or key.role not in {"admin", "caller"}:
+        if key is None or key.role not in MAY_GENERATE:
             return "may not be run, since the key was deleted, has expired or has another role now"
         models = {*key.models}
         if not models or models & {model.kind, model.tier, *_patterns_of(model)}:

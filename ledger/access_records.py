@@ -4,10 +4,13 @@ Moments are Unix times in seconds, amounts are USD.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Role = Literal["admin", "caller", "viewer", "metrics"]
 """What a key may do: everything; generate, and see and cancel its own work; see everything; read the metrics."""
+
+MAY_GENERATE: Final[frozenset[Role]] = frozenset({"admin", "caller"})
+"""The roles of keys that may generate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,7 @@ def parse_list(query: Mapping[str, str], registry: Registry, owner: Owner) -> Pa
     )
 
 
-def parse_owner(key: str | None, *, own_id: str, own_name: str | None, sees_all: bool) -> Owner:
+def parse_owner(key: str | None, *, own_id: str, own_name: str, sees_all: bool) -> Owner:
     """Whose work a list is to show, by its `key`: an id or name of a key, `admin`, or `*` for all. Without one it is
     the caller's own. Raises Forbidden for the work of others, unless the caller `sees_all`."""
     if key in {None, own_id}:
