@@ -12,7 +12,7 @@ and leaves the prediction to the next process, which resumes the attempt (`_resu
 import asyncio
 import math
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,12 +21,12 @@ from urllib.parse import urlencode
 
 from auth import Caller
 from catalog.adaptation import Step
-from catalog.outputs import OutputForm
 from catalog.references import Upload
 from cluster import AnyGate
 from concurrency import Lease
 from errors import GenerationTimeout, LedgerDown, SecretLost, ServiceError
 from generations.batch import Batch
+from generations.creations import LatestVersions, with_form
 from generations.deadline import Bounds, Deadline
 from generations.generation import Attempt, Generation
 from generations.late import LatePredictions
@@ -58,6 +58,7 @@ class AttemptRunner:
         ledger: Ledger,
         late: LatePredictions,
         bounds: Bounds,
+        latest: LatestVersions,
         push_url: str | None = None,
     ) -> None:
         self._provider = provider
@@ -65,6 +66,7 @@ class AttemptRunner:
         self._ledger = ledger
         self._late = late
         self._bounds = bounds
+        self._latest = latest
         self._push_url = push_url
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
@@ -126,7 +128,7 @@ class AttemptRunner:
                 try:
                     if attempt.prediction is None:
                         search = asyncio.create_task(
-                            _with_form(self._recover(generation, attempt), attempt.model.output)
+                            with_form(self._recover(generation, attempt), attempt.model.output)
                         )
                         attempt.prediction = (await self._answer(generation, attempt, search)).prediction
                         lease.answered()
@@ -167,7 +169,8 @@ class AttemptRunner:
             on_late=self._late.listener(generation, attempt),
             secrets=generation.request.secrets_for(attempt.model),
         )
-        creation = asyncio.create_task(_with_form(creating, attempt.model.output))
+        creating = self._latest.named(creating, generation.caller, attempt.model)
+        creation = asyncio.create_task(with_form(creating, attempt.model.output))
         created = await self._answer(generation, attempt, creation)
         self._gate.proceed(generation.caller.turn, exhausted_for=created.exhausted_for)
         return created.prediction
@@ -333,13 +336,6 @@ class AttemptRunner:
             await self._ledger.flush()
         answered = await self._provider.cancel(caller, prediction)
         return replace(prediction, is_lost=True) if answered is None else answered
-
-
-async def _with_form(creating: Coroutine[Any, Any, Created], form: OutputForm) -> Created:
-    """The created prediction, with the form of its output."""
-    created = await creating
-    is_known = created.prediction.form is form
-    return created if is_known else replace(created, prediction=replace(created.prediction, form=form))
 
 
 def raise_no_outputs(attempt: Attempt, reason: str) -> None:

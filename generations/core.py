@@ -24,6 +24,7 @@ from generations.archive import NO_DOORS, Archive, Body
 from generations.attempt import AttemptRunner
 from generations.budget import Budget
 from generations.budgets import Budgets, Spent
+from generations.creations import LatestVersions
 from generations.deadline import Bounds
 from generations.door_calls import StartWebhooks
 from generations.elsewhere import Elsewhere
@@ -220,6 +221,7 @@ class Core:
             ledger=ledger,
             late=LatePredictions(provider=self.provider, ledger=ledger, archive=archive, budget=self.budget),
             bounds=Bounds(settings.GENERATION_START_TIMEOUT, settings.GENERATION_TIMEOUT),
+            latest=LatestVersions(self.models),
             push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
         )
         return Runner(

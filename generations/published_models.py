@@ -155,6 +155,11 @@ class PublishedModels(Generic[F]):
         """The latest answer for a public model, without a look-up. None if there is none."""
         return await self._known([""], name)
 
+    async def latest_known(self, caller: Caller, name: str) -> str | None:
+        """The latest version of `owner/name` that this caller may know, without a look-up. None if none is known."""
+        known = await self._known(_readers(caller), name)
+        return None if known is None else known.version
+
     async def search(self, search: str, *, limit: int) -> Sequence[Known[F]]:
         """Public models that were looked up before, and have all words of `search` in their names or descriptions.
         They come without their forms."""
@@ -280,9 +285,7 @@ class PublishedModels(Generic[F]):
         """The answer of Replicate, which is written with the next claim, or the earlier one if there is none now."""
         try:
             about = await self._about(caller, name)
-            if (
-                about is not None and name == f"{about.name}:{about.version}"
-            ):  # that answer had this version, too
+            if about is not None and name == f"{about.name}:{about.version}":  # that answer had it
                 known = await self._known(_readers(caller), name)
                 if known is not None:
                     return known

@@ -12,6 +12,9 @@ pytestmark = pytest.mark.every_database
 
 IMAGE = "https://example.com/face.png"
 UPSCALER, WATERCOLOR = "acme/upscaler", "acme/watercolor"
+EARLIER = "f3b507dfe625a7b19b2ed7b55513e8b8ba42502b6da407ab3103fcacd564d713"
+"""A version of WATERCOLOR."""
+
 SILENT = {"openapi_schema": {"components": {"schemas": {}}}}
 
 
@@ -52,15 +55,14 @@ def test_a_community_model_runs_the_version_that_was_checked(client, simulator):
 
 def test_an_earlier_version_is_checked_by_its_own_schema(client, simulator):
     known = client.get(f"/models/{WATERCOLOR}", headers=ADMIN).json
-    earlier = "f3b507dfe625a7b19b2ed7b55513e8b8ba42502b6da407ab3103fcacd564d713"
     assert 3 == known["input_schema"]["properties"]["lora_scale"]["anyOf"][0]["maximum"]
 
     assert {"input.lora_scale": "must be at most 2"} == messages(
-        generate(client, f"{WATERCOLOR}:{earlier}", prompt="a", lora_scale=2.5)
+        generate(client, f"{WATERCOLOR}:{EARLIER}", prompt="a", lora_scale=2.5)
     )
-    answer = generate(client, f"{WATERCOLOR}:{earlier}", prompt="a", lora_scale=1.5)
-    assert (200, earlier) == (answer.status_code, answer.json["version"])
-    assert f"{WATERCOLOR}:{earlier}" == simulator.predictions()[0].body["version"]
+    answer = generate(client, f"{WATERCOLOR}:{EARLIER}", prompt="a", lora_scale=1.5)
+    assert (200, EARLIER) == (answer.status_code, answer.json["version"])
+    assert f"{WATERCOLOR}:{EARLIER}" == simulator.predictions()[0].body["version"]
 
 
 def test_a_deployment_runs_by_its_own_route(client, simulator):
@@ -119,6 +121,22 @@ def test_a_short_id_alone_is_refused_with_what_to_send(client, simulator):
 
     assert "send owner/name" in found["model_name"]
     assert 0 == simulator.counts().lookups
+
+
+def test_a_disabled_version_is_refused_with_the_latest(client, simulator):
+    owner, name = WATERCOLOR.split("/")
+    newest = latest(client, WATERCOLOR)
+    for disabled, more in (
+        (EARLIER, f"The latest of {WATERCOLOR} is {newest}."),
+        (newest, f"It is the latest of {WATERCOLOR}."),
+    ):
+        simulator.publish({"owner": owner, "name": name, "simulator": {"disabled": [disabled]}})
+        looked_up = simulator.counts().lookups
+        refused = messages(generate(client, f"{WATERCOLOR}:{disabled}", prompt="a"))["model_name"]
+
+        assert "disabled this version" in refused
+        assert refused.endswith(more)
+        assert looked_up + (disabled == EARLIER) == simulator.counts().lookups  # that of the version
 
 
 def test_the_generations_of_any_model_are_listed_by_its_name(client):

@@ -9,6 +9,7 @@ import pytest
 from admission.durations import Took
 from concurrency import Gate
 from generations.attempt import AttemptRunner
+from generations.creations import LatestVersions
 from generations.deadline import Bounds
 from generations.generation import Attempt, Generation
 from ledger.memory import MemoryLedger
@@ -176,7 +177,10 @@ async def resumed(provider, *, age, made=SUCCEEDED):
     provider.start(Prediction("p1", "starting"), made, reference="gen_a.1")
     gate = Gate(concurrent_limit=2, requests_per_minute=600)
     ledger = MemoryLedger()
-    runner = AttemptRunner(provider=provider, gate=gate, ledger=ledger, late=NoLate(), bounds=BOUNDS)
+    latest = LatestVersions(None)  # which only a refused creation needs
+    runner = AttemptRunner(
+        provider=provider, gate=gate, ledger=ledger, late=NoLate(), bounds=BOUNDS, latest=latest
+    )
     request = a_cold_one()
     await asyncio.sleep(age)
     attempt = Attempt(request.model, request.first.input)
