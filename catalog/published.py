@@ -34,7 +34,8 @@ SECRET_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 _WEIGHTS_NAME: Final = re.compile(
-    r"(?:lora_weights?|extra_lora\d*|replicate_weights|hf_loras?|lora_urls?|weights|lora)$", re.IGNORECASE
+    r"(?:^|_)loras?\d*$|lora_weights?|weights$|lora_(?:\w+_)?(?:urls?|links?|files?|paths?|models?|inputs?)$",
+    re.IGNORECASE,
 )
 
 _IMAGE_NAME: Final = re.compile(r"image|frame|input_reference")

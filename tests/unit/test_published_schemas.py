@@ -335,6 +335,26 @@ def test_other_inputs_are_no_secrets(name):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "lora", "loras", "hf_lora", "hf_loras", "extra_lora", "extra_lora2", "lora_weights", "extra_lora_weights",
+        "lora_weights_transformer", "replicate_weights", "weights", "lora_url", "lora_urls", "lora_links", "lora_path",
+        "lora_model", "lora_model_extra_url", "lora_input",
+    ],
+)  # fmt: skip
+def test_a_text_that_names_weights_takes_a_file(name):
+    for schema in ({"type": "string"}, {"type": "array", "items": {"type": "string"}}):
+        assert compiled(document(**{name: schema}))[name].takes_files
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_scale", "lora_scales", "lora_strength", "explorative", "weight", "color"]
+)
+def test_other_texts_about_weights_take_no_file(name):
+    assert not compiled(document(**{name: {"type": "string"}}))[name].takes_files
+
+
+@pytest.mark.parametrize(
     "wrong",
     [{}, {"components": {}}, document() | {"components": {"schemas": {"Input": 3}}}, {"components": None}],
 )
