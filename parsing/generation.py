@@ -23,7 +23,7 @@ from network.public_http import check_url
 from network.urls import encoded_url
 from parsing.context import ParseContext
 from parsing.normal import normalised
-from parsing.params import FieldsOf, names_of, params_of, without_secrets
+from parsing.params import INPUT, FieldsOf, names_of, params_of, without_secrets
 from parsing.shapes import BatchFields, GenerationRequest, OwnFields, SingleFields
 from parsing.validation import not_a_field, problems_with, refuse, refuse_if_any, unusable_reasons, validated
 
@@ -63,11 +63,11 @@ def read_normalised(
     order = _order(own.get("fallback"), model, context, problems)
     named = context.secrets_in(model, names_of(given))
     valid, turned = params_of(model, given, context, fields_of, problems, for_any=falls_back)
+    added = () if fields is None else _put_in_front(fields.trigger_word, valid, problems)
+    if fields is not None and not context.accepted:
+        problems += _of_preset(model, fields.preset, valid, is_alone=not falls_back)
     if problems or fields is None:
         return problems
-    beside = None if context.accepted else _beside_preset(model, fields.preset, valid)
-    if isinstance(added := beside or _put_in_front(fields.trigger_word, valid), Problem):
-        return [added]
     secrets = {name: Secret(valid.pop(name)) for name in named if name in valid}
     route = Route(model, valid, context.registry, order, (*added, *turned), context.may_run, fields.preset)
     first = _first(route, context) if falls_back else _alone(route, context)
@@ -111,34 +111,41 @@ def _first(route: Route, context: ParseContext) -> Step | Problem:
     return first
 
 
-def _put_in_front(word: str | None, valid: dict[str, Any]) -> tuple[Change, ...] | Problem:
-    """Put a trigger word in front of the prompt, and return that change, or the problem of a model without a prompt."""
+def _put_in_front(word: str | None, valid: dict[str, Any], problems: list[Problem]) -> tuple[Change, ...]:
+    """Put a trigger word in front of the prompt, and return that change. That there is no prompt is a problem, unless
+    the prompt has one."""
     prompt = valid.get("prompt")
-    if not isinstance(prompt, str):
-        return () if word is None else Problem(FIELD, "goes into the prompt, and there is none", word)
-    valid["prompt"], added = put_in_front(word, prompt)
-    return added
+    if isinstance(prompt, str):
+        valid["prompt"], added = put_in_front(word, prompt)
+        return added
+    if word is not None and not any(each.field in {"prompt", f"{INPUT}.prompt"} for each in problems):
+        problems.append(Problem(FIELD, "goes into the prompt, and there is none", word))
+    return ()
 
 
-def _alone(route: Route, context: ParseContext) -> Step | Problem:
-    """The only step of a request without a fallback, or the problem that the model cannot have the shape."""
+def _alone(route: Route, context: ParseContext) -> Step:
+    """The only step of a request without a fallback, whose model has the shape unless it was accepted before."""
     model, preset = route.requested, route.preset
     sent = route.given if context.lenient else {**model.asks_for, **route.given}
     if preset is None:
         return Step(model, sent, route.changes)
-    shape = shaped(model, preset) or ({} if context.accepted else None)
-    if shape is None:
-        return Problem("preset", why_not(model), preset)
+    shape = shaped(model, preset) or {}
     return Step(model, {**sent, **shape}, (*route.changes, *preset_changes(preset, shape)))
 
 
-def _beside_preset(model: Model, preset: str | None, valid: Mapping[str, Any]) -> Problem | None:
-    """The problem of a preset beside a shape that the caller gives."""
+def _of_preset(
+    model: Model, preset: str | None, valid: Mapping[str, Any], *, is_alone: bool
+) -> list[Problem]:
+    """The problem of a preset beside a shape that the caller gives, or with a model that is tried alone and cannot have
+    the shape."""
     if preset is None:
-        return None
-    named = dict.fromkeys([*SHAPE_INPUTS, *(shaped(model, preset) or ())])
+        return []
+    shape = shaped(model, preset)
+    named = dict.fromkeys([*SHAPE_INPUTS, *(shape or ())])
     beside = [name for name in named if name in valid]
-    return Problem("preset", f"cannot stand beside {', '.join(beside)}", preset) if beside else None
+    if beside:
+        return [Problem("preset", f"cannot stand beside {', '.join(beside)}", preset)]
+    return [Problem("preset", why_not(model), preset)] if is_alone and shape is None else []
 
 
 def names_in(body: Any) -> set[str]:

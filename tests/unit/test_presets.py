@@ -119,6 +119,23 @@ def test_a_preset_that_a_model_cannot_follow_is_refused(model, given, message):
     assert ("preset", message) == problem(model, **given)
 
 
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"model_name": "hailuo-2.3", "prompt": "a", "preset": "portrait", "duration": 99}, ["duration", "preset"]),
+        ({"model_name": "flux-dev", "prompt": "a", "preset": "square", "aspect_ratio": "1:1", "guidance": 99},
+         ["guidance", "preset"]),
+        ({"model_name": "hailuo-2.3", "preset": "square", "trigger_word": "TOK", "duration": 99},
+         ["duration", "prompt", "preset"]),
+    ],
+)  # fmt: skip
+def test_the_problem_of_a_preset_is_among_all_problems_of_a_request(body, fields):
+    with pytest.raises(InvalidRequest) as refused:
+        parse_generation(body)
+
+    assert fields == [each.field for each in refused.value.problems]
+
+
 def test_a_request_that_was_accepted_before_is_not_refused_for_its_preset():
     context = ParseContext(REGISTRY, accepted=True)
     for given in ({"model_name": "hailuo-2.3"}, {"model_name": "flux-dev", "aspect_ratio": "1:1"}):
