@@ -1,5 +1,7 @@
 """What models cost that have no price: never less than the simulator bills, and never more than their bound."""
 
+from itertools import cycle
+
 import pytest
 
 from tests.support.api_client import ASYNC, ended
@@ -18,6 +20,16 @@ OWNER = {"X-Replicate-API-Key": "r8_acme"}
 H100 = 0.001525
 BOUND = 1.83
 """USD: ten minutes of waiting and ten of running."""
+
+
+@pytest.fixture
+def clients(make_app, database_url):
+    """Clients of all processes of a service: one on SQLite, three on PostgreSQL."""
+
+    def make(**settings):
+        return cycle(make_app(**settings).test_client() for _ in range(3 if database_url else 1))
+
+    return make
 
 
 def generate(client, name, *, by=ADMIN, more=None, **inputs):
@@ -75,29 +87,31 @@ def test_unfinished_work_shows_its_bound(client, simulator):
     assert simulator.counts().billed_usd <= body["cost_usd"] <= 0.1525
 
 
-def test_a_model_without_a_price_is_refused_unless_its_bound_fits(make_app, simulator):
-    client = make_app(BUDGET_USD_PER_DAY=1).test_client()
+def test_a_model_without_a_price_is_refused_unless_its_bound_fits(clients, simulator):
+    several = clients(BUDGET_USD_PER_DAY=1)
 
-    refused = problem(generate(client, WATERCOLOR, prompt="a"), 402, "budget_exceeded")
+    refused = problem(generate(next(several), WATERCOLOR, prompt="a"), 402, "budget_exceeded")
     assert "acme/watercolor has no price, so each prediction counts as 1200 s" in refused["detail"]
     assert 0 == simulator.counts().creations_accepted
     short = {"timeout": 300, "start_timeout": 300}
-    assert 200 == generate(client, WATERCOLOR, prompt="a", more=short).status_code
+    assert 200 == generate(next(several), WATERCOLOR, prompt="a", more=short).status_code
     refused = problem(
-        generate(client, WATERCOLOR, prompt="a", more={**short, "max_cost_usd": 0.9}), 402, "budget_exceeded"
+        generate(next(several), WATERCOLOR, prompt="a", more={**short, "max_cost_usd": 0.9}),
+        402,
+        "budget_exceeded",
     )
     assert "more than max_cost_usd: 0.9" in refused["detail"]
 
 
-def test_a_deployment_counts_likewise_unless_the_operator_has_set_its_price(make_app, tmp_path, simulator):
+def test_a_deployment_counts_likewise_unless_the_operator_has_set_its_price(clients, tmp_path, simulator):
     prices = tmp_path / "prices.toml"
     prices.write_text(f'"{DEPLOYMENT}" = {{usd = 0.05, per = "call"}}')
     image = {"img": "https://example.com/face.png"}
-    client = make_app(PRICES_FILE=prices, BUDGET_USD_PER_DAY=0.06).test_client()
+    several = clients(PRICES_FILE=prices, BUDGET_USD_PER_DAY=0.06)
 
-    body = generate(client, DEPLOYMENT, **image).json
+    body = generate(next(several), DEPLOYMENT, **image).json
     assert (0.05, "declared") == (body["cost_usd"], body["cost_basis"])
-    problem(generate(client, DEPLOYMENT, **image), 402, "budget_exceeded")
+    problem(generate(next(several), DEPLOYMENT, **image), 402, "budget_exceeded")
 
 
 def test_a_deployment_without_a_price_pays_for_its_setup(client, simulator):
