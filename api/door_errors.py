@@ -1,7 +1,7 @@
 """Errors below `/v1` and `/replicate/v1`, in the shape of the door that stands there. All others are problem documents.
 
-A shape is a pure function of the problem document, the headers and the path, in `doors/`. It returns the body, its
-content type, and further headers.
+A shape is a pure function of the problem document and the headers, in `doors/`. It returns the body, its content type,
+and further headers.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from doors.replicate import errors as replicate
 
 Shaped = tuple[dict[str, Any], str, dict[str, str]]
 
-_SHAPES: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str], str], Shaped]]] = {
+_SHAPES: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], Shaped]]] = {
     "/v1": openai.shape,
     "/replicate/v1": replicate.shape,
 }
@@ -26,5 +26,5 @@ def shape(problem: dict[str, Any], headers: Mapping[str, str], path: str) -> Sha
     the one of the response. `path` is that of the request, without the one of PUBLIC_URL."""
     for root, shaped in _SHAPES.items():
         if path == root or path.startswith(f"{root}/"):
-            return shaped(problem, headers, path)
+            return shaped(problem, headers)
     return problem, PROBLEM, {}

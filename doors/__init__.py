@@ -3,3 +3,8 @@
 Each door is pure translation, without Flask: requests into bodies of `POST /generate` and `/generate-batch`, and
 results and errors into the door's own shape. `api/` has their routes.
 """
+
+from typing import Final
+
+BUDGET_FACTS: Final = ("budget", "period", "begins_anew")
+"""The facts of a budget that is used up (`BudgetExceeded`), which each door shows beside its own fields."""

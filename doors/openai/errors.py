@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from doors import BUDGET_FACTS
 from errors import Problem
 
 MIMETYPE: Final = "application/json"
@@ -25,7 +26,7 @@ _TYPES: Final = {
 _RETRIED: Final = {408, 409, 429}
 """The statuses below 500 that the client retries."""
 
-_BESIDE: Final = ("id", "model_name", "cost_usd", "budget", "period", "begins_anew")
+_BESIDE: Final = ("id", "model_name", "cost_usd", *BUDGET_FACTS)
 """The facts of the generation that stand beside `error`, as they do in a result, and those of a budget that is used
 up."""
 
@@ -33,11 +34,10 @@ NO_RETRY: Final = {"x-should-retry": "false"}
 
 
 def shape(
-    problem: Mapping[str, Any], headers: Mapping[str, str], path: str
+    problem: Mapping[str, Any], headers: Mapping[str, str]
 ) -> tuple[dict[str, Any], str, dict[str, str]]:
     """The body, the content type and further headers of the response to an error, made from its problem document. The
     `headers` are those that the response has without them."""
-    _ = path
     status = problem["status"]
     problems = problem.get("errors") or ()
     error = {

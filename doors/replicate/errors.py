@@ -1,8 +1,8 @@
 """Errors in Replicate's shape: `{"title", "detail", "status"}`, with the code of this service beside them.
 
 An input that is not valid is 422 with `invalid_fields`, as Replicate answers. What this door does not have of its API
-is 404, whatever the method. Its client raises a `ReplicateError` with
-title, status and detail for each of them. It repeats a GET on 429, 503 and 504, and never a POST.
+is 404 for every method. Its client raises a `ReplicateError` with title, status and detail for each of them. It
+repeats a GET on 429, 503 and 504, and never a POST.
 
 Facts: recorded answers, and the source of the official client at 1.0.7.
 """
@@ -10,6 +10,8 @@ Facts: recorded answers, and the source of the official client at 1.0.7.
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+
+from doors import BUDGET_FACTS
 
 MIMETYPE: Final = "application/problem+json"
 
@@ -25,9 +27,6 @@ _DETAILS: Final = {"method_not_allowed": "This service does not have this part o
 _STATUSES: Final = {"invalid_request": 422, "method_not_allowed": 404}
 """Replicate's own statuses, by code."""
 
-_OF_BUDGETS: Final = ("budget", "period", "begins_anew")
-"""The facts of a budget that is used up, which stand beside Replicate's fields."""
-
 _TYPES: Final = (
     (re.compile(r"is required$"), "required"),
     (re.compile(r"must be at most -?[\d.]+$"), "number_lte"),
@@ -42,11 +41,10 @@ _TYPES: Final = (
 
 
 def shape(
-    problem: Mapping[str, Any], headers: Mapping[str, str], path: str
+    problem: Mapping[str, Any], headers: Mapping[str, str]
 ) -> tuple[dict[str, Any], str, dict[str, str]]:
     """The body, the content type and further headers of the response to an error, made from its problem document. Its
     `status` is that of the response. The `headers` are those that the response has without them."""
-    _ = path
     code = problem["code"]
     fields = [_field(each) for each in problem.get("errors") or ()]
     body = {
@@ -56,7 +54,7 @@ def shape(
         "code": code,
         "request_id": problem["request_id"],
     }
-    body |= {name: problem[name] for name in _OF_BUDGETS if name in problem}
+    body |= {name: problem[name] for name in BUDGET_FACTS if name in problem}
     if fields:
         body["invalid_fields"] = fields
     if (seconds := headers.get("Retry-After", "")).isdecimal():

@@ -40,7 +40,7 @@ def test_errors_elsewhere_stay_problem_documents(client, path):
 
 
 def shaped(error, **more):
-    return openai.shape(error.as_problem("req_1") | more, error.headers, "/v1/images/generations")
+    return openai.shape(error.as_problem("req_1") | more, error.headers)
 
 
 def test_the_first_invalid_field_is_the_param_and_all_are_listed():
@@ -85,7 +85,7 @@ def test_a_failure_that_was_paid_names_its_generation():
 def test_a_budget_that_is_used_up_has_its_name_and_period_at_each_door(shape):
     error = BudgetExceeded("no", budget="shop", period="week", begins_anew="2026-11-30T00:00:00.000Z")
 
-    body, _, _ = shape(error.as_problem("req_1"), error.headers, "/")
+    body, _, _ = shape(error.as_problem("req_1"), error.headers)
 
     assert ("shop", "week", "2026-11-30T00:00:00.000Z") == tuple(
         body[name] for name in ("budget", "period", "begins_anew")
@@ -113,7 +113,7 @@ def test_invalid_fields_are_a_422_with_all_of_them_at_the_replicate_door():
         ]
     )
 
-    body, _, _ = replicate.shape(error.as_problem("req_1"), {}, "/replicate/v1/predictions")
+    body, _, _ = replicate.shape(error.as_problem("req_1"), {})
 
     assert (422, "Input validation failed") == (body["status"], body["title"])
     assert [
@@ -131,7 +131,7 @@ def test_invalid_fields_are_a_422_with_all_of_them_at_the_replicate_door():
 def test_a_full_queue_says_when_to_come_back_at_the_replicate_door():
     error = QueueFull("no", retry_after=7)
 
-    body, _, _ = replicate.shape(error.as_problem("req_1"), error.headers, "/replicate/v1/predictions")
+    body, _, _ = replicate.shape(error.as_problem("req_1"), error.headers)
 
     assert (429, 7, "no") == (body["status"], body["retry_after"], body["detail"])
 
