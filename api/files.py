@@ -27,11 +27,10 @@ def file(generation: str, name: str) -> Response:
     service = incoming.service()
     leave = incoming.limits().files.begin(incoming.peer(), incoming.connection())
     try:
-        name_in_storage = stored_name(generation, name)
-        opened = service.files.open(generation, name_in_storage) if service.files else None
+        opened = service.files.open(generation, name) if service.files else None
         if opened is None:
             raise NotFound("The file does not exist, or is no longer kept.")
-        response = answer(opened, request, name=link_name(generation, name_in_storage))
+        response = answer(opened, request, name=link_name(generation, stored_name(generation, name)))
     except BaseException:
         leave()
         raise

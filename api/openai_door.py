@@ -21,7 +21,6 @@ from doors.openai.errors import as_called
 from doors.openai.requests import FORM_NAMES, Call, renamed, translated
 from doors.openai.results import Picture
 from errors import InvalidRequest, ServiceError, StillRunning
-from files.names import stored_name
 from generations import views
 from generations.archive import Stored
 from generations.batch import Batch, Work
@@ -173,9 +172,8 @@ def _content(service: Runtime, generation_id: str, name: str) -> str | None:
     """A kept file in base64; None if it is not kept any more."""
     if name.startswith("data:"):
         return name.partition(",")[2]
-    stored = stored_name(generation_id, name)
-    opened = service.files.open(generation_id, stored) if service.files else None
+    opened = service.files.open(generation_id, name) if service.files else None
     if opened is None:
         return None
     with closing(opened):
-        return b64encode(b"".join(opened.chunks(0, opened.size))).decode()
+        return b64encode(opened.content()).decode()

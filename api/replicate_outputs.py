@@ -14,7 +14,6 @@ from api import incoming
 from doors.replicate import predictions
 from errors import QueueFull
 from files import Files
-from files.names import stored_name
 from files.storage import OpenFile
 from ledger.records import GenerationRecord
 
@@ -90,7 +89,7 @@ class _Outputs:
             if opened.size > min(LARGEST, self._left):
                 return self._links(name)
             self._left -= opened.size
-            content = b64encode(b"".join(opened.chunks(0, opened.size))).decode()
+            content = b64encode(opened.content()).decode()
             return f"data:{opened.media_type};base64,{content}"
 
     def content(self, name: str) -> bytes | None:
@@ -99,8 +98,7 @@ class _Outputs:
         if opened is None:
             return None
         with closing(opened):
-            return b"".join(opened.chunks(0, opened.size)) if opened.size <= LARGEST else None
+            return opened.content() if opened.size <= LARGEST else None
 
     def _open(self, name: str) -> OpenFile | None:
-        stored = stored_name(self._record.id, name)
-        return self._files.open(self._record.id, stored) if self._files else None
+        return self._files.open(self._record.id, name) if self._files else None

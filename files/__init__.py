@@ -27,6 +27,7 @@ import structlog
 from files.download import Downloads, RetryPolicy
 from files.hosts import OutputHosts, OutputUnavailable
 from files.index import FileIndex
+from files.names import stored_name
 from files.spool import MAX_DOWNLOADS, Spool, SpooledOutput
 from files.storage import MAX_OUTPUTS, FileStorage, OpenFile, StoredFile, parse_name
 from files.volume import DiskUsage, Volume
@@ -151,10 +152,10 @@ class Files:
         return name
 
     def open(self, generation_id: str, name: str) -> OpenFile | None:
-        """Open a stored output. Returns None if it does not exist or has expired. Blocks; safe on any thread. Raises
-        OSError if the storage fails."""
+        """Open a stored output by its name in the storage, or in a link. Returns None if it does not exist or has
+        expired. Blocks; safe on any thread. Raises OSError if the storage fails."""
         try:
-            opened = self._storage.open(f"{generation_id}/{name}")
+            opened = self._storage.open(f"{generation_id}/{stored_name(generation_id, name)}")
         except ValueError:
             return None
         if opened is not None and self._clock() - opened.modified >= self._ttl:

@@ -74,6 +74,10 @@ class OpenFile:
             raise ValueError(f"there are no bytes {start} to {stop} in {self.size}")
         return self._chunks(start, stop)
 
+    def content(self) -> bytes:
+        """The whole file. Raises as `chunks`."""
+        return b"".join(self.chunks(0, self.size))
+
     def _chunks(self, start: int, stop: int) -> Iterator[bytes]:
         while start < stop:
             read = self.read(start, min(self.piece, stop - start))
