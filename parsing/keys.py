@@ -6,19 +6,18 @@ An unknown field is an error, since a misspelt limit must never mean none.
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from catalog.model import KINDS, TIERS
-from catalog.plain_schema import whole
 from catalog.registry import Registry
 from catalog.targets import Target, is_model_name
 from contract.states import iso8601
 from errors import Problem
 from ledger.access_records import Role
 from parsing.pairs import bounded
-from parsing.validation import did_you_mean, refuse, refuse_if_any, unusable_reasons, validated
+from parsing.validation import did_you_mean, read_fields, refuse, refuse_if_any
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 LONGEST_NAME: Final = 100
@@ -29,8 +28,6 @@ LONGEST_GRACE: Final = 30 * 86_400
 
 _EVERY_OF_OWNER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/\*")
 _NOT_PRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-F = TypeVar("F", bound=BaseModel)
 
 
 def _plain(text: str) -> str:
@@ -123,14 +120,14 @@ def parse_key(body: Any, registry: Registry, now: float) -> dict[str, Any]:
     """The fields of a new key, as those of an `ApiKeyRecord`, except for `tags`, which are a dictionary. Raises
     InvalidRequest with all problems."""
     problems: list[Problem] = []
-    fields = _parsed(KeyFields, body, problems)
+    fields = read_fields(KeyFields, body, problems)
     return _as_record(fields, registry, now, problems)
 
 
 def parse_changes(body: Any, registry: Registry, now: float) -> dict[str, Any]:
     """The fields to change, as `parse_key`. Raises InvalidRequest with all problems."""
     problems: list[Problem] = []
-    fields = _parsed(KeyChanges, body, problems)
+    fields = read_fields(KeyChanges, body, problems)
     if fields and not fields.model_fields_set:
         problems.append(Problem("body", "must name a field to change"))
     return _as_record(fields, registry, now, problems)
@@ -139,7 +136,7 @@ def parse_changes(body: Any, registry: Registry, now: float) -> dict[str, Any]:
 def parse_rotation(body: Any) -> float:
     """For how many seconds the old text is accepted, too. Raises InvalidRequest."""
     problems: list[Problem] = []
-    fields = _parsed(RotateFields, body, problems)
+    fields = read_fields(RotateFields, body, problems)
     if fields is None:
         refuse(problems)
     return fields.grace_seconds
@@ -153,11 +150,6 @@ def budget_problems(fields: Mapping[str, Any]) -> list[Problem]:
     if usd is None and period is not None:
         return [Problem("budget_usd", "is required with budget_period")]
     return []
-
-
-def _parsed(shape: type[F], body: Any, problems: list[Problem]) -> F | None:
-    refuse_if_any(unusable_reasons("body", body))
-    return validated(shape, {name: whole(value) for name, value in body.items()}, problems)
 
 
 def _as_record(

@@ -4,9 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from catalog.plain_schema import whole
 from errors import Problem
-from parsing.validation import refuse, refuse_if_any, unusable_reasons, validated
+from parsing.validation import read_fields, refuse
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 
@@ -25,9 +24,8 @@ class Limits(BaseModel):
 
 def parse_limits(body: Any) -> Limits:
     """The limits that the body of `POST /configure` asks for. Raises InvalidRequest."""
-    refuse_if_any(unusable_reasons("body", body))
     problems: list[Problem] = []
-    limits = validated(Limits, {name: whole(value) for name, value in body.items()}, problems)
+    limits = read_fields(Limits, body, problems)
     if limits and not limits.model_fields_set:
         problems.append(Problem("body", "must name concurrent_limit, requests_per_minute, or both"))
     if problems or limits is None:

@@ -4,9 +4,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from catalog.plain_schema import whole
 from errors import Problem
-from parsing.validation import refuse, refuse_if_any, unusable_reasons, validated
+from parsing.validation import read_fields, refuse
 
 MAX_LIMIT: Final = 10_000
 SHORTEST_TTL: Final = 5
@@ -48,9 +47,8 @@ def parse_lease(body: Any) -> LeaseFields:
 
 
 def _parsed(shape: type[F], body: Any) -> F:
-    refuse_if_any(unusable_reasons("body", body))
     problems: list[Problem] = []
-    fields = validated(shape, {name: whole(value) for name, value in body.items()}, problems)
+    fields = read_fields(shape, body, problems)
     if fields is None:
         refuse(problems)
     return fields

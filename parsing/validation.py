@@ -42,6 +42,13 @@ def validated(
         return None
 
 
+def read_fields(shape: type[Shape], body: Any, problems: list[Problem]) -> Shape | None:
+    """The fields of a whole body, whose numbers may be written as 3.0 for 3. If one is invalid, its errors are added to
+    the problems, and None is returned. Raises InvalidRequest for a body that is no object."""
+    refuse_if_any(unusable_reasons("body", body))
+    return validated(shape, {name: whole(value) for name, value in body.items()}, problems)
+
+
 def problems_of(
     invalid: ValidationError, *, known: Collection[str] = (), within: str = "", given: Any = ABSENT
 ) -> list[Problem]:
