@@ -7,6 +7,7 @@ the field that its name says: `input_image`, `image_input` (up to three), or in 
 streamed to disk, and never whole in memory.
 """
 
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -75,20 +76,17 @@ def read_form(
     """
     if spool:
         spool.mkdir(mode=0o700, exist_ok=True)  # the directory may have been deleted
-    opened: list[_Spooled] = []
+    opened: list[SpooledPart] = []
 
     def open_file() -> IO[bytes]:
-        opened.append(_Spooled(_SMALL_FILE, dir=str(spool) if spool else None))
+        opened.append(SpooledPart(spool))
         return opened[-1]
 
     reader = _Reader(registry, names)
     try:
-        boundary = options.get("boundary", "").encode("ascii")
-        if not boundary:
-            raise ValueError("a form has a boundary")
         counted = cast("IO[bytes]", _Counted(stream, opened, most_text, hold))
         for part, content in read_parts(
-            counted, boundary, most_parts=MAX_PARTS, most_text=most_text, open_file=open_file
+            counted, options, most_parts=MAX_PARTS, most_text=most_text, open_file=open_file
         ):
             reader.take(part, content)
         return reader.body()
@@ -106,13 +104,19 @@ def read_form(
         raise
 
 
-class _Spooled(tempfile.SpooledTemporaryFile[bytes]):
-    """A file that stays in memory while it is small, and counts the bytes written to it."""
+class SpooledPart(tempfile.SpooledTemporaryFile[bytes]):
+    """A file that stays in memory while it is small, and counts the bytes `written` to it. A larger one is in the
+    directory `spool`. Raises RequestEntityTooLarge for more than `most` bytes."""
 
-    written = 0
+    def __init__(self, spool: Path | None, *, most: float = math.inf) -> None:
+        super().__init__(_SMALL_FILE, dir=str(spool) if spool else None)
+        self.written = 0
+        self._most = most
 
     def write(self, content: Any) -> int:
         self.written += len(content)
+        if self.written > self._most:
+            raise RequestEntityTooLarge
         return super().write(content)
 
 
@@ -120,7 +124,7 @@ class _Counted:
     """A stream that limits the memory of the parts outside files, and reports the memory in use to `hold`."""
 
     def __init__(
-        self, stream: IO[bytes], files: list[_Spooled], most_text: int, hold: Callable[[int], object]
+        self, stream: IO[bytes], files: list[SpooledPart], most_text: int, hold: Callable[[int], object]
     ) -> None:
         self._stream = stream
         self._files = files
@@ -237,10 +241,19 @@ class _Reader:
 
 
 def read_parts(
-    stream: IO[bytes], boundary: bytes, *, most_parts: int, most_text: int, open_file: Callable[[], IO[bytes]]
+    stream: IO[bytes],
+    options: Mapping[str, str],
+    *,
+    most_parts: int,
+    most_text: int,
+    open_file: Callable[[], IO[bytes]],
 ) -> Iterator[tuple[Field | File, IO[bytes]]]:
-    """Each part with its content, to be read from the start. A file is written into what `open_file` returns; a field
-    has at most `most_text` bytes. Raises ValueError if it is no form, and RequestEntityTooLarge."""
+    """Each part with its content, to be read from the start. `options` are the parameters of the Content-Type. A file
+    is written into what `open_file` returns; a field has at most `most_text` bytes. Raises ValueError if it is no form,
+    and RequestEntityTooLarge."""
+    boundary = options.get("boundary", "").encode("ascii")
+    if not boundary:
+        raise ValueError("a form has a boundary")
     decoder = _Decoder(boundary, most_text, max_parts=most_parts)
     part: Field | File | None = None
     content: IO[bytes] = BytesIO()

@@ -5,7 +5,6 @@ The file is streamed to disk, and never whole in memory.
 
 import json
 import mimetypes
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from werkzeug.sansio.multipart import File
 from catalog.references import LARGEST
 from catalog.texts import usable_text
 from errors import InvalidRequest, PayloadTooLarge, Problem
-from parsing.multipart_form import read_parts
+from parsing.multipart_form import SpooledPart, read_parts
 
 CONTENT: Final = "content"
 METADATA: Final = "metadata"
@@ -28,7 +27,6 @@ MOST_BYTES: Final = LARGEST + 1_000_000
 _MOST_PARTS: Final = 10
 _MOST_TEXT: Final = 1_000_000
 _LONGEST_NAME: Final = 255
-_SMALL_FILE: Final = 16_384
 _UNKNOWN_TYPE: Final = "application/octet-stream"
 
 
@@ -47,10 +45,10 @@ def read_upload(stream: IO[bytes], *, options: Mapping[str, str], spool: Path | 
     the file. Raises InvalidRequest, or PayloadTooLarge for more than 100 MB."""
     if spool:
         spool.mkdir(mode=0o700, exist_ok=True)  # the directory may have been deleted
-    opened: list[_Bounded] = []
+    opened: list[SpooledPart] = []
 
     def open_file() -> IO[bytes]:
-        opened.append(_Bounded(_SMALL_FILE, dir=str(spool) if spool else None))
+        opened.append(SpooledPart(spool, most=LARGEST))
         return opened[-1]
 
     kept: object = None
@@ -72,12 +70,9 @@ def read_upload(stream: IO[bytes], *, options: Mapping[str, str], spool: Path | 
 
 def _read(stream: IO[bytes], options: Mapping[str, str], open_file: Callable[[], IO[bytes]]) -> UploadedFile:
     """Raises ValueError if there is no such file, and RequestEntityTooLarge."""
-    boundary = options.get("boundary", "").encode("ascii")
-    if not boundary:
-        raise ValueError("a form has a boundary")
     found: UploadedFile | None = None
     metadata: Any = {}
-    parts = read_parts(stream, boundary, most_parts=_MOST_PARTS, most_text=_MOST_TEXT, open_file=open_file)
+    parts = read_parts(stream, options, most_parts=_MOST_PARTS, most_text=_MOST_TEXT, open_file=open_file)
     for part, content in parts:
         if part.name == METADATA:
             metadata = json.loads(content.read(_MOST_TEXT))
@@ -89,15 +84,3 @@ def _read(stream: IO[bytes], options: Mapping[str, str], open_file: Callable[[],
     if found is None or not isinstance(metadata, dict):
         raise ValueError("a file in content, and an object in metadata")
     return replace(found, metadata=metadata)
-
-
-class _Bounded(tempfile.SpooledTemporaryFile[bytes]):
-    """A file that takes no more bytes than Replicate does, and is in memory while it is small."""
-
-    written = 0
-
-    def write(self, content: Any) -> int:
-        self.written += len(content)
-        if self.written > LARGEST:
-            raise RequestEntityTooLarge
-        return super().write(content)
