@@ -1,7 +1,7 @@
 """Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, with the codes of this service.
 
-Its client retries each 408, 409, 429 and 5xx without an idempotency key, unless `x-should-retry` says no. So a failure
-that may have been paid has the header `x-should-retry: false` (`errors.py`), and so has one that a retry cannot mend.
+Its client retries each 408, 409, 429 and 5xx without an idempotency key, unless the response has `x-should-retry:
+false`. A failure that may have been paid has that header (`errors.py`), and so has one that a retry cannot mend.
 """
 
 import re

@@ -19,31 +19,31 @@ _USUAL: Final = (
     "image_prompt",
     "reference_images",
 )
-"""Inputs for pictures of models that do not say which of theirs takes one, the likeliest first."""
+"""Inputs that take pictures at models without declared references, the likeliest first."""
 
 
-def put_images(model: Model, given: dict[str, Any], problems: list[Problem], *, falls_back: bool) -> None:
+def put_images(model: Model, body: dict[str, Any], problems: list[Problem], *, falls_back: bool) -> None:
     """Move `image` (or `images`) and `mask` into the inputs of the model. Problems are added. If the request
     `falls_back` to other models, pictures that this model does not take are left for them."""
-    images = _listed(given.pop(IMAGE, None)) + _listed(given.pop("images", None))
-    _put_mask(model, given, problems)
+    images = _listed(body.pop(IMAGE, None)) + _listed(body.pop("images", None))
+    _put_mask(model, body, problems)
     name = _input_for_images(model)
     if not images:
-        if name is None or name not in given:
+        if name is None or name not in body:
             problems.append(Problem(IMAGE, "is required: one picture or several"))
         return
     if name is None or len(images) > _most(model, name):
         if falls_back:
-            given[name or IMAGE] = images
+            body[name or IMAGE] = images
         else:
             why = f"takes at most {_most(model, name)}" if name else "takes no pictures"
             problems.append(Problem(IMAGE, f"is not possible so: {model.short_name} {why}"))
         return
-    given[name] = images if model.inputs[name].is_list else images[0]
+    body[name] = images if model.inputs[name].is_list else images[0]
 
 
-def _put_mask(model: Model, given: dict[str, Any], problems: list[Problem]) -> None:
-    masks = _listed(given.pop(MASK, None))
+def _put_mask(model: Model, body: dict[str, Any], problems: list[Problem]) -> None:
+    masks = _listed(body.pop(MASK, None))
     if not masks:
         return
     name = next((each for each in _MASKS if each in model.inputs), None)
@@ -52,7 +52,7 @@ def _put_mask(model: Model, given: dict[str, Any], problems: list[Problem]) -> N
     elif len(masks) > 1:
         problems.append(Problem(MASK, "must be one picture"))
     else:
-        given[name] = masks[0]
+        body[name] = masks[0]
 
 
 def _input_for_images(model: Model) -> str | None:
@@ -69,15 +69,15 @@ def _most(model: Model, name: str) -> int:
     return (taken.most_items or 1000) if taken.is_list else 1
 
 
-def _listed(given: Any) -> list[Any]:
+def _listed(value: Any) -> list[Any]:
     """Pictures as a list of their addresses or files. OpenAI's JSON has each as `{"image_url": …}`, too."""
-    if given is None:
+    if value is None:
         return []
-    return [_address(each) for each in given] if isinstance(given, list) else [_address(given)]
+    return [_address(each) for each in value] if isinstance(value, list) else [_address(value)]
 
 
-def _address(given: Any) -> Any:
-    if isinstance(given, Mapping):
-        address = given.get("image_url", given)
+def _address(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        address = value.get("image_url", value)
         return address.get("url", address) if isinstance(address, Mapping) else address
-    return given
+    return value

@@ -1,8 +1,8 @@
 """Translates the bodies of `POST /v1/images/generations` and `/v1/images/edits` into those of `POST /generate`, or of
 `POST /generate-batch` for several pictures of a model that makes one at once.
 
-What the model does not take as OpenAI calls it is sent as the nearest that it takes, or not at all. `changes` tells
-each such field. The model's own parameters, and the fields of this service, may stand beside OpenAI's.
+What the model does not take as OpenAI calls it is sent as the nearest that it takes, or not at all. Each such field is
+in `changes`. The model's own parameters, and the fields of this service, may stand beside OpenAI's.
 """
 
 import json
@@ -47,7 +47,7 @@ _IF_TAKEN: Final[Mapping[str, tuple[Any, ...]]] = {
     "svg": (),
     "markup": (),
 }
-"""Fields that a model gets if it has such an input itself, and their values that ask for nothing."""
+"""Fields that a model gets if it has such an input itself, and their values that need no change if it has not."""
 
 _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "jpeg": ("jpg", "jpeg"),
@@ -56,7 +56,6 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The values to send for an output format, the best first."""
 
-_STREAM: Final = ("stream", "partial_images")
 _USERS: Final = ("safety_identifier", "user")
 _REFUSED: Final = {"dry_run": "is for POST /generate", "max_concurrent": "is for POST /generate-batch"}
 
@@ -83,54 +82,53 @@ def renamed(body: Any) -> dict[str, Any]:
 
 
 def translated(body: Mapping[str, Any], model: Model | None, *, default: Format, edits: bool) -> Call:
-    """The call that a renamed body asks for. Without a known model, the body stays as it is, to be refused. `default`
-    is the format of the response if the call names none, and `edits` whether it is one of `/v1/images/edits`. Raises
+    """The call of a renamed body. Without a known model, the body stays as it is, to be refused. `default` is the
+    format of the response if the call names none, and `edits` whether it is one of `/v1/images/edits`. Raises
     InvalidRequest."""
-    given = {name: _plain(name, value) for name, value in body.items() if value is not None}
+    body = {name: _plain(name, value) for name, value in body.items() if value is not None}
     if model is None:
-        return Call(body={name: given[name] for name in ("model_name", "prompt") if name in given})
-    found = _Translation(model, given)
-    answered = found.answered_in(default)
+        return Call(body={name: body[name] for name in ("model_name", "prompt") if name in body})
+    found = _Translation(model, body, response_format=default)
+    found.response()
     if edits:
-        put_images(model, found.given, found.problems, falls_back=given.get("fallback", False) is not False)
+        put_images(model, body, found.problems, falls_back=body.get("fallback", False) is not False)
     found.shape()
     found.picture()
-    call = found.call(answered)
+    call = found.call()
     refuse_if_any(found.problems)
     return call
 
 
 @dataclass(slots=True)
 class _Translation:
-    """The fields that are `given` and not translated yet."""
+    """`left` has the fields that are not translated yet, and `sent` the inputs that others have become."""
 
     model: Model
-    given: dict[str, Any]
+    left: dict[str, Any]
     sent: dict[str, Any] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     size: Any = "auto"
+    response_format: Format = "url"
+    streams: bool = False
 
-    def answered_in(self, default: Format) -> tuple[Format, bool]:
-        """The format of the response, and whether it is a stream of events."""
-        wanted = self.given.pop("response_format", default)
-        if wanted not in ("url", "b64_json"):  # a tuple, since the value may be a list
-            self.problems.append(Problem("response_format", "must be url or b64_json", wanted))
-        streams = self.given.pop("stream", False)
-        if not isinstance(streams, bool):
-            self.problems.append(Problem("stream", "must be true or false", streams))
-        if partial := self.given.pop("partial_images", 0):
+    def response(self) -> None:
+        """Read the format of the response, and whether it is a stream of events."""
+        self.response_format = self.left.pop("response_format", self.response_format)
+        if self.response_format not in ("url", "b64_json"):  # a tuple, since the value may be a list
+            self.problems.append(Problem("response_format", "must be url or b64_json", self.response_format))
+        self.streams = self.left.pop("stream", False)
+        if not isinstance(self.streams, bool):
+            self.problems.append(Problem("stream", "must be true or false", self.streams))
+        if partial := self.left.pop("partial_images", 0):
             self.changes.append(Change("partial_images", partial))
-        return wanted, streams is True
 
     def shape(self) -> None:
         """Translate `size`. The caller's own shape comes first."""
-        size = self.size = self.given.pop(SIZE, "auto")
+        size = self.size = self.left.pop(SIZE, "auto")
         if size == "auto":
             return
-        inside = self.given.get(INPUT)
-        own = {*self.given, *(inside if isinstance(inside, dict) else ())}
-        has_shape = not own.isdisjoint(_SHAPES) and not is_taken(self.model, SIZE, size)
+        has_shape = not self._names().isdisjoint(_SHAPES) and not is_taken(self.model, SIZE, size)
         inputs = None if has_shape else sized(self.model, size)
         if inputs is None:
             self.changes.append(Change(SIZE, size))
@@ -143,85 +141,85 @@ class _Translation:
     def picture(self) -> None:
         """Translate what the picture is like, and how its file is."""
         for name, neutral in _IF_TAKEN.items():
-            if name not in self.given or is_taken(self.model, name, self.given[name]):
+            if name not in self.left or is_taken(self.model, name, self.left[name]):
                 continue
-            value = self.given.pop(name)
+            value = self.left.pop(name)
             if value not in neutral:
                 self.changes.append(Change(name, value))
         self._output_format()
         self._compression()
 
     def _compression(self) -> None:
-        given = self.given.get("output_compression")
-        if given is None or is_taken(self.model, "output_compression", given):
+        percent = self.left.get("output_compression")
+        if percent is None or is_taken(self.model, "output_compression", percent):
             return
-        del self.given["output_compression"]
-        if is_taken(self.model, "output_quality", given):
-            self.sent["output_quality"] = given
-            self.changes.append(Change("output_compression", given, "output_quality", given))
+        del self.left["output_compression"]
+        if is_taken(self.model, "output_quality", percent):
+            self.sent["output_quality"] = percent
+            self.changes.append(Change("output_compression", percent, "output_quality", percent))
         else:
-            self.changes.append(Change("output_compression", given))
+            self.changes.append(Change("output_compression", percent))
 
     def _output_format(self) -> None:
-        wanted = self.given.pop("output_format", None)
-        if wanted is None:
+        requested = self.left.pop("output_format", None)
+        if requested is None:
             return
-        choices = _FORMATS.get(wanted, (wanted,)) if isinstance(wanted, str) else (wanted,)
+        choices = _FORMATS.get(requested, (requested,)) if isinstance(requested, str) else (requested,)
         fitting = next((each for each in choices if is_taken(self.model, "output_format", each)), None)
         if fitting is None:
-            self.changes.append(Change("output_format", wanted))
+            self.changes.append(Change("output_format", requested))
             return
         self.sent["output_format"] = fitting
-        if fitting not in choices[: 2 if wanted == "jpeg" else 1]:
-            self.changes.append(Change("output_format", wanted, "output_format", fitting))
+        if fitting not in choices[: 2 if requested == "jpeg" else 1]:
+            self.changes.append(Change("output_format", requested, "output_format", fitting))
 
-    def call(self, answered: tuple[Format, bool]) -> Call:
+    def call(self) -> Call:
         """The translated call, once all else is translated."""
-        self.problems += [Problem(name, why) for name, why in _REFUSED.items() if name in self.given]
+        self.problems += [Problem(name, why) for name, why in _REFUSED.items() if name in self.left]
         self._user()
-        several = self._several()
+        generations = self._generations()
         own_names = {*OwnFields.model_fields, *BatchFields.model_fields}
-        own = {name: value for name, value in self.given.items() if name in own_names}
-        params = {name: value for name, value in self.given.items() if name not in {*own, INPUT}} | self.sent
+        own = {name: value for name, value in self.left.items() if name in own_names}
+        params = {name: value for name, value in self.left.items() if name not in {*own, INPUT}} | self.sent
         body = own | params
-        if (inside := self.given.get(INPUT)) is not None:  # any other than an object is refused
+        if (inside := self.left.get(INPUT)) is not None:  # any other than an object is refused
             body = own | {INPUT: {**params, **inside} if isinstance(inside, dict) else inside}
-        if several > 1:
+        if generations > 1:
             shared = {name: body.pop(name) for name in BatchFields.model_fields if name in body}
-            body = shared | {"requests": [_numbered(body, number) for number in range(several)]}
-        response_format, streams = answered
+            body = shared | {"requests": [_numbered(body, number) for number in range(generations)]}
         return Call(
             body=body,
-            is_batch=several > 1,
+            is_batch=generations > 1,
             changes=tuple(self.changes),
-            response_format=response_format,
-            streams=streams,
+            response_format=self.response_format,
+            streams=self.streams,
             size=self.size,
         )
 
     def _user(self) -> None:
         """Keep who the call is for as metadata."""
-        found = [str(self.given.pop(name)) for name in _USERS if name in self.given]
-        metadata = self.given.get("metadata", {})
+        found = [str(self.left.pop(name)) for name in _USERS if name in self.left]
+        metadata = self.left.get("metadata", {})
         if (user := next(filter(str.strip, found), None)) and isinstance(metadata, dict):
-            self.given["metadata"] = {"user": user[:LONGEST_PAIR_VALUE], **metadata}
+            self.left["metadata"] = {"user": user[:LONGEST_PAIR_VALUE], **metadata}
 
-    def _several(self) -> int:
+    def _generations(self) -> int:
         """How many generations the call needs. A model that makes several pictures at once makes them in one."""
-        wanted = self.given.pop("n", 1)
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= MOST:
-            self.problems.append(Problem("n", f"must be an integer from 1 to {MOST}", wanted))
+        pictures = self.left.pop("n", 1)
+        if isinstance(pictures, bool) or not isinstance(pictures, int) or not 1 <= pictures <= MOST:
+            self.problems.append(Problem("n", f"must be an integer from 1 to {MOST}", pictures))
             return 1
-        inside = self.given.get(INPUT)
-        own = {*self.given, *(inside if isinstance(inside, dict) else ())}
         name = next((each for each in _COUNTS if each in self.model.inputs), None)
-        if name in own:
-            return wanted
-        if name is not None and is_taken(self.model, name, wanted):
-            if wanted > 1 or self.model.default(name) not in {None, 1}:
-                self.sent[name] = wanted
-            return 1
-        return wanted
+        if name is None or name in self._names() or not is_taken(self.model, name, pictures):
+            return pictures
+        if pictures > 1 or self.model.default(name) not in {None, 1}:
+            self.sent[name] = pictures
+        return 1
+
+    def _names(self) -> set[str]:
+        """The names of the fields that are left, and of those in `input`."""
+        inside = self.left.get(INPUT)
+        return {*self.left, *(inside if isinstance(inside, dict) else ())}
 
 
 def _numbered(body: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -15,14 +15,14 @@ _NO_USAGE: Final[JSON] = {
     "output_tokens": 0,
     "total_tokens": 0,
 }
-"""What an event says of tokens, which its readers expect. Pictures are not billed by token here."""
+"""The tokens in an event, which its readers expect. Pictures are not billed by token here."""
 
 _FORMATS: Final = {"jpg": "jpeg"}
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture: its URL, and its content in base64 if the call wants that and there is a kept file."""
+    """One picture: its URL, and its content in base64 if the call needs that and there is a kept file."""
 
     url: str
     content: str | None = None
