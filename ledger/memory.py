@@ -24,11 +24,15 @@ from ledger.claims import (
     ClaimSent,
     ClaimSpending,
     ClaimSuspended,
+    TakeLostCall,
+    WaitsElsewhere,
 )
 from ledger.memory_access import MemoryAccess
 from ledger.memory_lists import MemoryLists
+from ledger.memory_lost_calls import MemoryLostCalls
 from ledger.memory_money import MemoryMoney
-from ledger.memory_published import Rows
+from ledger.memory_published import MemoryModels
+from ledger.memory_rows import Rows
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -51,7 +55,7 @@ _RETRY_DELAY: Final = 1.0
 """Seconds between attempts to commit while `trouble` is set."""
 
 
-class MemoryLedger(MemoryMoney, MemoryLists, MemoryAccess):
+class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryLostCalls):
     """`ledger.Ledger` and `ledger.Queries`. While `trouble` is set, nothing is committed."""
 
     def __init__(
@@ -119,6 +123,8 @@ class MemoryLedger(MemoryMoney, MemoryLists, MemoryAccess):
                 return self.changed_key(claim)
             case ClaimSent():
                 return False  # only the holder of a shared gate grants leases, and this ledger has none
+            case TakeLostCall() | WaitsElsewhere():
+                return self.claimed_call(claim)
             case _:
                 return self.claimed(claim)
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contract.states import State
 from ledger import Page, Place
 from ledger.access_records import ApiKeyRecord
-from ledger.memory_published import MemoryRows
+from ledger.memory_rows import MemoryRows
 from ledger.records import BatchRecord, GenerationRecord
 
 

@@ -8,13 +8,13 @@ from contract.callers import account_of
 from ledger import DAY, Period
 from ledger.access_records import ApiKeyRecord, SpendingRecord
 from ledger.claims import ClaimBudget, ClaimNotice, ClaimSpending, moment_of
-from ledger.memory_published import MemoryModels
+from ledger.memory_rows import MemoryRows
 from ledger.records import BudgetRecord, GenerationRecord, UsageRecord
 from ledger.tables import MAPPINGS
 from ledger.usage import KeyFacts, figures, grouped, groups_of, usage_of
 
 
-class MemoryMoney(MemoryModels):
+class MemoryMoney(MemoryRows):
     """The queries about money on `rows`, and their claims."""
 
     def claimed_money(self, claim: ClaimBudget | ClaimSpending | ClaimNotice) -> bool:
@@ -75,9 +75,10 @@ class MemoryMoney(MemoryModels):
         return [each for each in self.all(SpendingRecord) if each.process == process or each.period < before]
 
     def usage(self, period: Period, *, by: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
-        rows = [(groups_of(each, metadata, by), figures([each])) for each, metadata in self._counted(period)]
+        counted = self._counted(period)
         if not by:
-            return [figures([each for each, _ in self._counted(period)])]
+            return [figures([each for each, _ in counted])]
+        rows = [(groups_of(each, metadata, by), figures([each])) for each, metadata in counted]
         return grouped(by, rows, {each.id: KeyFacts(each.name, each.tags) for each in self.all(ApiKeyRecord)})
 
     def _counted(self, period: Period) -> list[tuple[UsageRecord, str | None]]:

@@ -1,44 +1,20 @@
-"""What a ledger in memory knows of models that were looked up, their published schemas, and calls that were lost."""
+"""What a ledger in memory knows of models that were looked up, and of their published schemas."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import cast
 
-from ledger.access_records import LostCallRecord
-from ledger.claims import ClaimLookup, EndLookup, TakeLostCall, WaitsElsewhere
+from ledger.claims import ClaimLookup, EndLookup
+from ledger.memory_rows import MemoryRows
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
-from ledger.records import BatchRecord, GenerationRecord, MetaRecord, Record
-from ledger.tables import MAPPINGS, Key
-
-R = TypeVar("R", bound=Record)
-
-Rows = dict[type[Record], dict[Key, Record]]
-
-
-class MemoryRows:
-    """The committed records by kind and key."""
-
-    rows: Rows
-
-    def all(self, kind: type[R]) -> list[R]:
-        """Every committed record of this kind, in the order of its first commit."""
-        return cast("list[R]", list(self.rows[cast("type[Record]", kind)].values()))
-
-    def meta(self, name: str) -> bytes | None:
-        """The value of this name."""
-        found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))
-        return found.value if found else None
+from ledger.tables import MAPPINGS
 
 
 class MemoryModels(MemoryRows):
-    """`ledger.ModelQueries` on `rows`, the claims of look-ups, and calls that were lost."""
+    """`ledger.ModelQueries` on `rows`, and the claims of look-ups."""
 
-    def claimed(self, claim: ClaimLookup | EndLookup | TakeLostCall | WaitsElsewhere) -> bool:
+    def claimed(self, claim: ClaimLookup | EndLookup) -> bool:
         """Make the claim, and return whether it was made."""
-        if isinstance(claim, TakeLostCall):
-            return self._taken(claim.lost)
-        if isinstance(claim, WaitsElsewhere):
-            return self._waits_elsewhere(claim.work_id)
         wanted = claim if isinstance(claim, ClaimLookup) else claim.claim
         record = LookupRecord(wanted.reader, wanted.name, wanted.simulated, wanted.until)
         place = MAPPINGS[LookupRecord].key_of(record)
@@ -51,41 +27,6 @@ class MemoryModels(MemoryRows):
             return False
         self.rows[LookupRecord][place] = record
         return True
-
-    def _taken(self, lost: LostCallRecord) -> bool:
-        """Delete the row of a lost call, and return whether it was there."""
-        place = MAPPINGS[LostCallRecord].key_of(lost)
-        if self.rows[LostCallRecord].get(place) != lost:
-            return False
-        del self.rows[LostCallRecord][place]
-        return True
-
-    def lost_calls(
-        self, caller_id: str | None = None, body_fingerprint: str | None = None
-    ) -> Sequence[LostCallRecord]:
-        return [
-            each
-            for each in self.all(LostCallRecord)
-            if caller_id in {None, each.caller_id} and body_fingerprint in {None, each.body_fingerprint}
-        ]
-
-    def may_be_left(
-        self,
-        caller_id: str,  # noqa: ARG002
-        body_fingerprint: str,  # noqa: ARG002
-        *,
-        process: str | None,  # noqa: ARG002
-        seconds: float,  # noqa: ARG002
-    ) -> bool:
-        return False  # it knows no processes
-
-    def _waits_elsewhere(self, work_id: str) -> bool:
-        for kind in (GenerationRecord, BatchRecord):
-            found = cast("GenerationRecord | BatchRecord | None", self.rows[kind].get((work_id,)))
-            if found is not None:
-                self.rows[kind][work_id,] = replace(found, body_fingerprint=None)
-                return True
-        return False
 
     def known_model(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[ModelRecord]:
         return [

@@ -19,7 +19,7 @@ from concurrency import Gate
 from errors import ServiceError
 from generations.recovery import load_startup_state
 from ledger.memory import MemoryLedger
-from ledger.memory_published import Rows
+from ledger.memory_rows import Rows
 from providers.replicate.provider import Replicate
 from simulator import Options
 from tests.support.connections import FakeConnections

@@ -1,0 +1,25 @@
+"""The rows of a ledger in memory."""
+
+from typing import TypeVar, cast
+
+from ledger.records import MetaRecord, Record
+from ledger.tables import Key
+
+R = TypeVar("R", bound=Record)
+
+Rows = dict[type[Record], dict[Key, Record]]
+
+
+class MemoryRows:
+    """The committed records by kind and key."""
+
+    rows: Rows
+
+    def all(self, kind: type[R]) -> list[R]:
+        """Every committed record of this kind, in the order of its first commit."""
+        return cast("list[R]", list(self.rows[cast("type[Record]", kind)].values()))
+
+    def meta(self, name: str) -> bytes | None:
+        """The value of this name."""
+        found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))
+        return found.value if found else None
