@@ -14,6 +14,6 @@ def acts() -> Response:
     """The acts of administrators, the latest first, filtered by actor, action and time."""
     service = incoming.service()
     roles.require_view()
-    query = parse_acts(lists.query())
-    found = service.loop.run(service.core.keys.acts(query))
-    return lists.page("acts", found, query.limit, view=view, cursor=lambda act: place_cursor(act.at, act.id))
+    page = parse_acts(lists.query())
+    found = service.loop.run(service.core.keys.acts(page))
+    return lists.page("acts", found, page.limit, view=view, cursor=lambda act: place_cursor(act.at, act.id))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from admission.sliding_window import WINDOW
 from auth import KEY_START, Principal
@@ -24,14 +24,11 @@ from generations.audit import Actor
 from generations.key_budgets import KeyBudgets
 from generations.key_directory import KeyDirectory
 from generations.shared import announce
-from ledger import Ledger, Place, Queries
+from ledger import ActsPage, Ledger, Place, Queries
 from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.claims import ClaimApiKey
 from loop_thread import finish
 from parsing.keys import budget_problems
-from parsing.queries import ActsQuery
-
-T = TypeVar("T")
 
 _SHOWN: Final = len(KEY_START) + 6
 """Characters of the text that lists show."""
@@ -146,17 +143,10 @@ class NamedKeys:
         used = {"in_flight": work.in_flight, "waiting": work.waiting, "created_last_minute": work.created}
         return {**shown, **used}
 
-    async def acts(self, query: ActsQuery) -> Sequence[AuditRecord]:
-        """The acts of administrators that fit the query, and one more if there is one."""
-        return await self._archive.read(
-            lambda queries: queries.acts(
-                limit=query.limit + 1,
-                before=query.before,
-                actor=query.actor,
-                action=query.action,
-                since=query.since,
-            )
-        )
+    async def acts(self, page: ActsPage) -> Sequence[AuditRecord]:
+        """The acts of administrators on this page, and one more if there is one."""
+        more = replace(page, limit=page.limit + 1)
+        return await self._archive.read(lambda queries: queries.acts(more))
 
     async def _change(
         self,

@@ -125,6 +125,18 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class ActsPage:
+    """A page of the acts of administrators, from the one after the place `before`, at or after `since` (Unix time).
+    `actor` is an id, and `action` a whole name or its part before the dot."""
+
+    limit: int
+    before: Place | None = None
+    actor: str | None = None
+    action: str | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Period:
     """A period of usage: generations that ended from `since` to before `until` (Unix times). None means no bound. For a
     deleted generation only the day is known; it counts as ended at the beginning of that day."""
@@ -207,17 +219,8 @@ class AccessQueries(Protocol):
         """The work of a caller in all processes. Its creations are those that were answered at or after `since`, or
         have no answer yet."""
 
-    def acts(
-        self,
-        *,
-        limit: int,
-        before: Place | None = None,
-        actor: str | None = None,
-        action: str | None = None,
-        since: float | None = None,
-    ) -> Sequence[AuditRecord]:
-        """The acts of administrators, the latest first, from the one after the place `before`, at or after `since`.
-        `actor` is an id, and `action` a whole name or its part before the dot."""
+    def acts(self, page: ActsPage) -> Sequence[AuditRecord]:
+        """The acts of a page, the latest first."""
 
 
 class Queries(ModelQueries, AccessQueries, Protocol):

@@ -1,13 +1,14 @@
 """The queries of the ledger in SQL for named keys, and for the acts of administrators."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from operator import eq, ge
+from typing import Final
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import and_, func, or_, select
 
-from ledger import Place, PresentWork
+from ledger import ActsPage, Place, PresentWork
 from ledger.access_records import ApiKeyRecord, AuditRecord
-from ledger.published import SqlReader
+from ledger.sql_reader import SqlReader, after, conditions_of
 from ledger.tables import API_KEYS, ATTEMPTS, AUDIT, GENERATIONS
 
 _A: Final = AUDIT.c
@@ -59,25 +60,9 @@ class SqlAccess(SqlReader):
         waiting = by_state.pop("queued", 0)
         return PresentWork(sum(by_state.values()), waiting, number)
 
-    def acts(
-        self,
-        *,
-        limit: int,
-        before: Place | None = None,
-        actor: str | None = None,
-        action: str | None = None,
-        since: float | None = None,
-    ) -> Sequence[AuditRecord]:
-        conditions = [*after(before, _A.at, _A.id)]
-        if actor is not None:
-            conditions.append(_A.actor == actor)
-        if action is not None:
+    def acts(self, page: ActsPage) -> Sequence[AuditRecord]:
+        conditions = [*after(page.before, _A.at, _A.id)]
+        conditions += conditions_of((_A.actor, eq, page.actor), (_A.at, ge, page.since))
+        if (action := page.action) is not None:
             conditions.append(or_(_A.action == action, _A.action.startswith(f"{action}.", autoescape=True)))
-        if since is not None:
-            conditions.append(_A.at >= since)
-        return self._records(AuditRecord, *conditions, order=(_A.at.desc(), _A.id.desc()), limit=limit)
-
-
-def after(before: Place | None, moment: Any, row_id: Any) -> Sequence[Any]:
-    """The condition of the rows after a place, the latest first. No condition without a place."""
-    return () if before is None else (tuple_(moment, row_id) < tuple_(*before),)
+        return self._records(AuditRecord, *conditions, order=(_A.at.desc(), _A.id.desc()), limit=page.limit)

@@ -1,10 +1,11 @@
 """The queries of the ledger in SQL for calls that lost their connection."""
 
 from collections.abc import Sequence
+from operator import eq
 from typing import Final
 
 from ledger.access_records import LostCallRecord
-from ledger.published import SqlReader
+from ledger.sql_reader import SqlReader, conditions_of
 from ledger.tables import LOST_CALLS
 
 _L: Final = LOST_CALLS.c
@@ -27,11 +28,7 @@ class SqlLostCalls(SqlReader):
     def lost_calls(
         self, caller_id: str | None = None, body_fingerprint: str | None = None
     ) -> Sequence[LostCallRecord]:
-        conditions = []
-        if caller_id is not None:
-            conditions.append(_L.caller_id == caller_id)
-        if body_fingerprint is not None:
-            conditions.append(_L.body_fingerprint == body_fingerprint)
+        conditions = conditions_of((_L.caller_id, eq, caller_id), (_L.body_fingerprint, eq, body_fingerprint))
         return self._records(LostCallRecord, *conditions)
 
     def may_be_left(

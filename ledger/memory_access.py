@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
-from ledger import Place, PresentWork
+from ledger import ActsPage, Place, PresentWork
 from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.claims import ClaimApiKey, written_with
-from ledger.memory_published import MemoryRows
+from ledger.memory_rows import MemoryRows
 from ledger.recent import as_changes
 from ledger.records import GenerationRecord, Record
 
@@ -67,21 +67,13 @@ class MemoryAccess(MemoryRows):
         )
         return PresentWork(len(unfinished) - waiting, waiting, created)
 
-    def acts(
-        self,
-        *,
-        limit: int,
-        before: Place | None = None,
-        actor: str | None = None,
-        action: str | None = None,
-        since: float | None = None,
-    ) -> Sequence[AuditRecord]:
+    def acts(self, page: ActsPage) -> Sequence[AuditRecord]:
         found = [
             each
             for each in self.all(AuditRecord)
-            if (before is None or (each.at, each.id) < before)
-            and actor in {None, each.actor}
-            and (action is None or f"{each.action}.".startswith(f"{action}."))
-            and (since is None or each.at >= since)
+            if (page.before is None or (each.at, each.id) < page.before)
+            and page.actor in {None, each.actor}
+            and (page.action is None or f"{each.action}.".startswith(f"{page.action}."))
+            and (page.since is None or each.at >= page.since)
         ]
-        return sorted(found, key=lambda each: (each.at, each.id), reverse=True)[:limit]
+        return sorted(found, key=lambda each: (each.at, each.id), reverse=True)[: page.limit]

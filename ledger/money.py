@@ -1,7 +1,7 @@
 """The queries of the ledger in SQL about money: costs, budgets, what keys have spent, and usage."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import eq, ge, lt
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from ledger import DAY, METADATA, Period
 from ledger.access_records import SpendingRecord
 from ledger.claims import BUDGET_TOTAL, SPENDING, spending_of, total_of
 from ledger.column_types import JsonText
-from ledger.published import SqlReader
+from ledger.sql_reader import SqlReader, conditions_of
 from ledger.tables import (
     API_KEYS,
     BUDGETS,
@@ -105,11 +105,6 @@ class SqlMoney(SqlReader):
             keys = connection.execute(facts).all() if needs_keys(by) else ()
         # Sorted and merged here: a database may sort texts by the rules of a language.
         return grouped(by, rows, {key_id: KeyFacts(name, tags) for key_id, name, tags in keys})
-
-
-def conditions_of(*comparisons: tuple[Any, Callable[[Any, Any], Any], Any]) -> list[ColumnElement[bool]]:
-    """Conditions that compare columns with values. A value of None adds no condition."""
-    return [compare(column, value) for column, compare, value in comparisons if value is not None]
 
 
 def _usage(columns: Any, period: Period, by: Sequence[str]) -> Select[Any]:

@@ -1,18 +1,13 @@
 """The queries of the ledger in SQL for models that were looked up, and their published schemas."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Final
 
-from sqlalchemy import Connection, Engine, func, not_, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import func, not_
 
-from errors import LedgerDown
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
-from ledger.records import Record
-from ledger.tables import LOOKUPS, MODELS, RUNS, SCHEMAS, mapping
-
-R = TypeVar("R", bound=Record)
+from ledger.sql_reader import SqlReader
+from ledger.tables import LOOKUPS, MODELS, RUNS, SCHEMAS
 
 _L: Final = LOOKUPS.c
 _M: Final = MODELS.c
@@ -21,31 +16,6 @@ _S: Final = SCHEMAS.c
 _LATEST_FIRST: Final = (_M.looked_up_at.desc(), _M.name)
 
 _AT_ONCE: Final = 1_000
-
-
-class SqlReader:
-    """Reads records from a database, each time by a connection from the pool. Raises LedgerDown."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def _records(
-        self, kind: type[R], *conditions: Any, order: Sequence[Any] = (), limit: int | None = None
-    ) -> list[R]:
-        read = mapping(kind)
-        with self._reading() as connection:
-            rows = connection.execute(select(read.table).where(*conditions).order_by(*order).limit(limit))
-            return [read.read(row) for row in rows]
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerDown(
-                f"The ledger cannot be read: {getattr(error, 'orig', None) or error}."
-            ) from error
 
 
 class SqlModels(SqlReader):

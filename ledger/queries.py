@@ -23,10 +23,10 @@ from sqlalchemy import (
 from contract.callers import KEY_PREFIX
 from contract.states import State
 from ledger import Page, Place, Progress
-from ledger.access import SqlAccess, after
+from ledger.access import SqlAccess
 from ledger.column_types import JsonText
 from ledger.lost_calls import SqlLostCalls
-from ledger.money import SqlMoney, conditions_of
+from ledger.money import SqlMoney
 from ledger.published import SqlModels
 from ledger.records import (
     AttemptRecord,
@@ -38,6 +38,7 @@ from ledger.records import (
     SemaphoreLeaseRecord,
     SemaphoreRecord,
 )
+from ledger.sql_reader import after, conditions_of
 from ledger.tables import (
     API_KEYS,
     ATTEMPTS,

@@ -15,7 +15,7 @@ from catalog.targets import Target
 from contract.callers import ADMIN, KEY_PREFIX
 from contract.states import ENDED, UNFINISHED, iso8601
 from errors import Forbidden, Problem
-from ledger import GROUPS, METADATA, TAG, Page, Place
+from ledger import GROUPS, METADATA, TAG, ActsPage, Page, Place
 from parsing.validation import refuse_if_any
 
 LONGEST_SEARCH: Final = 200
@@ -195,24 +195,13 @@ def parse_places(query: Mapping[str, str], *also: str) -> tuple[int, Place | Non
     return limit, before
 
 
-@dataclass(frozen=True, slots=True)
-class ActsQuery:
-    """`GET /audit`: acts of this `actor`, of this `action`, and from `since` (Unix time) on, after `before`."""
-
-    limit: int
-    before: Place | None
-    actor: str | None
-    action: str | None
-    since: float | None
-
-
-def parse_acts(query: Mapping[str, str]) -> ActsQuery:
-    """The query of `GET /audit`. Raises InvalidRequest."""
+def parse_acts(query: Mapping[str, str]) -> ActsPage:
+    """The page that the query of `GET /audit` requests. Raises InvalidRequest."""
     problems: list[Problem] = []
     since = _moment("since", query, problems)
     limit, before = parse_places(query, "actor", "action", "since")
     refuse_if_any(problems)
-    return ActsQuery(limit, before, query.get("actor"), query.get("action"), since)
+    return ActsPage(limit, before, query.get("actor"), query.get("action"), since)
 
 
 def place_cursor(moment: float, row_id: str) -> str:

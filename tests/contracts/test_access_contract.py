@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+from ledger import ActsPage
 from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.claims import ClaimApiKey
 from tests.contracts.test_claims_contract import shared
@@ -40,7 +41,7 @@ def test_a_key_is_read_as_it_was_written_with_its_act(shared):
     assert shared.queries.api_key("key_3") is None
     assert [BARE, KEY] == shared.queries.api_keys(limit=5)
     assert 2 == shared.queries.last_key_revision()
-    assert [act(2.0, "key_2 2"), act(1.0, "key_1 1")] == shared.queries.acts(limit=5)
+    assert [act(2.0, "key_2 2"), act(1.0, "key_1 1")] == shared.queries.acts(ActsPage(5))
 
 
 def test_each_field_of_a_key_may_change(shared):
@@ -65,7 +66,7 @@ def test_of_changes_at_the_same_moment_one_is_made_with_its_act(shared):
     [kept] = shared.queries.changed_api_keys(0)
     number = made.index(True)
     assert f"key_{number}" == kept.id
-    assert [f"act {number}"] == [each.id for each in shared.queries.acts(limit=9)]
+    assert [f"act {number}"] == [each.id for each in shared.queries.acts(ActsPage(9))]
 
 
 def test_a_change_of_a_key_that_was_read_too_early_is_not_made(shared):
@@ -75,7 +76,7 @@ def test_a_change_of_a_key_that_was_read_too_early_is_not_made(shared):
     assert [False] == shared.claim((shared.one, change(replace(KEY, max_queued=1, revision=2), "late")))
 
     assert 3 == shared.queries.api_key("key_1").max_concurrent
-    assert "late" not in {each.id for each in shared.queries.acts(limit=9)}
+    assert "late" not in {each.id for each in shared.queries.acts(ActsPage(9))}
 
 
 def test_the_revisions_of_concurrent_writers_have_no_gap_and_no_number_twice(shared):
@@ -128,16 +129,17 @@ def test_keys_and_acts_are_read_in_pages(shared):
 
     def pages(read, place_of):
         found, before = [], None
-        while page := read(limit=2, before=before):
+        while page := read(before):
             found += page
             before = place_of(page[-1])
         return [each.id for each in found]
 
     assert ["key_5", "key_4", "key_3", "key_2", "key_1"] == pages(
-        shared.queries.api_keys, lambda each: (each.created_at, each.id)
+        lambda before: shared.queries.api_keys(limit=2, before=before),
+        lambda each: (each.created_at, each.id),
     )
     assert [f"key_{number} {number}" for number in (5, 4, 3, 2, 1)] == pages(
-        shared.queries.acts, lambda each: (each.at, each.id)
+        lambda before: shared.queries.acts(ActsPage(2, before)), lambda each: (each.at, each.id)
     )
 
 
@@ -151,7 +153,7 @@ def test_acts_are_filtered(shared):
     )
 
     def found(**filters):
-        return "".join(each.id for each in shared.queries.acts(limit=9, **filters))
+        return "".join(each.id for each in shared.queries.acts(ActsPage(9, **filters)))
 
     assert "dcba" == found()
     assert "ba" == found(action="keys")

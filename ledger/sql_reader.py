@@ -1,0 +1,50 @@
+"""What all queries of the ledger in SQL share: how records are read, and conditions that may be absent."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Engine, select, tuple_
+from sqlalchemy.exc import SQLAlchemyError
+
+from errors import LedgerDown
+from ledger import Place
+from ledger.records import Record
+from ledger.tables import mapping
+
+R = TypeVar("R", bound=Record)
+
+
+class SqlReader:
+    """Reads records from a database, each time by a connection from the pool. Raises LedgerDown."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _records(
+        self, kind: type[R], *conditions: Any, order: Sequence[Any] = (), limit: int | None = None
+    ) -> list[R]:
+        read = mapping(kind)
+        with self._reading() as connection:
+            rows = connection.execute(select(read.table).where(*conditions).order_by(*order).limit(limit))
+            return [read.read(row) for row in rows]
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise LedgerDown(
+                f"The ledger cannot be read: {getattr(error, 'orig', None) or error}."
+            ) from error
+
+
+def conditions_of(*comparisons: tuple[Any, Callable[[Any, Any], Any], Any]) -> list[ColumnElement[bool]]:
+    """Conditions that compare columns with values. A value of None adds no condition."""
+    return [compare(column, value) for column, compare, value in comparisons if value is not None]
+
+
+def after(before: Place | None, moment: Any, row_id: Any) -> Sequence[Any]:
+    """The condition of the rows after a place, the latest first. No condition without a place."""
+    return () if before is None else (tuple_(moment, row_id) < tuple_(*before),)
