@@ -130,7 +130,7 @@ class ClaimApiKey:
     audit: AuditRecord
 
 
-_Usual = (
+Claim = (
     ClaimKey
     | ClaimSuspended
     | ClaimBatch
@@ -142,9 +142,9 @@ _Usual = (
     | ClaimLookup
     | EndLookup
     | ClaimApiKey
+    | TakeLostCall
+    | WaitsElsewhere
 )
-
-Claim = _Usual | TakeLostCall | WaitsElsewhere
 
 SENT: Final = """
     UPDATE leases SET state = 2, reference = claims.reference, runs_for = claims.runs_for, sent_at = clock_timestamp()
@@ -221,6 +221,10 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
         INSERT INTO spending (payer, period, simulated, process, spent, reserved) VALUES (?, ?, ?, ?, 0, 0)
         ON CONFLICT (payer, period, simulated, process) DO NOTHING
     """,
+    TakeLostCall: """
+        DELETE FROM lost_calls WHERE caller_id = ? AND body_fingerprint = ? AND work_id = ? AND lost_at = ?
+    """,
+    WaitsElsewhere: "UPDATE of_work SET body_fingerprint = NULL WHERE id = ?",
 }
 
 _IS_FREE: Final = {
@@ -271,34 +275,40 @@ def moment_of(day: str) -> float:
 
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
     """The statement of a claim of this process, with its parameters. It changes no row if the claim fails."""
-    if isinstance(claim, TakeLostCall | WaitsElsewhere):
-        sql, parameters = _of_lost_call(claim)
-        return sql.replace("?", placeholder), parameters
-    return _statement(claim, process, placeholder)
+    sql = _STATEMENTS[type(claim)].replace("is_free", _IS_FREE[process is not None])
+    if isinstance(claim, WaitsElsewhere):
+        sql = sql.replace("of_work", "batches" if claim.work_id.startswith("batch_") else "generations")
+    return sql.replace("?", placeholder), _parameters(claim, process)
 
 
-def _statement(claim: _Usual, process: str | None, placeholder: str) -> tuple[str, tuple[Any, ...]]:
+def _parameters(claim: Claim, process: str | None) -> tuple[Any, ...]:
     match claim:
         case ClaimKey(record):
-            parameters: tuple[Any, ...] = (*astuple(record)[:-1], process)
+            return *astuple(record)[:-1], process
         case ClaimSuspended(work_id):
-            parameters = (process, work_id, work_id)
+            return process, work_id, work_id
         case ClaimBatch(batch_id):
-            parameters = (process, batch_id, process)
+            return process, batch_id, process
         case ClaimCancelled(work_id):
-            parameters = (work_id, work_id)
+            return work_id, work_id
         case ClaimSent():
             raise ValueError("leases have a statement for all of them")
-        case ClaimLookup(reader, name, simulated, now, until):
-            parameters = (reader, name, simulated, until, now)
-        case EndLookup(ClaimLookup(reader, name, simulated, _, until), again_at):
-            parameters = (again_at, reader, name, simulated, until)
+        case ClaimLookup() | EndLookup():
+            return _about_lookups(claim)
         case ClaimBudget() | ClaimSpending() | ClaimNotice():
-            parameters = _about_money(claim)
+            return _about_money(claim)
         case ClaimApiKey(record):
-            parameters = (record.revision - 1,)
-    is_free = _IS_FREE[process is not None]
-    return _STATEMENTS[type(claim)].replace("is_free", is_free).replace("?", placeholder), parameters
+            return (record.revision - 1,)
+        case TakeLostCall() | WaitsElsewhere():
+            return _about_calls(claim)
+
+
+def _about_lookups(claim: ClaimLookup | EndLookup) -> tuple[Any, ...]:
+    match claim:
+        case ClaimLookup(reader, name, simulated, now, until):
+            return reader, name, simulated, until, now
+        case EndLookup(ClaimLookup(reader, name, simulated, _, until), again_at):
+            return again_at, reader, name, simulated, until
 
 
 def _about_money(claim: ClaimBudget | ClaimSpending | ClaimNotice) -> tuple[Any, ...]:
@@ -311,11 +321,9 @@ def _about_money(claim: ClaimBudget | ClaimSpending | ClaimNotice) -> tuple[Any,
             return payer, since, simulated, notice
 
 
-def _of_lost_call(claim: TakeLostCall | WaitsElsewhere) -> tuple[str, tuple[Any, ...]]:
-    if isinstance(claim, WaitsElsewhere):
-        table = "batches" if claim.work_id.startswith("batch_") else "generations"
-        return f"UPDATE {table} SET body_fingerprint = NULL WHERE id = ?", (claim.work_id,)  # noqa: S608 - a name of ours
-    lost = claim.lost
-    which = "caller_id = ? AND body_fingerprint = ? AND work_id = ? AND lost_at = ?"
-    parameters = (lost.caller_id, lost.body_fingerprint, lost.work_id, lost.lost_at)
-    return f"DELETE FROM lost_calls WHERE {which}", parameters  # noqa: S608 - it has no values
+def _about_calls(claim: TakeLostCall | WaitsElsewhere) -> tuple[Any, ...]:
+    match claim:
+        case TakeLostCall(lost):
+            return lost.caller_id, lost.body_fingerprint, lost.work_id, lost.lost_at
+        case WaitsElsewhere(work_id):
+            return (work_id,)
