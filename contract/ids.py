@@ -9,10 +9,10 @@ import re
 import secrets
 from typing import Final
 
-GENERATION: Final = r"(?:gen_[0-9a-f]{32}|[0-9a-z]{26})"
-"""A regular expression for the ids of generations, both forms."""
+_PREDICTION: Final = "[0-9a-z]{26}"
 
-_PREDICTION: Final = re.compile(r"[0-9a-z]{26}")
+GENERATION: Final = rf"(?:gen_[0-9a-f]{{32}}|{_PREDICTION})"
+"""A regular expression for the ids of generations, both forms."""
 
 
 def new_prediction_id() -> str:
@@ -22,4 +22,4 @@ def new_prediction_id() -> str:
 
 def is_prediction_id(text: str) -> bool:
     """Whether a text is an id in Replicate's form."""
-    return _PREDICTION.fullmatch(text) is not None
+    return re.fullmatch(_PREDICTION, text) is not None

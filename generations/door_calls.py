@@ -5,21 +5,18 @@ output in the shape that the model returned.
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from catalog.outputs import Url
 from contract.door_facts import KEPT, LARGE, LARGE_TEXT, DoorFacts
+from generations.archive import Body
 from generations.batch import Work
 from generations.generation import Attempt, Generation
 from ledger import Ledger
-from ledger.records import GenerationRecord
 from webhooks.outbox import Outbox
-
-Body = Callable[[GenerationRecord, str], dict[str, Any]]
-"""Makes a body from a record, at an address of the service."""
 
 
 @contextmanager

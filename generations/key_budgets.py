@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -137,6 +137,8 @@ class KeyBudgets:
         """By payer and day."""
         self._noticed: dict[str, CalendarPeriod] = {}
         """By payer, the last period of which a low budget was noticed."""
+        self._claiming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By payer. Claims of one process would count the reservations of each other, which may be refused."""
 
     def load(self, queries: Queries) -> Sequence[SpendingRecord]:
         """The rows of earlier processes for `begin`. Blocks. Raises LedgerDown."""
@@ -190,14 +192,14 @@ class KeyBudgets:
         self._ledger.mark_dirty(day)
 
     def _checked(self, budget: _KeyBudget, usd: float) -> float:
-        """What is spent and reserved with these USD. Raises BudgetExceeded."""
+        """The sum of spent and reserved USD, with these. Raises BudgetExceeded."""
         counted = sum(self._own(budget.key.id, budget.period))
         if usd > TOLERANCE and counted + usd > budget.usd + TOLERANCE:
             raise budget.exceeded(usd, counted)
         return counted + usd
 
     def _budget_of(self, caller: Caller, usd: float, at: float) -> _KeyBudget | None:
-        """The budget from which this caller's work is paid. None if it has none, or the work costs nothing. Raises
+        """The budget from which this caller's work is paid. None if it has none, or the work is free. Raises
         BudgetExceeded for a key that no longer exists: its budget is not known."""
         if caller.kind != "key" or usd <= TOLERANCE:
             return None
@@ -254,42 +256,24 @@ class KeyBudgets:
 class SharedKeyBudgets(KeyBudgets):
     """The spending of keys on a ledger that several processes share."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        archive: Archive,
-        keys: HasKeys,
-        simulated: bool = False,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(ledger=ledger, archive=archive, keys=keys, simulated=simulated, clock=clock)
-        self._claiming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """By payer. Claims of one process would count the reservations of each other, which may be refused."""
-
     @asynccontextmanager
     async def admitted(self, caller: Caller, usd: float, at: float) -> AsyncGenerator[None, None]:
         budget = self._budget_of(caller, usd, at)
         if budget is None:
             yield
             return
-        async with self._claiming.setdefault(caller.id, asyncio.Lock()):
-            self.hold(caller.id, usd, at)
-            try:
+        with ExitStack() as held:
+            async with self._claiming.setdefault(caller.id, asyncio.Lock()):
+                self.hold(caller.id, usd, at)
+                held.callback(self.settle, caller.id, reserved=usd, cost=0.0, at=at)
                 is_within, is_low = await self._claimed(budget)
-                if is_low and is_within:
+                if not is_within:
+                    held.close()
+                    await self._ledger.flush()
+                    raise budget.exceeded(usd, sum(await self._sums(caller.id, budget.period)))
+                if is_low:
                     await self._notice(budget)
-            except BaseException:
-                self._release(caller, usd, at)
-                raise
-            if not is_within:
-                self._release(caller, usd, at)
-                await self._ledger.flush()
-                raise budget.exceeded(usd, sum(await self._sums(caller.id, budget.period)))
-        try:
             yield
-        finally:
-            self._release(caller, usd, at)
 
     def check(self, caller: Caller, usd: float, at: float) -> None:
         """Work that is `admitted` was checked."""
@@ -303,10 +287,6 @@ class SharedKeyBudgets(KeyBudgets):
         ]
         is_within, is_high = await asyncio.gather(*claims)
         return is_within, not is_high
-
-    def _release(self, caller: Caller, usd: float, at: float) -> None:
-        """Release the amount that was held during a claim."""
-        self.settle(caller.id, reserved=usd, cost=0.0, at=at)
 
     async def _sums(self, payer: str, period: CalendarPeriod) -> tuple[float, float]:
         return await self._archive.read(partial(self._read_sums, payer, period.first_day))

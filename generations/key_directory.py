@@ -9,8 +9,8 @@ The work of a key that is deleted or has expired is cancelled if it still waits.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from math import inf
 from typing import Final
@@ -102,7 +102,7 @@ class KeyDirectory:
 
     def begin(self) -> None:
         """Pass the keys of `load` on to the listeners."""
-        self._tell(self.all())
+        self._pass_on(self.all())
 
     async def run(self) -> None:
         """Read changes until this is cancelled."""
@@ -120,11 +120,8 @@ class KeyDirectory:
 
     async def ensure_fresh(self) -> None:
         """Wait until the keys are fresh. Raises LedgerDown if they cannot be read."""
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await self._fresh_at(self._clock())
-        except TimeoutError:
-            raise LedgerDown("The ledger cannot be read: it does not answer.") from None
+        async with _patiently():
+            await self._fresh_at(self._clock())
 
     async def refresh(self) -> None:
         """Read the changes that were committed before this call, and end work accordingly. Raises LedgerDown."""
@@ -139,11 +136,8 @@ class KeyDirectory:
         LedgerDown."""
         if all(each in self._by_id for each in keys):
             return
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await self.refresh()
-        except TimeoutError:
-            raise LedgerDown("The ledger cannot be read: it does not answer.") from None
+        async with _patiently():
+            await self.refresh()
 
     async def _fresh_at(self, moment: float) -> None:
         """Wait for a read that is fresh at this time."""
@@ -172,10 +166,10 @@ class KeyDirectory:
         self._was_down = is_down
         if whole:
             ended = self._replace(records)
-            self._tell([*records, *ended])
+            self._pass_on([*records, *ended])
         elif records:
             self._apply(records)
-            self._tell(records)
+            self._pass_on(records)
         self._read_at = began
 
     # ── Change
@@ -207,7 +201,7 @@ class KeyDirectory:
                 del self._by_digest[digest]
             self._revision = max(self._revision, each.revision)
 
-    def _tell(self, changed: Sequence[ApiKeyRecord]) -> None:
+    def _pass_on(self, changed: Sequence[ApiKeyRecord]) -> None:
         for listener in self._listeners:
             listener(changed)
 
@@ -219,6 +213,16 @@ class KeyDirectory:
 
     def _is_over(self, key: ApiKeyRecord) -> bool:
         return key.expires_at is not None and key.expires_at <= self._now()
+
+
+@asynccontextmanager
+async def _patiently() -> AsyncIterator[None]:
+    """Raises LedgerDown if the block, which waits for a read, takes too long."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            yield
+    except TimeoutError:
+        raise LedgerDown("The ledger cannot be read: it does not answer.") from None
 
 
 def _digests(key: ApiKeyRecord) -> tuple[str, ...]:

@@ -36,11 +36,11 @@ _SHOWN: Final = len(KEY_START) + 6
 _TRIES: Final = 50
 """How often a change is tried while other processes change keys. Each time, one of them succeeds."""
 
-_BUSY: Final = "Other processes keep changing keys. Nothing was changed."
+_BUSY: Final = "Other processes keep changing keys. The change was not made."
 
 
 class NamedKeys:
-    """The service of `/keys`. `digest` hashes the text of a key. `letters` tell other processes to read a change.
+    """The service of `/keys`. `digest` hashes the text of a key. `letters` announce a change to other processes.
 
     All methods are called on the loop, and raise LedgerDown."""
 
@@ -158,15 +158,17 @@ class NamedKeys:
     ) -> ApiKeyRecord:
         """Change a key, or add one without an id. Returns when all processes know the change, but for those
         that do not answer soon. If the wait is cancelled, the change goes on, since it may be done."""
-        return await finish(self._changed(key_id, change, f"keys.{action}", details, actor))
 
-    async def _changed(
+        def act(key: ApiKeyRecord) -> AuditRecord:
+            return actor.act(f"keys.{action}", key.id, {"name": key.name, **_as_json(details)})
+
+        return await finish(self._write(key_id, change, act))
+
+    async def _write(
         self,
         key_id: str | None,
         change: Callable[[Any], ApiKeyRecord],
-        action: str,
-        details: Mapping[str, Any],
-        actor: Actor,
+        act: Callable[[ApiKeyRecord], AuditRecord],
     ) -> ApiKeyRecord:
         def read(queries: Queries) -> tuple[int, ApiKeyRecord | None]:
             # In this order: a later change is found by its revision.
@@ -178,8 +180,7 @@ class NamedKeys:
                 if key_id is not None and (before is None or before.deleted_at is not None):
                     raise NotFound("No key has this id.")
                 record = replace(change(before), revision=last + 1)
-                shown = {"name": record.name, **_as_json(details)}
-                if await self._ledger.claim(ClaimApiKey(record, actor.act(action, record.id, shown))):
+                if await self._ledger.claim(ClaimApiKey(record, act(record))):
                     # The change is made, and requests read it once the ledger answers.
                     with suppress(LedgerDown):
                         await self.directory.refresh()

@@ -60,9 +60,9 @@ class AllowedModels:
         self._registry = registry
         self._authenticator = authenticator
 
-    def restrict(self, caller: Caller) -> bool:
+    def restricts(self, caller: Caller) -> bool:
         """Whether there are models that this caller may not run."""
-        return self._restricts(caller) or (
+        return self._service_restricts(caller) or (
             caller.kind == "key" and (caller.key is None or bool(caller.key.models))
         )
 
@@ -83,17 +83,17 @@ class AllowedModels:
             return None
         return "may not be run with this key"
 
-    def _restricts(self, caller: Caller) -> bool:
-        return caller.uses_server_token and "*" not in self._patterns
-
     def refusal_of_service(self, caller: Caller, model: Model) -> str | None:
         """Why this service's token may not run the model for this caller. None if it may."""
-        if not self._restricts(caller):
+        if not self._service_restricts(caller):
             return None
         is_declared = self._registry is not None and self._registry.find(model.name) is model
         if self._patterns & _patterns_of(model) or (is_declared and "registry" in self._patterns):
             return None
         return "may not be run with the token of this service (MODELS_ALLOWED)"
+
+    def _service_restricts(self, caller: Caller) -> bool:
+        return caller.uses_server_token and "*" not in self._patterns
 
 
 def _patterns_of(model: Model) -> set[str]:
@@ -134,7 +134,7 @@ class Resolver:
 
     def restricts(self, caller: Caller) -> bool:
         """Whether there are models that the operator does not let this caller run. Call it in any thread."""
-        return self._allowed.restrict(caller)
+        return self._allowed.restricts(caller)
 
     def may_run(self, caller: Caller, model: Model) -> bool:
         """Whether the operator lets this caller run the model. Call it in any thread."""

@@ -25,9 +25,10 @@ class MemoryAccess(MemoryRows):
 
     def newest(self, record: Record) -> Record:
         """The record, or that of the same key with a later change."""
-        kept = self.api_key(record.id) if isinstance(record, ApiKeyRecord) else None
-        is_older = isinstance(record, ApiKeyRecord) and kept is not None and kept.revision >= record.revision
-        return kept if is_older and kept is not None else record
+        if not isinstance(record, ApiKeyRecord):
+            return record
+        kept = self.api_key(record.id)
+        return record if kept is None or kept.revision < record.revision else kept
 
     def changed_api_keys(self, revision: int) -> Sequence[ApiKeyRecord]:
         found = [
