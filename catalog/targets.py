@@ -34,6 +34,11 @@ class Target:
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
     @property
+    def version_id(self) -> str | None:
+        """The id of the version that runs, also without the name of its model. None if it is not fixed."""
+        return self.name if is_version(self.name) else self.version
+
+    @property
     def deployment(self) -> str | None:
         """The `owner/name` of a deployment, without the prefix. None if it is no deployment."""
         if not self.name.startswith(_DEPLOYMENTS):

@@ -76,15 +76,16 @@ def target_error(refusal: Refusal, target: Target) -> InvalidRequest | None:
     said = " ".join(str(refusal.document.get(name)) for name in ("title", "detail"))
     if not refusal.is_replicates or refusal.status in {408, 429} or not 400 <= refusal.status < 500:
         return None
-    may_be_missing = target.deployment is not None or target.version is not None
+    may_be_missing = target.deployment is not None or target.version_id is not None
     if _DISABLED.search(said):
         reason = "Replicate has disabled this version, since its setup failed. Use another version."
     elif not _NO_VERSION.search(said) and not (refusal.status == 404 and may_be_missing):
         return None
     elif target.deployment is not None:
         reason = "Replicate has no such deployment, or this account may not use it."
-    elif target.version is not None:
-        reason = f"Replicate has no such version, or this account may not run it. Use another one of {target.name}."
+    elif target.version_id is not None:
+        reason = "Replicate has no such version, or this account may not run it."
+        reason += f" Use another one of {target.name}." if target.version is not None else ""
     else:
         reason = (
             "Replicate has no such model that runs by its name, or this account may not run it. One that is not "

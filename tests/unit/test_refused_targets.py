@@ -72,6 +72,8 @@ async def created(upstream, target, *, secrets=None):
     [
         (f"ann/fox:{ID}", 422, NO_VERSION, "no such version"),
         (f"ann/fox:{ID}", 404, NOT_FOUND, "no such version"),
+        (ID, 422, NO_VERSION, "no such version"),
+        (ID, 404, NOT_FOUND, "no such version"),
         (f"ann/fox:{ID}", 422, DISABLED, "has disabled this version"),
         (f"ann/fox:{ID}", 400, DISABLED, "has disabled this version"),
         (f"ann/fox:{ID}", 403, DISABLED, "has disabled this version"),
