@@ -15,7 +15,7 @@ from catalog.inputs import LARGEST, Inputs, Rule
 from catalog.outputs import FILES, OutputForm
 from catalog.prices import LONGEST, NOTHING, USD_PER_RUNNING_SECOND, Basis, Price
 from catalog.published import Overlay, compiled, saved
-from catalog.targets import Target, is_version
+from catalog.targets import Target
 from errors import ABSENT
 from media.formats import Kind
 
@@ -115,9 +115,7 @@ class Model:
     def boots(self) -> str | None:
         """The version or deployment whose boot its predictions may have to wait for. None for an official model, which
         is always warm."""
-        target = self.target
-        is_official = ":" not in target and not target.startswith("deployments/") and not is_version(target)
-        return None if is_official else target
+        return None if Target.parse(self.target).is_name else self.target
 
     @property
     def most_references(self) -> int:

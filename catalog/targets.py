@@ -39,6 +39,11 @@ class Target:
         return self.name if is_version(self.name) else self.version
 
     @property
+    def is_name(self) -> bool:
+        """Whether it is a model that runs by its name: an official one."""
+        return self.version_id is None and self.deployment is None
+
+    @property
     def deployment(self) -> str | None:
         """The `owner/name` of a deployment, without the prefix. None if it is no deployment."""
         if not self.name.startswith(_DEPLOYMENTS):

@@ -116,13 +116,12 @@ def fit_of(target: Target, origin: Origin) -> Fit:
     if target.deployment is not None:
         return _fit_of_deployment(target.deployment, origin)
     shows_version = is_version(origin.version)
-    version = target.name if is_version(target.name) else target.version
-    if origin.deployment or target.name not in {version, origin.model}:
+    if origin.deployment or target.name not in {target.version_id, origin.model}:
         return Fit.NONE
-    if version is None:
+    if target.version_id is None:
         return Fit.EXACT if origin.version and not shows_version else Fit.POSSIBLE
     if shows_version:
-        return Fit.EXACT if origin.version == version else Fit.NONE
+        return Fit.EXACT if origin.version == target.version_id else Fit.NONE
     return Fit.POSSIBLE
 
 
