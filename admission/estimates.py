@@ -71,14 +71,13 @@ class Estimates:
         reserve, window = policy.reserve, policy.window
         position = self.queue_position(caller, batch, ahead, semaphore)
         batch = queue_batch(caller, batch)
-        turns, _ = policy.queue.position(
-            caller, batch, ahead, now, semaphore=policy.semaphores.find(semaphore)
-        )
+        named = policy.semaphores.find(semaphore)
+        turns = policy.queue.turns(caller, batch, ahead, semaphore=named)
         free = window.free(now)
         slot_wait = max(0.0, policy.stall.expected_until(now) - now)
         slot_wait += max(0, position - policy.free_slots()) * self._turnover(usual)
         own_wait = 0.0 if bound is None else (ahead + 1) * usual / bound
-        if (named := policy.semaphores.find(semaphore)) is not None:
+        if named is not None:
             own_wait = max(own_wait, self._permit_wait(named, caller, batch, ahead, usual))
         own_wait = max(own_wait, self._boot_wait(boots, position), self._limit_wait(caller, turns, usual))
         wanted = max(policy.queue.ready_batched(now), ahead + 1 if batch is not None else 0)
@@ -103,9 +102,8 @@ class Estimates:
         queue, batch, named = policy.queue, queue_batch(caller, batch), policy.semaphores.find(semaphore)
         only_reserve = policy.window.free(now) <= policy.reserve.left(now)
         singles_first = batch is None and only_reserve and policy.reserve.singles_first(now)
-        turns, position = queue.position(
-            caller, batch, ahead, now, singles_first=singles_first, semaphore=named
-        )
+        turns = queue.turns(caller, batch, ahead, singles_first=singles_first, semaphore=named)
+        position = turns + queue.before(caller, turns, now, singles_first=singles_first)
         if wait := self._limit_wait(caller, turns, 0.0):
             own = queue.callers[caller].waiting if caller in queue.callers else 0
             position = max(position, turns + min(len(queue) - own, self._overtaking(wait)))

@@ -110,19 +110,17 @@ class FairQueue:
             flow.max_concurrent = max_concurrent
         return flow
 
-    def position(
+    def turns(
         self,
         caller: str,
         batch: str | None,
         ahead: int,
-        now: float,
         *,
         singles_first: bool = False,
         semaphore: Semaphore | None = None,
-    ) -> tuple[int, int]:
-        """The position, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later turns are
-        equal: among the tickets of its caller, and in the queue. With `singles_first`, all single calls go before
-        batches. Of other callers, only as many tickets count as their own limits let go now."""
+    ) -> int:
+        """How many turns of its caller a ticket needs that has `ahead` tickets of its own flow before it, if all later
+        turns are equal. With `singles_first`, all single calls go before batches."""
         owner = self.callers.get(caller)
         turns = own = ahead + 1
         if owner is not None and not singles_first:
@@ -131,18 +129,20 @@ class FairQueue:
                 for flow in owner.flows.values()
                 if (flow.batch, flow.semaphore) != (batch, semaphore)
             )
-        return turns, turns + self.before(caller, turns, now, singles_first=singles_first)
+        return turns
 
     def before(self, caller: str, turns: int, now: float, *, singles_first: bool = False) -> int:
-        """How many tickets of other callers go before a ticket that needs so many turns of this caller."""
+        """How many tickets of other callers go before a ticket that needs so many turns of this caller: only as many as
+        their own limits let go now. With `singles_first`, only single calls count."""
         return sum(
-            int(max(0, min(each.singles() if singles_first else each.waiting, turns, each.room(now))))
+            int(max(0, min(each.singles if singles_first else each.waiting, turns, each.room(now))))
             for each in self.callers.values()
             if each.name != caller
         )
 
     def rank(self, semaphore: Semaphore, caller: str, batch: str | None, ahead: int) -> int:
-        """As `position`, but counts only tickets that name this semaphore."""
+        """The position among the tickets that name this semaphore, from 1, of one with `ahead` tickets of its own flow
+        before it."""
         return (
             ahead
             + 1
@@ -262,9 +262,9 @@ class FairQueue:
     def own_limits(self, now: float, caller: str | None = None) -> dict[str, OwnLimitsSnapshot]:
         """The limits and places of all callers with tickets or taken places, and of this one."""
         seen = {
-            each.name: OwnLimitsSnapshot(each.limits, each.places(now))
+            each.name: OwnLimitsSnapshot(each.limits, places)
             for each in self._limited
-            if each.waiting or each.in_flight or each.places(now)
+            if (places := each.places(now)) or each.waiting or each.in_flight
         }
         if caller in self.limits and caller not in seen:
             seen[caller] = OwnLimitsSnapshot(self.limits[caller])

@@ -265,9 +265,10 @@ class Caller(Party):
             return None
         return self.turns.take(now, int(min(most, room)), allowed)
 
+    @property
     def singles(self) -> int:
         """How many waiting tickets are single calls."""
-        return sum(len(flow.waiting) for flow in self.flows.values() if flow.batch is None)
+        return self.waiting - self.batched
 
     def is_held_back(self, now: float) -> bool:
         return now < self.paused_until or self.probe is not None
