@@ -9,7 +9,7 @@ Facts: github.com/replicate/cog, docs/python.md (`Output`) and docs/http.md; the
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain, islice
@@ -179,6 +179,18 @@ UNKNOWN: Final = OutputForm(streams=True)
 
 FILES: Final = OutputForm(is_media=True)
 """The form of the declared models, all of which make pictures or films."""
+
+
+def is_plain_text(value: Any) -> bool:
+    """Whether this is a text that is no address."""
+    return isinstance(value, str) and not isinstance(value, Url)
+
+
+def with_one_text(items: list[Any], text: str, is_part: Callable[[Any], bool]) -> list[Any]:
+    """A list whose texts may be parts of one: `text` replaces the first item that `is_part`, and an empty text each
+    further one."""
+    left = iter([text])
+    return [next(left, "") if is_part(each) else each for each in items]
 
 
 def is_empty(value: Any) -> bool:

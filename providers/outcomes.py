@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, Final
 
-from catalog.outputs import Url
+from catalog.outputs import is_plain_text, with_one_text
 from errors import ContentRefused, GenerationFailed, GenerationTimeout, Interrupted
 from providers import Prediction, TryAgain
 
@@ -64,14 +64,8 @@ def _without_texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_texts(each) for name, each in value.items()}
     if isinstance(value, list):
-        # The texts of a list may be parts of one, so one sentence stands for all.
-        sentence = iter([_TEXT_WITHHELD])
-        return [next(sentence, "") if _is_text(each) else _without_texts(each) for each in value]
-    return _TEXT_WITHHELD if _is_text(value) else value
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not isinstance(value, Url)
+        return with_one_text(list(map(_without_texts, value)), _TEXT_WITHHELD, is_plain_text)
+    return _TEXT_WITHHELD if is_plain_text(value) else value
 
 
 def relevant_lines(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from yarl import URL
 
-from catalog.outputs import Url
+from catalog.outputs import Url, is_plain_text, with_one_text
 from catalog.references import decoded_data_uri
 from media.formats import BY_EXTENSION, HEAD, is_text, media_type
 from network.urls import origin
@@ -86,14 +86,10 @@ def _without_spread(given: list[Any], items: list[Any], redact: Redaction) -> li
     texts = [each for each in items if isinstance(each, str)]
     plain = "".join(each for each in texts if not isinstance(each, Url))
     if redact.is_in(plain) or redact.is_in("".join(texts)):
-        redacted = iter([redact.words("".join(each for each in given if isinstance(each, str)))])
-        return [next(redacted, "") if isinstance(each, str) else each for each in items]
-    if (without := redact.words(plain)) == plain:
-        return items
-    redacted = iter([without])
-    return [
-        next(redacted, "") if isinstance(each, str) and not isinstance(each, Url) else each for each in items
-    ]
+        whole = redact.words("".join(each for each in given if isinstance(each, str)))
+        return with_one_text(items, whole, lambda each: isinstance(each, str))
+    redacted = redact.words(plain)
+    return items if redacted == plain else with_one_text(items, redacted, is_plain_text)
 
 
 def with_addresses_checked(prediction: Prediction, *, upstream: URL, redact: Redaction) -> Prediction:

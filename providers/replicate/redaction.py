@@ -25,9 +25,7 @@ class Redaction:
 
     def __init__(self, *credentials: str) -> None:
         self._credentials = tuple(each for each in credentials if len(each) >= SHORTEST)
-        self._short = tuple(
-            each for each in credentials if len(each) < SHORTEST and not each.isspace() and each
-        )
+        self._short = tuple(each for each in credentials if len(each) < SHORTEST and each.strip())
 
     def __call__(self, text: str) -> str:
         """The text without credentials, NULs and halves of surrogate pairs. Short credentials stay."""
