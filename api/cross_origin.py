@@ -10,6 +10,7 @@ from typing import Final
 from flask import Response, current_app, request
 
 from api import incoming
+from api.responses import no_content
 from auth import ADMIN_HEADER
 
 _OPEN: Final = frozenset({"file", "list_models", "openapi"})
@@ -36,8 +37,7 @@ def allow(response: Response) -> None:
 def options(methods: Iterable[str]) -> Response:
     """The response to OPTIONS for a URL that takes these methods, which is also that to a preflight request."""
     allowed = ", ".join(sorted({*methods, "OPTIONS"}))
-    response = Response(status=204)
-    del response.headers["Content-Type"]
+    response = no_content()
     response.headers["Allow"] = allowed
     if incoming.named_origin() is not None and "Access-Control-Request-Method" in request.headers:
         asked = request.headers.get("Access-Control-Request-Headers", "").split(",")

@@ -7,6 +7,7 @@ import structlog
 from flask import Blueprint, Response, g, jsonify
 
 from api import incoming, lists, roles
+from api.responses import no_content
 from generations.keys import NamedKeys, view
 from parsing.keys import parse_changes, parse_key, parse_rotation
 from parsing.queries import parse_places, place_cursor
@@ -67,12 +68,12 @@ def change_key(key_id: str) -> Response:
 
 
 @routes.delete("/keys/<key_id>")
-def delete_key(key_id: str) -> tuple[str, int]:
+def delete_key(key_id: str) -> Response:
     """Delete a key. Its waiting work is cancelled, and its running work ends."""
     service, keys = _for_admin()
     service.loop.run(keys.delete(key_id, roles.actor()))
     log.info("key_deleted", request=g.request_id, key=key_id)
-    return "", 204
+    return no_content()
 
 
 @routes.post("/keys/<key_id>/rotate")

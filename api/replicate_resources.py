@@ -4,6 +4,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from api import incoming, roles
 from api.models import found_model
+from api.responses import no_content
 from doors.replicate import resources
 from errors import Forbidden, LedgerDown, NotFound, UnsupportedMediaType
 from files.caller_files import CallerFiles
@@ -59,12 +60,12 @@ def replicate_file(target: str) -> Response:
 
 
 @routes.delete("/files/<target>")
-def delete_replicate_file(target: str) -> tuple[str, int]:
+def delete_replicate_file(target: str) -> Response:
     """Delete an upload."""
     principal = roles.require_change()
     if not caller_files().delete(principal.id, target):
         raise NotFound("No file has this id, or it has expired.")
-    return "", 204
+    return no_content()
 
 
 @routes.get("/account")

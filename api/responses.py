@@ -26,6 +26,13 @@ from service import Runtime
 NDJSON: Final = "application/x-ndjson"
 
 
+def no_content() -> Response:
+    """204: success, and nothing to say. Flask would add a type to the missing content."""
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
+
+
 def wants_lines(request: Request) -> bool:
     """Whether the caller prefers a stream of one line per result to one JSON document."""
     lines = (NDJSON, f"{NDJSON}; charset=utf-8")

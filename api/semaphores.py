@@ -11,6 +11,7 @@ from flask import Blueprint, Response, g, jsonify
 
 from admission.semaphores import SemaphoreSnapshot
 from api import incoming, roles
+from api.responses import no_content
 from contract.states import iso8601
 from generations.audit import noted
 from generations.semaphores import NamedSemaphores
@@ -48,13 +49,13 @@ def set_semaphore() -> Response:
 
 
 @routes.delete("/_admin/semaphores/<semaphore>")
-def remove_semaphore(semaphore: str) -> tuple[str, int]:
+def remove_semaphore(semaphore: str) -> Response:
     """Delete a semaphore that is not in use."""
     service, named = _for_admin()
     act = roles.actor().act("semaphores.delete", semaphore)
     service.loop.run(_noted(service, act, named.remove(semaphore)))
     log.info("semaphore_removed", request=g.request_id, semaphore=semaphore)
-    return "", 204
+    return no_content()
 
 
 @routes.post("/semaphores/<semaphore>/leases")
@@ -75,11 +76,11 @@ def renew_lease(semaphore: str, lease_id: str) -> Response:
 
 
 @routes.delete("/semaphores/<semaphore>/leases/<lease_id>")
-def end_lease(semaphore: str, lease_id: str) -> tuple[str, int]:
+def end_lease(semaphore: str, lease_id: str) -> Response:
     """End a lease. Succeeds also if it has ended."""
     service, named = _for_lease()
     service.loop.run(named.release(semaphore, lease_id))
-    return "", 204
+    return no_content()
 
 
 def _for_admin() -> tuple[Runtime, NamedSemaphores | SharedSemaphores]:

@@ -4,6 +4,7 @@ import structlog
 from flask import Blueprint, Response, request
 
 from api import incoming
+from api.responses import no_content
 from errors import Unauthenticated
 from providers.pushes import Untrusted
 
@@ -21,7 +22,7 @@ def pushed_by_replicate() -> Response:
     if (elsewhere := service.loop.run(push.elsewhere(generation_id))) is not None:
         with incoming.bytes_of_body("replicate") as content:
             service.loop.run(push.pass_on(elsewhere, attempt, dict(request.headers), content))
-        return _accepted()
+        return no_content()
     expected = service.loop.run(push.expect(generation_id))
     if expected is not None:
         try:
@@ -33,10 +34,4 @@ def pushed_by_replicate() -> Response:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
             raise Unauthenticated("The signature is not valid.") from None
         service.loop.run(push.receive(expected, attempt, pushed))
-    return _accepted()
-
-
-def _accepted() -> Response:
-    response = Response(status=204)
-    del response.headers["Content-Type"]
-    return response
+    return no_content()

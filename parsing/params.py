@@ -36,6 +36,9 @@ _UNNAMED: Final = (
     "is a secret by its name; no schema of this model says so, and it would be written to the ledger"
 )
 
+_OUTSIDE: Final = "is no parameter of the model; it stands outside, beside `model_name`"
+"""What is said of a field of this service among the parameters in `input`."""
+
 _LONGEST_ESCAPE: Final = 12
 """The most bytes of one character as JSON in ASCII."""
 
@@ -174,7 +177,8 @@ class _Reader:
             self.problems.extend(Problem(name, _UNNAMED) for name in strange if SECRET_NAME.search(name))
         else:
             self.problems.extend(
-                Problem(name, not_a_field(name, known), value) for name, value in strange.items()
+                Problem(name, _OUTSIDE if name in known else not_a_field(name, known), value)
+                for name, value in strange.items()
             )
         return dict(checked.values)
 

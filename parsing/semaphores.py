@@ -1,8 +1,9 @@
 """Parses the bodies of the routes of named semaphores."""
 
+import re
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from errors import Problem
 from parsing.validation import read_fields, refuse
@@ -13,15 +14,23 @@ LONGEST_TTL: Final = 3_600
 
 F = TypeVar("F", bound=BaseModel)
 
+_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+_OF_AN_ID: Final = "1 to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
+
+
+def _id(given: str) -> str:
+    if not _ID.fullmatch(given):
+        raise ValueError(f"must have {_OF_AN_ID}")
+    return given
+
 
 class SemaphoreFields(BaseModel):
     """The body of `POST /_admin/semaphores`."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    semaphore_id: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="Its name: 1 to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit.",
+    semaphore_id: Annotated[str, AfterValidator(_id)] = Field(
+        description=f"Its name: {_OF_AN_ID}.", json_schema_extra={"pattern": _ID.pattern}
     )
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(description="Permits in use at once.")
 

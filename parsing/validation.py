@@ -137,6 +137,8 @@ def _message(error: Any, known: Collection[str]) -> str:
         return not_a_field(str(error["loc"][-1]), known)
     if kind == "literal_error":
         return "must be " + str(context["expected"]).replace("'", "")
+    if context.get("min_length") == 1:
+        return "must not be empty"
     if kind in _WORDS:
         return _WORDS[kind].format_map({name: whole(value) for name, value in context.items()})
     message: str = error["msg"].removeprefix("Value error, ")
@@ -183,8 +185,12 @@ _WORDS = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "string_type": "must be a string",
+    "string_unicode": "must not contain lone surrogates",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
+    "dict_type": "must be a JSON object",
     "too_long": "must have at most {max_length} items",
     "too_short": "must have at least {min_length} items",
     "less_than_equal": "must be at most {le}",

@@ -182,6 +182,16 @@ def test_inputs_are_checked_by_the_published_schema_and_all_problems_are_reporte
     assert [] == simulator.predictions()
 
 
+def test_a_field_of_the_service_among_the_inputs_is_sent_outside(client):
+    batch = {"model_name": WATERCOLOR, "inputs": [{"prompt": "a"}, {"prompt": "b", "timeout": 5}]}
+    outside = "is no parameter of the model; it stands outside, beside `model_name`"
+
+    assert {"input.timeout": outside} == messages(generate(client, WATERCOLOR, prompt="a", timeout=5))
+    assert {"inputs[1].timeout": outside} == messages(
+        client.post("/generate-batch", json=batch, headers=ADMIN)
+    )
+
+
 def test_flat_parameters_serve_where_none_clashes(client, simulator):
     body = {"model_name": WATERCOLOR, "prompt": "a", "model": "schnell", "num_inference_steps": 4}
 

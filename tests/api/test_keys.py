@@ -110,6 +110,22 @@ def test_what_is_wrong_with_a_key_is_named_by_field(client, body, named):
     assert [] == client.get("/keys", headers=ADMIN).json["keys"]
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"name": ""}, "must not be empty"),
+        ({"name": "a" * 101}, "must have at most 100 characters"),
+        ({"name": "\ud800"}, "must not contain lone surrogates"),
+        ({"name": "a", "tags": []}, "must be a JSON object"),
+        ({"name": "a", "models": []}, "must not be empty"),
+    ],
+)
+def test_a_mistake_in_a_key_is_told_in_words(client, body, message):
+    [wrong] = client.post("/keys", json=body, headers=ADMIN).json["errors"]
+
+    assert message == wrong["message"]
+
+
 def test_a_misspelt_field_gets_a_suggestion(client):
     answer = client.post("/keys", json={"name": "a", "budgt_usd": 5}, headers=ADMIN)
 

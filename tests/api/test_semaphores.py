@@ -47,7 +47,8 @@ def test_a_semaphore_is_created_changed_listed_and_deleted(client):
     assert [("db-1.main_x", 3), ("gpu", 5)] == [
         (each["semaphore_id"], each["limit"]) for each in listed(client)
     ]
-    assert 204 == client.delete("/_admin/semaphores/gpu", headers=ADMIN).status_code
+    deleted = client.delete("/_admin/semaphores/gpu", headers=ADMIN)
+    assert (204, None) == (deleted.status_code, deleted.headers.get("Content-Type"))
     assert ["db-1.main_x"] == [each["semaphore_id"] for each in listed(client)]
     assert 404 == client.delete("/_admin/semaphores/gpu", headers=ADMIN).status_code
 
@@ -78,6 +79,15 @@ def test_a_bad_semaphore_is_refused_by_field(client, body, named):
     problem(answer, 400, "invalid_request")
     assert sorted(named) == sorted(fields(answer))
     assert [] == listed(client)
+
+
+def test_a_bad_id_is_refused_in_words(client):
+    [wrong] = create(client, "a b").json["errors"]
+
+    assert (
+        "must have 1 to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
+        == wrong["message"]
+    )
 
 
 @pytest.mark.parametrize("ttl", [4.9, 3601, "60", None, True, -1, [60]])
