@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from cluster.figures import AllFigures, ProcessFigures
-from cluster.keeper import Keeper
+from cluster.keeper import Keeper, all_known
 from cluster.letters import Letters
 from cluster.remote import RemoteGate
 from cluster.shares import SharedWindow
@@ -37,15 +37,12 @@ class Permits(Protocol):
     def leave(self) -> None: ...
 
 
-async def _know_them(_: Collection[str]) -> None:
-    """All keys are known."""
-
-
 class Group:
     """The gate of all processes, their letters, and this process's part of the window of other requests.
 
-    Make it on the loop. Set `permits`, `figures` and `on_figures` before `start`. Call that when the ledger is open.
-    `limits` are the arguments of `Gate`, and `others` is the gate of requests that create nothing, with its limit."""
+    Make it on the loop. Set `permits`, `figures`, `on_figures` and `on_keys` before `start`. Call that when the ledger
+    is open. `limits` are the arguments of `Gate`, and `others` is the gate of requests that create nothing, with its
+    limit."""
 
     def __init__(
         self, courier: Courier, ledger: SqlLedger, limits: Mapping[str, Any], others: Gate, others_limit: int
@@ -75,7 +72,7 @@ class Group:
         """Makes the figures that this process publishes about itself."""
         self.on_figures: Callable[[Sequence[ProcessFigures]], object] = lambda processes: None
         """Is called with the figures of all processes every two seconds."""
-        self.on_keys: Callable[[Collection[str]], Awaitable[object]] = _know_them
+        self.on_keys: Callable[[Collection[str]], Awaitable[object]] = all_known
         """Is awaited with the ids of keys before the gate admits their first work, if this process holds it."""
         self._running: list[asyncio.Task[Any]] = []
         self.letters.on("gate", self._on_event)

@@ -92,8 +92,8 @@ class _Entry:
     latest."""
 
 
-async def _know_them(_: Collection[str]) -> None:
-    """All keys are known."""
+async def all_known(_: Collection[str]) -> None:
+    """The `on_keys` of a process that already knows all keys."""
 
 
 class Keeper:
@@ -108,7 +108,7 @@ class Keeper:
         *,
         on_held: Callable[[Gate], Awaitable[object]],
         on_lost: Callable[[], object],
-        on_keys: Callable[[Collection[str]], Awaitable[object]] = _know_them,
+        on_keys: Callable[[Collection[str]], Awaitable[object]] = all_known,
     ) -> None:
         self._table = table
         self._new_gate = new_gate
