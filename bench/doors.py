@@ -4,20 +4,18 @@
     python -m bench.doors --rounds 2 --seconds 0.5
     python -m bench.doors --write                  # also puts the sections into bench/results.md
 
-All contenders take turns before one simulator whose predictions end at once. What is compared is CPU: the user and
+All contenders take turns before one simulator whose predictions end at once. The figure is CPU: the user and
 system time of the service's processes, which other work on the machine changes less than it does a duration.
 """
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -26,8 +24,19 @@ import requests
 
 from bench.figures import AGAIN, NEW, OLD, Figure, compared, load_figure
 from bench.processes import service_before, simulated
-from bench.report import Section, markdown, updated
-from bench.rounds import BODY, BOUNDLESS, LIFTED, WITHOUT_FILES, Round, Target, Turns, round_of
+from bench.report import Section, recorded
+from bench.rounds import (
+    BODY,
+    BOUNDLESS,
+    INPUTS,
+    LIFTED,
+    WITHOUT_FILES,
+    Round,
+    Target,
+    Turns,
+    generating,
+    round_of,
+)
 from harness.service_process import ROOT, ServiceProcess
 from ledger.access_records import ApiKeyRecord
 from ledger.sqlite import SqliteBackend
@@ -38,7 +47,7 @@ RESULTS: Final = ROOT / "bench" / "results.md"
 CALLERS: Final = 10
 
 KEYS: Final = 10_000
-"""Keys in the ledger, all but one of which send nothing."""
+"""Keys in the ledger, of which only one sends work."""
 
 TURNS: Final = Turns(rounds=5, seconds=1.6)
 """A load uses more than a second of CPU, so that ticks of 10 ms make its figure wrong by less than 2 %."""
@@ -54,13 +63,11 @@ _LIMITED: Final = "limited"
 _ADMIN: Final = {"X-Admin-API-Key": _ADMIN_KEY}
 _OWN: Final = {"CONCURRENT_DOCKER_ADMIN_API_KEY": _ADMIN_KEY, "REPLICATE_API_TOKEN": "r8_bench"}
 
-_INPUTS: Final = {name: value for name, value in BODY.items() if name != "model_name"}
-
 _DOORS: Final[Mapping[str, tuple[str, dict[str, Any], dict[str, str]]]] = {
-    "OpenAI": ("/v1/images/generations", {"model": BODY["model_name"], **_INPUTS}, {}),
+    "OpenAI": ("/v1/images/generations", {"model": BODY["model_name"], **INPUTS}, {}),
     "Replicate": (
         "/replicate/v1/predictions",
-        {"version": "black-forest-labs/flux-dev", "input": _INPUTS},
+        {"version": "black-forest-labs/flux-dev", "input": INPUTS},
         {"Prefer": "wait"},
     ),
 }
@@ -104,13 +111,13 @@ def _of_keys(turns: Turns) -> Iterator[Figure]:
             name: stack.enter_context(_service_with_keys(simulator, number))
             for name, number in ((NEW, KEYS), (OLD, 1), (AGAIN, 1))
         }
-        named = {name: _generating(service, _named_key(service)) for name, service in services.items()}
+        named = {name: generating(service, _named_key(service)) for name, service in services.items()}
         for target in named.values():
             _warmed_up(target)
         rounds = turns.loaded(named, callers=CALLERS)  # first, while their ledgers have as much work
         yield load_figure(f"CPU a request, {KEYS:,} keys / one key", "ms", rounds, _cpu)
-        admin = _generating(services[NEW], _ADMIN)
-        limited = _generating(services[NEW], _named_key(services[NEW], **_LIMITS))
+        admin = generating(services[NEW], _ADMIN)
+        limited = generating(services[NEW], _named_key(services[NEW], **_LIMITS))
         rounds = turns.loaded({NEW: named[NEW], _LIMITED: limited, OLD: admin, AGAIN: admin}, callers=CALLERS)
         yield load_figure("CPU a request, named key / admin key", "ms", rounds, _cpu)
         yield load_figure("… a key with limits and a budget", "ms", rounds | {NEW: rounds[_LIMITED]}, _cpu)
@@ -122,7 +129,7 @@ def _of_doors(turns: Turns) -> Iterator[Figure]:
         service_before(simulator, **LIFTED, **_OWN) as service,
     ):
         key = _named_key(service)
-        generate = _generating(service, key)
+        generate = generating(service, key)
         through = {name: _at_door(service, key, name) for name in MOST_CPU}
         for target in (generate, *through.values()):
             _warmed_up(target)
@@ -184,10 +191,6 @@ def _named_key(service: ServiceProcess, **limits: object) -> dict[str, str]:
     return {"X-API-Key": made.json()["key"]}
 
 
-def _generating(service: ServiceProcess, headers: dict[str, str]) -> Target:
-    return Target(f"{service.url}/generate", BODY, headers, service.process.pid)
-
-
 def _at_door(service: ServiceProcess, key: dict[str, str], name: str) -> Target:
     """The same picture through a door."""
     path, body, headers = _DOORS[name]
@@ -215,14 +218,8 @@ def main(arguments: list[str] | None = None) -> int:
     turns = Turns(rounds=parsed.rounds, seconds=parsed.seconds)
     # Unwinds the stack, so that all processes started here end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    done = []
-    for measure in (keys, doors):
-        conditions = f"{datetime.now(UTC):%Y-%m-%d}, with a load average of {os.getloadavg()[0]:.1f} before."
-        section = measure(turns)
-        done.append(replace(section, note=f"{section.note} Measured {conditions}"))
-        print(f"\n{markdown(done[-1])}", flush=True)
-        if parsed.write:
-            RESULTS.write_text(updated(RESULTS.read_text(), done[-1]))
+    results = RESULTS if parsed.write else None
+    done = [recorded(partial(measure, turns), results) for measure in (keys, doors)]
     return 1 if any(section.missed for section in done) else 0
 
 

@@ -1,8 +1,13 @@
 """The report: sections, each a table under its title, as Markdown."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from textwrap import fill
+
+_CONDITIONS = "Measured on {:%Y-%m-%d}; the machine's load average was {:.1f} before it began."
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,17 @@ def updated(report: str, section: Section) -> str:
     titled = {each.partition("\n")[0]: each for each in sections}
     titled[section.title] = markdown(section).removeprefix("## ")
     return "\n## ".join([head, *titled.values()])
+
+
+def recorded(measure: Callable[[], Section], results: Path | None, *, head: str = "") -> Section:
+    """Measure a section, print it with its conditions, and put it into this report, which begins with `head`."""
+    began, load = datetime.now(UTC), os.getloadavg()[0]
+    section = measure()
+    section = replace(section, note=f"{section.note} {_CONDITIONS.format(began, load)}")
+    print(f"\n{markdown(section)}", flush=True)
+    if results is not None:
+        results.write_text(updated(results.read_text() if results.exists() else head, section))
+    return section
 
 
 def _wrapped(paragraph: str) -> str:

@@ -34,10 +34,10 @@ _BOUNDLESS = "10000000"
 BOUNDLESS = ("--creations-per-minute", _BOUNDLESS, "--others-per-minute", _BOUNDLESS)
 """Arguments of a simulator without effective limits."""
 
-_INPUTS = {"prompt": "a red fox in the snow", "aspect_ratio": "16:9", "seed": 7}
+INPUTS = {"prompt": "a red fox in the snow", "aspect_ratio": "16:9", "seed": 7}
 """With a seed all pictures are the same one, so the simulator draws only once. A drawing takes as long as a request."""
 
-BODY = {"model_name": "flux-dev", **_INPUTS}
+BODY = {"model_name": "flux-dev", **INPUTS}
 """The body of each request to the service."""
 
 
@@ -48,7 +48,7 @@ class Target:
 
     url: str
     body: dict[str, Any]
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     pid: int | None = None
     downloads: bool = False
 
@@ -92,16 +92,16 @@ class Turns:
         )
 
 
-def generating(service: ServiceProcess) -> Target:
+def generating(service: ServiceProcess, headers: Mapping[str, str] = TOKEN) -> Target:
     """`POST /generate` of a service."""
-    return Target(f"{service.url}/generate", BODY, TOKEN, service.process.pid)
+    return Target(f"{service.url}/generate", BODY, headers, service.process.pid)
 
 
 def creating(simulator: str, *, downloads: bool) -> Target:
     """The same prediction, created at the simulator directly by callers who may also download its output."""
     url = f"{simulator}/v1/models/black-forest-labs/flux-dev/predictions"
     headers = {"Authorization": "Bearer r8_direct"}
-    return Target(url, {"input": _INPUTS}, headers, downloads=downloads)
+    return Target(url, {"input": INPUTS}, headers, downloads=downloads)
 
 
 def round_of(target: Target, *, callers: int, seconds: float = 1.2) -> Round:

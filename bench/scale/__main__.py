@@ -9,11 +9,11 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from bench.report import Section, markdown, updated
+from bench.report import Section, recorded
 from bench.scale.any_model import any_model
 from bench.scale.faults import blackholes, crashes, freezes
 from bench.scale.kills import kills
@@ -46,22 +46,15 @@ Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores,
 Processes, simulator, database and callers share the machine over loopback.
 """
 
-_CONDITIONS = "Measured on {:%Y-%m-%d}; the machine's load average was {:.1f} before it began."
-
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all processes started here end
     done = []
     for name in parsed.parts or PARTS:
-        began = datetime.now(UTC)
-        load = os.getloadavg()[0]
-        print(f"\n{name}, from {began:%H:%M:%S} on", flush=True)
-        section = PARTS[name](Scale(parsed.scale))
-        done.append(replace(section, note=f"{section.note} {_CONDITIONS.format(began, load)}"))
-        print(f"\n{markdown(done[-1])}", flush=True)
-        if parsed.scale == 1:
-            RESULTS.write_text(updated(RESULTS.read_text() if RESULTS.exists() else _HEAD, done[-1]))
+        print(f"\n{name}, from {datetime.now(UTC):%H:%M:%S} on", flush=True)
+        measure = partial(PARTS[name], Scale(parsed.scale))
+        done.append(recorded(measure, RESULTS if parsed.scale == 1 else None, head=_HEAD))
     return 1 if any(section.missed for section in done) else 0
 
 
