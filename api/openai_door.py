@@ -9,6 +9,7 @@ import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import compress
 from typing import Final
 
 from flask import Blueprint, Response, g, jsonify, request
@@ -23,7 +24,7 @@ from doors.openai.results import Picture
 from errors import InvalidRequest, ServiceError, StillRunning
 from generations import views
 from generations.archive import Stored
-from generations.batch import Batch, Work
+from generations.batch import Work, items_of
 from generations.lost_calls import DOOR, call_of
 from generations.submission import Submission
 from ledger.records import GenerationRecord
@@ -139,15 +140,17 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
 
 def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, edits: bool) -> Response:
     """The response to a call whose work has ended. Raises the error of the first generation if none has a picture."""
-    records = [each.record() for each in (work.items if isinstance(work, Batch) else (work,))]
-    made = [each for each in records if each.error is None or each.placeholder]
-    if not made:
-        responses.raise_if_failed(records[0], address)
-    wants_content = call.streams or call.response_format == "b64_json"
-    pictures = [
-        picture for each in made for picture in _pictures(service, each, address, with_content=wants_content)
-    ]
+    records = [each.record() for each in items_of(work)]
     bodies = [views.generation(each, address) for each in records]
+    made = [each.error is None or each.placeholder for each in records]
+    if not any(made):
+        responses.raise_if_failed(records[0], address)
+    with_content = call.streams or call.response_format == "b64_json"
+    pictures = [
+        picture
+        for record, body in compress(zip(records, bodies, strict=True), made)
+        for picture in _pictures(service, record, body["files"], with_content=with_content)
+    ]
     found = results.images(call, work.id, bodies, pictures, created=records[0].accepted_at)
     if call.streams:
         events = "".join(results.events(call, found, pictures, edits=edits))
@@ -156,10 +159,9 @@ def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, 
 
 
 def _pictures(
-    service: Runtime, record: GenerationRecord, address: str, *, with_content: bool
+    service: Runtime, record: GenerationRecord, links: Sequence[str], *, with_content: bool
 ) -> Sequence[Picture]:
-    """The pictures of a generation: the kept files, or what Replicate returned if none is kept."""
-    links = views.generation(record, address)["files"]
+    """The pictures of a generation: the kept files, which have these links, or Replicate's outputs if none is kept."""
     if not links:
         return [Picture(each) for each in record.outputs if isinstance(each, str)]
     return [

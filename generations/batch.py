@@ -140,10 +140,14 @@ Work = Generation | Batch
 """Work that runs in this process, or has run in it."""
 
 
+def items_of(work: Work | GenerationRecord) -> Sequence[Item]:
+    """The generations of a batch, or the one generation itself."""
+    return work.items if isinstance(work, Batch) else (work,)
+
+
 def in_memory(work: Work) -> list[Generation]:
     """The generations of the work, without those that are only in the ledger."""
-    items = work.items if isinstance(work, Batch) else [work]
-    return [each for each in items if isinstance(each, Generation)]
+    return [each for each in items_of(work) if isinstance(each, Generation)]
 
 
 def unfinished(work: Work) -> list[Generation]:

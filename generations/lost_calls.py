@@ -27,7 +27,7 @@ from auth import Caller, Principal
 from contract.callers import ADMIN
 from errors import LedgerDown, NotFound, StillRunning
 from generations.archive import Archive, Stored
-from generations.batch import Batch, Work
+from generations.batch import Batch, Work, items_of
 from generations.generation import Generation
 from generations.service import GenerationService, HandedOver
 from generations.submission import Submission
@@ -141,14 +141,12 @@ class LostCalls:
 
     async def answered(self, caller_id: str) -> None:
         """An answer to this caller was written."""
-        if len(self._habits) > _MOST_HABITS:
-            self._habits.clear()
-        self._habits.setdefault(caller_id, _Habit()).answered.append(_now())
+        self._habit(caller_id).answered.append(_now())
 
     async def ended(self, answered: Answered) -> None:
         """The connection of an answered call ended at once."""
         lost = replace(answered.lost, lost_at=self._clock(), answered_try=answered.number)
-        habit = self._habits.setdefault(lost.caller_id, _Habit())
+        habit = self._habit(lost.caller_id)
         habit.ended.append(_now())
         await asyncio.sleep(_JUDGED_AFTER)
         if (keeps := habit.keeps(_now())) is not False:
@@ -156,7 +154,7 @@ class LostCalls:
 
     async def refused(self, caller_id: str) -> None:
         """A try of this caller was refused, and its client will retry without having lost anything."""
-        self._habits.setdefault(caller_id, _Habit()).refused_at = _now()
+        self._habit(caller_id).refused_at = _now()
 
     def take_over(self, works: Iterable[Work | GenerationRecord]) -> None:
         """Let retries join the unfinished work of a process that has died, whose callers have lost their connections.
@@ -168,6 +166,11 @@ class LostCalls:
                 self._ledger.upsert(lost)
                 self._end_later(lost, KEPT_FOR)
         self._reading = asyncio.create_task(self._read())
+
+    def _habit(self, caller_id: str) -> "_Habit":
+        if len(self._habits) > _MOST_HABITS:
+            self._habits.clear()
+        return self._habits.setdefault(caller_id, _Habit())
 
     async def _read(self) -> None:
         with suppress(LedgerDown):
@@ -327,8 +330,7 @@ def _candidates(rows: Iterable[LostCallRecord], number: int, now: float) -> list
 
 
 def _is_cancelled(work: Work | Stored) -> bool:
-    parts = work.items if isinstance(work, Batch) else (work,)
-    return any(part.record().cancelled for part in parts)
+    return any(each.record().cancelled for each in items_of(work))
 
 
 def _now() -> float:

@@ -15,7 +15,7 @@ from errors import BudgetExceeded, LedgerDown, NotFound, ShuttingDown
 from generations import views
 from generations.archive import Archive, Stored
 from generations.audit import Actor
-from generations.batch import Batch, Work
+from generations.batch import Batch, Work, items_of
 from generations.budgets import Budgets
 from generations.costs import Forecast, explained
 from generations.elsewhere import Elsewhere, is_suspended
@@ -51,8 +51,7 @@ class HandedOver(Exception):
         self.work = work
         self.error = error
         error.may_be_paid = True  # when the next process has resumed it
-        parts = work.items if isinstance(work, Batch) else (work,)
-        error.was_created = any(each.record().may_be_paid for each in parts)
+        error.was_created = any(each.record().may_be_paid for each in items_of(work))
 
 
 class GenerationService:
