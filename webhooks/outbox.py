@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from urllib.parse import urlsplit
@@ -206,36 +206,33 @@ class Outbox:
 
     async def _announce(self, work_id: str, url: str, content: bytes) -> None:
         try:
-            parsed = public_http.parse_url(url, loopback=self._loopback, allowed_hosts=self._allowed_hosts)
-            message_id = f"msg_{work_id}_start"
-            headers = signed_headers(content, message_id=message_id, secret=self._secret, now=self._clock())
-            status = (await self._post(parsed, content, headers)).status
+            status = (await self._post(self._parsed(url), content, f"msg_{work_id}_start")).status
             _log.info("webhook_announced", id=work_id, host=_host(url), status=status)
         except (ValueError, DeliveryFailed) as reason:
             _log.info("webhook_announced", id=work_id, host=_host(url), status=None, trouble=str(reason))
 
     async def _outcome(self, delivery: Delivery) -> "_Outcome":
         try:
-            url = public_http.parse_url(
-                delivery.url, loopback=self._loopback, allowed_hosts=self._allowed_hosts
-            )
+            url = self._parsed(delivery.url)
         except ValueError as wrong:
             return _Outcome(f"it {wrong}", is_final=True)
         try:
             content = await self._content(delivery.id)
             if content is None:
                 return _Outcome("the result is not known any more", is_final=True)
-            headers = signed_headers(
-                content, message_id=f"msg_{delivery.id}", secret=self._secret, now=self._clock()
-            )
-            return _outcome_of(await self._post(url, content, headers), now=self._clock())
+            return _outcome_of(await self._post(url, content, f"msg_{delivery.id}"), now=self._clock())
         except DeliveryFailed as error:
             return _Outcome(str(error))
         except Exception:
             _log.exception("webhook_attempt_crashed", id=delivery.id)
             return _Outcome("something went wrong inside this service")
 
-    async def _post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Response:
+    def _parsed(self, url: str) -> URL:
+        """Raises ValueError for a URL to which nothing may be posted."""
+        return public_http.parse_url(url, loopback=self._loopback, allowed_hosts=self._allowed_hosts)
+
+    async def _post(self, url: URL, content: bytes, message_id: str) -> Response:
+        headers = signed_headers(content, message_id=message_id, secret=self._secret, now=self._clock())
         try:
             async with asyncio.timeout(self._policy.attempt_timeout):
                 return await self._sender.post(url, content, headers)
