@@ -8,13 +8,14 @@ from flask import Blueprint, Response, g, jsonify, render_template, request
 
 from api import door_errors, incoming
 from api.openapi.document import openapi_document
+from doors import OPENAI_ROOT, REPLICATE_ROOT
 from errors import InvalidRequest, Problem, every_error
 from service import NAME, VERSION
 from settings import SIMULATED_TOKEN
 
 routes = Blueprint("docs", __name__)
 
-_DOORS: Final = {"openai": "/v1", "replicate": "/replicate/v1"}
+_DOORS: Final = {"openai": OPENAI_ROOT, "replicate": REPLICATE_ROOT}
 """The path below which each door is."""
 
 

@@ -7,14 +7,15 @@ and further headers.
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from doors import OPENAI_ROOT, REPLICATE_ROOT
 from doors.openai import errors as openai
 from doors.replicate import errors as replicate
 
 Shaped = tuple[dict[str, Any], str, dict[str, str]]
 
 _SHAPES: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], Shaped]]] = {
-    "/v1": openai.shape,
-    "/replicate/v1": replicate.shape,
+    OPENAI_ROOT: openai.shape,
+    REPLICATE_ROOT: replicate.shape,
 }
 """The shape of the errors below each path."""
 

@@ -17,6 +17,7 @@ from flask import Blueprint, Response, g, jsonify, request
 from api import deliveries, incoming, responses
 from api.models import found_model
 from auth import Caller
+from doors import OPENAI_ROOT
 from doors.openai import catalogue, results
 from doors.openai.errors import as_called
 from doors.openai.requests import FORM_NAMES, Call, renamed, translated
@@ -33,7 +34,7 @@ from parsing.generation import parse_generation
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
 
-routes = Blueprint("openai_door", __name__)
+routes = Blueprint("openai_door", __name__, url_prefix=OPENAI_ROOT)
 
 _BEFORE_TIMEOUT: Final = 5.0
 """Seconds before the client stops waiting at which it is answered that its work still runs."""
@@ -42,19 +43,19 @@ _WAITS = incoming.Preference()
 """All calls of this door wait for the end."""
 
 
-@routes.post("/v1/images/generations")
+@routes.post("/images/generations")
 def generate_images() -> Response:
     """Make pictures, and respond when they are there."""
     return _images(edits=False)
 
 
-@routes.post("/v1/images/edits")
+@routes.post("/images/edits")
 def edit_images() -> Response:
     """Edit pictures, and respond when that is done."""
     return _images(edits=True)
 
 
-@routes.get("/v1/models")
+@routes.get("/models")
 def list_images_models() -> Response:
     """The declared models that make pictures and that the caller may run."""
     service, caller = incoming.service(), incoming.authenticate().caller
@@ -66,7 +67,7 @@ def list_images_models() -> Response:
     return jsonify({"object": "list", "data": [catalogue.entry(each) for each in models]})
 
 
-@routes.get("/v1/models/<path:name>")
+@routes.get("/models/<path:name>")
 def get_images_model(name: str) -> Response:
     """One model, by its name or alias."""
     incoming.authenticate()

@@ -19,9 +19,10 @@ from auth import Caller
 from catalog.references import Upload
 from contract.door_facts import REPLICATE, DoorFacts
 from contract.ids import is_prediction_id, new_prediction_id
+from doors import REPLICATE_ROOT
 from doors.replicate import predictions
 from doors.replicate.creation import Creation, read_creation, wait_seconds, with_files
-from doors.replicate.pages import PAGE, page_links, read_page
+from doors.replicate.pages import page_links, read_page, shown_on
 from doors.replicate.resources import file_id
 from errors import InvalidRequest, LedgerDown, NotFound, Problem, QueueFull
 from generations.submission import Submission
@@ -29,7 +30,7 @@ from parsing.context import ParseContext
 from parsing.generation import parse_generation
 from service import Runtime
 
-routes = Blueprint("replicate_door", __name__, url_prefix="/replicate/v1")
+routes = Blueprint("replicate_door", __name__, url_prefix=REPLICATE_ROOT)
 
 
 @routes.post("/predictions")
@@ -56,10 +57,10 @@ def list_predictions() -> Response:
     service, principal, address = incoming.service(), incoming.authenticate(), incoming.address()
     query = request.args.to_dict()
     page = read_page(query, principal.id)
-    found = list(service.loop.run(service.generations.page(replace(page, limit=PAGE + 1))))
-    links = page_links(page, found, query, f"{address}{predictions.ROOT}/predictions")
-    shown = found[-PAGE:] if page.after is not None else found[:PAGE]
-    return jsonify({**links, "results": [predictions.listed(each, address) for each in shown]})
+    found = service.loop.run(service.generations.page(page))
+    links = page_links(page, found, query, f"{address}{REPLICATE_ROOT}/predictions")
+    results = [predictions.listed(each, address) for each in shown_on(page, found)]
+    return jsonify({**links, "results": results})
 
 
 @routes.get("/predictions/<target>")

@@ -5,13 +5,15 @@ from flask import Blueprint, Response, jsonify, request
 from api import incoming, roles
 from api.models import found_model
 from api.responses import no_content
+from doors import REPLICATE_ROOT
 from doors.replicate import resources
+from doors.replicate.predictions import HIDDEN
 from errors import Forbidden, LedgerDown, NotFound, UnsupportedMediaType
 from files.caller_files import CallerFiles
 from ledger.access_records import MAY_GENERATE
 from parsing.upload_form import MOST_BYTES, read_upload
 
-routes = Blueprint("replicate_resources", __name__, url_prefix="/replicate/v1")
+routes = Blueprint("replicate_resources", __name__, url_prefix=REPLICATE_ROOT)
 
 
 @routes.post("/files")
@@ -91,7 +93,7 @@ def replicate_model(owner: str, name: str) -> Response:
 def replicate_version(owner: str, name: str, version: str) -> Response:
     """A version of a model, with its schema."""
     incoming.authenticate()
-    model = found_model(f"{owner}/{name}" if version == "hidden" else f"{owner}/{name}:{version}")
+    model = found_model(f"{owner}/{name}" if version == HIDDEN else f"{owner}/{name}:{version}")
     return jsonify(resources.version(model, version))
 
 

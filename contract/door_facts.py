@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 REPLICATE: Final = "replicate"
 """The name of the Replicate door in `GenerationRecord.door`."""
@@ -39,3 +39,15 @@ class DoorFacts:
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
+
+
+class HasDoorFacts(Protocol):
+    """A generation, in memory or in the ledger."""
+
+    @property
+    def door_facts(self) -> str | None: ...
+
+
+def facts_of(generation: HasDoorFacts) -> DoorFacts | None:
+    """The facts of the call that became a generation; None if it did not come by the Replicate door."""
+    return None if generation.door_facts is None else DoorFacts.from_json(generation.door_facts)

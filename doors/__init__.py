@@ -6,5 +6,9 @@ results and errors into the door's own shape. `api/` has their routes.
 
 from typing import Final
 
+OPENAI_ROOT: Final = "/v1"
+REPLICATE_ROOT: Final = "/replicate/v1"
+"""The paths below which the routes of each door are."""
+
 BUDGET_FACTS: Final = ("budget", "period", "begins_anew")
 """The facts of a budget that is used up (`BudgetExceeded`), which each door shows beside its own fields."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from catalog.outputs import Url
-from contract.door_facts import KEPT, LARGE, LARGE_TEXT, DoorFacts
+from contract.door_facts import KEPT, LARGE, LARGE_TEXT, facts_of
 from generations.archive import Body
 from generations.batch import Work
 from generations.generation import Attempt, Generation
@@ -25,7 +25,7 @@ def during_call(
 ) -> Iterator[None]:
     """The run of a generation in the current task, which is cancelled at the deadline of its call, if there is one.
     `starts` posts its start."""
-    facts = _facts_of(generation)
+    facts = facts_of(generation)
     if facts is not None and starts is not None:
         generation.listeners.append(starts.changed)
     if facts is None or facts.deadline is None:
@@ -49,7 +49,7 @@ def during_call(
 
 def webhook_at_start(generation: Generation) -> str | None:
     """The webhook that gets the start of its first prediction, if there is one."""
-    facts = _facts_of(generation)
+    facts = facts_of(generation)
     if facts is None or "start" not in facts.webhook_events or len(generation.attempts) > 1:
         return None
     return facts.webhook
@@ -58,7 +58,7 @@ def webhook_at_start(generation: Generation) -> str | None:
 def webhook_at_end(work: Work) -> str | None:
     """The webhook that gets the end of this work."""
     if isinstance(work, Generation) and not work.succeeded:
-        facts = _facts_of(work)
+        facts = facts_of(work)
         if facts is not None and "completed" not in facts.webhook_events:
             return None  # it gets outputs only
     return work.webhook
@@ -84,7 +84,7 @@ def keep_shape(
 ) -> None:
     """Remember the output as the model returned it, if the door needs that. `urls` are all files in the output, and
     `names` those of the kept ones, in this order; None is one that is not kept."""
-    facts = _facts_of(generation)
+    facts = facts_of(generation)
     if facts is None or attempt.prediction is None:
         return
     numbers = {
@@ -98,10 +98,6 @@ def keep_shape(
         place = {LARGE_TEXT if is_text else LARGE: len(urls)}
         output = [place] if is_text and isinstance(made, list) else place
     generation.door_facts = replace(facts, output=output).as_json()
-
-
-def _facts_of(generation: Generation) -> DoorFacts | None:
-    return None if generation.door_facts is None else DoorFacts.from_json(generation.door_facts)
 
 
 def _shaped(value: Any, numbers: dict[Url, int | None]) -> Any:

@@ -27,7 +27,6 @@ _BASIC_DATE: Final = re.compile(r"[0-9]{8}")
 
 _MOST_GROUPS: Final = 2
 
-
 _METADATA: Final = "metadata."
 """How the names of filters by metadata begin."""
 
@@ -209,6 +208,13 @@ def place_cursor(moment: float, row_id: str) -> str:
     return base64.urlsafe_b64encode(f"{moment!r} {row_id}".encode()).decode()
 
 
+def date_time(text: str) -> float:
+    """The Unix time of a date, or of a date and time, UTC if it has no offset. Raises ValueError or OverflowError."""
+    # In a query, a plus is decoded as a space. ISO 8601 with a T has no other space.
+    found = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
 def _before(query: Mapping[str, str], problems: list[Problem]) -> int | None:
     given = query.get("cursor")
     if given is None:
@@ -249,9 +255,7 @@ def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> flo
         if given.replace(".", "", 1).isdigit() and given.isascii() and not _BASIC_DATE.fullmatch(given):
             moment = float(given)
         else:
-            # In a query, a plus is decoded as a space. ISO 8601 with a T has no other space.
-            read = datetime.fromisoformat(given.replace(" ", "+") if "T" in given else given)
-            moment = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+            moment = date_time(given)
         iso8601(moment)
         return moment
     except (ValueError, OverflowError, OSError):

@@ -5,8 +5,8 @@ from typing import Final
 
 from api.openapi.operations import PAYERS, READERS, Operation, header, json_of, query
 from api.openapi.schemas import JSON, TEXT, an_object, ref
+from doors import REPLICATE_ROOT
 from doors.replicate.creation import EVENTS
-from doors.replicate.predictions import ROOT
 
 _READS: Final = ("401", "404", "429", "500")
 _CREATES: Final = ("400", "401", "402", "403", "404", "409", "413", "415", "429", "500", "503")
@@ -31,7 +31,7 @@ _HEADERS: Final = (
 def paths() -> JSON:
     """The routes, by their paths."""
     return {
-        f"{ROOT}{path}": {each: made.as_json() for each, made in found.items()}
+        f"{REPLICATE_ROOT}{path}": {each: made.as_json() for each, made in found.items()}
         for path, found in {**_predictions(), **_resources()}.items()
     }
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from errors import InvalidRequest, Problem
+from parsing.shapes import MAX_TIMEOUT
 
 EVENTS: Final = ("start", "output", "logs", "completed")
 
@@ -27,7 +28,6 @@ _EARLIER: Final = 1.0
 than it asks to wait, and forgets a prediction whose answer is late."""
 
 _SHORTEST_DEADLINE: Final = 5
-_LONGEST_TIMEOUT: Final = 1800
 
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,9})\"?)?(?:$|[,;\s])")
 _DURATION: Final = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
@@ -87,7 +87,7 @@ def read_creation(body: Any, *, target: str | None = None, cancel_after: str | N
         raise InvalidRequest(problems)
     sent: dict[str, Any] = {"model_name": named, "input": inputs}
     if deadline is not None:
-        sent |= dict.fromkeys(("timeout", "start_timeout"), min(deadline, _LONGEST_TIMEOUT))
+        sent |= dict.fromkeys(("timeout", "start_timeout"), min(deadline, MAX_TIMEOUT))
     if webhook is not None:
         sent["webhook"] = webhook
     return Creation(str(named), sent, webhook, events, deadline)

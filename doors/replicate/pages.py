@@ -1,17 +1,17 @@
 """Pages of Replicate's list of predictions: a hundred each, the latest first, linked by `next` and `previous`.
 
-A cursor says on which side of a generation a page lies, so a creation between two pages repeats nothing.
+A cursor names a generation and the side of it on which a page lies, so a creation between two pages repeats nothing.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from errors import InvalidRequest, Problem
 from ledger import Page
 from ledger.records import GenerationRecord
+from parsing.queries import date_time
 
 PAGE: Final = 100
 """Predictions of one page."""
@@ -23,7 +23,8 @@ _CURSOR: Final = re.compile(r"(?P<side>before|after)-(?P<place>[1-9]\d{0,17})")
 
 
 def read_page(query: Mapping[str, str], caller_id: str) -> Page:
-    """The page of a caller that this query names. Raises InvalidRequest."""
+    """The page of a caller that this query names, and one generation more, which shows that there are others. Raises
+    InvalidRequest."""
     problems: list[Problem] = []
     cursor = query.get("cursor")
     found = None if cursor is None else _CURSOR.fullmatch(cursor)
@@ -37,7 +38,7 @@ def read_page(query: Mapping[str, str], caller_id: str) -> Page:
     is_after = found is not None and found["side"] == "after"
     return Page(
         caller_id,
-        PAGE,
+        PAGE + 1,
         since=since,
         until=until,
         before=None if is_after else place,
@@ -45,18 +46,19 @@ def read_page(query: Mapping[str, str], caller_id: str) -> Page:
     )
 
 
+def shown_on(page: Page, found: Sequence[GenerationRecord]) -> Sequence[GenerationRecord]:
+    """Those of the `found` generations that the page shows."""
+    return found[:PAGE] if page.after is None else found[-PAGE:]
+
+
 def page_links(
     page: Page, found: Sequence[GenerationRecord], query: Mapping[str, str], url: str
 ) -> dict[str, Any]:
     """The links to the pages before and after. `found` has one generation more than the page if there are more in its
     direction."""
-    has_more = len(found) > PAGE
-    if page.after is None:
-        shown = found[:PAGE]
-        has_next, has_previous = has_more, page.before is not None
-    else:
-        shown = found[-PAGE:]
-        has_next, has_previous = True, has_more
+    shown, has_more = shown_on(page, found), len(found) > PAGE
+    has_next = has_more or page.after is not None
+    has_previous = page.before is not None if page.after is None else has_more
     return {
         "next": _link(url, query, f"before-{shown[-1].seq}") if has_next and shown else None,
         "previous": _link(url, query, f"after-{shown[0].seq}") if has_previous and shown else None,
@@ -73,9 +75,7 @@ def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> flo
     if text is None:
         return None
     try:
-        # In a query, a plus is decoded as a space.
-        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - _FRACTION
+        return date_time(text) - _FRACTION
     except (ValueError, OverflowError):
         problems.append(Problem(name, "must be an ISO 8601 date-time", text))
         return None

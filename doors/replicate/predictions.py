@@ -19,14 +19,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from catalog.targets import Target, is_version
-from contract.door_facts import KEPT, LARGE, LARGE_TEXT, DoorFacts
+from contract.door_facts import KEPT, LARGE, LARGE_TEXT, DoorFacts, facts_of
+from doors import REPLICATE_ROOT
 from files.names import stored_name
 from ledger.records import GenerationRecord
 
 Body = dict[str, Any]
-
-ROOT: Final = "/replicate/v1"
-"""The path below which the routes of this door are."""
 
 Link = Callable[[str], str | None]
 """Returns what stands for a kept file in an output, by the name in its link; None if it is not kept any more."""
@@ -44,8 +42,8 @@ _REDACTED: Final = "[REDACTED]"
 _LONGEST_DATA: Final = 10_000
 """The most characters of a `data:` URI that is shown whole."""
 
-_HIDDEN: Final = "hidden"
-"""What Replicate shows as the version of an official model."""
+HIDDEN: Final = "hidden"
+"""The id of the only version of an official model, as Replicate shows it."""
 
 _UNAVAILABLE: Final = "The prediction succeeded, but its output is not kept by this service."
 
@@ -55,7 +53,7 @@ def prediction(record: GenerationRecord, address: str, *, link: Link, content: C
     facts = facts_of(record)
     output = _output(record, facts, link, content)
     is_lost = record.succeeded and output is None
-    here = f"{address}{ROOT}/predictions/{record.id}"
+    here = f"{address}{REPLICATE_ROOT}/predictions/{record.id}"
     body: Body = {
         "id": record.id,
         **_what_runs(record),
@@ -114,10 +112,6 @@ def links(record: GenerationRecord, address: str) -> Link:
     return lambda name: name if name.startswith("data:") else f"{address}/files/{record.id}/{name}"
 
 
-def facts_of(record: GenerationRecord) -> DoorFacts | None:
-    return None if record.door_facts is None else DoorFacts.from_json(record.door_facts)
-
-
 def timestamp(moment: float) -> str:
     """A Unix time in Replicate's format: ISO 8601, UTC, microseconds, rounded down."""
     date = _EPOCH + timedelta(microseconds=math.floor(moment * 1e6))
@@ -128,7 +122,7 @@ def _what_runs(record: GenerationRecord) -> Body:
     target = Target.parse(record.model)
     if is_version(record.model):  # the name of the model is not known
         return {"model": record.model, "version": record.model}
-    version = record.version or target.version or _HIDDEN
+    version = record.version or target.version or HIDDEN
     if target.deployment is None:
         return {"model": target.name, "version": version}
     return {"model": target.deployment, "version": version, "deployment": target.deployment}

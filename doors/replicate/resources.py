@@ -8,15 +8,15 @@ from typing import Any, Final
 
 from catalog.model import Model
 from catalog.targets import Target
-from doors.replicate.predictions import ROOT, timestamp
+from doors import REPLICATE_ROOT
+from doors.replicate.predictions import HIDDEN, timestamp
 from files.caller_files import CallerFile
 
 Body = dict[str, Any]
 
-_FILE: Final = re.compile(rf"https?://[^/?#\s]+(?:/[^?#\s]*)?{ROOT}/files/([0-9a-f]{{48}})", re.IGNORECASE)
-
-_HIDDEN: Final = "hidden"
-"""The id of the only version of an official model."""
+_FILE: Final = re.compile(
+    rf"https?://[^/?#\s]+(?:/[^?#\s]*)?{REPLICATE_ROOT}/files/([0-9a-f]{{48}})", re.IGNORECASE
+)
 
 _COG_VERSION: Final = "unknown"
 """Not published with the schema. The official client reads any text that is no version as a recent one."""
@@ -34,7 +34,7 @@ def file(found: CallerFile, address: str) -> Body:
         "metadata": dict(found.metadata),
         "created_at": timestamp(found.created_at),
         "expires_at": timestamp(found.expires_at),
-        "urls": {"get": f"{address}{ROOT}/files/{found.id}"},
+        "urls": {"get": f"{address}{REPLICATE_ROOT}/files/{found.id}"},
     }
 
 
@@ -60,7 +60,7 @@ def model(found: Model) -> Body:
         "run_count": 0,
         "cover_image_url": None,
         "default_example": None,
-        "latest_version": version(found, found.version or _HIDDEN),
+        "latest_version": version(found, found.version or HIDDEN),
     }
 
 
