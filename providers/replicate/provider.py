@@ -316,8 +316,10 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 async with self._cancelling:
                     with await self._others.acquire(caller.turn) as lease:
                         give_up = min(give_up, clock() + CANCEL_PATIENCE)
-                        ended = await self._client.cancel_prediction(caller, prediction.id, lease=lease)
-                        return self._checked(caller, replace(ended, form=prediction.form))
+                        shown = await self._client.cancel_prediction(caller, prediction.id, lease=lease)
+                ended = replace(shown, form=prediction.form)
+                if ended.is_over:  # otherwise another answer shows how it ended, and what was billed
+                    return self._checked(caller, ended)
             except Refusal as refusal:
                 refusals += is_about_token(refusal)  # the first refusal may be temporary
                 if refusals > 1 or (refusal.is_replicates and refusal.status in {404, 422}):

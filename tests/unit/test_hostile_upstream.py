@@ -257,6 +257,25 @@ def test_an_answer_to_a_cancel_that_shows_another_prediction_is_ignored():
     assert ("canceled", []) == (generation.state, running)
 
 
+@pytest.mark.parametrize(("times", "cancels"), [(1, 2), (3, 4)])
+def test_a_cancel_whose_answer_shows_that_the_prediction_still_runs_is_repeated(times, cancels):
+    still = CannedAnswer(body=json.dumps({"id": "p0", "status": "processing"}).encode(), made=False)
+    upstream = Hostile({"cancel": [still] * times})
+    generation, _, running = scenario(upstream, a_picture(), cancel_after=1.0)
+
+    assert ("canceled", "canceled", []) == (generation.state, generation.prediction.status, running)
+    assert cancels == sum(kind == "cancel" for kind, _ in upstream.seen)
+
+
+def test_a_prediction_that_no_cancel_shows_as_over_counts_as_billed():
+    still = CannedAnswer(body=json.dumps({"id": "p0", "status": "processing"}).encode(), made=False)
+    generation, _, _ = scenario(Hostile({"cancel": [still] * 99}), a_picture(), cancel_after=1.0)
+
+    assert "canceled" == generation.state
+    assert generation.prediction.is_lost
+    assert generation.request.bound == generation.cost_usd > 0
+
+
 @pytest.mark.parametrize(
     "address", ["http://\r\n", "a", "https://x/\ud800", f"https://x/{TOKEN}", "https://x/" + "a" * 10**6, 7]
 )
