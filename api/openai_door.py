@@ -20,6 +20,7 @@ from auth import Caller
 from doors import OPENAI_ROOT
 from doors.openai import catalogue, results
 from doors.openai.errors import as_called
+from doors.openai.images import became_of_images
 from doors.openai.requests import FORM_NAMES, Call, renamed, translated
 from doors.openai.results import Picture
 from errors import InvalidRequest, ServiceError, StillRunning
@@ -129,7 +130,8 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
                 parse_batch(sent, context) if call.is_batch else parse_generation(sent, context)
             )
         except InvalidRequest as invalid:
-            raise InvalidRequest(as_called(invalid.problems)) from None
+            images = became_of_images(model, fields) if edits else None
+            raise InvalidRequest(as_called(invalid.problems, images)) from None
         plan = None
         if isinstance(parsed, BatchRequest):
             plan = service.loop.run(service.generations.forecast(parsed, caller)).plan

@@ -54,12 +54,15 @@ def shape(
     return {"error": error, **beside}, MIMETYPE, dict(NO_RETRY) if is_final else {}
 
 
-def as_called(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems of a translated body by the names of OpenAI's fields, each once for all generations of a call."""
+def as_called(problems: Iterable[Problem], images: str | None = None) -> list[Problem]:
+    """Problems of a translated body by the names of OpenAI's fields, each once for all generations of a call. `images`
+    is the input of the model that `image` has become."""
     found: list[Problem] = []
     for each in problems:
         name = re.sub(r"^requests\[\d+\]\.", "", each.field)
         name = "model" if name == "model_name" else name
+        if images is not None and name.partition("[")[0] == images:
+            name = "image" + name.removeprefix(images)
         if all((name, each.message) != (other.field, other.message) for other in found):
             found.append(replace(each, field=name))
     return found

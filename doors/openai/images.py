@@ -42,6 +42,12 @@ def put_images(model: Model, body: dict[str, Any], problems: list[Problem], *, f
     body[name] = images if model.inputs[name].is_list else images[0]
 
 
+def became_of_images(model: Model | None, given: Mapping[str, Any]) -> str | None:
+    """The input of the model that `put_images` moves the pictures of this body into; None if it has none."""
+    has_some = given.get(IMAGE) is not None or given.get("images") is not None
+    return _input_for_images(model) if model is not None and has_some else None
+
+
 def _put_mask(model: Model, body: dict[str, Any], problems: list[Problem]) -> None:
     masks = _listed(body.pop(MASK, None))
     if not masks:

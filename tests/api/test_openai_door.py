@@ -357,6 +357,9 @@ def test_pictures_to_edit_may_be_addresses_in_json(url, simulator, image):
         ({"model": "flux-kontext-max", "mask": "https://example.com/m.png"}, "mask"),
         ({"model": "nano-banana", "image": ["https://example.com/a.png"] * 4}, "image"),
         ({"model": "nano-banana", "image": None}, "image"),
+        ({"model": "flux-kontext-max", "image": "a.png"}, "image"),
+        ({"model": "flux-kontext-max", "input_image": "a.png", "image": None}, "input_image"),
+        ({"model": "nano-banana", "image": ["https://example.com/a.png", "b.png"]}, "image[1]"),
     ],
 )
 def test_pictures_that_a_model_does_not_take_are_refused(url, simulator, fields, param):
