@@ -26,8 +26,8 @@ async def together(
     callers=(ADMIN,),
 ):
     """Each of three processes makes four pictures within so many seconds, each with one of the prompts and for one of
-    the callers. Returns the ids
-    of all their predictions, the number of predictions made, and whether the account seems to be shared."""
+    the callers. Returns the ids of all their predictions, the number of predictions made, and whether the account seems
+    to be shared."""
     options = Options(prediction_seconds=3.0, answer_delay=(0.0, 3.0), seed=seed, list_lag=lag)
     world, loopback = simulator_here(options)
     chance, ledgers, services = random.Random(seed), [], []

@@ -1,6 +1,7 @@
 """The official client works with the simulator as with Replicate, and so it does through the service's own door."""
 
 import io
+from contextlib import contextmanager
 
 import pytest
 import replicate
@@ -13,12 +14,18 @@ FLUX_DEV = "black-forest-labs/flux-dev"
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 
+@contextmanager
+def official_client(url, token):
+    made = replicate.Client(api_token=token, base_url=url)
+    yield made
+    made._client.close()  # noqa: SLF001 - the official client has no close
+
+
 @pytest.fixture
 def direct(sim):
     """The official client of the simulator."""
-    made = replicate.Client(api_token="r8_official", base_url=sim.url)
-    yield made
-    made._client.close()  # noqa: SLF001 - the official client has no close
+    with official_client(sim.url, "r8_official") as made:
+        yield made
 
 
 @pytest.fixture(params=["directly", "through the door"])
@@ -28,11 +35,9 @@ def client(request, sim):
         yield request.getfixturevalue("direct")
         return
     app = request.getfixturevalue("make_app")(REPLICATE_BASE_URL=sim.url, WEBHOOK_SECRET=SECRET)
-    with online(app) as url:
-        made = replicate.Client(api_token=ADMIN_KEY, base_url=f"{url}/replicate")
+    with online(app) as url, official_client(f"{url}/replicate", ADMIN_KEY) as made:
         made.poll_interval = 0.01
         yield made
-        made._client.close()  # noqa: SLF001 - the official client has no close
 
 
 def test_the_client_creates_and_reloads(client):
