@@ -1,4 +1,4 @@
-"""What a step admits, and the places that each admitted ticket has taken."""
+"""The result of a step, and the places that each admitted ticket has taken."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Admission:
             window.take()
 
     def give_back(self) -> None:
-        """Nothing was sent, so all its places are free at once."""
+        """Free all its places at once, since its creation was not sent."""
         for window in self.unanswered:
             window.give_back()
         self.unanswered = ()

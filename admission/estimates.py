@@ -80,17 +80,17 @@ class Estimates:
         if named is not None:
             own_wait = max(own_wait, self._permit_wait(named, caller, batch, ahead, usual))
         own_wait = max(own_wait, self._boot_wait(boots, position), self._limit_wait(caller, turns, usual))
-        wanted = max(policy.queue.ready_batched(now), ahead + 1 if batch is not None else 0)
+        batched = max(policy.queue.ready_batched(now), ahead + 1 if batch is not None else 0)
         unpaced = max(0, free - reserve.left(now))
         starts = [0.0] * unpaced  # when each free place is taken if only these tickets wait
-        starts += [reserve.wait(nth, free, wanted, now) for nth in range(1, free - unpaced + 1)]
+        starts += [reserve.wait(nth, free, batched, now) for nth in range(1, free - unpaced + 1)]
         if position <= free:
             return max(slot_wait, own_wait, 0.0 if batch is None else starts[position - 1])
         expiries = [min(free_at - now, WINDOW) for free_at in window.free_at()]
         expiries += [start + WINDOW for start in starts]
         windows, index = divmod(position - free - 1, len(expiries))
         is_paced = batch is not None and reserve.places.limit == window.limit
-        paced = reserve.wait(position, free, wanted, now) if is_paced else 0.0
+        paced = reserve.wait(position, free, batched, now) if is_paced else 0.0
         return max(slot_wait, own_wait, paced, expiries[index] + windows * WINDOW)
 
     def queue_position(self, caller: str, batch: str | None, ahead: int, semaphore: str | None = None) -> int:

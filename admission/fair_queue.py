@@ -18,8 +18,8 @@ from admission.semaphores import Semaphore, Semaphores
 @dataclass(frozen=True, slots=True)
 class FlowSnapshot:
     """How many tickets of one flow wait and run. `boots` are those of them that may have to wait for a boot. `starts`
-    tells how many turns after the current one the next turn of its caller starts, and among the flows of the caller its
-    own."""
+    is how many turns after the current one the next turn of its caller starts, and how many its own among the flows of
+    the caller."""
 
     caller: str
     batch: str | None

@@ -5,8 +5,8 @@ A caller at its own limit is *parked*, as a flow without a permit is (`semaphore
 start tag, and returns when it has room again. So the others go first. While it waits,
 a step only checks whether it has room.
 
-Its window counts as that of all callers does. It counts from the moment at which the limit is set: what was admitted
-before has no place in it. A caller without tickets is only an entry in a mapping of limits.
+Its window counts as that of all callers does. It counts from the moment at which the limit is set: earlier admissions
+have no place in it. A caller without tickets is only an entry in a mapping of limits.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Named keys and doors: what a request costs with a named key, and through each door.
+"""Named keys and doors: the cost of a request with a named key, and through each door.
 
     python -m bench.doors                          # two and a half minutes
     python -m bench.doors --rounds 2 --seconds 0.5
@@ -81,7 +81,7 @@ _LIMITS: Final = {
 _KEYS_NOTE: Final = f"""\
 In the first row, a named key takes turns at a service with {KEYS:,} keys in its ledger and at two without another key.
 Then two keys of the first service, without and with limits and a budget, take turns with its admin key. The last ratio
-is what noise alone explains."""
+shows how far noise alone goes."""
 
 _DOORS_NOTE: Final = """\
 The same picture with the same named key, through each door and through `POST /generate` of one service, by turns. The

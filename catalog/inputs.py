@@ -342,7 +342,7 @@ class Inputs:
         elsewhere: Collection[str] = (),
     ) -> Checked:
         """Check these inputs. An input that is null counts as left out, unless it is nullable, and one that is required
-        may be given `elsewhere`. Those that the model does not have are left out, but passed on by a `lenient` check.
+        may be sent `elsewhere`. Those that the model does not have are left out, but passed on by a `lenient` check.
         Rules between inputs are not checked (`broken_rules`)."""
         passes_others = lenient or self.is_open
         lenient = lenient or self.lenient

@@ -64,7 +64,7 @@ class Model:
     generation in a plan. `usual_seconds` is an estimate until generations have been measured. `output` is the form of
     its output. `kind` is None if that does not say what the model makes. `version` is the one that was checked; an
     official model has none, since it runs by its name. A `retired` model may fail any day, which the sentence explains.
-    If its own schema could not be read, `unread` is a sentence that says why. A `caution` is one about how it runs.
+    If its own schema could not be read, `unread` is a sentence with the reason. A `caution` is one about how it runs.
 
     A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
     models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle."""

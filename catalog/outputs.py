@@ -139,8 +139,8 @@ _DATA: Final = Shape(data=True)
 class OutputForm:
     """How to read the outputs of a model.
 
-    With `joins`, a list of texts is one text in pieces. With `streams`, the output may grow until the status says that
-    the prediction is over. With `is_media`, only pictures and films count, wherever they are, and all else is a
+    With `joins`, a list of texts is one text in pieces. With `streams`, the output may grow until the status shows
+    that the prediction is over. With `is_media`, only pictures and films count, wherever they are, and all else is a
     refusal."""
 
     shape: Shape = ANYTHING

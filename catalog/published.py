@@ -55,7 +55,7 @@ _DEEPEST: Final = 4
 
 
 _ANY: Final = Inputs({}, lenient=True, is_open=True)
-"""The inputs of a model whose schema does not describe them."""
+"""The inputs of a model, if its schema does not describe them."""
 
 
 class TooComplex(NoInputs):
@@ -82,8 +82,8 @@ class Published:
 
     @classmethod
     def of(cls, document: Mapping[str, Any] | str) -> "Published":
-        """If the document does not describe the inputs, any are passed on. A text in its place says why it could not be
-        read."""
+        """If the document does not describe the inputs, any are passed on. A text in its place is the reason why it
+        could not be read."""
         if isinstance(document, str):
             return cls({}, _ANY, UNKNOWN, document)
         output = output_form(document)

@@ -205,7 +205,7 @@ class Keeper:
         log.info("gate_held", term=look.term, rows=len(look.rows))
 
     async def _meet(self, rows: Sequence[LeaseRow]) -> None:
-        """Learn the limits of keys whose work is new to this holder: another process may just have made them."""
+        """Learn the limits of keys that this holder has not met: another process may just have made them."""
         if new := {row.caller for row in rows if row.caller.startswith(KEY_PREFIX)} - self._keys:
             await self._on_keys(new)
             self._keys |= new

@@ -37,7 +37,7 @@ def mirrored(
     durations: Durations,
     own_limits: dict[str, OwnLimits],
 ) -> Policy:
-    """A policy in the state of the snapshot, whose tickets are numbers. It keeps the `own_limits` of callers, which
+    """A policy in the state of the snapshot. Its tickets are numbers. It keeps the `own_limits` of callers, which
     this process knows at least as well as the holder of the gate did."""
     policy = Policy(
         concurrent_limit=seen.concurrent_limit,

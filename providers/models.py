@@ -1,4 +1,4 @@
-"""What a provider says about models, and how it is asked."""
+"""Facts of a provider about models, and how they are looked up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ it, such as `it is larger than 512 kB.`"""
 
 @dataclass(frozen=True, slots=True)
 class ListedVersion:
-    """A version in the list of a model's versions. `created_at` is ISO 8601 in UTC, None if it is not said."""
+    """A version in the list of a model's versions. `created_at` is ISO 8601 in UTC, None if it is unknown."""
 
     id: str
     created_at: str | None = None
@@ -31,7 +31,7 @@ class ModelFacts:
     schema: PublishedSchema | None = None
     """None if the version has none, for a deployment, and in the results of a search."""
     is_official: bool | None = None
-    """Whether it runs by its name, without a version. None if that is not said."""
+    """Whether it runs by its name, without a version. None if that is unknown."""
     is_private: bool = False
     """Whether only some accounts can read it."""
     description: str = ""
@@ -55,7 +55,7 @@ class ModelSource(Protocol):
         """A version (64 hex digits) of the model `owner/name`. It has no more than its name, version and schema."""
 
     async def find_deployment(self, caller: Caller, name: str) -> ModelFacts | None:
-        """The deployment `owner/name`, given without the prefix `deployments/`."""
+        """The deployment `owner/name`, without the prefix `deployments/`."""
 
     async def find_versions(self, caller: Caller, name: str) -> Sequence[ListedVersion] | None:
         """The first page of the versions of the model `owner/name`, the newest first. An official model has no such

@@ -118,7 +118,7 @@ def claims(
         print(f"     healed by a repetition, {number} times: {text}", flush=True)
     print(f"     logs: {logs}", flush=True)
     sent = found.generations - found.secrets_lost
-    without = ", but for those whose secrets were lost" if found.secrets_lost else ""
+    without = ", without those that lost their secrets" if found.secrets_lost else ""
     yield Claim(
         f"{what}: generations accepted{without}, predictions made",
         f"{sent}, {found.predictions}",

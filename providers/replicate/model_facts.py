@@ -1,7 +1,7 @@
-"""Reads what Replicate says of models, versions and deployments.
+"""Reads Replicate's facts of models, versions and deployments.
 
-Reading is lenient, as of any answer (`answers.py`): what cannot be used is left out. But without a usable name there is
-nothing to run, and a schema is used whole or not at all, since half of one would refuse inputs that are right. Instead
+Reading is lenient, as of any answer (`answers.py`): what cannot be used is left out. But without a usable name no
+model can run, and a schema is used whole or not at all, since half of one would refuse inputs that are right. Instead
 of a schema that is too large or nested too deeply, the facts have the reason, and the model still runs.
 
 Facts: Replicate's OpenAPI document (`models.get`, `models.versions.get` and `.list`, `deployments.get`, `search`).
@@ -162,7 +162,7 @@ def _schema(version: Mapping[str, Any], redact: Redaction) -> PublishedSchema | 
 
 
 def _has_no_iterators(cog_version: Any) -> bool:
-    """Whether schemas of this version of Cog do not say if a list is an iterator, whose output grows. The official
+    """Whether schemas of this version of Cog do not mark lists that are iterators: outputs that grow. The official
     client also reads their lists as iterators (`replicate/schema.py`, 1.0.7)."""
     found = _COG_VERSION.match(cog_version) if isinstance(cog_version, str) else None
     return found is not None and tuple(map(int, found.groups())) < _ITERATORS_SINCE

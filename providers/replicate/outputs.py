@@ -110,12 +110,12 @@ def with_addresses_checked(prediction: Prediction, *, upstream: URL, redact: Red
     prediction = replace(prediction, output=_with_urls(prediction.output, checked))
     if prediction.error or not prediction.produced.refusal:
         return prediction
-    said = " ".join(redact.words(prediction.produced.refusal).split())
-    if not said:
+    refusal = " ".join(redact.words(prediction.produced.refusal).split())
+    if not refusal:
         return prediction
-    said = _DROPPED if _DROPPED in said else said[:_LARGEST_ERROR]
+    refusal = _DROPPED if _DROPPED in refusal else refusal[:_LARGEST_ERROR]
     # It succeeded and may be billed, so it is not tried again.
-    return replace(prediction, error=said, cause="content" if cause_of(said) == "content" else "model")
+    return replace(prediction, error=refusal, cause="content" if cause_of(refusal) == "content" else "model")
 
 
 def _with_urls(value: Any, checked: Callable[[str], str]) -> Any:

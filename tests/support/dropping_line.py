@@ -13,8 +13,8 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class DroppingLine:
-    """Forwards each connection to one of the `ports` on loopback, in turn. Of the answers to requests other than GET,
-    it drops the `share`: before a byte of them is passed on, and if they are `whole`, only after it has read them."""
+    """Forwards each connection to one of the `ports` on loopback, in turn. Of the answers to POST requests, it drops
+    the `share`: before a byte of them is passed on, and if they are `whole`, only after it has read them."""
 
     def __init__(self, ports: Sequence[int], *, share: float, whole: bool, seed: int) -> None:
         self.url = ""
@@ -42,32 +42,32 @@ class DroppingLine:
         self._connections += 1
         far_reader, far = await asyncio.open_connection("127.0.0.1", port)
         self._open |= {writer, far}
-        asked = asyncio.Event()
-        requests = asyncio.create_task(self._pass_requests(reader, far, asked))
+        posted = asyncio.Event()
+        requests = asyncio.create_task(self._pass_requests(reader, far, posted))
         with suppress(OSError, asyncio.IncompleteReadError):
-            await self._pass_answers(far_reader, writer, asked)
+            await self._pass_answers(far_reader, writer, posted)
         requests.cancel()
         for each in (writer, far):
             each.transport.abort()
             self._open.discard(each)
 
     async def _pass_requests(
-        self, reader: asyncio.StreamReader, far: asyncio.StreamWriter, asked: asyncio.Event
+        self, reader: asyncio.StreamReader, far: asyncio.StreamWriter, posted: asyncio.Event
     ) -> None:
         with suppress(OSError):
             while part := await reader.read(_CHUNK):
                 if part.startswith(b"POST "):
-                    asked.set()
+                    posted.set()
                 far.write(part)
                 await far.drain()
         far.close()
 
     async def _pass_answers(
-        self, far_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: asyncio.Event
+        self, far_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, posted: asyncio.Event
     ) -> None:
         while part := await far_reader.read(_CHUNK):
-            if asked.is_set():
-                asked.clear()
+            if posted.is_set():
+                posted.clear()
                 if self._random.random() < self._share:
                     if self._whole:
                         await _rest_of(part, far_reader)

@@ -40,8 +40,8 @@ def test_an_input_that_the_model_refuses_or_that_names_a_secret_stays_a_problem(
 
 
 def test_an_accepted_request_is_read_again_as_it_was():
-    given = body(no_such_input=1, seed="3")
-    first = parse_generation(given, LENIENT)
+    sent = body(no_such_input=1, seed="3")
+    first = parse_generation(sent, LENIENT)
 
     again = parse_generation(dict(first.given), replace(LENIENT, accepted=True))
 

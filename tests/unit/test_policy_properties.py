@@ -494,7 +494,7 @@ class AnyHistoryWithBoots(AnyHistoryWithPauses):
 
 
 class AnyHistoryWithOwnLimits(AnyHistoryWithBoots):
-    """Callers get own limits, lose them and get others. What was admitted before a limit of admissions was set has no
+    """Callers get own limits, lose them and get others. Admissions before a limit of admissions was set have no
     place in it."""
 
     @initialize(
@@ -583,7 +583,7 @@ class AnyHistoryWithOwnLimits(AnyHistoryWithBoots):
             self.own_places[caller][ticket] = math.inf
 
     def leave(self, ticket: int, free_at: float | None) -> None:
-        """Its place is free at this moment, or now if nothing was sent."""
+        """Its place is free at this moment, or now if its creation was not sent."""
         for places in self.own_places.values():
             if places.get(ticket) == math.inf:
                 places[ticket] = self.now if free_at is None else free_at

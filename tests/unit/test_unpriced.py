@@ -1,4 +1,4 @@
-"""Models without a price: what they reserve, their cost, which costs are learned, and how often they are repeated."""
+"""Models without a price: their reservations, their costs, the learned costs, and how often they are repeated."""
 
 import asyncio
 from dataclasses import replace
