@@ -1,4 +1,4 @@
-"""Notices whether the answer to a call of the OpenAI door arrived: a retry may join a call whose answer did not.
+"""Notices whether the answer to a call of the OpenAI door arrived. If it did not, a retry may join the call.
 
 All functions run in a Flask thread, inside a request, except `_Delivery._ended`.
 """
@@ -55,7 +55,7 @@ class _Delivery:
 
     def _parts(self, content: bytes) -> Iterator[bytes]:
         yield content
-        self._written_at = time.monotonic()  # the server has not asked for more before it wrote all
+        self._written_at = time.monotonic()  # the server takes the next part once it has written this one
 
     def _close(self) -> None:
         calls, lost = self._service.core.lost_calls, self._answered.lost

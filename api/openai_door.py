@@ -38,7 +38,7 @@ from service import Runtime
 routes = Blueprint("openai_door", __name__, url_prefix=OPENAI_ROOT)
 
 _BEFORE_TIMEOUT: Final = 5.0
-"""Seconds before the client stops waiting at which it is answered that its work still runs."""
+"""Seconds before the client stops waiting at which the response is that its work still runs."""
 
 _WAITS = incoming.Preference()
 """All calls of this door wait for the end."""
@@ -115,7 +115,7 @@ def _patience() -> float | None:
 
 
 def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submission]:
-    """The call, and what is submitted for it. The body is released from memory on return. Raises InvalidRequest."""
+    """The call, and its submission. The body is released from memory on return. Raises InvalidRequest."""
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=edits, names=FORM_NAMES) as body:
         fields = renamed(body)
@@ -142,7 +142,7 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
 
 
 def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, edits: bool) -> Response:
-    """The response to a call whose work has ended. Raises the error of the first generation if none has a picture."""
+    """The response to a call with ended work. Raises the error of the first generation if none has a picture."""
     records = [each.record() for each in items_of(work)]
     bodies = [views.generation(each, address) for each in records]
     made = [each.error is None or each.placeholder for each in records]

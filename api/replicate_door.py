@@ -1,11 +1,11 @@
-"""The routes of the door for Replicate's clients, below `/replicate/v1`: predictions, and what their client asks for.
+"""The routes of the door for Replicate's clients, below `/replicate/v1`, for predictions.
 
 A creation becomes a generation, as from `POST /generate`. It is accepted at once and goes on without its caller, who
 finds it again in the list. All functions run in a Flask thread, inside a request.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -112,7 +112,7 @@ def _place(caller: Caller, *, waits: bool) -> Iterator[bool]:
 
 
 def _submission(service: Runtime, caller: Caller, target: str | None) -> Submission:
-    """What is submitted for a creation. The body is released from memory on return."""
+    """The submission of a creation. The body is released from memory on return."""
     address = incoming.address()
     with incoming.body(caller.turn) as body:
         creation = read_creation(body, target=target, cancel_after=request.headers.get("Cancel-After"))
@@ -120,22 +120,22 @@ def _submission(service: Runtime, caller: Caller, target: str | None) -> Submiss
         upload_of = partial(_upload, caller)
         sent = {**creation.body, "input": _with_uploads(creation, context, upload_of)}
         try:
-            wanted = parse_generation(incoming.with_files_on_disk(sent, context), context)
+            parsed = parse_generation(incoming.with_files_on_disk(sent, context), context)
         except InvalidRequest as invalid:
             raise _refusal(invalid, creation, is_named=target is not None) from None
-        _check_outputs(service, wanted.model.output.kind)
+        _check_outputs(service, parsed.model.output.kind)
         if not creation.gets_end:
-            wanted = replace(wanted, webhook=None, given={**wanted.given, "webhook": None})
-        secrets = context.secrets_in(wanted.model, creation.input)
+            parsed = replace(parsed, webhook=None, given={**parsed.given, "webhook": None})
+        secrets = context.secrets_in(parsed.model, creation.input)
         facts = _facts(creation, secrets)
         submission = incoming.submission(
-            "gen", wanted, sent, context=context, caller=caller, address=address, key=None, seconds=0,
+            "gen", parsed, sent, context=context, caller=caller, address=address, key=None, seconds=0,
             work_id=new_prediction_id(),
         )  # fmt: skip
     return replace(submission, door=REPLICATE, door_facts=facts.as_json())
 
 
-def _facts(creation: Creation, secrets: Any) -> DoorFacts:
+def _facts(creation: Creation, secrets: Set[str]) -> DoorFacts:
     return DoorFacts(
         target=creation.target,
         input=predictions.shown_input(creation.input, secrets),
@@ -174,15 +174,15 @@ def _upload(caller: Caller, text: str) -> Upload | None:
 
 
 def _check_outputs(service: Runtime, kind: str | None) -> None:
-    """Raises InvalidRequest for a model whose files would not be kept: they could not be given to the caller."""
+    """Raises InvalidRequest for a model that makes files, which this service could not hand out if it keeps none."""
     if service.files is None and kind not in {"text", "data"}:
         reason = "makes files, and this service keeps none (FILES_TTL=0), so it could not hand them out"
         raise InvalidRequest([Problem("version", reason)])
 
 
 def _refusal(invalid: InvalidRequest, creation: Creation, *, is_named: bool) -> Exception:
-    """The error of a creation whose translation is refused, with the fields of this door. Without a model, nothing else
-    is known to be wrong."""
+    """The error of a creation that the parser refuses, with the fields of this door. Without a model, no other problem
+    is known."""
     unknown = next((each for each in invalid.problems if each.field == "model_name"), None)
     if unknown is None:
         return invalid

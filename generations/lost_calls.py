@@ -1,14 +1,14 @@
-"""Calls of clients that retry without an idempotency key: what lost its connection goes on, and a retry joins it.
+"""Calls of clients that retry without an idempotency key: one that lost its connection goes on, and a retry joins it.
 
 A call is lost if its caller disconnected while it waited, if its answer could not be written, or if the answer was that
 it still runs. The ledger has a row for each, so a retry finds it in any process. A retry deletes the row of the oldest
-lost call with its key and body, so no two retries join the same work. Work whose caller still waits has no row.
+lost call with its key and body, so no two retries join the same work. While a caller waits, its work has no row.
 
 An answer that was written may be lost as well: a line drops it, and the connection ends. A client that has the answer
 keeps its connection for the next request, or may close it: both are seen alike. So such an end counts as a loss only
 if it comes at once, if most connections of the same caller stay open, and for a retry that comes when the client of
-that try would send it. While nothing is known of the caller, it must also be its latest call. Nothing is seen of
-answers with `Connection: close`, or if a proxy keeps the connection open.
+that try would send it. While the habit of the caller is not known, it must also be its latest call. Such losses are
+not seen after answers with `Connection: close`, or if a proxy keeps the connection open.
 
 After a minute without a retry, the row is deleted and unfinished work is cancelled.
 """
@@ -40,7 +40,7 @@ from loop_thread import finish
 T = TypeVar("T")
 
 DOOR: Final = "openai"
-"""The door whose calls may be joined."""
+"""The door with calls that may be joined."""
 
 KEPT_FOR: Final = 60.0
 """Seconds for which a retry may join a lost call."""
@@ -49,7 +49,7 @@ AT_ONCE: Final = 2.0
 """Seconds after an answer within which the end of its connection is a sign that it was lost."""
 
 _LOOKS: Final = (0.0, 0.25, 0.5)
-"""Seconds before each look for a lost call, whose loss may be noticed a little later than by its client."""
+"""Seconds before each look for a lost call: its client may notice the loss a little earlier than this service."""
 
 _LONG_LOOK: Final = 0.5
 _LONGEST_LOOK: Final = 30.0
@@ -59,7 +59,7 @@ _JUDGED_AFTER: Final = 0.25
 """Seconds after which the habit of a caller is judged. Clients retry later: after 0.375 seconds or more."""
 
 _HABIT: Final = 60.0
-"""Seconds whose answers show the habit of a caller."""
+"""Seconds of answers that show the habit of a caller."""
 
 _MOST_HABITS: Final = 10_000
 
@@ -157,7 +157,7 @@ class LostCalls:
         self._habit(caller_id).refused_at = _now()
 
     def take_over(self, works: Iterable[Work | GenerationRecord]) -> None:
-        """Let retries join the unfinished work of a process that has died, whose callers have lost their connections.
+        """Let retries join the unfinished work of a process that has died and so has lost its callers' connections.
         All lost calls in the ledger end in time, also those of dead processes."""
         for work in works:
             is_item = not isinstance(work, Batch) and work.batch_id is not None
@@ -212,8 +212,8 @@ class LostCalls:
         return None
 
     async def _is_likely(self, lost: LostCallRecord) -> bool:
-        """Whether its caller is known to keep connections by now; or has submitted nothing else since, in any process,
-        and had no try refused here, so that a retry can only be of this call."""
+        """Whether its caller is known to keep connections by now; or this is the caller's latest call in any process,
+        and no try of the caller was refused here, so that a retry can only be of this call."""
         habit = self._habits.get(lost.caller_id)
         if habit is not None and (keeps := habit.keeps(_now())) is not None:
             return keeps
@@ -275,7 +275,7 @@ class LostCalls:
 
 
 class _Habit:
-    """The answers to one caller within some seconds, and those whose connections ended at once."""
+    """The times of the answers to one caller within some seconds, and of the connections that ended at once."""
 
     def __init__(self) -> None:
         self.answered: deque[float] = deque(maxlen=1000)
@@ -314,8 +314,8 @@ async def _result(task: asyncio.Task[T]) -> T:
 
 
 def _candidates(rows: Iterable[LostCallRecord], number: int, now: float) -> list[LostCallRecord]:
-    """The calls that try `number` may join, in this order: the oldest whose answer was not written, then the latest
-    whose answer was, if its client retries about now."""
+    """The calls that try `number` may join, in this order: those without a written answer, the oldest first, and then
+    those with one whose client retries about now, the latest first."""
     shortest = min(_FIRST_PAUSE * 2 ** (min(number, 10) - 1), _LONGEST_PAUSE)
     unwritten = [each for each in rows if each.answered_try is None]
     written = [

@@ -17,10 +17,10 @@ class ParseContext:
     """What parsing depends on: the models, whether webhooks may go to this machine (`loopback`), and to which hosts of
     the operator. A request that was `accepted` before, by an earlier version or under other settings, is not refused by
     newer rules. A `lenient` one is read as Replicate reads inputs: those that the model does not have are passed on,
-    a text that is exactly a number or a boolean becomes one where the model takes that, and nothing is added.
+    a text that is exactly a number or a boolean becomes one where the model takes that, and no defaults are added.
     `resolved` has the other models of the request by the names that it uses, or why a name leads to none. `may_run`
-    says whether the caller may run a model. `timeout` and `start_timeout` are those of requests without their own, in
-    seconds."""
+    returns whether the caller may run a model. `timeout` and `start_timeout` are those of requests without their own,
+    in seconds."""
 
     registry: Registry
     loopback: bool = False

@@ -38,18 +38,18 @@ def _plain(text: str) -> str:
     return text
 
 
-def _pairs(given: dict[str, str]) -> dict[str, str]:
-    for name, value in bounded(given).items():
+def _pairs(pairs: dict[str, str]) -> dict[str, str]:
+    for name, value in bounded(pairs).items():
         _plain(name), _plain(value)
-    return given
+    return pairs
 
 
-def _moment(given: str) -> str:
+def _moment(text: str) -> str:
     try:
-        moment = datetime.fromisoformat(given)
-        if moment.tzinfo is not None and "T" in given.upper():
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None and "T" in text.upper():
             iso8601(moment.timestamp())  # in UTC it may be beyond the last year
-            return given
+            return text
     except (ValueError, OverflowError):
         pass
     raise ValueError("must be a date and time with an offset (RFC 3339), such as 2027-01-31T00:00:00Z")

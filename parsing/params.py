@@ -37,7 +37,7 @@ _UNNAMED: Final = (
 )
 
 _OUTSIDE: Final = "is no parameter of the model; it stands outside, beside `model_name`"
-"""What is said of a field of this service among the parameters in `input`."""
+"""The message about a field of this service among the parameters in `input`."""
 
 _LONGEST_ESCAPE: Final = 12
 """The most bytes of one character as JSON in ASCII."""

@@ -35,7 +35,7 @@ _OF_LIST: Final = ("state", "model", "since", "limit", "cursor", "key", "batch",
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose work a list shows: that of a caller, of the keys of a name, or of all callers if both are None."""
+    """The owner of the work in a list: a caller, the keys of a name, or all callers if both are None."""
 
     caller_id: str | None
     key_name: str | None = None
@@ -71,7 +71,7 @@ def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def parse_list(query: Mapping[str, str], registry: Registry, owner: Owner) -> Page:
-    """The page of this owner's generations that the query of `GET /generations` asks for; its `key` is read before
+    """The page of this owner's generations that the query of `GET /generations` requests; its `key` is read before
     (`api/incoming.py`). Raises InvalidRequest with all problems."""
     metadata = {name: value for name, value in query.items() if name.startswith(_METADATA)}
     query = {name: value for name, value in query.items() if name not in metadata}
@@ -103,8 +103,8 @@ def parse_list(query: Mapping[str, str], registry: Registry, owner: Owner) -> Pa
 
 
 def parse_owner(key: str | None, *, own_id: str, own_name: str, sees_all: bool) -> Owner:
-    """Whose work a list is to show, by its `key`: an id or name of a key, `admin`, or `*` for all. Without one it is
-    the caller's own. Raises Forbidden for the work of others, unless the caller `sees_all`."""
+    """The owner of the work in a list, by its `key`: an id or name of a key, `admin`, or `*` for all. Without one it is
+    the caller. Raises Forbidden for the work of others, unless the caller `sees_all`."""
     if key in {None, own_id}:
         return Owner(own_id)
     if not sees_all:

@@ -228,7 +228,7 @@ class Outbox:
             return _Outcome("something went wrong inside this service")
 
     def _parsed(self, url: str) -> URL:
-        """Raises ValueError for a URL to which nothing may be posted."""
+        """Raises ValueError for a URL to which this service may not post."""
         return public_http.parse_url(url, loopback=self._loopback, allowed_hosts=self._allowed_hosts)
 
     async def _post(self, url: URL, content: bytes, message_id: str) -> Response:

@@ -1,8 +1,8 @@
 """Requests that create predictions, translated into bodies of `POST /generate`.
 
-Replicate names what runs by the path or by `version`, has the inputs of the model in `input`, and says by headers how
-long to hold the answer (`Prefer`) and how long the prediction may take (`Cancel-After`). The fields around `input` are
-checked here, and then the parser checks the input.
+The path or `version` names the model, and `input` has its inputs. Headers have the time to hold the answer (`Prefer`)
+and the time that the prediction may take (`Cancel-After`). The fields around `input` are checked here, and then the
+parser checks the input.
 
 Facts: Replicate's OpenAPI document (`predictions.create`), and the source of the official client at 1.0.7.
 """
@@ -25,7 +25,7 @@ LONGEST_WAIT: Final = 60
 
 _EARLIER: Final = 1.0
 """Seconds by which the answer comes before the end of a longer hold: the official client reads for half a second more
-than it asks to wait, and forgets a prediction whose answer is late."""
+than the wait that it requests, and forgets a prediction if the answer is late."""
 
 _SHORTEST_DEADLINE: Final = 5
 
@@ -37,8 +37,8 @@ _FIELDS: Final = ("version", "input", "webhook", "webhook_events_filter", "webho
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """`body` is the equivalent body of `POST /generate`, and `target` what the caller wants to run. Events of
-    `webhook_events` go to the `webhook`. The prediction is cancelled after `deadline` seconds."""
+    """`body` is the equivalent body of `POST /generate`, and `target` the requested model, version or deployment.
+    Events of `webhook_events` go to the `webhook`. The prediction is cancelled after `deadline` seconds."""
 
     target: str
     body: Mapping[str, Any]

@@ -1,6 +1,6 @@
 """Pages of Replicate's list of predictions: a hundred each, the latest first, linked by `next` and `previous`.
 
-A cursor names a generation and the side of it on which a page lies, so a creation between two pages repeats nothing.
+A cursor names a generation and the side of it on which a page lies, so a creation between two pages repeats none.
 """
 
 import re

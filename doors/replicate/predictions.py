@@ -91,9 +91,9 @@ def as_starting(record: GenerationRecord, address: str) -> Body:
     )
 
 
-def shown_input(given: Mapping[str, Any], secrets: Collection[str]) -> Body:
+def shown_input(sent: Mapping[str, Any], secrets: Collection[str]) -> Body:
     """The input of a caller as answers show it. Secrets are replaced, and long `data:` URIs lose their content."""
-    return {name: _REDACTED if name in secrets else _shortened(value) for name, value in given.items()}
+    return {name: _REDACTED if name in secrets else _shortened(value) for name, value in sent.items()}
 
 
 def listed(record: GenerationRecord, address: str) -> Body:
