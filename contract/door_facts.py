@@ -21,9 +21,9 @@ LARGE_TEXT: Final = "$large_text"
 
 @dataclass(frozen=True, slots=True)
 class DoorFacts:
-    """`target` is what the caller asked to run, and `input` the input as answers show it. Events of `webhook_events` go
-    to the `webhook`. `deadline` is the Unix time at which it is cancelled. `output` is the output as the model returned
-    it, once there is one, with the objects above in place of files."""
+    """`target` is the model or version that the caller named, and `input` the input as answers show it. Events of
+    `webhook_events` go to the `webhook`. `deadline` is the Unix time at which it is cancelled. `output` is the
+    output as the model returned it, once there is one, with the objects above in place of files."""
 
     target: str
     input: Mapping[str, Any] = field(default_factory=dict)

@@ -23,7 +23,7 @@ async def with_form(creating: Coroutine[Any, Any, Created], form: OutputForm) ->
 
 
 class LatestVersions:
-    """Names the latest version of a model in the refusal of another. It asks Replicate for nothing: the model was
+    """Names the latest version of a model in the refusal of another. It sends no request: the model was
     looked up with the version that was refused."""
 
     def __init__(self, models: PublishedModels[Any]) -> None:

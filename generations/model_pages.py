@@ -1,4 +1,4 @@
-"""Describes models that are not declared, for `GET /models`. With a caller, Replicate is asked with its token. Without
+"""Describes models that are not declared, for `GET /models`. With a caller, Replicate is read with its token. Without
 one, only public models are shown that were looked up before."""
 
 from collections.abc import Mapping, Sequence

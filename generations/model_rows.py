@@ -12,7 +12,7 @@ from ledger.model_records import ModelRecord
 
 
 class ModelRows:
-    """At most `most` rows are kept, by reader and name. `is_fresh` says whether a row may still be used. Use it on the
+    """At most `most` rows are kept, by reader and name. A row may be used while it `is_fresh`. Use it on the
     loop."""
 
     def __init__(

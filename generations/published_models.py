@@ -298,7 +298,7 @@ class PublishedModels(Generic[F]):
         return await self._shown(await self._kept(caller, name, facts))
 
     async def _found(self, caller: Caller, name: str, about: Known[F] | None) -> ModelFacts | None:
-        """What Replicate answers. Only a model itself says whether it is public, and whether it runs by its name."""
+        """The answer of Replicate. Only that about a model itself shows whether it is public and runs by its name."""
         if name.startswith(_DEPLOYMENTS):
             facts = await self._source.find_deployment(caller, name.removeprefix(_DEPLOYMENTS))
             if facts is not None and facts.release is not None:

@@ -157,7 +157,7 @@ class Resolver:
     ) -> Mapping[str, Model | str]:
         """The models of these names that are not in the registry, or why a name leads to no model. A name of no known
         form is left out, and so are declared models that may be run. With `by_id`, the id of a version that is not
-        known here leads to a model that takes any input. Raises ServiceError if Replicate cannot be asked, and
+        known here leads to a model that takes any input. Raises ServiceError if Replicate does not answer, and
         LedgerDown."""
         distinct = list(dict.fromkeys(names))
         others = [name for name in distinct if self._registry.find(name) is None]
@@ -190,11 +190,11 @@ class Resolver:
             return await self._model_to_run(known_version, caller)
         target = Target.parse(name)
         plain = target.deployment or target.name
-        base, colon, given = plain.partition(":")
+        base, colon, version = plain.partition(":")
         if not _NAME.fullmatch(base):
             return _SHORT if _SHORT_ID.fullmatch(name) else None
         if colon:
-            return await self._no_version(base, given, caller)
+            return await self._no_version(base, version, caller)
         known = await self._published.facts(caller, str(target))
         return (
             await self._missing(target, caller)
@@ -249,7 +249,7 @@ class Resolver:
         return Target.parse(self._lora or "unknown/model").name
 
     async def _find_or_guess(self, name: str, caller: Caller) -> Model | str | None:
-        """As `find`. If Replicate cannot be asked, a trained model that the operator has named is like its family."""
+        """As `find`. If Replicate does not answer, a trained model that the operator has named is like its family."""
         try:
             return await self.find(name, caller)
         except ServiceError as error:
@@ -322,11 +322,12 @@ def published_model(known: Known[Published]) -> Model:
     )
 
 
-def _by_name(model: Model | str, asked: Target) -> Model | str:
-    """An official model with the warning that the version of `asked` was left out."""
+def _by_name(model: Model | str, requested: Target) -> Model | str:
+    """An official model with the warning that the version of `requested` was left out."""
     if isinstance(model, str):
         return model
-    why = f"{asked.name} is an official model, which runs by its name: the version {asked.version} was left out."
+    name, version = requested.name, requested.version
+    why = f"{name} is an official model, which runs by its name: the version {version} was left out."
     return replace(model, caution=why)
 
 

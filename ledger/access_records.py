@@ -48,8 +48,8 @@ class SpendingRecord:
     """What one process has spent for a `payer`, and what it had reserved when it last wrote this.
 
     `period` is a day (UTC), such as `2026-11-01`: all that work costs counts on the day on which it was accepted.
-    Longer periods are sums. `process` is empty if only one process uses the ledger. A row in whose place it has another
-    word says that something was noticed in the period that begins then (`ledger.claims.ClaimNotice`)."""
+    Longer periods are sums. `process` is empty if only one process uses the ledger. Any other
+    word in its place marks a notice of the period that begins then (`ledger.claims.ClaimNotice`)."""
 
     payer: str
     period: str

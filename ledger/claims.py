@@ -123,7 +123,7 @@ class EndLookup:
 
 @dataclass(frozen=True, slots=True)
 class ClaimApiKey:
-    """Write a named key and the act that changed it, if the revision of the key is the next one: nothing else has
+    """Write a named key and the act that changed it, if the revision of the key is the next one: no other change has
     changed a key since its present row was read."""
 
     record: ApiKeyRecord

@@ -19,7 +19,7 @@ class MemoryAccess(MemoryRows):
         if claim.record.revision != self.last_key_revision() + 1:
             return False
         for (kind, key), record in as_changes(written_with(claim)).items():
-            assert record is not None  # noqa: S101 - a claim deletes nothing
+            assert record is not None  # noqa: S101 - a claim deletes no row
             self.rows[kind][key] = record
         return True
 

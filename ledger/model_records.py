@@ -6,10 +6,10 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class SchemaRecord:
     """The published schema of a version of a model, which never changes. `document` is JSON, compressed by zlib: the
-    OpenAPI document, a text that says why it cannot be read, or null if the version has none. `model` is `owner/name`,
-    and `seen_at` the time at which it was read.
+    OpenAPI document, a text with the reason if it cannot be read, or null if the version has none. `model` is
+    `owner/name`, and `seen_at` the time at which it was read.
 
-    It does not say who may see it: those who have a `ModelRecord` with this version may."""
+    It names no readers: those who have a `ModelRecord` with this version may."""
 
     version: str
     simulated: bool
@@ -24,8 +24,8 @@ class ModelRecord:
 
     `reader` is empty for a public model. Else it is the account, or the caller, that could read it. `name` is
     `owner/name`, `owner/name:version` or `deployments/owner/name`. `version` is the latest one, that which the name
-    names, or that which the deployment runs. `is_official` is None if that was not said. `facts` is a JSON object with
-    what else was found."""
+    names, or that which the deployment runs. `is_official` is None if Replicate did not show it. `facts` is a JSON
+    object with further findings."""
 
     reader: str
     name: str

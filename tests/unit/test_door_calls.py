@@ -72,7 +72,7 @@ async def test_an_output_is_remembered_as_the_model_returned_it():
     await asyncio.sleep(60)
 
     assert "succeeded" == work.state
-    assert {KEPT: None} == made_facts(work).output  # since nothing is kept here
+    assert {KEPT: None} == made_facts(work).output  # since no file is kept here
 
 
 @in_virtual_time

@@ -1,4 +1,4 @@
-"""No history of two processes bills a key more than its budget, whatever crashes, and none loses a part of it."""
+"""No history of two processes bills a key more than its budget, whichever crashes, and none loses a part of it."""
 
 import asyncio
 from collections import defaultdict
@@ -249,7 +249,7 @@ async def _history(steps) -> None:
 
 
 async def _nothing_is_lost(world: World) -> None:
-    """In the end the ledger counts for each key and day what the upstream has billed, and reserves nothing more."""
+    """In the end the ledger counts for each key and day what the upstream has billed, and has no reservation left."""
     billed: defaultdict[str, float] = defaultdict(float)
     for each in world.paid:
         billed[each.caller.id] += each.billed or 0.0

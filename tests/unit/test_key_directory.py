@@ -125,7 +125,7 @@ async def test_a_process_that_stood_still_reads_before_it_accepts_a_key():
     key, text = await one.keys.create({"name": "shop", "role": "caller"}, ACTOR)
     await asyncio.sleep(3)
     assert await other.accepts(text)
-    other.task.cancel()  # its loop does nothing
+    other.task.cancel()  # its loop stands still
 
     await one.keys.delete(key.id, ACTOR)
     await asyncio.sleep(5)

@@ -1,4 +1,4 @@
-"""The limits of keys in one process: what it tells the gate, publishes, and refuses."""
+"""The limits of keys in one process: the calls of its gate, what it publishes, and its refusals."""
 
 from types import SimpleNamespace
 

@@ -106,9 +106,9 @@ def test_what_ran_is_shown_as_at_replicate(model, version, expected):
 
 def test_secrets_and_the_content_of_long_inline_files_are_not_shown():
     inline = f"data:image/png;base64,{'A' * 20_000}"
-    given = {"prompt": "a", "token": "hf_x", "image": inline, "images": [inline, "https://a.com/b"]}
+    sent = {"prompt": "a", "token": "hf_x", "image": inline, "images": [inline, "https://a.com/b"]}
 
-    found = predictions.shown_input(given, {"token"})
+    found = predictions.shown_input(sent, {"token"})
 
     short = "data:image/png;base64,…"
     assert {

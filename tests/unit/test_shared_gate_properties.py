@@ -4,7 +4,7 @@ Hypothesis submits generations, lets time pass, kills, freezes, blocks and stops
 loses its answers, stops and crashes the database, and loses its answers and notices. No 60 seconds hold more arrivals
 at the upstream than the limit, no more predictions run than there are slots, at most half of these wait for a version
 to boot, callers take turns and keep to their own limits, and each generation gets one prediction. When the faults
-cease, all work ends, and nothing is left behind.
+cease, all work ends, and no row is left behind.
 """
 
 import asyncio
