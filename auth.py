@@ -5,8 +5,6 @@
 - A Replicate token (`r8_…`) is a user. It pays, and is kept only while its work runs. It is sent as
   `X-Replicate-API-Key` or in `Authorization: Bearer`.
 
-`Authorization: Token` is the same as `Authorization: Bearer`.
-
 If there is an `X-Admin-API-Key`, the other headers are ignored: a wrong one is always refused. Of the others, two with
 different values are refused. A bearer of any other form is for a proxy before the service.
 """
@@ -36,8 +34,7 @@ CREDENTIAL_HEADERS = (ADMIN_HEADER, KEY_HEADER, USER_HEADER, BEARER_HEADER)
 # Visible ASCII without commas: a header that was sent twice arrives joined by a comma, and is refused.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
 
-_BEARER = re.compile(r"(?i:bearer|token) +(.*)", re.DOTALL)
-"""With `Token`, too, as the `replicate` package sent it until 2024. Replicate accepts both."""
+_BEARER = re.compile(r"(?i:bearer) +(.*)", re.DOTALL)
 
 _TOKEN_START = "r8_"  # noqa: S105 - how Replicate's tokens begin
 

@@ -32,7 +32,7 @@ def bearer(token, scheme="Bearer"):
     return {"Authorization": f"{scheme} {token}"}
 
 
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  ", "Token", "token"])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
 def test_a_replicate_token_as_bearer_identifies_a_user(client, simulator, scheme):
     first = client.post("/generate", json=PICTURE, headers=bearer(USER_TOKEN, scheme))
     again = client.get(f"/generations/{first.json['id']}", headers=USER)
@@ -60,7 +60,7 @@ def test_the_admin_header_decides_and_two_different_credentials_are_refused(clie
     "authorization",
     [
         "", "Bearer", "Bearer ", "Bearer r8", "r8_user", "Bearer sk-user", "Bearer eyJhbGciOi.e30.x", "Basic r8_user",
-        "Bearer R8_user", "Bearerr8_user", "Bearer\tr8_user", "Token sk-user", "Bearer r8_a,r8_b", "Bearer r8_a r8_b",
+        "Bearer R8_user", "Bearerr8_user", "Bearer\tr8_user", "Token r8_user", "Bearer r8_a,r8_b", "Bearer r8_a r8_b",
         "Bearer r8_a, Bearer r8_a", "Bearer r8_\xe9", "Bearer r8_" + "x" * 253,
     ],
 )  # fmt: skip
