@@ -177,7 +177,7 @@ def test_a_private_model_is_found_by_the_tokens_that_can_read_it_alone():
     ],
 )
 @in_virtual_time
-async def test_a_version_whose_answer_is_too_large_exists_and_its_schema_is_unread(monkeypatch, body, reason):
+async def test_a_version_with_too_large_an_answer_exists_and_its_schema_is_unread(monkeypatch, body, reason):
     monkeypatch.setitem(HAS, f"/v1/models/ann/fox/versions/{ID}", body)
     found, _ = await looked_up(Replicate(), lambda each, who: each.find_version(who, "ann/fox", ID))
 

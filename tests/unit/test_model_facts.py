@@ -138,7 +138,7 @@ def test_halves_of_surrogate_pairs_and_nul_do_not_get_into_a_schema():
     assert {"title": "a\ufffd\ufffd"} == read.schema
 
 
-def test_a_list_of_versions_is_read_with_its_dates_and_leaves_out_what_is_no_version():
+def test_a_list_of_versions_is_read_with_its_dates_and_leaves_out_items_without_an_id():
     items = [
         {"id": ID, "created_at": "2024-04-23T15:28:31.123456Z", "openapi_schema": SCHEMA},
         {"id": "c6b5d2b7"}, 7, {}, {"id": "0" * 64, "created_at": "yesterday"},

@@ -57,7 +57,7 @@ def test_a_place_of_a_caller_is_free_60_seconds_after_its_answer():
     assert [2] == admitted(policy, 67.5)
 
 
-def test_what_sent_nothing_gives_its_own_place_back():
+def test_a_ticket_without_a_creation_gives_its_own_place_back():
     policy = a_policy()
     policy.limit_caller("ann", per_minute=1)
     policy.enqueue([1, 2], "ann")
@@ -100,7 +100,7 @@ def test_a_limit_that_is_set_again_keeps_the_places_that_are_taken():
     assert [2] == admitted(policy, 60.0)
 
 
-def test_a_limit_below_1_changes_nothing():
+def test_a_limit_below_1_is_refused_with_the_others_unchanged():
     policy = a_policy()
     policy.limit_caller("ann", max_concurrent=1)
     with pytest.raises(ValueError, match=r"^per_minute must be at least 1, got 0$"):
@@ -140,7 +140,7 @@ def test_places_of_an_earlier_process_count_for_the_caller():
     assert [2] == admitted(policy, 50.0)
 
 
-def test_an_idle_caller_keeps_its_taken_places_and_nothing_else():
+def test_an_idle_caller_keeps_only_its_taken_places():
     policy = a_policy(slots=2000, places=2000)
     for number in range(10_000):
         policy.limit_caller(f"key_{number}", max_concurrent=3, per_minute=1)
@@ -161,7 +161,7 @@ def test_an_idle_caller_keeps_its_taken_places_and_nothing_else():
     assert [-2] == admitted(policy, 60.0)
 
 
-def test_what_waits_for_its_own_limit_holds_no_other_batch_to_the_pace_of_the_reserve():
+def test_tickets_that_wait_for_an_own_limit_hold_no_other_batch_to_the_pace_of_the_reserve():
     """Ten windows of waiting tickets keep a reserve. One a minute of them does not."""
     policy = a_policy(slots=1000, places=60, reserve=0.5)
     policy.limit_caller("ann", per_minute=1)
@@ -274,13 +274,13 @@ async def batch_alone(seconds: list[float], spent: list[float], busy: int, **lim
     places=st.none() | st.integers(1, 4),
 )
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_the_plan_of_a_limited_caller_is_what_the_gate_does(seconds, spent, most, places):
+def test_the_gate_carries_out_the_plan_of_a_limited_caller(seconds, spent, most, places):
     planned, took = run(batch_alone(seconds, spent, 0, max_concurrent=most, per_minute=places))
 
     assert pytest.approx(took) == planned
 
 
-def test_the_plan_of_a_limited_caller_beside_others_is_what_the_gate_does():
+def test_the_gate_carries_out_the_plan_of_a_limited_caller_beside_others():
     planned, took = run(batch_alone([3.0] * 8, [10.0], 15, max_concurrent=2, per_minute=3))
 
     assert pytest.approx(took, rel=0.02) == planned

@@ -363,7 +363,7 @@ def test_a_document_without_inputs_is_refused(wrong):
         compiled(wrong)
 
 
-def test_of_a_document_that_cannot_be_read_any_input_is_passed_on_and_the_reason_is_said():
+def test_of_a_document_that_cannot_be_read_any_input_is_passed_on_and_the_reason_is_kept():
     deep = {"$ref": "#/components/schemas/A0"}
     chain = {f"A{n}": {"items": {"$ref": f"#/components/schemas/A{n + 1}"}} for n in range(5_000)}
     many = {f"a{n}": {"type": "string"} for n in range(501)}
