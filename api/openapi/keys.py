@@ -3,58 +3,59 @@
 from dataclasses import replace
 from typing import Any, Final, get_args
 
-from api.openapi.operations import ADMIN_ONLY, ALL_KEYS, VIEWERS, Operation, json_of, operation, query
-from api.openapi.schemas import JSON, TEXT, an_object, ref
-from ledger.access_records import Role
-from parsing.queries import LONGEST_PAGE, USUAL_PAGE
-
-_COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
-_MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
-_REFUSED: Final = ("401", "403")
-_BODY: Final = ("400", *_REFUSED, "413", "415", "429", "500")
-_ID: Final[JSON] = {
-    "name": "key_id", "in": "path", "required": True, "schema": TEXT, "description": "The id of the key."
-}  # fmt: skip
-_PAGE: Final = (
-    query("limit", {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}),
-    query("cursor", TEXT, "The `next_cursor` of the previous page."),
+from api.openapi.operations import (
+    ADMIN_ONLY,
+    ALL_KEYS,
+    BODY_ERRORS,
+    CURSOR,
+    LIMIT,
+    VIEWERS,
+    Operation,
+    as_paths,
+    in_path,
+    json_of,
+    operation,
+    query,
 )
+from api.openapi.schemas import COUNT, JSON, MOMENT, OPTIONAL_MOMENT, TEXT, an_object, page_of, ref
+from ledger.access_records import Role
+
+_ID: Final = in_path("key_id", "The id of the key.")
 
 
 def paths() -> JSON:
-    routes = {
+    return as_paths({
         "/keys": {
             "post": replace(
                 operation(
                     "createKey", "Make a named key; its text is in this answer only", "KeyWithText",
-                    who=ADMIN_ONLY, takes=json_of("NewKey"), errors=_BODY,
+                    who=ADMIN_ONLY, takes=json_of("NewKey"), errors=BODY_ERRORS,
                 ),
                 answers={"201": {"description": "The key is made", "content": json_of("KeyWithText")}},
             ),
             "get": operation(
                 "listKeys", "List the keys that are not deleted, the newest first", "Keys",
-                who=VIEWERS, parameters=_PAGE, errors=("400", *_REFUSED, "500"),
+                who=VIEWERS, parameters=(LIMIT, CURSOR), errors=("400", "500"),
             ),
         },
         "/keys/self": {
             "get": operation(
                 "ownKey", "Get the key of this request, with its limits and its use", "OwnKey", who=ALL_KEYS,
-                errors=("401", "500"),
+                errors=("500",),
             )
         },
         **_of_one(), "/audit": {"get": _acts()},
-    }  # fmt: skip
-    return {path: {each: made.as_json() for each, made in found.items()} for path, found in routes.items()}
+    })  # fmt: skip
 
 
 def _of_one() -> dict[str, dict[str, Operation]]:
-    one: dict[str, Any] = {"who": ADMIN_ONLY, "parameters": (_ID,), "errors": (*_REFUSED, "404", "500")}
+    one: dict[str, Any] = {"who": ADMIN_ONLY, "parameters": (_ID,), "errors": ("404", "500")}
     return {
         "/keys/{key_id}": {
             "get": operation("getKey", "Get a key, which may be deleted", "Key", **one | {"who": VIEWERS}),
             "patch": operation(
                 "changeKey", "Change the fields that the body names; null ends a limit", "Key", who=ADMIN_ONLY,
-                parameters=(_ID,), takes=json_of("KeyChanges"), errors=(*_BODY, "404"),
+                parameters=(_ID,), takes=json_of("KeyChanges"), errors=(*BODY_ERRORS, "404"),
             ),
             "delete": Operation(
                 name="deleteKey", summary="Delete a key; its waiting work is cancelled",
@@ -64,7 +65,7 @@ def _of_one() -> dict[str, dict[str, Operation]]:
         "/keys/{key_id}/rotate": {
             "post": operation(
                 "rotateKey", "Give a key another text; its identity stays", "KeyWithText", who=ADMIN_ONLY,
-                parameters=(_ID,), takes=json_of("Rotation"), errors=(*_BODY, "404"),
+                parameters=(_ID,), takes=json_of("Rotation"), errors=(*BODY_ERRORS, "404"),
             )
         },
     }  # fmt: skip
@@ -80,9 +81,10 @@ def _acts() -> Operation:
             query("actor", TEXT, "The id of the key that acted, or `admin`."),
             query("action", TEXT, "Such as `keys.create`, or `keys` for all of them."),
             query("since", TEXT, "Only acts at or after this time."),
-            *_PAGE,
+            LIMIT,
+            CURSOR,
         ),
-        errors=("400", *_REFUSED, "500"),
+        errors=("400", "500"),
     )
 
 
@@ -91,8 +93,8 @@ def _spending() -> JSON:
     return an_object(
         {
             "period": {"enum": ["day", "week", "month"]},
-            "begins_at": _MOMENT,
-            "begins_anew": _MOMENT,
+            "begins_at": MOMENT,
+            "begins_anew": MOMENT,
             "used_usd": usd,
             "reserved_usd": usd,
             "left_usd": {"type": ["number", "null"]},
@@ -104,7 +106,7 @@ def _spending() -> JSON:
 
 def schemas() -> JSON:
     limit: JSON = {"type": ["integer", "null"]}
-    moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
+    moment = OPTIONAL_MOMENT
     names = {"id": TEXT, "name": TEXT, "role": {"enum": [*get_args(Role)]}}
     limits = {
         "prefix": {**TEXT, "description": "How the text of the key begins."},
@@ -115,7 +117,7 @@ def schemas() -> JSON:
         "budget_period": {"enum": ["day", "week", "month", None]},
         "models": {"type": ["array", "null"], "items": TEXT, "description": "null means all models."},
         "tags": {"type": "object", "additionalProperties": TEXT},
-        "created_at": _MOMENT,
+        "created_at": MOMENT,
         "expires_at": moment,
         "deleted_at": moment,
         "previous_valid_until": moment
@@ -125,30 +127,23 @@ def schemas() -> JSON:
     return {
         "Key": an_object(key),
         "KeyWithText": an_object(key | {"key": {**TEXT, "description": "The text of the key."}}),
-        "Keys": an_object(
-            {"keys": {"type": "array", "items": ref("Key")}, "next_cursor": {"type": ["string", "null"]}}
-        ),
+        "Keys": page_of("keys", ref("Key")),
         "OwnKey": an_object(
             {
                 **names, "role": {"enum": [*get_args(Role), "user"]}, **limits, "budget": _spending(),
-                "in_flight": _COUNT, "waiting": _COUNT, "created_last_minute": _COUNT,
+                "in_flight": COUNT, "waiting": COUNT, "created_last_minute": COUNT,
             },
             required=["id", "name", "role"],
             description="The limits are those of named keys. `in_flight` and `waiting` count the generations of the "
             "key, `created_last_minute` its creations that were answered within 60 seconds or are not answered yet.",
         ),
-        "Acts": an_object(
-            {
-                "acts": {
-                    "type": "array",
-                    "items": an_object(
-                        {
-                            "at": _MOMENT, "id": TEXT, "actor": TEXT, "actor_name": TEXT, "action": TEXT,
-                            "target": TEXT, "details": {"type": "object"}, "request_id": TEXT,
-                        }
-                    ),
-                },
-                "next_cursor": {"type": ["string", "null"]},
-            }
+        "Acts": page_of(
+            "acts",
+            an_object(
+                {
+                    "at": MOMENT, "id": TEXT, "actor": TEXT, "actor_name": TEXT, "action": TEXT, "target": TEXT,
+                    "details": {"type": "object"}, "request_id": TEXT,
+                }
+            ),
         ),
     }  # fmt: skip

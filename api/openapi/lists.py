@@ -2,18 +2,13 @@
 
 from typing import Final
 
-from api.openapi.operations import READERS, Operation, operation, query
+from api.openapi.operations import CURSOR, LIMIT, READERS, Operation, as_paths, operation, query
 from api.openapi.schemas import JSON, TEXT
 from catalog.model import KINDS
 from contract.states import ENDED, UNFINISHED
-from parsing.queries import LONGEST_PAGE, USUAL_PAGE
 
 _MOMENT: Final = "a date, a date and time (UTC unless it has an offset), or a Unix time."
 
-_LIMIT: Final = query(
-    "limit", {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}
-)
-_CURSOR: Final = query("cursor", TEXT, "The `next_cursor` of the previous page.")
 _OWNER: Final = query(
     "key",
     TEXT,
@@ -24,13 +19,13 @@ _OWNER: Final = query(
 
 def paths() -> JSON:
     routes = {"/generations": _list(), "/batches": _list_batches(), "/usage": _usage()}
-    return {path: {"get": each.as_json()} for path, each in routes.items()}
+    return as_paths({path: {"get": each} for path, each in routes.items()})
 
 
 def _list() -> Operation:
     return operation(
         "listGenerations", "List the caller's generations, the latest first", "Generations",
-        who=READERS, errors=("400", "401", "403", "500"),
+        who=READERS, errors=("400", "500"),
         parameters=(
             query("state", {"enum": [*UNFINISHED, *ENDED]}),
             query("model", TEXT, "Full name or alias."),
@@ -40,8 +35,8 @@ def _list() -> Operation:
             query("prompt", TEXT, "Only with prompts that contain this text, in any case."),
             query("metadata.{name}", TEXT, "Only with this text in their `metadata`; several must all be."),
             _OWNER,
-            _LIMIT,
-            _CURSOR,
+            LIMIT,
+            CURSOR,
         ),
     )  # fmt: skip
 
@@ -49,14 +44,14 @@ def _list() -> Operation:
 def _list_batches() -> Operation:
     return operation(
         "listBatches", "List the caller's batches without results, the latest first", "Batches",
-        who=READERS, errors=("400", "401", "403", "500"), parameters=(_OWNER, _LIMIT, _CURSOR),
+        who=READERS, errors=("400", "500"), parameters=(_OWNER, LIMIT, CURSOR),
     )  # fmt: skip
 
 
 def _usage() -> Operation:
     return operation(
         "usage", "Get the number and cost of generations: all for the admin, their own for users", "Usage",
-        who=READERS, errors=("400", "401", "500"),
+        who=READERS, errors=("400", "500"),
         parameters=(
             query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
             query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),

@@ -3,19 +3,16 @@
 from collections.abc import Iterable
 from typing import Final
 
-from api.openapi.operations import operation, query
-from api.openapi.schemas import JSON, TEXT, an_object, ref
+from api.openapi.operations import as_paths, in_path, operation, query
+from api.openapi.schemas import COUNT, JSON, NUMBER, TEXT, YES_NO, an_object, ref
 from catalog.model import KINDS, TIERS
 from catalog.prices import UNITS
 
-_NUMBER: Final[JSON] = {"type": "number"}
-_COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
-_YES_NO: Final[JSON] = {"type": "boolean"}
 _DATE: Final[JSON] = {"type": ["string", "null"], "format": "date-time"}
 
 
 def paths() -> JSON:
-    routes = {
+    return as_paths({
         "/models": {
             "get": operation(
                 "listModels", "List the models and their parameters", "Models", errors=("400",),
@@ -33,18 +30,15 @@ def paths() -> JSON:
             "get": operation(
                 "getModel", "Get one model: declared or any other", "Model", errors=("401", "403", "404"),
                 parameters=(
-                    {
-                        "name": "name", "in": "path", "required": True, "schema": {"type": "string"},
-                        "description": "An alias, `owner/name`, `owner/name:version` or `deployments/owner/name`. A "
-                        "look at Replicate needs a key.",
-                    },
+                    in_path(
+                        "name",
+                        "An alias, `owner/name`, `owner/name:version` or `deployments/owner/name`. A look at Replicate "
+                        "needs a key.",
+                    ),
                 ),
             )
         },
-    }  # fmt: skip
-    return {
-        path: {method: each.as_json() for method, each in methods.items()} for path, methods in routes.items()
-    }
+    })  # fmt: skip
 
 
 def schemas() -> JSON:
@@ -64,7 +58,7 @@ def _choices(name: str, choices: Iterable[str]) -> JSON:
 
 _REFERENCES: Final[JSON] = {
     "anyOf": [
-        an_object({"parameter": TEXT, "most": {"anyOf": [_COUNT, {"type": "null"}]}}),
+        an_object({"parameter": TEXT, "most": {"anyOf": [COUNT, {"type": "null"}]}}),
         {"type": "null"},
     ],
     "description": "The parameter for reference images, and its maximum number of images, null if the model does not "
@@ -88,12 +82,12 @@ def _model() -> JSON:
         "kind": {"enum": [*KINDS, None], "description": "Null if only what it makes will tell."},
         "price": {"anyOf": [_price(), {"type": "null"}], "description": "Null if it is not known."},
         "unpriced": an_object(
-            {"usd_per_running_second": _NUMBER, "bills_setup_and_idle": _YES_NO},
+            {"usd_per_running_second": NUMBER, "bills_setup_and_idle": YES_NO},
             description="How a model without a price counts: the most USD for each second that a prediction takes. "
             "Setup, failures and idle time of private models and deployments are billed as well.",
         ),
         "tier": {"enum": [*TIERS, None]},
-        "credits": _COUNT,
+        "credits": COUNT,
         "retired": {
             "type": "string",
             "description": "Why it may fail any day, in a sentence. No built-in fallback leads to it.",
@@ -151,13 +145,13 @@ def _price() -> JSON:
             "per": {"enum": list(UNITS)},
             "by": {
                 "type": "array",
-                "items": an_object({"usd": _NUMBER, "when": values}),
+                "items": an_object({"usd": NUMBER, "when": values}),
                 "description": "The rates for values of inputs. The first that fits counts, or else the dearest.",
             },
             "units": {"type": "string", "description": "The input with the number of units."},
             "each": {
                 "type": "object",
-                "additionalProperties": _NUMBER,
+                "additionalProperties": NUMBER,
                 "description": "USD for each item of these inputs.",
             },
         },

@@ -2,12 +2,24 @@
 
 from typing import Any, Final
 
-from api.openapi.operations import KEY, PAYERS, READERS, Operation, header, json_of, operation
-from api.openapi.schemas import JSON, TEXT, an_object, ref
+from api.openapi.operations import (
+    BODY_ERRORS,
+    KEY,
+    PAYERS,
+    READERS,
+    Operation,
+    as_paths,
+    header,
+    in_path,
+    json_of,
+    operation,
+)
+from api.openapi.schemas import JSON, NUMBER, OBJECT, OPTIONAL_TEXT, TEXT, an_object, ref
 from catalog.model import KINDS
+from doors import OPENAI_ROOT
 from doors.openai.requests import MOST
 
-_PICTURES: Final = ("400", "401", "402", "409", "413", "415", "422", "429", "500", "503", "504")
+_PICTURES: Final = (*BODY_ERRORS, "402", "409", "422", "503", "504")
 _ERROR: Final = json_of("OpenAIError")
 _RETRY: Final = header(
     "x-stainless-retry-count",
@@ -17,8 +29,6 @@ _RETRY: Final = header(
 _TIMEOUT: Final = header(
     "x-stainless-read-timeout", TEXT, "Seconds for which the client waits. Five seconds before, it gets 504."
 )
-_OBJECT: Final[JSON] = {"type": "object"}
-_USD: Final[JSON] = {"type": "number"}
 _CHANGE: Final[JSON] = {
     "type": "object",
     "description": "A field that was sent in another way, or not at all.",
@@ -26,32 +36,30 @@ _CHANGE: Final[JSON] = {
 
 
 def paths() -> JSON:
-    routes = {
-        "/v1/images/generations": {
+    return as_paths({
+        f"{OPENAI_ROOT}/images/generations": {
             "post": _images("openaiGenerate", "Generate images, as at OpenAI", json_of("OpenAIGeneration"))
         },
-        "/v1/images/edits": {
+        f"{OPENAI_ROOT}/images/edits": {
             "post": _images(
                 "openaiEdit",
                 "Edit images, as at OpenAI",
                 {**json_of("OpenAIEdit"), "multipart/form-data": {"schema": ref("Form")}},
             )
         },
-        "/v1/models": {
+        f"{OPENAI_ROOT}/models": {
             "get": operation(
                 "openaiModels", "List the models that make images, as at OpenAI", "OpenAIModels", who=READERS,
-                errors=("401", "500"), error=_ERROR,
+                errors=("500",), error=_ERROR,
             )
         },
-        "/v1/models/{name}": {
+        f"{OPENAI_ROOT}/models/{{name}}": {
             "get": operation(
                 "openaiModel", "Get one model, as at OpenAI", "OpenAIModel", who=READERS,
-                parameters=({"name": "name", "in": "path", "required": True, "schema": TEXT},),
-                errors=("401", "404", "429", "500"), error=_ERROR,
+                parameters=(in_path("name"),), errors=("404", "429", "500"), error=_ERROR,
             )
         },
-    }  # fmt: skip
-    return {path: {each: made.as_json() for each, made in found.items()} for path, found in routes.items()}
+    })  # fmt: skip
 
 
 def _images(name: str, summary: str, takes: JSON) -> Operation:
@@ -108,9 +116,9 @@ def _images_made() -> JSON:
             "data": {"type": "array", "items": an_object({"url": TEXT, "b64_json": TEXT}, required=[])},
             "id": {**TEXT, "description": "The id of the generation, or of the batch of several."},
             "model_name": TEXT,
-            "cost_usd": _USD,
+            "cost_usd": NUMBER,
             "changes": {"type": "array", "items": _CHANGE},
-            "errors": {"type": "array", "items": _OBJECT, "description": "Of images that failed."},
+            "errors": {"type": "array", "items": OBJECT, "description": "Of images that failed."},
         },
         required=["created", "data", "id", "model_name", "cost_usd", "changes"],
     )
@@ -120,11 +128,11 @@ def _error() -> JSON:
     error = {
         "message": TEXT,
         "type": TEXT,
-        "param": {"type": ["string", "null"]},
+        "param": OPTIONAL_TEXT,
         "code": TEXT,
         "errors": {
             "type": "array",
-            "items": _OBJECT,
+            "items": OBJECT,
             "description": "All invalid fields, if there are several.",
         },
     }
@@ -133,7 +141,7 @@ def _error() -> JSON:
             "error": an_object(error, required=["message", "type", "param", "code"]),
             "id": TEXT,
             "model_name": TEXT,
-            "cost_usd": _USD,
+            "cost_usd": NUMBER,
             "budget": TEXT,
             "period": TEXT,
             "begins_anew": TEXT,
@@ -144,20 +152,19 @@ def _error() -> JSON:
 
 def _fields() -> JSON:
     """The fields of OpenAI's that are translated."""
-    optional_text: JSON = {"type": ["string", "null"]}
     return {
         "model": {**TEXT, "description": "Full name or alias of a model."},
         "prompt": TEXT,
         "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST},
         "size": {
-            **optional_text,
-            "description": "Never refused: the nearest shape or size of the model, told in `changes`.",
+            **OPTIONAL_TEXT,
+            "description": "Never refused: the nearest shape or size of the model, as `changes` shows.",
         },
         "response_format": {"enum": ["url", "b64_json", None]},
-        "output_format": optional_text,
+        "output_format": OPTIONAL_TEXT,
         "output_compression": {"type": ["integer", "null"]},
         "stream": {"type": ["boolean", "null"]},
-        **dict.fromkeys(("quality", "background", "style", "moderation", "user"), optional_text),
+        **dict.fromkeys(("quality", "background", "style", "moderation", "user"), OPTIONAL_TEXT),
     }
 
 

@@ -1,15 +1,17 @@
 """The routes of the OpenAPI document: parameters, bodies and responses. A test compares it with the real routes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from api.openapi.schemas import JSON, TEXT, ref
 from errors import every_error
+from parsing.queries import LONGEST_PAGE, USUAL_PAGE
 
 ADMIN_ONLY: Final = ("admin",)
 VIEWERS: Final = ("admin", "viewer")
-PAYERS: Final = ("admin", "caller", "user")
+GENERATING_KEYS: Final = ("admin", "caller")
+PAYERS: Final = (*GENERATING_KEYS, "user")
 READERS: Final = ("admin", "caller", "viewer", "user")
 ALL_KEYS: Final = ("admin", "caller", "viewer", "metrics", "user")
 """The roles of keys that an operation lets in. `user` is a Replicate token."""
@@ -37,8 +39,8 @@ _OF_SEMAPHORES: Final = frozenset({"semaphore_in_use", "semaphore_full"})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method of a route: its parameters, and its responses by status. `who` has the roles of keys that it lets in;
-    if it is empty, no key is needed. `error` is the content of its errors. It `creates` predictions if it has a
-    `callback`, at least."""
+    if it is empty, no key is needed, and else 401 and 403 are among its errors. `error` is the content of its errors.
+    It `creates` predictions if it has a `callback`, at least."""
 
     name: str
     summary: str
@@ -61,7 +63,7 @@ class Operation:
                 **self.answers,
                 **{
                     status: _error(status, self.error, creates=self.creates or self.callback is not None)
-                    for status in dict.fromkeys((*self.errors, *(("403",) if self.who else ()), "431"))
+                    for status in sorted({*self.errors, *(("401", "403") if self.who else ()), "431"})
                 },
             },
         }
@@ -76,33 +78,39 @@ class Operation:
         return described
 
 
-def paths() -> JSON:
+def as_paths(routes: Mapping[str, Mapping[str, Operation]]) -> JSON:
+    """Operations by path and method as JSON."""
     return {
-        path: {each: made.as_json() for each, made in routes.items()} for path, routes in _routes().items()
+        path: {method: each.as_json() for method, each in methods.items()} for path, methods in routes.items()
     }
 
 
+def paths() -> JSON:
+    return as_paths(_routes())
+
+
 def _routes() -> dict[str, dict[str, Operation]]:
-    generation = {"parameters": (_target("generation"),), "who": READERS, "errors": ("401", "404", "500")}
+    generation: dict[str, Any] = {"parameters": (_target("generation"),), "errors": ("404", "500")}
     batch = {**generation, "parameters": (_target("batch"),)}
-    change: dict[str, Any] = {"who": PAYERS}
     return {
         "/generate": {"post": _generate()},
         "/generate-batch": {"post": _generate_batch()},
         "/generations/{target}": {
             "get": operation(
-                "generation", "Get a generation", "AnyGeneration", **generation
+                "generation", "Get a generation", "AnyGeneration", who=READERS, **generation
             ),
             "delete": operation(
-                "cancelGeneration", "Cancel a generation that has not ended", "AnyGeneration",
-                **generation | change,
+                "cancelGeneration", "Cancel a generation that has not ended", "AnyGeneration", who=PAYERS,
+                **generation,
             ),
         },
         "/generations/{target}/events": {"get": _events()},
         "/batches/{target}": {
-            "get": operation("batch", "Get a batch, with the results so far", "AnyBatch", **batch),
+            "get": operation(
+                "batch", "Get a batch, with the results so far", "AnyBatch", who=READERS, **batch
+            ),
             "delete": operation(
-                "cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch | change
+                "cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", who=PAYERS, **batch
             ),
         },
         "/files/{generation}/{name}": {"get": _file()},
@@ -124,7 +132,7 @@ def _for_operators() -> dict[str, dict[str, Operation]]:
         "/configure": {
             "post": operation(
                 "configure", "Change the limits at run time", "Configured", who=ADMIN_ONLY, takes=json_of("Limits"),
-                errors=("400", "401", "403", "413", "415", "429", "500"),
+                errors=BODY_ERRORS,
             )
         },
         "/status": {"get": operation("status", "Get statistics of the service; more with a key", "Status")},
@@ -168,7 +176,7 @@ def _generate() -> Operation:
             "200": {"description": "Done", "content": json_of("GenerationOrPlan"), "headers": _APPLIED},
             "202": _goes_on("UnfinishedGeneration"),
         },
-        errors=("400", "401", "402", "409", "413", "415", "422", "429", "500", "503"),
+        errors=(*BODY_ERRORS, "402", "409", "422", "503"),
         callback="Generation",
     )
 
@@ -189,7 +197,7 @@ def _generate_batch() -> Operation:
             },
             "202": _goes_on("AnyBatch"),
         },
-        errors=("400", "401", "402", "409", "413", "415", "429", "500", "503"),
+        errors=(*BODY_ERRORS, "402", "409", "503"),
         callback="Batch",
     )
 
@@ -206,7 +214,7 @@ def _events() -> Operation:
                 "content": {"text/event-stream": {"schema": ref("Event")}},
             }
         },
-        errors=("401", "404", "429", "500"),
+        errors=("404", "429", "500"),
     )
 
 
@@ -216,9 +224,9 @@ def _file() -> Operation:
         name="file",
         summary="Get a stored output, whole or in part",
         parameters=(
-            {"name": "generation", "in": "path", "required": True, "schema": TEXT},
-            {"name": "name", "in": "path", "required": True, "schema": TEXT},
-            {"name": "Range", "in": "header", "required": False, "schema": TEXT},
+            in_path("generation"),
+            in_path("name"),
+            header("Range", TEXT),
             query("name", TEXT, "The file name for the download."),
         ),
         answers={
@@ -241,7 +249,7 @@ def _replicate_webhook() -> Operation:
         ),
         takes={"application/json": {"schema": {"type": "object"}}},
         answers={"204": {"description": "Accepted, or ignored as already known"}},
-        errors=("400", "401", "413", "429", "500"),
+        errors=("400", "401", "413", "429", "500"),  # the 401 is of its signature
     )
 
 
@@ -298,19 +306,34 @@ def _error(status: str, content: JSON, *, creates: bool) -> JSON:
 
 
 def _target(kind: str) -> JSON:
-    return {
-        "name": "target", "in": "path", "required": True, "schema": TEXT, "description": f"The id of the {kind}."
-    }  # fmt: skip
+    return in_path("target", f"The id of the {kind}.")
+
+
+def in_path(name: str, description: str = "") -> JSON:
+    return _parameter("path", name, TEXT, description, required=True)
 
 
 def query(name: str, schema: JSON, description: str = "") -> JSON:
+    return _parameter("query", name, schema, description)
+
+
+def header(name: str, schema: JSON, description: str = "") -> JSON:
+    return _parameter("header", name, schema, description)
+
+
+def _parameter(place: str, name: str, schema: JSON, description: str, *, required: bool = False) -> JSON:
     described = {"description": description} if description else {}
-    return {"name": name, "in": "query", "required": False, "schema": schema, **described}
+    return {"name": name, "in": place, "required": required, "schema": schema, **described}
 
 
-def header(name: str, schema: JSON, description: str) -> JSON:
-    return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
+BODY_ERRORS: Final = ("400", "413", "415", "429", "500")
+"""The errors of an operation that reads a body."""
 
+LIMIT: Final = query(
+    "limit", {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}
+)
+CURSOR: Final = query("cursor", TEXT, "The `next_cursor` of the previous page.")
+"""Parameters of a list in pages."""
 
 _REQUEST_ID: Final = header(
     "X-Request-ID",

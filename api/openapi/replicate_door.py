@@ -3,24 +3,27 @@
 from dataclasses import replace
 from typing import Final
 
-from api.openapi.operations import PAYERS, READERS, Operation, header, json_of, query
-from api.openapi.schemas import JSON, TEXT, an_object, ref
+from api.openapi.operations import (
+    BODY_ERRORS,
+    GENERATING_KEYS,
+    PAYERS,
+    READERS,
+    Operation,
+    as_paths,
+    header,
+    in_path,
+    json_of,
+    query,
+)
+from api.openapi.schemas import JSON, OBJECT, OPTIONAL_TEXT, TEXT, an_object, ref
 from doors import REPLICATE_ROOT
 from doors.replicate.creation import EVENTS
 
-_READS: Final = ("401", "404", "429", "500")
-_CREATES: Final = ("400", "401", "402", "403", "404", "409", "413", "415", "429", "500", "503")
+_READS: Final = ("404", "429", "500")
+_CREATES: Final = (*BODY_ERRORS, "402", "404", "409", "503")
 _ERROR: Final = json_of("ReplicateError")
-_OPTIONAL_TEXT: Final[JSON] = {"type": ["string", "null"]}
-_OBJECT: Final[JSON] = {"type": "object"}
-
-
-def _path(name: str) -> JSON:
-    return {"name": name, "in": "path", "required": True, "schema": TEXT}
-
-
-_NAMED: Final = (_path("owner"), _path("name"))
-_TARGET: Final = _path("target")
+_NAMED: Final = (in_path("owner"), in_path("name"))
+_TARGET: Final = in_path("target")
 
 _HEADERS: Final = (
     header("Prefer", TEXT, "`wait` or `wait=N`: hold the answer for up to N seconds, at most 60."),
@@ -30,10 +33,9 @@ _HEADERS: Final = (
 
 def paths() -> JSON:
     """The routes, by their paths."""
-    return {
-        f"{REPLICATE_ROOT}{path}": {each: made.as_json() for each, made in found.items()}
-        for path, found in {**_predictions(), **_resources()}.items()
-    }
+    return as_paths(
+        {f"{REPLICATE_ROOT}{path}": each for path, each in {**_predictions(), **_resources()}.items()}
+    )
 
 
 def _predictions() -> dict[str, dict[str, Operation]]:
@@ -67,7 +69,7 @@ def _predictions() -> dict[str, dict[str, Operation]]:
 
 
 def _resources() -> dict[str, dict[str, Operation]]:
-    version = _path("version")
+    version = in_path("version")
     return {
         "/models/{owner}/{name}": {
             "get": _operation("replicateModel", "Get a model", "ReplicateModel", *_NAMED)
@@ -93,7 +95,7 @@ def _resources() -> dict[str, dict[str, Operation]]:
         "/webhooks/default/secret": {
             "get": replace(
                 _operation("replicateSecret", "Get the secret that signs webhooks", "ReplicateSecret"),
-                who=("admin", "caller"),
+                who=GENERATING_KEYS,
             )
         },
     }
@@ -137,7 +139,7 @@ def _upload() -> Operation:
         who=PAYERS,
         takes={"multipart/form-data": {"schema": ref("ReplicateUpload")}},
         answers={"201": {"description": "Stored", "content": json_of("ReplicateFile")}},
-        errors=("400", "401", "403", "404", "413", "415", "429", "500", "503"),
+        errors=(*BODY_ERRORS, "404", "503"),
         error=_ERROR,
     )
 
@@ -171,17 +173,17 @@ def schemas() -> JSON:
         "ReplicateFile": _file(),
         "ReplicateFiles": _page(ref("ReplicateFile")),
         "ReplicateVersionOfModel": an_object(
-            {"id": TEXT, "created_at": TEXT, "cog_version": TEXT, "openapi_schema": _OBJECT}
+            {"id": TEXT, "created_at": TEXT, "cog_version": TEXT, "openapi_schema": OBJECT}
         ),
         "ReplicateModel": an_object(
             {
-                "owner": TEXT, "name": TEXT, "url": TEXT, "description": _OPTIONAL_TEXT,
+                "owner": TEXT, "name": TEXT, "url": TEXT, "description": OPTIONAL_TEXT,
                 "visibility": {"enum": ["public", "private"]}, "run_count": {"type": "integer"},
                 "latest_version": ref("ReplicateVersionOfModel"),
             }
         ),
         "ReplicateAccount": an_object(
-            {"type": {"enum": ["user", "organization"]}, "username": TEXT, "name": TEXT, "github_url": _OPTIONAL_TEXT}
+            {"type": {"enum": ["user", "organization"]}, "username": TEXT, "name": TEXT, "github_url": OPTIONAL_TEXT}
         ),
         "ReplicateSecret": an_object({"key": TEXT}),
     }  # fmt: skip
@@ -190,9 +192,9 @@ def schemas() -> JSON:
 def _created() -> JSON:
     return {
         "input": {"type": "object", "description": "The inputs of the model."},
-        "webhook": _OPTIONAL_TEXT,
+        "webhook": OPTIONAL_TEXT,
         "webhook_events_filter": {"anyOf": [{"type": "array", "items": {"enum": list(EVENTS)}}, {"type": "null"}]},
-        "webhook_completed": _OPTIONAL_TEXT,
+        "webhook_completed": OPTIONAL_TEXT,
         "stream": {"enum": [False, None]},
     }  # fmt: skip
 
@@ -203,16 +205,16 @@ def _prediction() -> JSON:
             "id": TEXT,
             "model": TEXT,
             "version": TEXT,
-            "input": _OBJECT,
+            "input": OBJECT,
             "logs": TEXT,
             "output": {"description": "As the model returned it, with kept files in place of its own."},
-            "error": _OPTIONAL_TEXT,
+            "error": OPTIONAL_TEXT,
             "data_removed": {"type": "boolean"},
             "status": {"enum": ["starting", "processing", "succeeded", "failed", "canceled"]},
             "created_at": TEXT,
-            "started_at": _OPTIONAL_TEXT,
-            "completed_at": _OPTIONAL_TEXT,
-            "metrics": _OBJECT,
+            "started_at": OPTIONAL_TEXT,
+            "completed_at": OPTIONAL_TEXT,
+            "metrics": OBJECT,
             "urls": an_object({"get": TEXT, "cancel": TEXT}),
             "source": {"const": "api"},
             "deployment": TEXT,
@@ -232,7 +234,7 @@ def _file() -> JSON:
             "size": {"type": "integer", "description": "Bytes."},
             "etag": TEXT,
             "checksums": an_object({"sha256": TEXT, "md5": TEXT}),
-            "metadata": _OBJECT,
+            "metadata": OBJECT,
             "created_at": TEXT,
             "expires_at": TEXT,
             "urls": an_object({"get": TEXT}),
@@ -242,5 +244,5 @@ def _file() -> JSON:
 
 def _page(item: JSON) -> JSON:
     return an_object(
-        {"next": _OPTIONAL_TEXT, "previous": _OPTIONAL_TEXT, "results": {"type": "array", "items": item}}
+        {"next": OPTIONAL_TEXT, "previous": OPTIONAL_TEXT, "results": {"type": "array", "items": item}}
     )

@@ -11,15 +11,18 @@ from ledger import GROUPS
 JSON = dict[str, Any]
 
 TEXT: Final[JSON] = {"type": "string"}
-_NUMBER: Final[JSON] = {"type": "number"}
-_COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
+OPTIONAL_TEXT: Final[JSON] = {"type": ["string", "null"]}
+NUMBER: Final[JSON] = {"type": "number"}
+COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
 _METADATA: Final[JSON] = {
     "type": "object",
     "additionalProperties": {"type": "string"},
     "description": "What its request has attached.",
 }
-_YES_NO: Final[JSON] = {"type": "boolean"}
-_MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
+YES_NO: Final[JSON] = {"type": "boolean"}
+MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
+OPTIONAL_MOMENT: Final[JSON] = {"anyOf": [MOMENT, {"type": "null"}]}
+OBJECT: Final[JSON] = {"type": "object"}
 _LINKS: Final[JSON] = {"type": "array", "items": {"type": "string", "format": "uri"}}
 _OUTPUT: Final[JSON] = {
     "type": "array", "items": {}, "minItems": 1,
@@ -32,7 +35,7 @@ _KIND: Final[JSON] = {
 }  # fmt: skip
 
 _WAITING: Final[JSON] = {
-    **_MOMENT, "description": "A restart interrupted the work. It continues when its owner sends the next request."
+    **MOMENT, "description": "A restart interrupted the work. It continues when its owner sends the next request."
 }  # fmt: skip
 
 _IN_DOUBT: Final[JSON] = {
@@ -70,7 +73,7 @@ _NAMED_GROUPS: Final[JSON] = {"^(tag|metadata):": {"type": ["string", "null"]}}
 _STATUS: Final[JSON] = {"enum": ["queued", "running", "completed"]}
 _COUNTS: Final[JSON] = {
     "type": "object",
-    "properties": dict.fromkeys((*UNFINISHED, *ENDED), _COUNT),
+    "properties": dict.fromkeys((*UNFINISHED, *ENDED), COUNT),
     "description": "The number of its generations in each state.",
 }
 
@@ -84,18 +87,18 @@ def _of_generations() -> JSON:
     always: JSON = {
         "id": TEXT, "status": {"enum": list(ENDED)}, "model_name": TEXT, "requested_model": TEXT, "prompt": _PROMPT,
         "prediction_id": {"type": ["string", "null"]}, "attempts": _attempts(error), "files": _LINKS,
-        "cost_usd": _NUMBER,
+        "cost_usd": NUMBER,
         "cost_basis": _BASIS,
-        "timing": an_object({"queued": _NUMBER, "predicting": _NUMBER, "total": _NUMBER}, description="Seconds."),
-        "created_at": _MOMENT, "simulated": _YES_NO,
+        "timing": an_object({"queued": NUMBER, "predicting": NUMBER, "total": NUMBER}, description="Seconds."),
+        "created_at": MOMENT, "simulated": YES_NO,
     }  # fmt: skip
     sometimes = _sometimes()
-    ended: JSON = {"success": _YES_NO, **always}
-    outcome: JSON = {"output": _OUTPUT, "count": _COUNT, **sometimes, "error": error}
+    ended: JSON = {"success": YES_NO, **always}
+    outcome: JSON = {"output": _OUTPUT, "count": COUNT, **sometimes, "error": error}
     alive: JSON = {**always, "status": {"enum": list(UNFINISHED)}}
     return {
         "Generation": an_object({**ended, **outcome}, required=list(ended)),
-        "BatchItem": an_object({"index": _COUNT, **ended, **outcome}, required=["index", *ended]),
+        "BatchItem": an_object({"index": COUNT, **ended, **outcome}, required=["index", *ended]),
         "KnownGeneration": an_object(
             {**ended, **outcome, "webhook": ref("Delivery")},
             required=list(ended),
@@ -160,7 +163,7 @@ def _problem(always: JSON, sometimes: JSON) -> JSON:
             "detail": TEXT,
             "code": _codes(),
             "request_id": TEXT,
-            "retryable": _YES_NO,
+            "retryable": YES_NO,
             "errors": _problems(),
             "id": {
                 "type": "string",
@@ -176,7 +179,7 @@ def _problem(always: JSON, sometimes: JSON) -> JSON:
 
 def _event() -> JSON:
     """The server-sent events of a generation: name and data."""
-    began = an_object({"id": TEXT, "created_at": _MOMENT})
+    began = an_object({"id": TEXT, "created_at": MOMENT})
     started = an_object({"id": TEXT, "prediction_id": TEXT})
     data: JSON = {
         "queued": {"anyOf": [began, ref("UnfinishedGeneration")]},
@@ -196,16 +199,16 @@ def _event() -> JSON:
 def _of_batches() -> JSON:
     plan: JSON = {
         "strategy": {"enum": ["immediate", "window", "queue"]},
-        "estimated_seconds": _NUMBER, "estimated_cost_usd": _NUMBER, "credits": _COUNT,
+        "estimated_seconds": NUMBER, "estimated_cost_usd": NUMBER, "credits": COUNT,
     }  # fmt: skip
     planned: JSON = {
-        "dry_run": {"const": True}, "total": _COUNT, **plan, "cost_bound_usd": _BOUND, "cost_basis": _BASIS,
+        "dry_run": {"const": True}, "total": COUNT, **plan, "cost_bound_usd": _BOUND, "cost_basis": _BASIS,
     }  # fmt: skip
     figures: JSON = {
-        "id": TEXT, "total": _COUNT, "succeeded": _COUNT, "failed": _COUNT, **plan,
-        "actual_seconds": _NUMBER, "actual_cost_usd": _NUMBER, "cost_basis": _BASIS,
+        "id": TEXT, "total": COUNT, "succeeded": COUNT, "failed": COUNT, **plan,
+        "actual_seconds": NUMBER, "actual_cost_usd": NUMBER, "cost_basis": _BASIS,
     }  # fmt: skip
-    summary = {"success": _YES_NO, **figures}
+    summary = {"success": YES_NO, **figures}
     items: JSON = {"type": "array", "items": ref("BatchItem")}
     return {
         "BatchPlan": an_object(planned),
@@ -243,53 +246,38 @@ def _of_batches() -> JSON:
 
 def _batches() -> JSON:
     listed: JSON = {
-        "id": TEXT, "total": _COUNT, "status": _STATUS, "counts": _COUNTS, "actual_cost_usd": _NUMBER,
-        "created_at": _MOMENT, "ended_at": {"anyOf": [_MOMENT, {"type": "null"}]}, "simulated": _YES_NO,
+        "id": TEXT, "total": COUNT, "status": _STATUS, "counts": _COUNTS, "actual_cost_usd": NUMBER,
+        "created_at": MOMENT, "ended_at": OPTIONAL_MOMENT, "simulated": YES_NO,
     }  # fmt: skip
     one = an_object(
         {**listed, "metadata": _METADATA}, required=list(listed), description="A batch in a list."
     )
-    return an_object(
-        {
-            "batches": {"type": "array", "items": one},
-            "next_cursor": {
-                "type": ["string", "null"],
-                "description": "The cursor of the next page, or null.",
-            },
-        }
-    )
+    return page_of("batches", one)
 
 
 def _of_the_ledger() -> JSON:
-    moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
+    moment = OPTIONAL_MOMENT
     used: JSON = {
-        "generations": _COUNT, "succeeded": _COUNT, "failures": _COUNT, "canceled": _COUNT, "images": _COUNT,
-        "video_seconds": _NUMBER, "usd": _NUMBER, "credits": _COUNT,
+        "generations": COUNT, "succeeded": COUNT, "failures": COUNT, "canceled": COUNT, "images": COUNT,
+        "video_seconds": NUMBER, "usd": NUMBER, "credits": COUNT,
     }  # fmt: skip
     groups: JSON = {
-        **dict.fromkeys(GROUPS, TEXT), "key": an_object({"id": TEXT, "name": {"type": ["string", "null"]}}),
+        **dict.fromkeys(GROUPS, TEXT), "key": an_object({"id": TEXT, "name": OPTIONAL_TEXT}),
     }  # fmt: skip
     return {
         "Delivery": an_object(
             {
-                "url": TEXT, "state": {"enum": ["pending", "delivered", "failed"]}, "attempts": _COUNT,
+                "url": TEXT, "state": {"enum": ["pending", "delivered", "failed"]}, "attempts": COUNT,
                 "next_attempt_at": moment,
                 "trouble": {"type": ["string", "null"], "description": "Why the last attempt failed."},
                 "delivered_at": moment,
             },
             description="The state of the delivery to a webhook.",
         ),
-        "Generations": an_object(
-            {
-                "generations": {
-                    "type": "array", "items": {"anyOf": [ref("Generation"), ref("UnfinishedGeneration")]}
-                },
-                "next_cursor": {"type": ["string", "null"], "description": "The cursor of the next page, or null."},
-            }
-        ),
+        "Generations": page_of("generations", {"anyOf": [ref("Generation"), ref("UnfinishedGeneration")]}),
         "Usage": an_object(
             {
-                "since": moment, "until": moment, "group_by": {"type": ["string", "null"]},
+                "since": moment, "until": moment, "group_by": OPTIONAL_TEXT,
                 "usage": {
                     "type": "array",
                     "items": an_object({**groups, **used}, required=list(used), patternProperties=_NAMED_GROUPS),
@@ -327,7 +315,7 @@ def _warnings() -> JSON:
 
 def _error() -> JSON:
     return an_object(
-        {"code": _codes(), "detail": TEXT, "retryable": _YES_NO, "errors": _problems()},
+        {"code": _codes(), "detail": TEXT, "retryable": YES_NO, "errors": _problems()},
         required=["code", "detail", "retryable"],
     )
 
@@ -368,6 +356,12 @@ def _problems() -> JSON:
     text = {"type": "string"}
     problem = an_object({"field": text, "message": text, "given": {}}, required=["field", "message"])
     return {"type": "array", "items": problem}
+
+
+def page_of(name: str, item: JSON) -> JSON:
+    """One page of a list, whose rows are the field `name`."""
+    cursor = {**OPTIONAL_TEXT, "description": "The cursor of the next page, or null."}
+    return an_object({name: {"type": "array", "items": item}, "next_cursor": cursor})
 
 
 def an_object(properties: JSON, *, required: list[str] | None = None, **more: Any) -> JSON:

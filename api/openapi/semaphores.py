@@ -4,13 +4,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from api.openapi.operations import ADMIN_ONLY, VIEWERS, Operation, header, json_of, operation
-from api.openapi.schemas import JSON, TEXT, an_object, ref
+from api.openapi.operations import (
+    ADMIN_ONLY,
+    BODY_ERRORS,
+    GENERATING_KEYS,
+    VIEWERS,
+    Operation,
+    as_paths,
+    header,
+    in_path,
+    json_of,
+    operation,
+)
+from api.openapi.schemas import COUNT, JSON, TEXT, an_object, ref
 
-_COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
-_REFUSED: Final = ("401", "403")
-_BODY: Final = ("400", *_REFUSED, "413", "415", "429", "500")
-_LEASING: Final = ("admin", "caller")
 _KEY: Final = header(
     "Idempotency-Key",
     {"type": "string", "pattern": "^[!-~]{1,255}$"},
@@ -19,50 +26,47 @@ _KEY: Final = header(
 
 
 def paths() -> JSON:
-    routes = {
+    return as_paths({
         "/_admin/semaphores": {
-            "get": operation(
-                "listSemaphores", "List the semaphores and their use", "Semaphores", who=VIEWERS, errors=_REFUSED
-            ),
+            "get": operation("listSemaphores", "List the semaphores and their use", "Semaphores", who=VIEWERS),
             "post": operation(
                 "setSemaphore", "Create a semaphore, or change its limit at once", "Semaphore", who=ADMIN_ONLY,
-                takes=json_of("SemaphoreLimit"), errors=_BODY,
+                takes=json_of("SemaphoreLimit"), errors=BODY_ERRORS,
             ),
         },
         "/_admin/semaphores/{semaphore}": {
             "delete": _deletion(
                 "removeSemaphore", "Delete a semaphore that no unfinished work and no lease needs", "semaphore",
-                errors=(*_REFUSED, "404", "409", "500"),
+                errors=("404", "409", "500"),
             )
         },
         "/semaphores/{semaphore}/leases": {
             "post": replace(
                 operation(
                     "leasePermit", "Lease a permit for another service, or be refused at once", "Lease",
-                    who=_LEASING, takes=json_of("LeaseTerms"), errors=(*_BODY, "404", "409"),
-                    parameters=(_path("semaphore"), _KEY),
+                    who=GENERATING_KEYS, takes=json_of("LeaseTerms"), errors=(*BODY_ERRORS, "404", "409"),
+                    parameters=(in_path("semaphore"), _KEY),
                 ),
                 answers={"201": {"description": "The permit is leased", "content": json_of("Lease")}},
             )
         },
         "/semaphores/{semaphore}/leases/{lease_id}/renew": {
             "post": operation(
-                "renewLease", "Let a lease last for its `ttl` from now", "Lease", who=_LEASING,
-                errors=(*_REFUSED, "410", "500"), parameters=(_path("semaphore"), _path("lease_id")),
+                "renewLease", "Let a lease last for its `ttl` from now", "Lease", who=GENERATING_KEYS,
+                errors=("410", "500"), parameters=(in_path("semaphore"), in_path("lease_id")),
             )
         },
         "/semaphores/{semaphore}/leases/{lease_id}": {
             "delete": _deletion(
                 "endLease", "End a lease; also succeeds if it has ended", "semaphore", "lease_id",
-                who=_LEASING, errors=(*_REFUSED, "500"),
+                who=GENERATING_KEYS, errors=("500",),
             )
         },
-    }  # fmt: skip
-    return {path: {each: made.as_json() for each, made in found.items()} for path, found in routes.items()}
+    })  # fmt: skip
 
 
 def schemas() -> JSON:
-    semaphore = {"semaphore_id": TEXT, "limit": _COUNT, "in_use": _COUNT, "leases": _COUNT, "waiting": _COUNT}
+    semaphore = {"semaphore_id": TEXT, "limit": COUNT, "in_use": COUNT, "leases": COUNT, "waiting": COUNT}
     return {
         "Semaphore": an_object(
             semaphore,
@@ -88,11 +92,7 @@ def _deletion(
         name=name,
         summary=summary,
         who=who,
-        parameters=tuple(_path(each) for each in path),
+        parameters=tuple(in_path(each) for each in path),
         answers={"204": {"description": "Done"}},
         errors=errors,
     )
-
-
-def _path(name: str) -> JSON:
-    return {"name": name, "in": "path", "required": True, "schema": TEXT}

@@ -1,15 +1,8 @@
 """The schemas of limits and statistics in the OpenAPI document."""
 
-from typing import Final
-
-from api.openapi.operations import Operation
-from api.openapi.schemas import JSON, TEXT, an_object
+from api.openapi.operations import Operation, as_paths
+from api.openapi.schemas import COUNT, JSON, MOMENT, NUMBER, OPTIONAL_MOMENT, TEXT, YES_NO, an_object
 from parsing.limits import Limits
-
-_NUMBER: Final[JSON] = {"type": "number"}
-_COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
-_YES_NO: Final[JSON] = {"type": "boolean"}
-_MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
 
 
 def paths() -> JSON:
@@ -21,9 +14,9 @@ def paths() -> JSON:
         answers={
             "200": {"description": "Done", "content": {each: {"schema": TEXT} for each in formats}},
         },
-        errors=("401", "403", "500"),
+        errors=("500",),
     )
-    return {"/metrics": {"get": metrics.as_json()}}
+    return as_paths({"/metrics": {"get": metrics}})
 
 
 def schemas() -> JSON:
@@ -32,17 +25,17 @@ def schemas() -> JSON:
             "concurrent_limit", "current_concurrent", "available_slots", "waiting",
             "requests_per_minute_limit", "current_rate_per_minute", "booting",
         ),
-        _COUNT,
+        COUNT,
     )  # fmt: skip
-    concurrency = an_object({**figures, "paused_seconds": _NUMBER})
+    concurrency = an_object({**figures, "paused_seconds": NUMBER})
     return {
-        "Configured": an_object({"success": _YES_NO, "concurrency": concurrency}),
+        "Configured": an_object({"success": YES_NO, "concurrency": concurrency}),
         "Status": _status(concurrency),
     }
 
 
 def _status(concurrency: JSON) -> JSON:
-    moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
+    moment = OPTIONAL_MOMENT
     upstream = an_object(
         {
             "last_answer_at": moment,
@@ -50,10 +43,10 @@ def _status(concurrency: JSON) -> JSON:
             | {"description": "When the first request failed since the last successful one."},
             "throttled_until": moment
             | {"description": "When the last wait ends that Replicate requested for any account."},
-            "stalled": _YES_NO,
+            "stalled": YES_NO,
             "stalled_at": moment,
             "back_at": moment,
-            "creations_in_doubt": _COUNT,
+            "creations_in_doubt": COUNT,
         },
         description="The health of Replicate's API. `stalled`: whether it has been silent since the response "
         "to a creation was lost; `stalled_at` and `back_at`: when the last stall was noticed, and when it ended; "
@@ -62,16 +55,16 @@ def _status(concurrency: JSON) -> JSON:
     public: JSON = {
         "service": TEXT,
         "version": TEXT,
-        "uptime_seconds": _NUMBER,
-        "simulated": _YES_NO,
-        "admin_api_configured": _YES_NO,
-        "default_replicate_token_configured": _YES_NO,
+        "uptime_seconds": NUMBER,
+        "simulated": YES_NO,
+        "admin_api_configured": YES_NO,
+        "default_replicate_token_configured": YES_NO,
         "ledger": {"enum": ["ok", "down"], "description": "While it is down, no new work is accepted."},
         "concurrency": concurrency,
         "upstream": upstream,
-        "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
-        "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
-        "account_shared": _YES_NO
+        "polling": an_object({"requests_per_minute_limit": COUNT, "current_rate_per_minute": COUNT}),
+        "generations": an_object({"succeeded": COUNT, "failed": COUNT, "canceled": COUNT}),
+        "account_shared": YES_NO
         | {"description": "Whether another program used the server's account in the last ten minutes."},
         "clock_skew_seconds": {
             "type": ["number", "null"],
@@ -83,17 +76,17 @@ def _status(concurrency: JSON) -> JSON:
 
 
 def _status_for_admin() -> JSON:
-    process = {**dict.fromkeys(("pid", "in_flight", "waiting"), _COUNT), "host": TEXT, "version": TEXT}
+    process = {**dict.fromkeys(("pid", "in_flight", "waiting"), COUNT), "host": TEXT, "version": TEXT}
     return {
         "processes": {
             "type": "array",
-            "items": an_object({**process, "since": _MOMENT, "holds_gate": _YES_NO}),
+            "items": an_object({**process, "since": MOMENT, "holds_gate": YES_NO}),
         }
         | {
             "description": "Those that share a ledger in PostgreSQL. Present only with a key, or with a user's token "
             "that has been accepted here."
         },
-        "configured_limits": an_object(dict.fromkeys(Limits.model_fields, _COUNT), required=[])
+        "configured_limits": an_object(dict.fromkeys(Limits.model_fields, COUNT), required=[])
         | {
             "description": "Set by `/configure`. Present only with a key of the role `admin` or `viewer`, as are the "
             "next three."
@@ -108,7 +101,7 @@ def _status_for_admin() -> JSON:
             "description": "Seconds since the oldest generation in the queue was accepted; null if the queue is empty.",
         },
         "failures_last_hour": {
-            "anyOf": [{"type": "object", "additionalProperties": _COUNT}, {"type": "null"}],
+            "anyOf": [{"type": "object", "additionalProperties": COUNT}, {"type": "null"}],
             "description": "How many generations failed in the last hour, by the code of their error; null while the "
             "ledger cannot be read.",
         },
