@@ -24,10 +24,9 @@ routes = Blueprint("files", __name__)
 @routes.get("/files/<generation>/<name>")
 def file(generation: str, name: str) -> Response:
     """A stored output. The URL cannot be guessed, so it needs no key."""
-    service = incoming.service()
     leave = incoming.limits().files.begin(incoming.peer(), incoming.connection())
     try:
-        opened = service.files.open(generation, name) if service.files else None
+        opened = kept_file(generation, name)
         if opened is None:
             raise NotFound("The file does not exist, or is no longer kept.")
         response = answer(opened, request, name=link_name(generation, stored_name(generation, name)))
@@ -36,6 +35,12 @@ def file(generation: str, name: str) -> Response:
         raise
     response.call_on_close(leave)
     return response
+
+
+def kept_file(generation: str, name: str) -> OpenFile | None:
+    """The output of this name, which is that in its link; None if it is not kept any more. The caller closes it."""
+    files = incoming.service().files
+    return files.open(generation, name) if files else None
 
 
 def answer(opened: OpenFile, request: Request, *, name: str) -> Response:

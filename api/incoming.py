@@ -296,22 +296,26 @@ def bytes_of_body(caller_id: str) -> Iterator[bytes]:
         yield bytes(_bytes(memory))
 
 
+def take_memory(caller_id: str, size: int) -> Callable[[], None]:
+    """Take `size` bytes of the memory for large bodies. Returns a function that gives them back. Raises QueueFull."""
+    return limits().large_bodies.take(caller_id, size, retry_after=lambda: _SOON)
+
+
 class _Memory(ExitStack):
     """The share of one body in the memory for large bodies. The share is returned when the context ends."""
 
     def __init__(self, caller_id: str) -> None:
         super().__init__()
         self._caller_id = caller_id
-        self._limit = limits().large_bodies
+        self._share = limits().large_bodies.share
         self._size = 0
 
     def hold(self, size: int) -> None:
         """Raise the share to `size` bytes. Raises QueueFull, or PayloadTooLarge if the quota is always too small."""
-        limit = self._limit
-        if size > limit.share:
-            raise PayloadTooLarge(f"The body needs more than {limit.share} bytes of memory.")
+        if size > self._share:
+            raise PayloadTooLarge(f"The body needs more than {self._share} bytes of memory.")
         if size > max(_SMALL, self._size):
-            self.callback(limit.take(self._caller_id, size - self._size, retry_after=lambda: _SOON))
+            self.callback(take_memory(self._caller_id, size - self._size))
             self._size = size
 
 

@@ -15,6 +15,7 @@ from typing import Final
 from flask import Blueprint, Response, g, jsonify, request
 
 from api import deliveries, incoming, responses
+from api.files import kept_file
 from api.models import found_model
 from auth import Caller
 from doors import OPENAI_ROOT
@@ -85,7 +86,7 @@ def _images(*, edits: bool) -> Response:
         if error.status == 429 or error.status >= 500:  # its client retries, and has lost no work
             service.loop.submit(service.core.lost_calls.refused(caller.id))
         raise
-    return _answer(service, call, work, submission.address, edits=edits)
+    return _answer(call, work, submission.address, edits=edits)
 
 
 def _work(service: Runtime, submission: Submission) -> Work | Stored:
@@ -141,7 +142,7 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
         )  # fmt: skip
 
 
-def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, edits: bool) -> Response:
+def _answer(call: Call, work: Work | Stored, address: str, *, edits: bool) -> Response:
     """The response to a call with ended work. Raises the error of the first generation if none has a picture."""
     records = [each.record() for each in items_of(work)]
     bodies = [views.generation(each, address) for each in records]
@@ -152,7 +153,7 @@ def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, 
     pictures = [
         picture
         for record, body in compress(zip(records, bodies, strict=True), made)
-        for picture in _pictures(service, record, body["files"], with_content=with_content)
+        for picture in _pictures(record, body["files"], with_content=with_content)
     ]
     found = results.images(call, work.id, bodies, pictures, created=records[0].accepted_at)
     if call.streams:
@@ -161,23 +162,21 @@ def _answer(service: Runtime, call: Call, work: Work | Stored, address: str, *, 
     return jsonify(found)
 
 
-def _pictures(
-    service: Runtime, record: GenerationRecord, links: Sequence[str], *, with_content: bool
-) -> Sequence[Picture]:
+def _pictures(record: GenerationRecord, links: Sequence[str], *, with_content: bool) -> Sequence[Picture]:
     """The pictures of a generation: the kept files, which have these links, or Replicate's outputs if none is kept."""
     if not links:
         return [Picture(each) for each in record.outputs if isinstance(each, str)]
     return [
-        Picture(link, _content(service, record.id, name) if with_content else None)
+        Picture(link, _content(record.id, name) if with_content else None)
         for name, link in zip(record.files, links, strict=True)
     ]
 
 
-def _content(service: Runtime, generation_id: str, name: str) -> str | None:
+def _content(generation_id: str, name: str) -> str | None:
     """A kept file in base64; None if it is not kept any more."""
     if name.startswith("data:"):
         return name.partition(",")[2]
-    opened = service.files.open(generation_id, name) if service.files else None
+    opened = kept_file(generation_id, name)
     if opened is None:
         return None
     with closing(opened):

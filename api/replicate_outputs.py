@@ -11,37 +11,33 @@ from typing import Any, Final
 from flask import Response, jsonify
 
 from api import incoming
+from api.files import kept_file
 from doors.replicate import predictions
 from errors import QueueFull
-from files import Files
 from files.storage import OpenFile
 from ledger.records import GenerationRecord
 
 LARGEST: Final = 16_000_000
 """The most bytes of a file that is part of an answer. A larger one is a link."""
 
-_SOON: Final = 1.0
-
 
 def answer(body_of: Callable[..., dict[str, Any]], record: GenerationRecord, caller_id: str) -> Response:
     """The response with a prediction, made by `body_of`. Its files count as memory of the caller's until the response
     is sent. Raises QueueFull if there is no memory for them; a creation is then answered without its output."""
-    service, address = incoming.service(), incoming.address()
-    memory = incoming.limits().large_bodies
-    found = _Outputs(service.files, record, address, most=memory.share * 3 // 4)
-    if address.startswith("https://"):
-        return jsonify(body_of(record, address, link=found.link, content=found.content))
-    size = found.size()
+    address = incoming.address()
+    found = _Outputs(record, address, most=incoming.limits().large_bodies.share * 3 // 4)
+    is_public = address.startswith("https://")
+    link, size = (found.link, 0) if is_public else (found.inline, found.size())
     if not size:
-        return jsonify(body_of(record, address, link=found.inline, content=found.content))
+        return jsonify(body_of(record, address, link=link, content=found.content))
     try:
-        leave = memory.take(caller_id, size, retry_after=lambda: _SOON)
+        leave = incoming.take_memory(caller_id, size)
     except QueueFull:
         if body_of is not predictions.created:
             raise
         return jsonify(predictions.as_starting(record, address))
     try:
-        response = jsonify(body_of(record, address, link=found.inline, content=found.content))
+        response = jsonify(body_of(record, address, link=link, content=found.content))
     except BaseException:
         leave()
         raise
@@ -52,8 +48,7 @@ def answer(body_of: Callable[..., dict[str, Any]], record: GenerationRecord, cal
 class _Outputs:
     """The kept files of one generation, of which at most so many bytes in all are part of an answer."""
 
-    def __init__(self, files: Files | None, record: GenerationRecord, address: str, *, most: int) -> None:
-        self._files = files
+    def __init__(self, record: GenerationRecord, address: str, *, most: int) -> None:
         self._record = record
         self._links = predictions.links(record, address)
         self._most = self._left = most
@@ -101,4 +96,4 @@ class _Outputs:
             return opened.content() if opened.size <= LARGEST else None
 
     def _open(self, name: str) -> OpenFile | None:
-        return self._files.open(self._record.id, name) if self._files else None
+        return kept_file(self._record.id, name)

@@ -46,7 +46,7 @@ def picture(size: int) -> bytes:
 def content(opened: OpenFile) -> bytes:
     """Read a whole file and close it."""
     with closing(opened):
-        return b"".join(opened.chunks(0, opened.size))
+        return opened.content()
 
 
 def names(storage: FileStorage) -> list[str]:
