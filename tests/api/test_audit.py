@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.api.test_keys import change, make
 from tests.support.api_client import ended, submit
 from tests.support.callers import ADMIN, USER
+from tests.support.named_keys import change_key, make_key
 from tests.support.problem_documents import fields
 
 
@@ -19,8 +19,8 @@ def actions(client, **query):
 
 
 def test_each_act_on_a_key_is_listed_the_latest_first(client):
-    key_id, _ = make(client, "shop", budget_usd=1, budget_period="day")
-    change(client, key_id, name="renamed")
+    key_id, _ = make_key(client, "shop", budget_usd=1, budget_period="day")
+    change_key(client, key_id, name="renamed")
     rotated = client.post(f"/keys/{key_id}/rotate", json={"grace_seconds": 5}, headers=ADMIN)
     client.delete(f"/keys/{key_id}", headers=ADMIN)
 
@@ -35,7 +35,7 @@ def test_each_act_on_a_key_is_listed_the_latest_first(client):
 
 
 def test_the_trail_has_no_text_of_a_key_and_no_hash(client, app):
-    key_id, by = make(client)
+    key_id, by = make_key(client)
     text = client.post(f"/keys/{key_id}/rotate", json={}, headers=ADMIN).json["key"]
     shown = client.get("/audit", headers=ADMIN).text
 
@@ -45,7 +45,7 @@ def test_the_trail_has_no_text_of_a_key_and_no_hash(client, app):
 
 
 def test_a_change_that_is_refused_is_no_act(client):
-    change(client, "key_unknown", name="a")
+    change_key(client, "key_unknown", name="a")
     client.post("/keys", json={"name": ""}, headers=ADMIN)
     client.delete("/_admin/semaphores/unknown", headers=ADMIN)
 
@@ -77,7 +77,7 @@ def test_the_cancellation_of_the_work_of_others_is_an_act_and_that_of_own_work_i
 
 
 def test_the_trail_is_filtered_by_actor_action_and_time_and_read_in_pages(client):
-    admin_id, by = make(client, "deputy", role="admin")
+    admin_id, by = make_key(client, "deputy", role="admin")
     client.post("/keys", json={"name": "a"}, headers=by)
     client.post("/configure", json={"concurrent_limit": 7}, headers=by)
 

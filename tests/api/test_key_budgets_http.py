@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.api_client import ended, picture, submit
 from tests.support.callers import ADMIN
+from tests.support.named_keys import make_key
 
 pytestmark = pytest.mark.every_database
 
@@ -15,9 +16,7 @@ PRICE = 0.025
 
 def make(client, usd, **more):
     """The id of a new key with this budget for a day, and the header that sends it."""
-    body = {"name": "shop", "budget_usd": usd, "budget_period": "day", **more}
-    made = client.post("/keys", json=body, headers=ADMIN).json
-    return made["id"], {"X-API-Key": made["key"]}
+    return make_key(client, budget_usd=usd, budget_period="day", **more)
 
 
 def post(client, by, prompt="a fox", **how):

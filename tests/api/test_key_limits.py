@@ -5,6 +5,7 @@ import pytest
 from harness.service_process import until
 from tests.support.api_client import ASYNC, ended, look_up, picture, state, submit
 from tests.support.callers import ADMIN
+from tests.support.named_keys import change_key, make_key
 from tests.support.problem_documents import problem
 
 pytestmark = pytest.mark.every_database
@@ -24,19 +25,17 @@ def clients(make_app, database_url):
     return make
 
 
-def make_key(clients, **limits):
+def known_key(clients, **limits):
     """Make a key with these limits, and wait until each process knows it. Returns its id and the header that sends
     it."""
-    made = clients[0].post("/keys", json={"name": "shop", **limits}, headers=ADMIN)
-    assert 201 == made.status_code, made.text
-    by = {"X-API-Key": made.json["key"]}
+    key_id, by = make_key(clients[0], **limits)
     for each in clients:
         until(lambda each=each: 200 == each.get("/keys/self", headers=by).status_code)
-    return made.json["id"], by
+    return key_id, by
 
 
 def change(clients, key_id, **limits):
-    assert 200 == clients[0].patch(f"/keys/{key_id}", json=limits, headers=ADMIN).status_code
+    assert 200 == change_key(clients[0], key_id, **limits).status_code
 
 
 def refusal(client, by, **fields):
@@ -46,7 +45,7 @@ def refusal(client, by, **fields):
 
 def test_the_work_of_a_key_waits_for_its_slots_while_that_of_others_runs(clients, simulator):
     each = clients()
-    key_id, by = make_key(each, max_concurrent=1)
+    key_id, by = known_key(each, max_concurrent=1)
     own = [submit(client, HANGS, by=by) for client in each]
     until(lambda: 1 == simulator.counts().in_flight)
     [submit(client, HANGS, by=ADMIN) for client in each]
@@ -62,7 +61,7 @@ def test_the_work_of_a_key_waits_for_its_slots_while_that_of_others_runs(clients
 
 def test_each_process_shows_a_key_what_all_of_its_work_uses(clients, simulator):
     each = clients()
-    _, by = make_key(each, max_concurrent=2)
+    _, by = known_key(each, max_concurrent=2)
     for client in each:
         submit(client, HANGS, by=by)
     until(lambda: 2 == simulator.counts().in_flight)
@@ -77,21 +76,21 @@ def test_each_process_shows_a_key_what_all_of_its_work_uses(clients, simulator):
 
 def test_a_new_key_is_limited_before_the_process_that_holds_the_gate_has_read_it(clients, simulator):
     for client in clients():
-        made = client.post("/keys", json={"name": "shop", "max_concurrent": 1}, headers=ADMIN).json
+        key_id, by = make_key(client, max_concurrent=1)
         for _ in range(3):
-            submit(client, HANGS, by={"X-API-Key": made["key"]})
+            submit(client, HANGS, by=by)
         last = submit(client, HANGS, by=ADMIN)
 
         until(lambda client=client, last=last: "running" == state(client, last, by=ADMIN))
         assert 2 == simulator.counts().in_flight
-        client.delete(f"/keys/{made['id']}", headers=ADMIN)
+        client.delete(f"/keys/{key_id}", headers=ADMIN)
         simulator.finish()
         until(lambda: 0 == simulator.counts().in_flight)
 
 
 def test_the_work_of_a_key_waits_for_its_minute_and_the_answer_says_how_long(clients, simulator):
     each = clients()
-    key_id, by = make_key(each, requests_per_minute=1)
+    key_id, by = known_key(each, requests_per_minute=1)
     first = submit(each[0], by=by)
     assert "succeeded" == ended(each[0], first, by=by)["status"]
     second = submit(each[1], by=by)
@@ -107,8 +106,8 @@ def test_the_work_of_a_key_waits_for_its_minute_and_the_answer_says_how_long(cli
 
 def test_the_plan_of_a_batch_is_that_of_the_keys_own_limits(clients):
     each = clients()
-    _, by = make_key(each, requests_per_minute=2)
-    _, free = make_key(each)
+    _, by = known_key(each, requests_per_minute=2)
+    _, free = known_key(each)
     wanted = {"model_name": "flux-dev", "prompts": ["a fox", "a cat", "an owl"], "dry_run": True}
 
     def seconds(client, by):
@@ -121,7 +120,7 @@ def test_the_plan_of_a_batch_is_that_of_the_keys_own_limits(clients):
 
 def test_the_next_process_counts_what_a_key_has_sent_before(make_app, clients, simulator):
     app = make_app()
-    key_id, by = make_key([app.test_client()], requests_per_minute=1)
+    key_id, by = known_key([app.test_client()], requests_per_minute=1)
     ended(app.test_client(), submit(app.test_client(), by=by), by=by)
     waiting = submit(app.test_client(), by=by)
     app.extensions["service"].close()
@@ -139,7 +138,7 @@ def test_the_next_process_counts_what_a_key_has_sent_before(make_app, clients, s
 
 def test_a_key_whose_queue_is_full_is_refused_by_every_process_and_others_are_not(clients, simulator):
     each = clients()
-    _, by = make_key(each, max_concurrent=1, max_queued=2)
+    _, by = known_key(each, max_concurrent=1, max_queued=2)
     first = submit(each[0], HANGS, by=by)
     until(lambda: "running" == state(each[0], first, by=by))
     waiting = [submit(each[0], HANGS, by=by) for _ in range(2)]
@@ -160,7 +159,7 @@ def test_a_key_whose_queue_is_full_is_refused_by_every_process_and_others_are_no
 
 def test_a_full_queue_says_when_the_minute_of_the_key_lets_its_next_work_go(clients):
     client, *_ = each = clients()
-    _, by = make_key(each, requests_per_minute=1, max_queued=1)
+    _, by = known_key(each, requests_per_minute=1, max_queued=1)
     ended(client, submit(client, by=by), by=by)
     submit(client, by=by)
 
@@ -173,7 +172,7 @@ def test_a_full_queue_says_when_the_minute_of_the_key_lets_its_next_work_go(clie
 
 def test_a_key_with_its_share_of_the_queue_learns_when_its_own_work_goes(clients):
     client, *_ = clients(MAX_QUEUED=4)
-    _, by = make_key([client], requests_per_minute=1)
+    _, by = known_key([client], requests_per_minute=1)
     ended(client, submit(client, by=by), by=by)
     for _ in range(3):
         submit(client, by=by)
@@ -184,7 +183,7 @@ def test_a_key_with_its_share_of_the_queue_learns_when_its_own_work_goes(clients
 
 def test_the_waiting_work_of_a_deleted_key_never_passes_the_limits_that_it_had(clients, simulator):
     each = clients()
-    key_id, by = make_key(each, max_concurrent=1)
+    key_id, by = known_key(each, max_concurrent=1)
     running = submit(each[1], HANGS, by=by)
     until(lambda: "running" == state(each[1], running, by=by))
     waiting = [submit(client, HANGS, by=by) for client in each * 2]

@@ -8,18 +8,8 @@ import pytest
 from harness.service_process import until
 from tests.support.api_client import ASYNC, ended, look_up, picture, state, submit
 from tests.support.callers import ADMIN, USER
+from tests.support.named_keys import change_key, make_key
 from tests.support.problem_documents import fields
-
-
-def make(client, name="shop", **more):
-    """Make a key. Returns its id and the header that sends it."""
-    made = client.post("/keys", json={"name": name, **more}, headers=ADMIN)
-    assert 201 == made.status_code, made.text
-    return made.json["id"], {"X-API-Key": made.json["key"]}
-
-
-def change(client, key_id, **fields):
-    return client.patch(f"/keys/{key_id}", json=fields, headers=ADMIN)
 
 
 def code(answer):
@@ -43,7 +33,7 @@ def test_a_key_is_shown_once_and_then_only_how_its_text_begins(client):
 
 
 def test_the_ledger_has_no_text_of_a_key(client, app):
-    _, by = make(client)
+    _, by = make_key(client)
     service = app.extensions["service"]
 
     [kept] = service.queries.api_keys(limit=10)
@@ -53,7 +43,7 @@ def test_the_ledger_has_no_text_of_a_key(client, app):
 
 
 def test_the_keys_are_listed_in_pages_the_newest_first(client):
-    made = [make(client, f"key {number}")[0] for number in range(5)]
+    made = [make_key(client, f"key {number}")[0] for number in range(5)]
     found, cursor = [], None
     while True:
         query = {"limit": 2} | ({"cursor": cursor} if cursor else {})
@@ -138,7 +128,7 @@ def test_all_fields_of_a_key_are_kept(client):
         "budget_usd": 2.5, "budget_period": "month", "models": ["flux-dev", "acme/*", "image"],
         "tags": {"team": "shop"},
     }  # fmt: skip
-    key_id, _ = make(client, **given, expires_at=SOON)
+    key_id, _ = make_key(client, **given, expires_at=SOON)
 
     shown = client.get(f"/keys/{key_id}", headers=ADMIN).json
 
@@ -155,19 +145,19 @@ def test_all_fields_of_a_key_are_kept(client):
     "send", [lambda key: {"X-API-Key": key}, lambda key: {"Authorization": f"Bearer {key}"}]
 )
 def test_a_key_generates_in_each_header_and_another_one_does_not_see_it(client, send):
-    _, by = make(client)
+    _, by = make_key(client)
 
     work = submit(client, by=send(by["X-API-Key"]))
 
     assert "succeeded" == ended(client, work, by=by)["status"]
-    assert 404 == client.get(f"/generations/{work}", headers=make(client, "other")[1]).status_code
-    assert 404 == client.delete(f"/generations/{work}", headers=make(client, "other")[1]).status_code
+    assert 404 == client.get(f"/generations/{work}", headers=make_key(client, "other")[1]).status_code
+    assert 404 == client.delete(f"/generations/{work}", headers=make_key(client, "other")[1]).status_code
     assert 200 == client.get(f"/generations/{work}", headers=ADMIN).status_code
 
 
 def test_a_key_of_the_role_admin_is_accepted_in_the_header_for_admins_and_others_are_not(client):
-    _, admin = make(client, role="admin")
-    _, caller = make(client)
+    _, admin = make_key(client, role="admin")
+    _, caller = make_key(client)
 
     assert 200 == client.get("/keys", headers={"X-Admin-API-Key": admin["X-API-Key"]}).status_code
     assert 401 == client.get("/keys", headers={"X-Admin-API-Key": caller["X-API-Key"]}).status_code
@@ -175,7 +165,7 @@ def test_a_key_of_the_role_admin_is_accepted_in_the_header_for_admins_and_others
 
 def test_the_same_idempotency_key_of_two_keys_is_of_two_generations(client):
     repeated = {"Idempotency-Key": "k", **ASYNC}
-    one, other = make(client)[1], make(client)[1]
+    one, other = make_key(client)[1], make_key(client)[1]
 
     ids = [
         client.post("/generate", json=picture(), headers={**by, **repeated}).json["id"]
@@ -186,7 +176,7 @@ def test_the_same_idempotency_key_of_two_keys_is_of_two_generations(client):
 
 
 def test_a_key_sees_itself_with_what_is_used(client):
-    key_id, by = make(client, budget_usd=1, budget_period="day", max_concurrent=3)
+    key_id, by = make_key(client, budget_usd=1, budget_period="day", max_concurrent=3)
     ended(client, submit(client, by=by), by=by)
 
     own = client.get("/keys/self", headers=by).json
@@ -212,32 +202,32 @@ def test_the_admin_key_and_a_user_see_themselves(client):
 
 
 def test_a_change_names_what_it_changes_and_null_ends_a_limit(client):
-    key_id, _ = make(client, max_concurrent=2, requests_per_minute=30)
+    key_id, _ = make_key(client, max_concurrent=2, requests_per_minute=30)
 
-    changed = change(client, key_id, max_concurrent=None, name="renamed").json
+    changed = change_key(client, key_id, max_concurrent=None, name="renamed").json
 
     assert (None, 30, "renamed") == tuple(
         changed[name] for name in ("max_concurrent", "requests_per_minute", "name")
     )
     assert changed == client.get(f"/keys/{key_id}", headers=ADMIN).json
-    assert ["body"] == fields(change(client, key_id))
-    assert ["name"] == fields(change(client, key_id, name=None))
-    assert 404 == change(client, "key_unknown", name="a").status_code
+    assert ["body"] == fields(change_key(client, key_id))
+    assert ["name"] == fields(change_key(client, key_id, name=None))
+    assert 404 == change_key(client, "key_unknown", name="a").status_code
 
 
 def test_a_budget_is_changed_with_its_period_or_ended(client):
-    key_id, _ = make(client, budget_usd=1, budget_period="day")
+    key_id, _ = make_key(client, budget_usd=1, budget_period="day")
 
-    assert 2 == change(client, key_id, budget_usd=2).json["budget_usd"]
-    assert "week" == change(client, key_id, budget_period="week").json["budget_period"]
-    assert ["budget_usd"] == fields(change(client, key_id, budget_usd=None, budget_period="day"))
-    ended = change(client, key_id, budget_usd=None).json
+    assert 2 == change_key(client, key_id, budget_usd=2).json["budget_usd"]
+    assert "week" == change_key(client, key_id, budget_period="week").json["budget_period"]
+    assert ["budget_usd"] == fields(change_key(client, key_id, budget_usd=None, budget_period="day"))
+    ended = change_key(client, key_id, budget_usd=None).json
     assert (None, None) == (ended["budget_usd"], ended["budget_period"])
-    assert ["budget_period"] == fields(change(client, key_id, budget_usd=2))
+    assert ["budget_period"] == fields(change_key(client, key_id, budget_usd=2))
 
 
 def test_rotation_keeps_the_identity_and_the_old_text_for_the_time_of_grace(client):
-    key_id, old = make(client)
+    key_id, old = make_key(client)
     work = submit(client, by=old)
 
     rotated = client.post(f"/keys/{key_id}/rotate", json={"grace_seconds": 1}, headers=ADMIN).json
@@ -251,7 +241,7 @@ def test_rotation_keeps_the_identity_and_the_old_text_for_the_time_of_grace(clie
 
 
 def test_rotation_without_grace_ends_the_old_text_at_once(client):
-    key_id, old = make(client)
+    key_id, old = make_key(client)
 
     rotated = client.post(f"/keys/{key_id}/rotate", json={}, headers=ADMIN).json
 
@@ -263,7 +253,7 @@ def test_rotation_without_grace_ends_the_old_text_at_once(client):
 
 
 def test_a_deleted_key_is_refused_at_once_in_the_process_that_deleted_it(client):
-    key_id, by = make(client)
+    key_id, by = make_key(client)
     assert 200 == client.get("/generations", headers=by).status_code
 
     assert 204 == client.delete(f"/keys/{key_id}", headers=ADMIN).status_code
@@ -272,12 +262,12 @@ def test_a_deleted_key_is_refused_at_once_in_the_process_that_deleted_it(client)
     assert [] == client.get("/keys", headers=ADMIN).json["keys"]
     assert client.get(f"/keys/{key_id}", headers=ADMIN).json["deleted_at"]
     assert 404 == client.delete(f"/keys/{key_id}", headers=ADMIN).status_code
-    assert 404 == change(client, key_id, name="a").status_code
+    assert 404 == change_key(client, key_id, name="a").status_code
 
 
 def test_the_waiting_work_of_a_deleted_key_is_cancelled_and_its_running_work_ends(make_app):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
-    key_id, by = make(client)
+    key_id, by = make_key(client)
     running = submit(client, "[[slow=1]] runs", by=by)
     until(lambda: state(client, running, by=by) == "running")
     waiting = submit(client, by=by)
@@ -290,8 +280,8 @@ def test_the_waiting_work_of_a_deleted_key_is_cancelled_and_its_running_work_end
 
 def test_a_key_outlives_a_restart_and_so_does_its_deletion(make_app):
     client = make_app().test_client()
-    deleted, gone = make(client)
-    _, by = make(client)
+    deleted, gone = make_key(client)
+    _, by = make_key(client)
     client.delete(f"/keys/{deleted}", headers=ADMIN)
     client.application.extensions["service"].close()
 
@@ -317,7 +307,7 @@ def test_a_key_outlives_a_restart_and_so_does_its_deletion(make_app):
     ],
 )
 def test_a_key_runs_only_its_models(client, simulator, models, model, may):
-    _, by = make(client, models=models)
+    _, by = make_key(client, models=models)
     single, batch = picture(model_name=model), {"model_name": model, "prompts": ["a", "b"]}
 
     answers = [
@@ -334,7 +324,7 @@ def test_a_key_runs_only_its_models(client, simulator, models, model, may):
 
 
 def test_a_fallback_that_the_request_names_must_be_a_model_of_the_key(client, simulator):
-    _, by = make(client, models=["flux-dev", "flux-schnell"])
+    _, by = make_key(client, models=["flux-dev", "flux-schnell"])
     ask = {"json": picture("[[fail]] a", fallback=["flux-schnell", "seedream-4.5"]), "headers": by}
 
     answer = client.post("/generate", **ask)
@@ -345,7 +335,7 @@ def test_a_fallback_that_the_request_names_must_be_a_model_of_the_key(client, si
 
 
 def test_a_fallback_that_the_rules_choose_is_passed_over_if_it_is_no_model_of_the_key(client, simulator):
-    _, by = make(client, models=["flux-dev"])
+    _, by = make_key(client, models=["flux-dev"])
 
     client.post("/generate", json=picture("[[fail=nsfw]] a", fallback=True), headers=by)
 
@@ -353,10 +343,10 @@ def test_a_fallback_that_the_rules_choose_is_passed_over_if_it_is_no_model_of_th
 
 
 def test_a_change_of_the_models_holds_for_the_next_request(client):
-    key_id, by = make(client, models=["video"])
+    key_id, by = make_key(client, models=["video"])
     assert 403 == client.post("/generate", json=picture(), headers=by).status_code
 
-    change(client, key_id, models=None)
+    change_key(client, key_id, models=None)
 
     assert 200 == client.post("/generate", json=picture(), headers=by).status_code
     assert look_up(client, submit(client, by=by), by=by)
@@ -367,25 +357,25 @@ def test_a_change_of_the_models_holds_for_the_next_request(client):
 def test_running_work_makes_no_other_prediction_that_its_key_may_not_make_by_then(
     client, simulator, outcome, changes
 ):
-    key_id, by = make(client)
+    key_id, by = make_key(client)
     running = submit(client, f"[[slow=1]] {outcome} a", by=by, fallback=["qwen-image"])
     until(simulator.predictions)
 
     if changes is None:
         client.delete(f"/keys/{key_id}", headers=ADMIN)
     else:
-        change(client, key_id, **changes)
+        change_key(client, key_id, **changes)
 
     assert "failed" == ended(client, running, by=ADMIN)["status"]
     assert 1 == len(simulator.predictions())
 
 
 def test_a_lower_budget_holds_for_a_dearer_fallback_of_running_work(client, simulator):
-    key_id, by = make(client, budget_usd=10, budget_period="day")
+    key_id, by = make_key(client, budget_usd=10, budget_period="day")
     running = submit(client, "[[slow=1]] [[only=flux-dev]] [[nsfw]] a", by=by, fallback=["flux-1.1-pro"])
     until(simulator.predictions)
 
-    change(client, key_id, budget_usd=0)
+    change_key(client, key_id, budget_usd=0)
 
     assert "failed" == ended(client, running, by=ADMIN)["status"]
     assert 1 == len(simulator.predictions())

@@ -8,15 +8,10 @@ import pytest
 
 from tests.support.api_client import ended, picture, submit, submit_batch
 from tests.support.callers import ADMIN, USER
+from tests.support.named_keys import make_key
 from tests.support.problem_documents import fields
 
 pytestmark = pytest.mark.every_database
-
-
-def make(client, name="shop", **more):
-    """The id of a new key, and the header that sends it."""
-    made = client.post("/keys", json={"name": name, **more}, headers=ADMIN).json
-    return made["id"], {"X-API-Key": made["key"]}
 
 
 def prompts(client, query="", *, by=USER):
@@ -96,23 +91,23 @@ def test_a_list_is_filtered_by_metadata_batch_kind_and_a_part_of_the_prompt_in_a
 
 
 def test_an_admin_lists_the_work_of_a_key_by_its_id_or_name_and_that_of_all(client):
-    shop, by_shop = make(client)
-    _, by_other = make(client, "other")
+    shop, by_shop = make_key(client)
+    _, by_other = make_key(client, "other")
     for by, text in ((by_shop, "shop's"), (by_other, "other's"), (ADMIN, "admin's"), (USER, "user's")):
         ended(client, submit(client, text, by=by), by=by)
 
     assert ["admin's"] == prompts(client, by=ADMIN) == prompts(client, "?key=admin", by=ADMIN)
     assert ["shop's"] == prompts(client, f"?key={shop}", by=ADMIN) == prompts(client, "?key=shop", by=ADMIN)
     assert 4 == len(prompts(client, "?key=*", by=ADMIN))
-    assert 4 == len(prompts(client, "?key=*", by=make(client, "eyes", role="viewer")[1]))
+    assert 4 == len(prompts(client, "?key=*", by=make_key(client, "eyes", role="viewer")[1]))
     assert [] == prompts(client, "?key=nothing", by=ADMIN)
     assert 204 == client.delete(f"/keys/{shop}", headers=ADMIN).status_code
     assert ["shop's"] == prompts(client, "?key=shop", by=ADMIN)
 
 
 def test_a_key_lists_only_its_own_work(client):
-    shop, by_shop = make(client)
-    other, by_other = make(client, "other")
+    shop, by_shop = make_key(client)
+    other, by_other = make_key(client, "other")
     ended(client, submit(client, "shop's", by=by_shop), by=by_shop)
     submit_batch(client, "a", by=by_shop)
 
@@ -179,8 +174,8 @@ FIGURES = {"generations", "succeeded", "failures", "canceled", "images", "video_
 @pytest.fixture
 def spent(client):
     """Work of two keys, of which one has tags, of the admin and of a user. Returns the client and the first key."""
-    shop, by_shop = make(client, "shop", tags={"team": "web"})
-    _, by_other = make(client, "other", tags={"team": "=cmd"})
+    shop, by_shop = make_key(client, "shop", tags={"team": "web"})
+    _, by_other = make_key(client, "other", tags={"team": "=cmd"})
     for by, how in (
         (by_shop, {"metadata": {"project": "a"}}),
         (by_shop, {"metadata": {"project": "b"}, "model_name": "flux-schnell"}),

@@ -8,8 +8,9 @@ from jsonschema import Draft202012Validator
 from api.openapi.document import openapi_document
 from api.openapi.groups import GROUPS
 from service import VERSION
-from tests.support.callers import ADMIN, USER
+from tests.support.callers import ADMIN
 from tests.support.declarations import REGISTRY
+from tests.support.named_keys import sender_of_each_role
 
 DOCUMENT = openapi_document(VERSION, REGISTRY.models)
 OPERATIONS = {
@@ -21,12 +22,7 @@ OPERATIONS = {
 
 @pytest.fixture
 def senders(client):
-    """A header with a key of each role."""
-    named = {
-        role: client.post("/keys", json={"name": role, "role": role}, headers=ADMIN).json["key"]
-        for role in ("admin", "caller", "viewer", "metrics")
-    }
-    return {role: {"X-API-Key": key} for role, key in named.items()} | {"user": USER}
+    return sender_of_each_role(client)
 
 
 def code(answer):

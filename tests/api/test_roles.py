@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tests.api.test_keys import make
 from tests.support.api_client import ASYNC, ended, picture, submit
 from tests.support.callers import ADMIN, USER
+from tests.support.named_keys import make_key, sender_of_each_role
 
 ROLES = ("admin", "caller", "viewer", "metrics", "user")
 
@@ -88,8 +88,7 @@ def routes(app):
 
 @pytest.fixture
 def senders(client):
-    keys = {role: make(client, role, role=role)[1] for role in ROLES if role != "user"}
-    return {**keys, "user": USER}
+    return sender_of_each_role(client)
 
 
 def test_every_route_is_in_the_table_and_nothing_else_is(app):
@@ -141,7 +140,7 @@ def test_a_viewer_does_not_look_at_replicate_for_a_model(client, simulator, send
 
 def test_two_keys_with_one_idempotency_key_get_a_lease_each(client, senders):
     client.post("/_admin/semaphores", json={"semaphore_id": "gpu", "limit": 5}, headers=ADMIN)
-    other = make(client, "other")[1]
+    other = make_key(client, "other")[1]
     repeated = {"Idempotency-Key": "k"}
 
     leases = [
