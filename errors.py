@@ -267,7 +267,7 @@ class LoopBlocked(_ComeBackLater):
 
 
 class StillRunning(ServiceError):
-    """The caller would stop waiting soon, or the process stops. A retry joins the work, and so costs nothing. A
+    """The caller would stop waiting soon, or the process stops. A retry joins the work, and is not paid again. A
     `retry_after` in seconds is sent as an integer."""
 
     status, code = 504, "still_running"

@@ -20,7 +20,7 @@ _EXPOSED: Final = "Location, Preference-Applied, Retry-After, X-Request-ID, X-Sh
 """Headers of responses that such a page may read beside the usual ones."""
 
 _REMEMBERED: Final = "600"
-"""Seconds for which a browser need not ask again."""
+"""Seconds for which a browser need not repeat a preflight request."""
 
 
 def allow(response: Response) -> None:
@@ -40,8 +40,10 @@ def options(methods: Iterable[str]) -> Response:
     response = no_content()
     response.headers["Allow"] = allowed
     if incoming.named_origin() is not None and "Access-Control-Request-Method" in request.headers:
-        asked = request.headers.get("Access-Control-Request-Headers", "").split(",")
-        names = [name for each in asked if (name := each.strip()) and name.lower() != ADMIN_HEADER.lower()]
+        requested = request.headers.get("Access-Control-Request-Headers", "").split(",")
+        names = [
+            name for each in requested if (name := each.strip()) and name.lower() != ADMIN_HEADER.lower()
+        ]
         response.headers["Access-Control-Allow-Methods"] = allowed
         response.headers["Access-Control-Allow-Headers"] = ", ".join(names)
         response.headers["Access-Control-Max-Age"] = _REMEMBERED

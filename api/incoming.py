@@ -337,7 +337,7 @@ def _json(caller_id: str, memory: _Memory) -> Any:
 def _bytes(memory: _Memory) -> bytearray:
     content, sent = bytearray(), current()
     with unreadable():
-        stream = sent.stream  # raises if it says that it is too large
+        stream = sent.stream  # raises if its Content-Length is too large
         memory.hold(sent.content_length or 0)
         while chunk := stream.read(_READ):  # raises once a chunked body is too large
             content += chunk

@@ -133,7 +133,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
 
 
 def _body(shape: Any, **more: Any) -> JSON:
-    """The schema of a body, whose fields are all required unless `more` says otherwise."""
+    """The schema of a body, whose fields are all required unless `more` names those that are."""
     return an_object(_properties(shape), additionalProperties=False, **more)
 
 

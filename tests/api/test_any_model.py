@@ -83,9 +83,9 @@ def test_a_bare_version_runs_once_it_is_known_here(client, simulator):
     assert f"{UPSCALER}:{version}" == simulator.predictions()[0].body["version"]
 
 
-@pytest.mark.parametrize("given", ["c6b5d2b7", "latest", "F" * 64])
-def test_a_version_that_is_no_id_is_refused_with_the_latest(client, simulator, given):
-    found = messages(generate(client, f"{UPSCALER}:{given}", img=IMAGE))["model_name"]
+@pytest.mark.parametrize("version", ["c6b5d2b7", "latest", "F" * 64])
+def test_a_version_that_is_no_id_is_refused_with_the_latest(client, simulator, version):
+    found = messages(generate(client, f"{UPSCALER}:{version}", img=IMAGE))["model_name"]
 
     assert "64 hexadecimal digits" in found
     assert latest(client, UPSCALER) in found
@@ -203,9 +203,9 @@ def test_input_and_flat_parameters_at_once_are_refused(client):
     assert ["input"] == list(messages(generate(client, WATERCOLOR, more={"seed": 3}, prompt="a")))
 
 
-@pytest.mark.parametrize("given", ["text", [1], 3, True])
-def test_an_input_that_is_no_object_is_refused(client, given):
-    answer = client.post("/generate", json={"model_name": WATERCOLOR, "input": given}, headers=ADMIN)
+@pytest.mark.parametrize("value", ["text", [1], 3, True])
+def test_an_input_that_is_no_object_is_refused(client, value):
+    answer = client.post("/generate", json={"model_name": WATERCOLOR, "input": value}, headers=ADMIN)
 
     assert "input" in fields(answer)
 
@@ -324,7 +324,7 @@ def test_a_model_whose_versions_are_not_listed_shows_the_one_that_is_known(clien
     assert [{"id": page["version"], "created_at": None}] == page["versions"]
 
 
-def test_an_official_model_has_no_versions_and_is_not_asked_for_them(client, simulator):
+def test_an_official_model_has_no_versions_and_no_request_lists_them(client, simulator):
     simulator.publish({"owner": "acme", "name": "silent", "is_official": True, "latest_version": SILENT})
     page = client.get("/models/acme/silent", headers=ADMIN).json
 
@@ -345,8 +345,8 @@ def test_an_official_model_runs_by_its_name_also_if_a_version_is_named(client, s
     name = an_official(simulator)
     version = name.partition(":")[2]
 
-    for asked in (name, version):
-        answer = generate(client, asked, prompt="a")
+    for named in (name, version):
+        answer = generate(client, named, prompt="a")
         assert (200, "acme/silent", None) == (
             answer.status_code,
             answer.json["model_name"],
@@ -397,7 +397,9 @@ def nested(levels):
         ({"info": nested(60)}, "it is nested deeper than 50 levels."),
     ],
 )
-def test_a_model_whose_schema_cannot_be_read_runs_unchecked_and_says_why(make_app, simulator, more, reason):
+def test_a_model_whose_schema_cannot_be_read_runs_unchecked_with_the_reason(
+    make_app, simulator, more, reason
+):
     properties = {"scale": {"type": "integer"}}
     schema = {"components": {"schemas": {"Input": {"properties": properties}}}} | more
     simulator.publish({"owner": "acme", "name": "huge", "latest_version": {"openapi_schema": schema}})

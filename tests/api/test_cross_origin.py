@@ -58,13 +58,13 @@ def test_no_other_route_allows_another_origin(client):
 
 def preflight(client, path, origin, *, method="POST", headers="Content-Type, X-API-Key"):
     """The headers of the answer that a browser gets before it sends a request with a key."""
-    asks = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
-    with client.options(path, headers={"Origin": origin, **asks}) as answer:
+    preflight = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
+    with client.options(path, headers={"Origin": origin, **preflight}) as answer:
         assert 204 == answer.status_code
         return answer.headers
 
 
-def test_a_preflight_request_of_a_page_that_is_not_named_opens_nothing(client, kept):
+def test_a_preflight_request_of_a_page_that_is_not_named_is_not_allowed(client, kept):
     for path in ("/generate", "/usage"):
         assert ALLOW not in preflight(client, path, ORIGIN["Origin"])
     for path in ("/models", "/openapi.json", kept):

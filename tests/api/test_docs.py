@@ -61,7 +61,7 @@ def test_no_secret_of_the_service_is_in_the_page(make_app, settings):
         ({"PUBLIC_URL": "https://pictures.example/here"}, "https://pictures.example/here"),
     ],
 )
-def test_the_page_says_where_the_clients_of_the_doors_find_them(make_app, settings, address):
+def test_the_page_shows_the_address_of_each_door(make_app, settings, address):
     path = "/here" if settings else ""
     shown = make_app(**settings).test_client().get(f"{path}/docs").get_data(as_text=True)
 

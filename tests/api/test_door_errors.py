@@ -128,7 +128,7 @@ def test_invalid_fields_are_a_422_with_all_of_them_at_the_replicate_door():
     ] == body["detail"].splitlines()
 
 
-def test_a_full_queue_says_when_to_come_back_at_the_replicate_door():
+def test_a_full_queue_has_the_seconds_until_a_retry_at_the_replicate_door():
     error = QueueFull("no", retry_after=7)
 
     body, _, _ = replicate.shape(error.as_problem("req_1"), error.headers)

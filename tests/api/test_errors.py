@@ -323,7 +323,7 @@ def test_a_method_that_a_route_does_not_allow_is_405_with_allow(client, path):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_options_tells_the_methods_of_a_route(client, path):
+def test_options_lists_the_methods_of_a_route(client, path):
     answer = client.options(path)
 
     assert (204, b"") == (answer.status_code, answer.data)

@@ -88,7 +88,7 @@ def test_a_new_key_is_limited_before_the_process_that_holds_the_gate_has_read_it
         until(lambda: 0 == simulator.counts().in_flight)
 
 
-def test_the_work_of_a_key_waits_for_its_minute_and_the_answer_says_how_long(clients, simulator):
+def test_the_work_of_a_key_waits_for_its_minute_and_the_answer_shows_how_long(clients, simulator):
     each = clients()
     key_id, by = known_key(each, requests_per_minute=1)
     first = submit(each[0], by=by)
@@ -108,10 +108,10 @@ def test_the_plan_of_a_batch_is_that_of_the_keys_own_limits(clients):
     each = clients()
     _, by = known_key(each, requests_per_minute=2)
     _, free = known_key(each)
-    wanted = {"model_name": "flux-dev", "prompts": ["a fox", "a cat", "an owl"], "dry_run": True}
+    batch = {"model_name": "flux-dev", "prompts": ["a fox", "a cat", "an owl"], "dry_run": True}
 
     def seconds(client, by):
-        return client.post("/generate-batch", json=wanted, headers=by).json["estimated_seconds"]
+        return client.post("/generate-batch", json=batch, headers=by).json["estimated_seconds"]
 
     for client in each:
         assert 60 < seconds(client, by) < 120
@@ -157,7 +157,7 @@ def test_a_key_whose_queue_is_full_is_refused_by_every_process_and_others_are_no
     until(lambda: 429 == refusal(each[2], by, dry_run=True).status_code)
 
 
-def test_a_full_queue_says_when_the_minute_of_the_key_lets_its_next_work_go(clients):
+def test_a_full_queue_has_the_seconds_until_the_minute_of_the_key_lets_its_next_work_go(clients):
     client, *_ = each = clients()
     _, by = known_key(each, requests_per_minute=1, max_queued=1)
     ended(client, submit(client, by=by), by=by)
@@ -170,7 +170,7 @@ def test_a_full_queue_says_when_the_minute_of_the_key_lets_its_next_work_go(clie
     assert never.json["retryable"] is False
 
 
-def test_a_key_with_its_share_of_the_queue_learns_when_its_own_work_goes(clients):
+def test_a_key_with_its_share_of_the_queue_gets_the_seconds_until_its_own_work_goes(clients):
     client, *_ = clients(MAX_QUEUED=4)
     _, by = known_key([client], requests_per_minute=1)
     ended(client, submit(client, by=by), by=by)

@@ -92,7 +92,7 @@ SOON = (datetime.now(UTC) + timedelta(days=1)).isoformat()
         ({"name": "a", "expires_at": "9999-12-31T23:59:59.999999Z"}, ["expires_at"]),
     ],
 )
-def test_what_is_wrong_with_a_key_is_named_by_field(client, body, named):
+def test_the_invalid_fields_of_a_key_are_named(client, body, named):
     answer = client.post("/keys", json=body, headers=ADMIN)
 
     assert 400 == answer.status_code
@@ -123,16 +123,16 @@ def test_a_misspelt_field_gets_a_suggestion(client):
 
 
 def test_all_fields_of_a_key_are_kept(client):
-    given = {
+    limits = {
         "name": "shop", "role": "caller", "max_concurrent": 2, "requests_per_minute": 30, "max_queued": 100,
         "budget_usd": 2.5, "budget_period": "month", "models": ["flux-dev", "acme/*", "image"],
         "tags": {"team": "shop"},
     }  # fmt: skip
-    key_id, _ = make_key(client, **given, expires_at=SOON)
+    key_id, _ = make_key(client, **limits, expires_at=SOON)
 
     shown = client.get(f"/keys/{key_id}", headers=ADMIN).json
 
-    assert given == {name: shown[name] for name in given}
+    assert limits == {name: shown[name] for name in limits}
     assert datetime.fromisoformat(SOON).timestamp() == pytest.approx(
         datetime.fromisoformat(shown["expires_at"]).timestamp(), abs=0.001
     )
@@ -175,7 +175,7 @@ def test_the_same_idempotency_key_of_two_keys_is_of_two_generations(client):
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_a_key_sees_itself_with_what_is_used(client):
+def test_a_key_sees_itself_with_its_use(client):
     key_id, by = make_key(client, budget_usd=1, budget_period="day", max_concurrent=3)
     ended(client, submit(client, by=by), by=by)
 
@@ -325,9 +325,9 @@ def test_a_key_runs_only_its_models(client, simulator, models, model, may):
 
 def test_a_fallback_that_the_request_names_must_be_a_model_of_the_key(client, simulator):
     _, by = make_key(client, models=["flux-dev", "flux-schnell"])
-    ask = {"json": picture("[[fail]] a", fallback=["flux-schnell", "seedream-4.5"]), "headers": by}
+    sent = {"json": picture("[[fail]] a", fallback=["flux-schnell", "seedream-4.5"]), "headers": by}
 
-    answer = client.post("/generate", **ask)
+    answer = client.post("/generate", **sent)
 
     assert (403, "model_not_allowed") == code(answer)
     assert "seedream-4.5 may not be run with this key" in answer.json["detail"]

@@ -211,8 +211,8 @@ def test_usage_is_grouped_by_two_at_once(spent):
         each for each in usage(client, "?group_by=model,tag:team") if each[0] == dev and each[1] != "=cmd"
     ]
     assert [("a", 1), ("b", 1)] == usage(client, "?group_by=metadata:project", by=by_shop)
-    said = client.get("/usage?group_by=key,day", headers=ADMIN).json
-    assert ("key,day", 4) == (said["group_by"], len(said["usage"]))
+    by_day = client.get("/usage?group_by=key,day", headers=ADMIN).json
+    assert ("key,day", 4) == (by_day["group_by"], len(by_day["usage"]))
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_budget_of_one_call_holds_for_all_its_pictures(client, simulator):
     assert [] == inputs(simulator)
 
 
-def test_the_content_is_in_the_answer_if_that_is_wanted(client):
+def test_the_content_is_in_the_answer_if_the_call_requests_it(client):
     made = client.images.generate(model="flux-dev", prompt=PROMPT, response_format="b64_json")
 
     [picture] = made.data
@@ -101,7 +101,7 @@ def test_the_content_is_in_the_answer_if_that_is_wanted(client):
     assert b64decode(picture.b64_json)[:4] in {b"\xff\xd8\xff\xe0", b"RIFF", b"\x89PNG"}
 
 
-def test_a_setting_says_what_is_answered_without_a_format(make_app):
+def test_a_setting_decides_the_format_of_a_call_without_one(make_app):
     with online(make_app(OPENAI_RESPONSE_FORMAT="b64_json")) as url:
         answer = requests.post(
             f"{url}/v1/images/generations", json={"model": "flux-dev", "prompt": PROMPT}, headers=BEARER
@@ -140,13 +140,13 @@ def test_what_open_webui_sends_is_answered_with_pictures_it_can_load(url, respon
     assert 2 == len(answer.json()["data"])
 
 
-def test_what_a_model_does_not_take_is_left_out_and_told(client, simulator):
+def test_what_a_model_does_not_take_is_left_out_and_among_the_changes(client, simulator):
     made = client.images.generate(
         model="flux-dev", prompt=PROMPT, size="huge", quality="hd", style="vivid", background="transparent",
         moderation="low", output_format="jpeg", output_compression=60, user="me",
     )  # fmt: skip
 
-    told = {each["field"]: each["change"] for each in made.changes}
+    changes = {each["field"]: each["change"] for each in made.changes}
     assert {
         "size": "dropped",
         "quality": "dropped",
@@ -154,7 +154,7 @@ def test_what_a_model_does_not_take_is_left_out_and_told(client, simulator):
         "style": "dropped",
         "moderation": "dropped",
         "output_compression": "mapped",
-    } == told
+    } == changes
     [sent] = inputs(simulator)
     assert ("jpg", 60) == (sent["output_format"], sent["output_quality"])
     assert not {"size", "quality", "style", "user"} & sent.keys()
@@ -200,7 +200,7 @@ def test_the_admin_key_is_a_bearer_too(url):
         assert client.images.generate(model="flux-dev", prompt=PROMPT).data
 
 
-def test_values_that_ask_for_nothing_change_nothing(client):
+def test_neutral_values_are_no_changes(client):
     made = client.images.generate(
         model="flux-dev",
         prompt=PROMPT,

@@ -94,7 +94,7 @@ def test_every_route_with_roles_needs_a_key(client):
         ("user", {"admin", "caller", "viewer", "metrics", "user"}),
     ],
 )
-def test_each_header_takes_the_keys_that_the_document_says(client, senders, scheme, roles):
+def test_each_header_takes_the_keys_of_its_description(client, senders, scheme, roles):
     header = DOCUMENT["components"]["securitySchemes"][scheme]["name"]
     texts = {role: next(iter(headers.values())) for role, headers in senders.items()}
 

@@ -108,7 +108,7 @@ def test_the_asynchronous_client_runs_a_model_too(url):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_the_client_runs_a_version_by_its_id_alone_and_then_asks_for_it(client, simulator, known):
+def test_the_client_runs_a_version_by_its_id_alone_and_then_looks_it_up(client, simulator, known):
     version = simulator.latest_version(WATERCOLOR)
     if known:
         client.models.get(WATERCOLOR)
@@ -172,7 +172,7 @@ def test_the_client_cancels(client, simulator):
     until(lambda: simulator.predictions()[0].status == "canceled")
 
 
-def test_a_hold_that_ends_early_says_starting_so_that_the_client_looks_again(client, url, simulator):
+def test_a_hold_that_ends_early_answers_starting_so_that_the_client_looks_again(client, url, simulator):
     body = {"input": {"prompt": "[[hang]]"}}
     answer = post(url, f"/models/{FLUX_DEV}/predictions", body, Prefer="wait=1")
 
@@ -527,7 +527,7 @@ def test_many_creations_at_once_are_all_accepted(url, connect):
     assert {201} == set(answers)
 
 
-def test_a_full_queue_is_a_429_that_says_when_to_come_back(serve):
+def test_a_full_queue_is_a_429_with_the_seconds_until_a_retry(serve):
     url = serve(MAX_QUEUED=1, REPLICATE_CONCURRENT_LIMIT=1)
     body = {"version": FLUX_DEV, "input": {"prompt": "[[hang]]"}}
 
@@ -549,7 +549,7 @@ def test_without_kept_files_only_models_that_make_none_run(serve, simulator):
 
 
 def test_no_output_leads_a_client_to_another_host(client, simulator, url):
-    """Whatever the model puts out, no text begins with https: but a kept file's."""
+    """No text of any output begins with https: but the address of a kept file."""
     made = client.models.predictions.create(FLUX_DEV, FOX, wait=10)
     shown = client.predictions.list().results[0]
 

@@ -91,12 +91,12 @@ def senders(client):
     return sender_of_each_role(client)
 
 
-def test_every_route_is_in_the_table_and_nothing_else_is(app):
+def test_every_route_is_in_the_table_and_no_other_entry_is(app):
     assert routes(app) == set(TABLE), "place a new route in TABLE"
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_role_is_refused_where_the_table_says_so_and_nowhere_else(client, senders, role):
+def test_a_role_is_refused_by_exactly_the_routes_of_the_table(client, senders, role):
     names = {"name": "flux-dev", "generation": "gen_1", "semaphore": "gpu"}
     refused = set()
     for method, route in TABLE:
