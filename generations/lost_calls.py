@@ -245,7 +245,7 @@ class LostCalls:
         return work
 
     async def _lose(self, work: Work | Stored, submission: Submission) -> None:
-        await self.lose(_row(work, submission.caller.id, submission.body_fingerprint or "", self._clock()))
+        await self.lose(replace(call_of(work, submission), lost_at=self._clock()))
 
     async def _lose_if_accepted(self, work: Work | Stored | None, submission: Submission) -> None:
         with suppress(LedgerDown):

@@ -288,14 +288,14 @@ class RowMapping(Generic[R]):
         added = (
             added.from_select(self.columns, rows_of(self.table, self.columns)) if rows_of else added.inline()
         )
-        unchanging = {*self._unique, *(() if self.table is API_KEYS else _NEVER_CHANGES)}
+        # A process may write an older revision of another one again.
+        has_revisions = "revision" in self.table.c
+        unchanging = {*self._unique, *(() if has_revisions else _NEVER_CHANGES)}
         changing = [each.name for each in self.table.c if each.name not in unchanging]
         values = {name: added.excluded[name] for name in changing}
         if "cancelled" in values:  # another process may have cancelled it
             values["cancelled"] = or_(self.table.c.cancelled, added.excluded.cancelled)
-        is_newer = None
-        if self.table is API_KEYS:  # a process may write an older change of another one again
-            is_newer = self.table.c.revision < added.excluded.revision
+        is_newer = self.table.c.revision < added.excluded.revision if has_revisions else None
         upsert = added.on_conflict_do_update(index_elements=list(self._unique), set_=values, where=is_newer)
         delete = self.table.delete().where(*(self.table.c[name] == _KEY for name in self._key))
         placeholder = "?" if dialect.paramstyle == "qmark" else "%s"
