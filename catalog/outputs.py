@@ -15,6 +15,7 @@ from functools import reduce
 from itertools import chain, islice
 from typing import Any, Final
 
+from catalog.plain_schema import referred
 from media.formats import Kind
 
 _DEEPEST: Final = 16
@@ -23,9 +24,6 @@ _MOST_SCHEMAS: Final = 2_000
 
 _PARTS: Final = 20
 """The keywords, properties or alternatives of a schema that count as one more schema."""
-
-_LONGEST_REFERENCE: Final = 1_000
-"""Characters of a reference. A longer one leads nowhere."""
 
 _MOST: Final = 1_000
 """The most files of one object or nested list."""
@@ -261,7 +259,7 @@ class _Reader:
         own = {name: each for name, each in schema.items() if name not in ("allOf", "$ref")}
         parts = [self.resolved(each, depth - 1) for each in _list(schema.get("allOf"))]
         if isinstance(reference := schema.get("$ref"), str):
-            parts.append(self.resolved(self._found(reference), depth - 1))
+            parts.append(self.resolved(referred(self._document, reference), depth - 1))
         if not parts:
             return own
         merged: dict[str, Any] = {}
@@ -270,15 +268,6 @@ class _Reader:
             merged |= part
             fields |= _object(part.get("properties"))
         return {**merged, "properties": fields} if fields else merged
-
-    def _found(self, reference: str) -> Any:
-        """What a JSON pointer into the document leads to (RFC 6901)."""
-        if len(reference) > _LONGEST_REFERENCE:
-            return None
-        found: Any = self._document
-        for name in reference.removeprefix("#").split("/")[1:]:
-            found = _object(found).get(name.replace("~1", "/").replace("~0", "~"))
-        return found
 
 
 def _count(schema: Any) -> int:

@@ -29,6 +29,9 @@ _MOST_REFERRED: Final = 30_000
 """The most that the references of one document may add, in nodes of JSON. A few references that each use another twice
 make millions. No published schema that was read adds more than two thousand."""
 
+_LONGEST_POINTER: Final = 1_000
+"""Characters of a reference. A longer one leads nowhere."""
+
 _NODE: Final = 32
 """Characters of a text that count as one more node."""
 
@@ -51,7 +54,7 @@ class PlainSchemas:
     ) -> tuple[dict[str, Schema], list[str], Schema]:
         """The inputs by name, the names of the required inputs, and the constraints on all inputs together. Raises
         NoInputs."""
-        rest = self.of(self._found(where))
+        rest = self.of(referred(self._document, where))
         inputs, required = rest.pop("properties", None), rest.pop("required", [])
         if not isinstance(inputs, Mapping) or not isinstance(required, list):
             raise NoInputs(
@@ -94,17 +97,21 @@ class PlainSchemas:
             return {"$ref": pointer}
         if pointer not in self._targets:
             self._targets[pointer] = {"$ref": pointer}
-            if (found := self._found(pointer)) is not None:
+            if (found := referred(self._document, pointer)) is not None:
                 self._targets[pointer] = self.of(found)
                 self._sizes[pointer] = _size(self._targets[pointer])
         self._left -= self._sizes.get(pointer, 0)
         return self._targets[pointer] if self._left >= 0 else {"$ref": pointer}
 
-    def _found(self, pointer: str) -> Any:
-        found: Any = self._document
-        for step in pointer.split("/")[1:]:
-            found = found.get(step) if isinstance(found, Mapping) else None
-        return found
+
+def referred(document: Mapping[str, Any], pointer: str) -> Any:
+    """The part of the document to which a JSON pointer leads (RFC 6901), None if there is none."""
+    if len(pointer) > _LONGEST_POINTER:
+        return None
+    found: Any = document
+    for name in pointer.removeprefix("#").split("/")[1:]:
+        found = found.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+    return found
 
 
 def _size(value: Any) -> int:
