@@ -1,4 +1,4 @@
-"""The budget of a named key over HTTP, on each database: what is refused, and what Replicate bills."""
+"""The budget of a named key over HTTP, on each database: refusals, and what Replicate bills."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,15 +1,12 @@
 """Named keys in real processes: one on SQLite, and three on PostgreSQL."""
 
-from contextlib import ExitStack
-
 import pytest
 import requests
 
-from harness.fleet import ADMIN, running_fleet
-from harness.ledger_file import LedgerFile
-from harness.postgres import server
+from harness.fleet import ADMIN
 from simulator import Options, running
 from tests.support.callers import PICTURE
+from tests.support.fleets import fleet_on
 
 pytestmark = pytest.mark.slow
 
@@ -17,16 +14,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(params=["sqlite", "postgresql"])
 def fleet(request, tmp_path):
     options = Options(prediction_seconds=0.05, jitter=0.0)
-    with ExitStack() as stack:
-        simulator = stack.enter_context(running(options))
-        settings = {"REPLICATE_BASE_URL": simulator.url, "DATA_DIR": tmp_path}
-        if request.param == "sqlite":
-            yield stack.enter_context(running_fleet(1, LedgerFile(tmp_path), **settings))
-            return
-        schema = stack.enter_context(server().schema())
-        yield stack.enter_context(
-            running_fleet(3, server(), database=lambda _: server().url(schema=schema), **settings)
-        )
+    with (
+        running(options) as simulator,
+        fleet_on(request.param, tmp_path, REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path) as started,
+    ):
+        yield started
 
 
 def call(member, method, path, *, by, body=None):

@@ -1,6 +1,6 @@
 """Keys with budgets over every door, with fallbacks, cancellations, lost answers, kills and 200 parallel requests.
 
-What Replicate bills for a key never passes its budget, and no key sees what is not its own.
+Replicate never bills more for a key than its budget, and no key sees the work of another.
 """
 
 import json
@@ -21,7 +21,9 @@ from simulator import Options, running
 pytestmark = pytest.mark.slow
 
 A_MINUTE = 6000
-KEYS = 5
+BUDGETS = [0.02, 0.1, 0.25, 0.5, 1.0]
+"""USD a month of each key."""
+
 REQUESTS = 600
 AT_ONCE = 200
 KILLS = 2
@@ -42,6 +44,7 @@ SETTINGS = {
     "FILES_SHARED": 1,
     "PUBLIC_URL": "https://here.example",
 }
+LISTS = ("/generations?limit=100", "/batches", "/usage?group_by=key", "/replicate/v1/predictions")
 ENDINGS = [
     "",
     "",
@@ -55,7 +58,7 @@ ENDINGS = [
 
 
 class Key:
-    """A named key, with what it was answered."""
+    """A named key, with the statuses of its responses, and the ids of its work."""
 
     def __init__(self, name, made):
         self.name = name
@@ -70,9 +73,8 @@ class Key:
 
 
 def make_keys(url):
-    budgets = [0.02, 0.1, 0.25, 0.5, 1.0]
     keys = []
-    for number, budget in enumerate(budgets[:KEYS]):
+    for number, budget in enumerate(BUDGETS):
         name = f"team-{number}-"
         body = {"name": name, "role": "caller", "budget_usd": budget, "budget_period": "month"}
         answer = requests.post(f"{url}/keys", json=body, headers=ADMIN, timeout=60)
@@ -142,13 +144,12 @@ def one_request(key, fleet, number):
 
 
 def cancel(key, url, work):
-    kind = "batches" if work.startswith("batch_") else "generations"
     with suppress(requests.RequestException):
-        requests.delete(f"{url}/{kind}/{work}", headers=key.headers, timeout=60)
+        status(url, path_of(work), key.headers, "DELETE")
 
 
 def billed(simulator, keys):
-    """USD by the name of the key, and the predictions of no key."""
+    """USD by the name of the key."""
     found = dict.fromkeys([each.name for each in keys], 0.0)
     for each in simulator.predictions():
         [owner] = [name for name in found if name in str(each.input.get("prompt"))]
@@ -156,36 +157,33 @@ def billed(simulator, keys):
     return found
 
 
-def listed(url, path, key):
-    answer = requests.get(f"{url}{path}", headers=key.headers, timeout=60)
+def shown(url, path, by):
+    answer = requests.get(f"{url}{path}", headers=by, timeout=60)
     assert 200 == answer.status_code, answer.text
-    return json.dumps(answer.json())
+    return answer.json()
+
+
+def status(url, path, by, method="GET"):
+    return requests.request(method, f"{url}{path}", headers=by, timeout=60).status_code
+
+
+def path_of(work):
+    return f"/{'batches' if work.startswith('batch_') else 'generations'}/{work}"
 
 
 def check_views(url, keys):
     """Each key sees its own work and none of another."""
     for key in keys:
         others = [each for each in keys if each is not key]
-        for path in (
-            "/generations?limit=100",
-            "/batches",
-            "/usage?group_by=key",
-            "/replicate/v1/predictions",
-        ):
-            shown = listed(url, path, key)
-            assert not [each.name for each in others if each.name in shown], path
-        for other in others:
-            for work in list(other.ids)[:3]:
-                kind = "batches" if work.startswith("batch_") else "generations"
-                for method in ("GET", "DELETE"):
-                    answer = requests.request(method, f"{url}/{kind}/{work}", headers=key.headers, timeout=60)
-                    assert 404 == answer.status_code
-                answer = requests.get(
-                    f"{url}/replicate/v1/predictions/{work}", headers=key.headers, timeout=60
-                )
-                assert 404 == answer.status_code
+        for path in LISTS:
+            text = json.dumps(shown(url, path, key.headers))
+            assert not [each.name for each in others if each.name in text], path
+        for work in [work for other in others for work in list(other.ids)[:3]]:
+            assert 404 == status(url, path_of(work), key.headers)
+            assert 404 == status(url, path_of(work), key.headers, "DELETE")
+            assert 404 == status(url, f"/replicate/v1/predictions/{work}", key.headers)
         for path in ("/keys", "/audit", "/metrics", f"/keys/{others[0].id}"):
-            assert 403 == requests.get(f"{url}{path}", headers=key.headers, timeout=60).status_code, path
+            assert 403 == status(url, path, key.headers), path
 
 
 def has_ended(ledger):
@@ -208,7 +206,7 @@ def run(ledger, size, kill, data):
         ):
             simulator.inject(on=on, times=5, after=40, **fault)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            sent = [pool.submit(one_request, keys[each % KEYS], fleet, each) for each in range(REQUESTS)]
+            sent = [pool.submit(one_request, keys[each % len(keys)], fleet, each) for each in range(REQUESTS)]
             kill(fleet)
             for each in sent:
                 each.result()
@@ -217,7 +215,8 @@ def run(ledger, size, kill, data):
         until(lambda: has_ended(ledger), timeout=180)
         time.sleep(1.0)  # predictions that were cancelled end soon
         bill = billed(simulator, keys)
-        counted = {each["key"]["name"]: each["usd"] for each in usage(url)}
+        usage = shown(url, "/usage?group_by=key", ADMIN)["usage"]
+        counted = {each["key"]["name"]: each["usd"] for each in usage}
         for key in keys:
             assert key.statuses[401] == 0
             assert bill[key.name] <= key.budget + 1e-6
@@ -226,12 +225,6 @@ def run(ledger, size, kill, data):
         assert sum(each.statuses[402] for each in keys) > 0
         assert sum(bill.values()) > 0
         check_views(url, keys)
-
-
-def usage(url):
-    answer = requests.get(f"{url}/usage?group_by=key", headers=ADMIN, timeout=60)
-    assert 200 == answer.status_code, answer.text
-    return answer.json()["usage"]
 
 
 def kill_one(fleet):

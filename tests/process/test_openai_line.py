@@ -1,4 +1,4 @@
-"""Through a line that drops answers, clients of the OpenAI door retry, and nothing is made twice or shared."""
+"""Through a line that drops answers, clients of the OpenAI door retry, and no picture is made twice or shared."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -20,7 +20,7 @@ LIMITS = {"REPLICATE_CONCURRENT_LIMIT": 100, "REPLICATE_REQUESTS_PER_MINUTE": 60
 
 @contextmanager
 def fast():
-    """A simulator whose predictions take 50 ms."""
+    """A simulator with predictions of 50 ms."""
     options = Options(prediction_seconds=0.05, creations_per_minute=60_000, others_per_minute=60_000)
     with running(options) as simulator:
         yield simulator

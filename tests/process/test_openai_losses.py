@@ -19,13 +19,15 @@ pytestmark = pytest.mark.slow
 
 BEARER = {"Authorization": f"Bearer {ADMIN_KEY}"}
 BODY = {"model": "flux-dev", "prompt": "[[slow=1.5]] A lighthouse"}
+SLOW = BODY | {"prompt": "[[slow=4]] A lighthouse"}
+SLOWEST = BODY | {"prompt": "[[slow=6]] A lighthouse"}
 PATH = "/v1/images/generations"
 FIRST, RETRY = ({**BEARER, "x-stainless-retry-count": str(number)} for number in (0, 1))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def settings(request, simulator, tmp_path):
-    """The settings of a service before the simulator, and `request.param` says which ledger it has."""
+    """The settings of a service before the simulator, with a ledger in the database `request.param`."""
     found = {
         "REPLICATE_BASE_URL": simulator.url,
         "REPLICATE_API_TOKEN": SERVER_TOKEN,
@@ -40,11 +42,30 @@ def settings(request, simulator, tmp_path):
         yield found
 
 
-def lost(service, simulator):
-    """A call that disconnects once its prediction runs."""
-    caller = service.connect(PATH, BODY, **FIRST)
+@pytest.fixture
+def pair(settings):
+    """Two processes on one ledger."""
+    if "DATABASE_URL" not in settings:
+        pytest.skip("SQLite has one process")
+    with running_service(**settings) as one, running_service(**settings) as two:
+        yield one, two
+
+
+def begun(service, simulator, body=BODY):
+    """The connection of a call, once its prediction runs."""
+    caller = service.connect(PATH, body, **FIRST)
     until(lambda: simulator.counts().creations_accepted == 1)
-    caller.close()
+    return caller
+
+
+def retried(service, body=BODY):
+    """The status and the body of the response to a retry."""
+    return read_response(service.connect(PATH, body, **RETRY))
+
+
+def lost(service, simulator):
+    """The id of a call that disconnects once its prediction runs."""
+    begun(service, simulator).close()
     [found] = listed(service)
     return found["id"]
 
@@ -56,7 +77,7 @@ def listed(service):
 def test_a_retry_joins_the_call_that_its_client_has_lost(settings, simulator):
     with running_service(**settings) as service:
         expected = lost(service, simulator)
-        status, made = read_response(service.connect(PATH, BODY, **RETRY))
+        status, made = retried(service)
 
         assert (200, expected) == (status, made["id"])
         assert 1 == simulator.counts().creations_accepted
@@ -64,8 +85,7 @@ def test_a_retry_joins_the_call_that_its_client_has_lost(settings, simulator):
 
 def test_a_retry_joins_nothing_while_the_caller_of_the_only_call_waits(settings, simulator):
     with running_service(**settings) as service:
-        waiting = service.connect(PATH, BODY, **FIRST)
-        until(lambda: simulator.counts().creations_accepted == 1)
+        waiting = begun(service, simulator)
         retry = service.connect(PATH, BODY, **RETRY)
 
         assert read_response(waiting)[1]["id"] != read_response(retry)[1]["id"]
@@ -82,25 +102,21 @@ def test_a_delivered_call_is_joined_by_no_retry(settings, simulator):
 
 
 def test_the_waiting_call_of_a_killed_process_is_joined_in_the_next(settings, simulator):
-    body = BODY | {"prompt": "[[slow=4]] A lighthouse"}
     with running_service(**settings) as first:
-        caller = first.connect(PATH, body, **FIRST)
-        until(lambda: simulator.counts().creations_accepted == 1)
+        caller = begun(first, simulator, SLOW)
         first.kill()
         caller.close()
     with running_service(**settings) as second:
         until(lambda: lost_rows(settings) == 1)
-        status, made = read_response(second.connect(PATH, body, **RETRY))
+        status, made = retried(second, SLOW)
 
         assert (200, [made["id"]]) == (status, [each["id"] for each in listed(second)])
     assert 1 == simulator.counts().creations_accepted
 
 
 def test_a_call_that_a_stop_interrupts_goes_on_for_its_client_in_the_next_process(settings, simulator):
-    body = BODY | {"prompt": "[[slow=4]] A lighthouse"}
     with running_service(**settings, DRAIN_SECONDS=0) as first:
-        caller = first.connect(PATH, body, **FIRST)
-        until(lambda: simulator.counts().creations_accepted == 1)
+        caller = begun(first, simulator, SLOW)
         first.signal(signal.SIGTERM)
         answer = b""
         while part := caller.recv(65536):
@@ -112,7 +128,7 @@ def test_a_call_that_a_stop_interrupts_goes_on_for_its_client_in_the_next_proces
     assert b"x-should-retry: true" in head
     assert "still_running" == json.loads(content)["error"]["code"]
     with running_service(**settings) as second:
-        status, made = read_response(second.connect(PATH, body, **RETRY))
+        status, made = retried(second, SLOW)
 
         assert (200, [made["id"]]) == (status, [each["id"] for each in listed(second)])
     assert 1 == simulator.counts().creations_accepted
@@ -129,53 +145,41 @@ def test_a_client_that_waits_too_short_gets_its_picture_by_retrying(settings, si
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_a_call_that_one_process_has_lost_is_joined_in_another(settings, simulator):
-    if "DATABASE_URL" not in settings:
-        pytest.skip("SQLite has one process")
-    with running_service(**settings) as one, running_service(**settings) as two:
-        expected = lost(one, simulator)
-        with ThreadPoolExecutor() as callers:
-            answers = callers.map(
-                read_response, [two.connect(PATH, BODY, **RETRY), one.connect(PATH, BODY, **RETRY)]
-            )
-            made = [each["id"] for _, each in answers]
+def test_a_call_that_one_process_has_lost_is_joined_in_another(pair, simulator):
+    one, two = pair
+    expected = lost(one, simulator)
+    with ThreadPoolExecutor() as callers:
+        made = [each["id"] for _, each in callers.map(retried, (two, one))]
 
-        assert 2 == len(set(made))
-        assert 1 == made.count(expected)
-        assert 2 == simulator.counts().creations_accepted
+    assert 2 == len(set(made))
+    assert 1 == made.count(expected)
+    assert 2 == simulator.counts().creations_accepted
 
 
-def test_a_retry_that_comes_before_the_death_of_a_process_is_noticed_waits_for_its_work(settings, simulator):
-    if "DATABASE_URL" not in settings:
-        pytest.skip("SQLite has one process")
-    body = BODY | {"prompt": "[[slow=4]] A lighthouse"}
-    with running_service(**settings) as one, running_service(**settings) as two:
-        caller = one.connect(PATH, body, **FIRST)
-        until(lambda: simulator.counts().creations_accepted == 1)
-        one.kill()
-        caller.close()
-        status, made = read_response(two.connect(PATH, body, **RETRY))
+def test_a_retry_that_comes_before_the_death_of_a_process_is_noticed_waits_for_its_work(pair, simulator):
+    one, two = pair
+    caller = begun(one, simulator, SLOW)
+    one.kill()
+    caller.close()
+    status, made = retried(two, SLOW)
 
-        assert (200, [made["id"]]) == (status, [each["id"] for each in listed(two)])
+    assert (200, [made["id"]]) == (status, [each["id"] for each in listed(two)])
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_a_joined_call_survives_the_death_of_the_process_that_runs_it_and_is_not_shared(settings, simulator):
-    if "DATABASE_URL" not in settings:
-        pytest.skip("SQLite has one process")
-    body = BODY | {"prompt": "[[slow=6]] A lighthouse"}
-    with running_service(**settings) as one, running_service(**settings) as two:
-        caller = one.connect(PATH, body, **FIRST)
-        until(lambda: simulator.counts().creations_accepted == 1)
-        caller.close()
-        joined = two.connect(PATH, body, **RETRY)
-        until(lambda: is_waited_for_elsewhere(settings))
-        one.kill()
-        until(lambda: processes(settings) == 1)
-        other = two.connect(PATH, body, **RETRY)
+def test_a_joined_call_survives_the_death_of_the_process_that_runs_it_and_is_not_shared(
+    pair, settings, simulator
+):
+    one, two = pair
+    begun(one, simulator, SLOWEST).close()
+    joined = two.connect(PATH, SLOWEST, **RETRY)
+    until(lambda: is_waited_for_elsewhere(settings))
+    one.kill()
+    until(lambda: processes(settings) == 1)
+    other = two.connect(PATH, SLOWEST, **RETRY)
 
-        made = [read_response(each)[1]["id"] for each in (joined, other)]
-        assert 2 == len(set(made))
+    made = [read_response(each)[1]["id"] for each in (joined, other)]
+    assert 2 == len(set(made))
 
 
 def query(settings, sql):

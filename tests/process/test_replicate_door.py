@@ -2,19 +2,17 @@
 
 import io
 import time
-from contextlib import ExitStack
 from functools import partial
 
 import pytest
 import replicate
 import requests
 
-from harness.fleet import ADMIN, running_fleet
-from harness.ledger_file import LedgerFile
-from harness.postgres import server
+from harness.fleet import ADMIN
 from harness.service_process import until
 from media.formats import black_png
 from simulator import Options, running
+from tests.support.fleets import fleet_on
 
 pytestmark = pytest.mark.slow
 
@@ -41,15 +39,10 @@ def fleet(request, simulator, tmp_path):
         "FILES_DIR": tmp_path / "files",
         "FILES_SHARED": 1,
     }
-    with ExitStack() as stack:
-        if request.param == "sqlite":
-            yield stack.enter_context(running_fleet(1, LedgerFile(tmp_path), **settings))
-            return
-        schema = stack.enter_context(server().schema())
+    if request.param == "postgresql":
         settings["PUBLIC_URL"] = "http://127.0.0.1:5000"
-        yield stack.enter_context(
-            running_fleet(3, server(), database=lambda _: server().url(schema=schema), **settings)
-        )
+    with fleet_on(request.param, tmp_path, **settings) as started:
+        yield started
 
 
 @pytest.fixture

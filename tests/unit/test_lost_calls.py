@@ -26,7 +26,7 @@ def calls_of(inside, ledger):
 
 
 def a_door(**more):
-    """A service whose predictions take ten seconds, with its lost calls."""
+    """A service with predictions of ten seconds, and its lost calls."""
     fake, ledger = MemoryProvider(ends_after=10), TransitionLedger()
     gate, inside = a_service(fake, ledger=ledger, concurrent_limit=50, **more)
     return SimpleNamespace(fake=fake, ledger=ledger, gate=gate, inside=inside, calls=calls_of(inside, ledger))
@@ -40,7 +40,7 @@ def call(door, *, number=0, body=BODY, caller=ADMIN, request=None, **more):
 
 
 async def lose(door, after=1.0, **how):
-    """A call whose caller disconnects."""
+    """The id of a call that disconnects `after` some seconds."""
     task, submitted = call(door, **how)
     await asyncio.sleep(after)
     task.cancel()
@@ -246,7 +246,7 @@ async def joined_in_the_next_process(door):
 
 
 async def answered(door, *, number=0, kept=5, caller=ADMIN, body=BODY):
-    """A call whose answer was written and whose connection then ends at once, of a caller that has `kept` others."""
+    """A call with a written answer and a connection that then ends at once, of a caller that has `kept` others."""
     for _ in range(kept):
         await door.calls.answered(caller.id)
     await asyncio.sleep(1)
