@@ -64,7 +64,7 @@ def list_images_models() -> Response:
     models = [
         each
         for each in service.context.registry.models
-        if each.kind == "image" and (caller is None or service.core.resolver.may_run(caller, each))
+        if catalogue.may_make_images(each) and (caller is None or service.core.resolver.may_run(caller, each))
     ]
     return jsonify({"object": "list", "data": [catalogue.entry(each) for each in models]})
 
@@ -121,6 +121,7 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
     with incoming.body(caller.turn, forms=edits, names=FORM_NAMES) as body:
         fields = renamed(body)
         context = incoming.context(fields, caller)
+        catalogue.refuse_others(fields, context.find)
         fingerprint = incoming.fingerprint(request.path, fields, context).current if key is None else None
         model = context.find(str(fields.get("model_name")))
         default = service.settings.OPENAI_RESPONSE_FORMAT

@@ -153,7 +153,7 @@ def _error() -> JSON:
 def _fields() -> JSON:
     """The fields of OpenAI's that are translated."""
     return {
-        "model": {**TEXT, "description": "Full name or alias of a model."},
+        "model": {**TEXT, "description": "Full name or alias of a model that makes images."},
         "prompt": TEXT,
         "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST},
         "size": {

@@ -260,6 +260,36 @@ def test_an_invalid_request_names_the_field_and_is_not_paid(url, simulator, body
     assert [] == inputs(simulator)
 
 
+@pytest.mark.parametrize("more", [{}, {"fallback": True}, {"fallback": ["flux-dev"]}])
+@pytest.mark.parametrize("model", ["veo-3.1-fast", "acme/storyteller"])
+@pytest.mark.parametrize("route", ["generations", "edits"])
+def test_a_model_of_another_kind_is_refused_and_is_not_paid(url, simulator, route, model, more):
+    body = {"model": model, "prompt": PROMPT, "image": "https://example.com/a.png", **more}
+    answer = requests.post(f"{url}/v1/images/{route}", json=body, headers=BEARER)
+
+    assert (400, "invalid_request", "model") == (
+        answer.status_code,
+        answer.json()["error"]["code"],
+        answer.json()["error"]["param"],
+    )
+    assert [] == inputs(simulator)
+
+
+@pytest.mark.parametrize("model", ["flux-dev", "acme/watercolor"])
+def test_a_fallback_of_another_kind_is_refused_and_is_not_paid(url, simulator, model):
+    body = {"model": model, "prompt": PROMPT, "fallback": ["qwen-image", "veo-3.1-fast"]}
+    answer = requests.post(f"{url}/v1/images/generations", json=body, headers=BEARER)
+
+    assert (400, "fallback[1]") == (answer.status_code, answer.json()["error"]["param"])
+    assert [] == inputs(simulator)
+
+
+def test_a_published_model_whose_schema_names_no_kind_makes_images(client):
+    made = client.images.generate(model="acme/watercolor", prompt=PROMPT)
+
+    assert "acme/watercolor" == made.model_name
+
+
 @pytest.mark.parametrize(
     ("prompt", "code"), [("[[fail]]", "generation_failed"), ("[[nsfw]]", "content_refused")]
 )
