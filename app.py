@@ -18,7 +18,8 @@ import structlog
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from api import cross_origin, door_errors, incoming, register, responses
+from api import cross_origin, incoming, register, responses
+from doors import error_shapes
 from errors import (
     Internal,
     InvalidRequest,
@@ -120,7 +121,9 @@ def _answer_error(error: Exception) -> Response:
     # Merged twice: first for the order of fields, and last so that `status` is the HTTP status.
     problem = {**problem, **g.get("beside_the_error", {}), **problem}
     g.error_code, g.error_detail = error.code, error.detail
-    body, content_type, more = door_errors.shape(problem, error.headers, incoming.path())
+    body, content_type, more = error_shapes.shape(
+        problem, error.headers, request.path, public=incoming.root()
+    )
     response = jsonify(body)
     response.status_code = body.get("status", error.status)
     response.content_type = content_type

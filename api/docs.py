@@ -6,9 +6,9 @@ from typing import Final
 
 from flask import Blueprint, Response, g, jsonify, render_template, request
 
-from api import door_errors, incoming
+from api import incoming
 from api.openapi.document import openapi_document
-from doors import OPENAI_ROOT, REPLICATE_ROOT
+from doors import OPENAI_ROOT, REPLICATE_ROOT, error_shapes
 from errors import InvalidRequest, Problem, every_error
 from service import NAME, VERSION
 from settings import SIMULATED_TOKEN
@@ -73,5 +73,5 @@ def _error_at(path: str) -> str:
     """The body of a refusal below a path, as JSON."""
     refused = InvalidRequest([Problem("prompt", "is required")])
     problem = refused.as_problem(g.request_id, root=incoming.root())
-    body, _, _ = door_errors.shape(problem, {}, path)
+    body, _, _ = error_shapes.shape(problem, {}, path)
     return json.dumps(body, indent=2)

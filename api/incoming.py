@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
-from urllib.parse import unquote
 
 from flask import Request, current_app, g, request
 from gunicorn.http.errors import ParseException
@@ -203,12 +202,6 @@ def root() -> str:
     """The path of PUBLIC_URL, below which all routes are; empty if there is none."""
     path: str = current_app.config["PUBLIC_PATH"]
     return path
-
-
-def path() -> str:
-    """The path of this request, without the one of PUBLIC_URL."""
-    path, below = request.path, unquote(root())
-    return path.removeprefix(below) if below and path.startswith(f"{below}/") else path
 
 
 def view_name() -> str:

@@ -70,6 +70,8 @@ class Peer(socket.socket):
         """Whether `recv` waits for bytes."""
         self.on_end: Callable[[], object] | None = None
         """Called once if the peer ends the connection after the response, before it sends another request."""
+        self.head: bytes | bytearray = b""
+        """The first bytes of the request, as far as they are known."""
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
         self._received = self._sent = 0
@@ -82,8 +84,9 @@ class Peer(socket.socket):
         family, kind, protocol = accepted.family, accepted.type, accepted.proto
         return cls(family, kind, protocol, fileno=accepted.detach())
 
-    def begin_request(self) -> None:
-        """Reset the measurements for a new request."""
+    def begin_request(self, head: bytes | bytearray = b"") -> None:
+        """Reset the measurements for a new request, which begins with these bytes."""
+        self.head = head
         self.patience = PATIENCE
         self.waits = True
         self.on_end = None

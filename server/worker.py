@@ -5,12 +5,11 @@ threads would then block the service. Here the accepting thread also reads the h
 passes a connection to a thread once its head is complete.
 
 Further changes: the accepting thread neither waits to close connections nor fails when file descriptors run out, a
-peer that stalls is dropped, and a request that cannot be parsed gets a problem document instead of HTML.
+peer that stalls is dropped, and a request that cannot be parsed gets the error that its path promises instead of HTML.
 """
 
 import ctypes
 import errno
-import json
 import math
 import secrets
 import selectors
@@ -22,7 +21,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
@@ -36,6 +34,7 @@ from network.addresses import network_of
 from server.arrivals import PATIENCE, Arrivals
 from server.closer import Closer
 from server.peer import Peer, TooSlow
+from server.refusals import response_to
 from server.threads import Threads
 
 _SILENT_SECONDS: Final = 10
@@ -210,7 +209,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             self.method_queue.defer(self._finish, conn, is_kept)
 
     def handle(self, conn: Any) -> Any:
-        conn.sock.begin_request()
+        conn.sock.begin_request(conn.head)
         if _header_bytes(conn.head) > LONGEST_HEADERS:
             conn.sock.setblocking(True)
             self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("the headers are too long"))
@@ -255,15 +254,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             log.exception("request_crashed", request=request_id)
             error = Internal()
             error.may_be_paid = True  # a prediction may exist by now
-        body = json.dumps(error.as_problem(request_id, root=self.wsgi.config["PUBLIC_PATH"]))
-        headers = "".join(f"{name}: {value}\r\n" for name, value in error.headers.items())
-        answer = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
-            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"{headers}X-Request-ID: {request_id}\r\n\r\n{body}"
-        )
         try:
-            client.sendall(answer.encode())
+            client.sendall(
+                response_to(error, request_id, client.head, public=self.wsgi.config["PUBLIC_PATH"])
+            )
         except OSError:
             self.log.debug("Failed to send the error answer.")
 

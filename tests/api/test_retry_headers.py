@@ -179,7 +179,7 @@ def test_a_crash_forbids_retries_of_a_post_and_allows_those_of_a_get(app):
 
 def test_a_crash_of_the_server_forbids_retries_and_is_logged_with_its_request_id():
     sent = []
-    client = SimpleNamespace(sendall=sent.append)
+    client = SimpleNamespace(sendall=sent.append, head=b"")
     with capture_logs() as events:
         worker = SimpleNamespace(wsgi=SimpleNamespace(config={"PUBLIC_PATH": ""}))
         Worker.handle_error(worker, object(), client, None, ValueError())

@@ -19,7 +19,9 @@ CONFIGURE = (
 
 @pytest.fixture(scope="module")
 def service():
-    with running_service(REPLICATE_SIMULATE=1, CONCURRENT_DOCKER_ADMIN_API_KEY="ops") as started:
+    with running_service(
+        REPLICATE_SIMULATE=1, CONCURRENT_DOCKER_ADMIN_API_KEY="ops", PUBLIC_URL="https://here.example/below"
+    ) as started:
         yield started
 
 
@@ -180,3 +182,58 @@ def test_empty_lines_alone_are_not_a_request(caller):
     caller.shutdown(socket.SHUT_WR)
 
     assert b"" == caller.recv(1)
+
+
+TOO_LARGE = b"Host: a\r\nX-Long: " + b"x" * 33_000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/v1/images/generations", "/v1", "/v1/models?a=/b", "/below/v1/models", "/%761/x", "http://a/v1/models"],
+)
+def test_headers_that_are_too_large_are_refused_in_openais_shape_below_its_door(caller, target):
+    caller.sendall(f"POST {target} HTTP/1.1\r\n".encode() + TOO_LARGE)
+
+    status, head, body = answer(caller)
+
+    assert (431, "headers_too_large", "invalid_request_error") == (
+        status,
+        body["error"]["code"],
+        body["error"]["type"],
+    )
+    assert "content-type: application/json" in head
+    assert "x-request-id: req_" in head
+
+
+def test_headers_that_are_too_large_are_refused_in_replicates_shape_below_its_door(caller):
+    caller.sendall(b"POST /replicate/v1/predictions HTTP/1.1\r\n" + TOO_LARGE)
+
+    status, head, body = answer(caller)
+
+    assert {"title", "detail", "status", "code", "request_id"} == body.keys()
+    assert (431, 431, "headers_too_large") == (status, body["status"], body["code"])
+    assert f"x-request-id: {body['request_id']}" in head
+
+
+@pytest.mark.parametrize(
+    ("line", "more"),
+    [
+        (b"GET /v1/models?x=" + b"x" * 9000 + b" HTTP/1.1", b"Host: a\r\n"),
+        (b"GET /v1/models HTTP/9.9", b"Host: a\r\n"),
+        (b"GET /v1/models HTTP/1.1", b"Bad Header: 1\r\n"),
+        (b"POST /v1/images/edits HTTP/1.1", b"Host: a\r\nTransfer-Encoding: nonsense\r\n"),
+    ],
+)
+def test_a_request_that_cannot_be_parsed_is_refused_in_the_shape_of_its_door(caller, line, more):
+    caller.sendall(line + b"\r\n" + more + b"\r\n")
+
+    status, _, body = answer(caller)
+
+    assert (400, "invalid_request", "request") == (status, body["error"]["code"], body["error"]["param"])
+
+
+@pytest.mark.parametrize("target", ["/v1x", "/x/v1/models", "*", "//[v1/models", "http://[/v1"])
+def test_headers_that_are_too_large_elsewhere_are_refused_with_a_problem_document(caller, target):
+    caller.sendall(f"GET {target} HTTP/1.1\r\n".encode() + TOO_LARGE)
+
+    refused(caller)
