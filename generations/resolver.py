@@ -1,8 +1,9 @@
 """Finds the models that a request names: the declared ones, and any other that Replicate has.
 
 A name is an alias or full name of the registry, `owner/name`, `owner/name:<version>`, `deployments/owner/name`, or the
-id of a version that is known here, since Replicate has no look-up by it alone. All but the first are looked up with the
-token of the caller, once for all that ask (`published_models.py`).
+id of a version that is known here, since Replicate has no look-up by it alone. If a list bounds the models of the
+caller, the version is looked up at those that the list names. All but the first are looked up with the token of the
+caller, once for all that ask (`published_models.py`).
 
 If Replicate cannot be asked, a trained model that the operator has named is checked like all of its family
 (`families.py`).
@@ -14,7 +15,7 @@ change while the generation waits.
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
@@ -24,7 +25,7 @@ from catalog.families import NO_TRAINED_MODELS, TrainedModels, told_unread, trai
 from catalog.model import Model
 from catalog.published import Published
 from catalog.registry import Registry
-from catalog.targets import Target, is_version
+from catalog.targets import Target, is_model_name, is_version
 from catalog.tariff import PUBLISHED, Tariff
 from errors import LedgerDown, ModelNotAllowed, ServiceError
 from generations.published_models import Known, PublishedModels
@@ -43,6 +44,13 @@ MAX_NAMES: Final = 100
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,99}/[A-Za-z0-9][\w.-]{0,99}")
 _SHORT_ID: Final = re.compile(r"[0-9a-f]{7,63}")
 _SHORT: Final = "is a part of a version's id; send owner/name, or owner/name: and all 64 hexadecimal digits"
+_UNKNOWN_VERSION: Final = (
+    "the model of a version alone is not known here: send owner/name: before it, or get it once from "
+    "/models/{owner}/{name}/versions/{id} of the API for Replicate's clients"
+)
+_MOST_TRIED: Final = 10
+"""Models of a list at which the id of a version alone is looked up."""
+
 _MOST_NEAR: Final = 3
 _MOST_SEARCHED: Final = 50
 
@@ -83,6 +91,14 @@ class AllowedModels:
             return None
         return "may not be run with this key"
 
+    def named(self, caller: Caller) -> Sequence[Target]:
+        """The models `owner/name`, some with a version, that the lists which bound this caller name."""
+        patterns = [*(caller.key.models if caller.key else ())]
+        if self._service_restricts(caller):
+            patterns += sorted(self._patterns)
+        targets = map(Target.parse, dict.fromkeys(patterns))
+        return [each for each in targets if is_model_name(each.name)]
+
     def refusal_of_service(self, caller: Caller, model: Model) -> str | None:
         """Why this service's token may not run the model for this caller. None if it may."""
         if not self._service_restricts(caller):
@@ -90,7 +106,8 @@ class AllowedModels:
         is_declared = self._registry is not None and self._registry.find(model.name) is model
         if self._patterns & _patterns_of(model) or (is_declared and "registry" in self._patterns):
             return None
-        return "may not be run with the token of this service (MODELS_ALLOWED)"
+        why = f", and {_UNKNOWN_VERSION}" if is_version(model.name) else ""
+        return f"may not be run with the token of this service (MODELS_ALLOWED){why}"
 
     def _service_restricts(self, caller: Caller) -> bool:
         return caller.uses_server_token and "*" not in self._patterns
@@ -147,9 +164,11 @@ class Resolver:
             name for name, each in models.items() if self._allowed.refusal_of_key(caller, each) is not None
         )
         if refused and caller.key is not None:
+            is_unknown = any(is_version(models[name].name) for name in refused)
+            why = f" Also, {_UNKNOWN_VERSION}." if is_unknown else ""
             raise ModelNotAllowed(
                 f"{', '.join(each[:200] for each in refused[:_MOST_NEAR])} may not be run with this key. It may use "
-                f"{', '.join(caller.key.models)}."
+                f"{', '.join(caller.key.models)}.{why}"
             )
 
     async def resolve(
@@ -185,6 +204,7 @@ class Resolver:
                 return declared
         if is_version(name):
             known_version = await self._published.version(caller, name)
+            known_version = known_version or await self._version_of_named(caller, name)
             if known_version is None:
                 return "is a version that is not known here; send owner/name: before it"
             return await self._model_to_run(known_version, caller)
@@ -235,6 +255,18 @@ class Resolver:
         if known.form is None and pinned and (guess := self._of_family(Target(target.name, pinned))):
             return guess
         return self._tariff.priced(published_model(known))
+
+    async def _version_of_named(self, caller: Caller, version: str) -> Known[Published] | None:
+        """The version of this id, if it is one of a model that a list which bounds this caller names."""
+        named = (each.name for each in self._allowed.named(caller) if each.version in {None, version})
+        others = [
+            name for name in named if self._registry.find(name) is None
+        ]  # declared ones run by their names
+        for name in others[:_MOST_TRIED]:
+            known = await self._published.facts(caller, str(Target(name, version)))
+            if not known.is_missing:
+                return known
+        return None
 
     async def _model_to_run(self, known: Known[Published], caller: Caller) -> Model | str:
         """The model that was looked up. An official one runs by its name, whichever version was named."""

@@ -518,6 +518,71 @@ def test_what_a_key_may_not_do_is_refused_in_replicates_shape_before_anything_is
     assert [] == simulator.predictions()
 
 
+def by_key(url, **limits):
+    return {"Authorization": f"Bearer {make_key(url, **limits)}"}
+
+
+@pytest.mark.every_database
+def test_a_version_by_its_id_alone_is_looked_up_once_at_the_models_that_a_key_names(url, connect, simulator):
+    version = simulator.latest_version(WATERCOLOR)
+    client = connect(url, make_key(url, models=["video", "flux-dev", "acme/upscaler", WATERCOLOR]))
+
+    for _ in range(2):
+        [output] = client.run(f"{WATERCOLOR}:{version}", input=FOX)
+        assert output.read()
+
+    assert [(WATERCOLOR, version)] * 2 == [(each.model, each.version) for each in simulator.predictions()]
+    sent = simulator.counts().requests
+    assert (2, 1) == (sent["model"], sent["version"])  # the latest version comes with its model
+
+
+@pytest.mark.parametrize("models", [["image"], ["acme/*"], ["acme/upscaler"], [f"{WATERCOLOR}:{'0' * 64}"]])
+def test_a_version_by_its_id_alone_of_a_model_that_a_key_does_not_name_is_refused_with_the_remedy(
+    url, simulator, models
+):
+    body = {"version": simulator.latest_version(WATERCOLOR), "input": FOX}
+
+    answer = post(url, "/predictions", body, **by_key(url, models=models))
+
+    assert (403, "model_not_allowed") == (answer.status_code, answer.json()["code"])
+    assert "send owner/name: before it" in answer.json()["detail"]
+    assert [] == simulator.predictions()
+
+
+def test_a_version_with_its_model_before_it_runs_with_a_key_for_all_models_of_the_owner(url, simulator):
+    version, headers = simulator.latest_version(WATERCOLOR), by_key(url, models=["acme/*"])
+
+    answers = [
+        post(url, "/predictions", {"version": each, "input": FOX}, **headers).status_code
+        for each in (version, f"{WATERCOLOR}:{version}", version)
+    ]
+
+    assert [403, 201, 201] == answers  # the last one is known by then
+
+
+def test_a_version_that_was_looked_up_at_this_door_runs_by_its_id_alone(url, simulator):
+    version, headers = simulator.latest_version(WATERCOLOR), by_key(url, models=["acme/*"])
+
+    assert 200 == get(url, f"/models/{WATERCOLOR}/versions/{version}", **headers).status_code
+
+    answer = post(url, "/predictions", {"version": version, "input": FOX}, **headers)
+    assert 201 == answer.status_code
+
+
+@pytest.mark.parametrize(
+    ("allowed", "status"), [(WATERCOLOR, 201), (f"flux-dev, {WATERCOLOR}", 201), ("acme/*", 422)]
+)
+def test_a_version_by_its_id_alone_is_looked_up_at_the_models_that_the_operator_allows(
+    serve, simulator, allowed, status
+):
+    url, version = serve(MODELS_ALLOWED=allowed), simulator.latest_version(WATERCOLOR)
+
+    answer = post(url, "/predictions", {"version": version, "input": FOX}, **by_key(url))
+
+    assert status == answer.status_code
+    assert ("send owner/name: before it" in answer.text) == (status == 422)
+
+
 def test_many_creations_at_once_are_all_accepted(url, connect):
     """More than may submit at once: the official client never repeats a creation."""
     with ThreadPoolExecutor(120) as threads:
