@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import structlog
 from gunicorn import glogging
 
+from server.idleness import Idleness
 from server.pinning import pin
 from server.worker import LONGEST_HEADERS, MOST_HEADERS, Worker, drain
 from settings import SettingsError, load
@@ -99,8 +101,10 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Replace gunicorn's signal handlers once there is a service to drain."""
+    """Replace gunicorn's signal handlers once there is a service to drain, and watch whether it is idle."""
     gc.freeze()  # the objects of the service live as long as the worker, too
+    if _settings.IDLE_EXIT_SECONDS:
+        worker.idleness = Idleness(_settings.IDLE_EXIT_SECONDS, now=time.monotonic())
 
     def on_term(_signum: int, _frame: FrameType | None) -> None:
         drain(worker, _settings.DRAIN_SECONDS)

@@ -127,6 +127,11 @@ class Runtime:
             self.loop.stop()
             self.ledger.close()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether work is unfinished here, or a webhook is not delivered. In any thread."""
+        return self.core.supervisor.has_work or self.core.outbox.has_pending
+
     def raise_if_draining(self) -> None:
         if self.core.supervisor.is_draining:
             raise ShuttingDown

@@ -205,6 +205,11 @@ class Supervisor:
         running = self._batches if isinstance(work, Batch) else self._running
         return running[work.id][0] if work.id in running else None
 
+    @property
+    def has_work(self) -> bool:
+        """Whether any work runs or waits in this process. In any thread."""
+        return bool(self._running or self._batches)
+
     def tasks(self) -> list[asyncio.Task[None]]:
         return [task for task, _ in (*self._running.values(), *self._batches.values())]
 

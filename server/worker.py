@@ -11,6 +11,7 @@ peer that stalls is dropped, and a request that cannot be parsed gets the error 
 import ctypes
 import errno
 import math
+import os
 import secrets
 import selectors
 import signal
@@ -33,6 +34,7 @@ from errors import HeadersTooLarge, Internal, InvalidRequest, Problem, ServiceEr
 from network.addresses import network_of
 from server.arrivals import PATIENCE, Arrivals
 from server.closer import Closer
+from server.idleness import Idleness
 from server.peer import Peer, TooSlow
 from server.refusals import response_to
 from server.threads import Threads
@@ -96,6 +98,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         self.idle: Arrivals[Any] = Arrivals(most, share=most, hurried=PATIENCE)
         self.stops_at = math.inf
         self.notify_at = 0.0
+        self.idleness: Idleness | None = None  # set if an idle service ends
         self.given_up = Occurrences()
         self.not_accepted = Occurrences()
         super().init_process()
@@ -143,12 +146,21 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             self.nr_conns -= 1
 
     def murder_keepalived(self, force: bool = False) -> None:
-        """Called periodically: drop the connections whose request is overdue."""
+        """Called periodically: drop the connections whose request is overdue, and end an idle service."""
         now = time.monotonic()
         is_over = force or now >= self.stops_at
         for waiting in (self.arrivals, self.idle):
             for late in waiting.overdue(now, patience=0 if is_over else PATIENCE):
                 self._give_up(late)
+        if self.idleness and self.idleness.is_over(now, requests=self.nr, is_busy=self._is_busy()):
+            log.info("idle_exit", seconds=self.idleness.seconds)
+            self.idleness = None
+            os.kill(self.ppid, signal.SIGTERM)  # if only this process ended, the master would start another
+
+    def _is_busy(self) -> bool:
+        """Whether a request is open, or the service has unfinished work."""
+        are_open = self.nr_conns > len(self.arrivals) + len(self.idle)
+        return bool(are_open or self.wsgi.extensions["service"].has_work)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Called when the worker stops: wait for requests until `deadline`."""

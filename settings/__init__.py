@@ -22,12 +22,6 @@ SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 MAX_CONCURRENT_LIMIT = 1000
 MAX_REQUESTS_PER_MINUTE = 60_000
 
-_AWS = (
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP",
-)  # fmt: skip
-"""Variables for the S3 client. obstore reads them from the environment, but not from `.env`."""
-
 SHORTEST_ADMIN_KEY = 16
 """Characters. A start warns of a shorter admin key, since it can be guessed."""
 
@@ -112,6 +106,11 @@ class Settings(BaseModel):
         ge=0,
         le=1800,
         description="Seconds to wait for running predictions after SIGTERM. The service may need 60 more to stop.",
+    )
+    IDLE_EXIT_SECONDS: float | None = Field(
+        None,
+        ge=1,
+        description="Seconds without requests and unfinished work after which the service ends. If empty, it does not.",
     )
     PIN_TO_CORE: bool = Field(
         False,
@@ -248,7 +247,7 @@ class Settings(BaseModel):
         wrong = [f"{name}: must not be in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
             settings = cls.model_validate(given)
-            settings._aws = {name: environ[name] for name in _AWS if environ.get(name)}  # noqa: SLF001 - its own
+            settings._aws = {name: environ[name] for name in environment.AWS if environ.get(name)}  # noqa: SLF001 - its own
         except ValidationError as invalid:
             wrong += [environment.sentence(error) for error in invalid.errors()]
         if wrong:

@@ -4,6 +4,12 @@ from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+AWS = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP",
+)  # fmt: skip
+"""Variables for the S3 client. obstore reads them from the environment, but not from `.env`."""
+
 _OTHER_PROGRAMS = (
     "AWS_", "COMPOSE_", "DOCKER_", "GUNICORN_", "WEB_CONCURRENCY", "PYTHON", "PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY",
     "ALL_PROXY", "NO_PROXY", "SSL_CERT_", "TZ", "LANG", "LC_", "PATH", "HOME", "OTEL_", "FLASK_", "GIT", "SSH_",

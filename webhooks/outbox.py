@@ -133,6 +133,11 @@ class Outbox:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    @property
+    def has_pending(self) -> bool:
+        """Whether a delivery will be tried, or tried again. In any thread."""
+        return bool(self._pending or self._tasks)
+
     def get(self, delivery_id: str) -> Delivery | None:
         """The delivery with this id while it is pending, else None."""
         return self._pending.get(delivery_id)
