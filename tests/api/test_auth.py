@@ -103,6 +103,16 @@ def test_only_the_admin_is_accepted_without_user_tokens(make_app, simulator):
     assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN | USER).status_code
 
 
+def test_a_wrong_key_is_an_error_only_where_a_key_changes_the_answer(client):
+    for wrong in ({ADMIN_HEADER: "wrong"}, {"X-API-Key": "rcg_wrong"}):
+        for path in (
+            "/status", "/models", "/models/flux-dev", "/health", "/openapi.json", "/docs", "/models?kind=video",
+        ):  # fmt: skip
+            assert 200 == client.get(path, headers=wrong).status_code, path
+        for path in ("/models?search=water", "/models/acme/watercolor"):
+            assert 401 == client.get(path, headers=wrong).status_code, path
+
+
 def test_a_wrong_admin_key_is_401_even_beside_a_good_user_token(client, simulator):
     for wrong in ("", " ", "wrong", ADMIN_KEY + "x", ADMIN_KEY[:-1], ADMIN_KEY.upper(), "\xe9"):
         headers = USER | {ADMIN_HEADER: wrong}
