@@ -4,7 +4,7 @@ All functions run in a Flask thread, inside a request.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,7 +41,7 @@ from parsing import inline_files, strict_json
 from parsing.context import ParseContext
 from parsing.generation import names_in
 from parsing.hidden import hidden
-from parsing.multipart_form import NO_NAMES, read_form
+from parsing.multipart_form import NO_NAMES, FormNames, read_form
 from parsing.normal import normalised, normalised_batch
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
@@ -264,8 +264,8 @@ def connection() -> Any:
 
 
 @contextmanager
-def body(caller_id: str, *, forms: bool = False, names: Mapping[str, str] = NO_NAMES) -> Iterator[Any]:
-    """The parsed body: JSON, or a form if `forms` is true, whose fields may have other `names`. A large body counts as
+def body(caller_id: str, *, forms: bool = False, names: FormNames = NO_NAMES) -> Iterator[Any]:
+    """The parsed body: JSON, or a form if `forms` is true, whose fields have these `names`. A large body counts as
     memory of the caller's until the context ends.
 
     Raises QueueFull if there is no memory for it, and the error of a body that cannot be used."""
@@ -376,7 +376,7 @@ def with_files_on_disk(body: Any, context: ParseContext) -> Any:
         raise LedgerDown(f"The files cannot be stored: {error.strerror}. Nothing was spent.") from error
 
 
-def _form(memory: _Memory, names: Mapping[str, str]) -> Any:
+def _form(memory: _Memory, names: FormNames) -> Any:
     settings = service().settings
     request.max_content_length = max(settings.MAX_UPLOAD_BYTES, settings.MAX_BODY_BYTES)
     with unreadable():

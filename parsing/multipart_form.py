@@ -10,7 +10,8 @@ streamed to disk, and never whole in memory.
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
@@ -38,7 +39,23 @@ _HEADERS = 1_000_000
 _SMALL_FILE = 16_384
 """The most bytes of a file that stays in memory. All such files of a form take less than the share of one caller."""
 
-NO_NAMES: Final[Mapping[str, str]] = {}
+
+@dataclass(frozen=True, slots=True)
+class FormNames:
+    """The fields of a form that are special on its route. `others` has their other names, and the ones that they have
+    here. Those of `once`, by their names here, hold one text."""
+
+    others: Mapping[str, str] = field(default_factory=dict)
+    once: Set[str] = frozenset()
+
+    def problems(self, texts: Mapping[str, Sequence[str]]) -> list[Problem]:
+        """The problems of fields that these texts repeat."""
+        called = {here: name for name, here in self.others.items()}
+        repeated = (name for name, each in texts.items() if name in self.once and len(each) > 1)
+        return [Problem(called.get(name, name), "is there more than once", texts[name]) for name in repeated]
+
+
+NO_NAMES: Final = FormNames()
 
 _OWN_LISTS = ("prompts", "file_names")
 
@@ -65,10 +82,10 @@ def read_form(
     most_text: int,
     hold: Callable[[int], object],
     spool: Path | None,
-    names: Mapping[str, str] = NO_NAMES,
+    names: FormNames = NO_NAMES,
 ) -> Any:
     """The JSON body that a form is equivalent to. The `registry` knows which fields hold text, and which hold a list.
-    `names` are other names of fields, and the ones that they have here.
+    `names` are those of its route.
 
     `options` are the parameters of its Content-Type. Text may take `most_text` bytes; large files go to the directory
     `spool`. `hold` is called with the bytes in memory as they grow, and may raise.
@@ -149,7 +166,7 @@ class _Reader:
     What a field of a model that is not declared holds is said by its published schema, which is not known yet. So its
     text stays a text, unless it is a JSON list or object, and is read when the schema is there (`FormText`)."""
 
-    def __init__(self, registry: Registry, names: Mapping[str, str]) -> None:
+    def __init__(self, registry: Registry, names: FormNames) -> None:
         self._names = names
         self._known = {*OPTIONAL, *registry.takers, *registry.reference_names}
         self._registry = registry
@@ -162,7 +179,7 @@ class _Reader:
         self._files: list[tuple[str, IO[bytes]]] = []
 
     def take(self, part: Field | File, content: IO[bytes]) -> None:
-        name = self._names.get(part.name, part.name)
+        name = self._names.others.get(part.name, part.name)
         if isinstance(part, Field):
             self._texts_by_name.setdefault(name, []).append(_text_of(part, content))
         elif part.filename or content.read(1):
@@ -181,6 +198,8 @@ class _Reader:
             raise InvalidRequest([Problem("body", "has a part whose Content-Disposition gives no name")])
         if garbled := [name for name in names if "\ufffd" in name + "".join(fields.get(name, ()))]:
             raise InvalidRequest([Problem(name, "is not UTF-8") for name in garbled])
+        if repeated := self._names.problems(fields):
+            raise InvalidRequest(repeated)
         for name, texts in fields.items():
             values = [self._value(name, text) for text in self._given(name, texts)]
             is_whole = len(values) == 1 and (name not in self._lists or isinstance(values[0], list))

@@ -16,6 +16,7 @@ from catalog.texts import FormText
 from doors.openai.images import put_images
 from doors.openai.sizes import SIZE, sized
 from errors import Problem
+from parsing.multipart_form import FormNames
 from parsing.pairs import LONGEST_PAIR_VALUE
 from parsing.params import INPUT
 from parsing.shapes import BatchFields, OwnFields
@@ -25,9 +26,6 @@ Format = Literal["url", "b64_json"]
 
 MOST: Final = 10
 """The most pictures of one call, as at OpenAI."""
-
-FORM_NAMES: Final = {"model": "model_name", "image[]": "image"}
-"""The names of the fields of a form that other parts of this service know by another name."""
 
 _COUNTS: Final = ("num_outputs", "number_of_images", "num_images", "num_images_per_prompt", "n")
 """Inputs for the number of pictures of one prediction."""
@@ -49,6 +47,9 @@ _IF_TAKEN: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 """Fields that a model gets if it has such an input itself, and their values that need no change if it has not."""
 
+_NUMBERS: Final = {"n", "partial_images", "output_compression", "frame_count", "frame_duration_ms", "stream"}
+"""Fields of OpenAI's that hold no text."""
+
 _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "jpeg": ("jpg", "jpeg"),
     "webp": ("webp", "jpg", "jpeg"),
@@ -57,6 +58,13 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 """The values to send for an output format, the best first."""
 
 _USERS: Final = ("safety_identifier", "user")
+
+FORM_NAMES: Final = FormNames(
+    {"model": "model_name", "image[]": "image"},
+    {"model_name", "prompt", "response_format", "output_format", SIZE, *_NUMBERS, *_IF_TAKEN, *_USERS},
+)
+"""The fields of a form that other parts of this service know by another name, and those that hold one text."""
+
 _REFUSED: Final = {"dry_run": "is for POST /generate", "max_concurrent": "is for POST /generate-batch"}
 
 
@@ -230,10 +238,6 @@ def _numbered(body: Mapping[str, Any], number: int) -> dict[str, Any]:
     if isinstance(seed, int) and not isinstance(seed, bool):
         return {**body, "seed": seed + number}
     return dict(body)
-
-
-_NUMBERS: Final = {"n", "partial_images", "output_compression", "frame_count", "frame_duration_ms", "stream"}
-"""Fields of OpenAI's that hold no text."""
 
 
 def _plain(name: str, value: Any) -> Any:

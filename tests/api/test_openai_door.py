@@ -443,3 +443,30 @@ def test_an_edit_as_open_webui_sends_it_is_answered(url, simulator, name):
     assert b64decode(answer.json()["data"][0]["b64_json"])
     assert len(files) == len(inputs(simulator)[0]["image_input"])
     assert {"background"} == {each["field"] for each in answer.json()["changes"]} - {"size"}
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "prompt", "n", "size", "quality", "response_format", "output_format", "user", "stream"]
+)
+def test_a_field_of_an_edit_that_a_form_repeats_is_refused_by_name_and_is_not_paid(url, simulator, name):
+    fields = [("model", "nano-banana"), ("prompt", PROMPT), (name, "1"), (name, "1")]
+    files = [("image", ("a.png", black_png(8, 8), "image/png"))]
+    answer = requests.post(f"{url}/v1/images/edits", data=fields, files=files, headers=BEARER)
+
+    error = answer.json()["error"]
+    assert (400, name, f"{name}: is there more than once") == (
+        answer.status_code,
+        error["param"],
+        error["message"],
+    )
+    assert [] == inputs(simulator)
+
+
+def test_a_form_may_repeat_the_pictures_of_an_edit(url, simulator):
+    images = [("image", f"https://example.com/{each}.png") for each in "ab"]
+    fields = [("model", "nano-banana"), ("prompt", PROMPT), *images]
+    form = [(name, (None, text)) for name, text in fields]
+    answer = requests.post(f"{url}/v1/images/edits", files=form, headers=BEARER)
+
+    assert 200 == answer.status_code, answer.text
+    assert [address for _, address in images] == inputs(simulator)[0]["image_input"]
