@@ -99,11 +99,11 @@ def replicate_version(owner: str, name: str, version: str) -> Response:
 
 @routes.get("/webhooks/default/secret")
 def replicate_webhook_secret() -> Response:
-    """The secret that signs webhooks, for callers on the server's token."""
+    """The secret that signs the webhooks of a named key, or of the admin."""
     service, principal = incoming.service(), incoming.authenticate()
-    secret = service.settings.webhook_secret
     if principal.role not in MAY_GENERATE:
         raise Forbidden("The secret of this service's webhooks is for its own keys. Ask its operator.")
+    secret = service.core.outbox.secrets.shown_to(principal.id)
     if secret is None:
         raise NotFound("This service signs no webhooks, since WEBHOOK_SECRET is not set.")
     return jsonify({"key": secret})

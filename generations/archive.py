@@ -13,6 +13,7 @@ from ledger import Ledger, Queries
 from ledger.records import BatchRecord, GenerationRecord
 from loop_thread import Pool
 from webhooks.sender import DeliveryFailed
+from webhooks.signing import Message
 
 T = TypeVar("T")
 
@@ -51,8 +52,8 @@ class Archive:
         """A batch, and its generations in input order."""
         return await self.read(lambda queries: (queries.batch(batch_id), queries.batch_items(batch_id)))
 
-    async def result(self, work_id: str) -> bytes | None:
-        """The body for a caller's webhook; None if the work has not ended or is not in the ledger.
+    async def result(self, work_id: str) -> Message | None:
+        """The message for a caller's webhook; None if the work has not ended or is not in the ledger.
 
         Raises DeliveryFailed if its end cannot be written now."""
         try:
@@ -62,7 +63,7 @@ class Archive:
         work = await self.load(work_id)
         if work is None or not work.has_ended:
             return None
-        return await self._threads.run(partial(self._content, work))
+        return Message(work.caller_id, await self._threads.run(partial(self._content, work)))
 
     def _content(self, work: Stored) -> bytes:
         if isinstance(work, Batch):

@@ -65,6 +65,7 @@ from providers.pushes import PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings
 from webhooks.outbox import Outbox
+from webhooks.signing import SigningSecrets
 
 
 class FullProvider(
@@ -119,7 +120,7 @@ class Core:
         known = partial(self.resolver.restored, queries)
         self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
-        self.outbox = _outbox(settings, ledger, archive)
+        self.outbox = _outbox(settings, ledger, archive, authenticator)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments)
         self.keys = self._keys(ledger, archive, authenticator)
@@ -282,6 +283,7 @@ class Core:
             directory=directory,
             budgets=self.budget.keys,
             digest=authenticator.keyed_hash,
+            webhook_secrets=self.outbox.secrets,
             letters=self.letters,
         )
 
@@ -377,11 +379,11 @@ def _learned(settings: Settings, ledger: Ledger, archive: Archive) -> Learned:
     return Learned(ledger=ledger, archive=archive, simulated=settings.REPLICATE_SIMULATE, clock=clock)
 
 
-def _outbox(settings: Settings, ledger: Ledger, archive: Archive) -> Outbox:
+def _outbox(settings: Settings, ledger: Ledger, archive: Archive, authenticator: Authenticator) -> Outbox:
     return Outbox(
         ledger=ledger,
-        content=archive.result,
-        secret=settings.webhook_secret,
+        message=archive.result,
+        secrets=SigningSecrets(authenticator.keyed_hash, settings.webhook_secret),
         loopback=settings.REPLICATE_SIMULATE,
         allowed_hosts=settings.webhook_hosts,
     )

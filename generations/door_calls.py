@@ -17,6 +17,7 @@ from generations.batch import Work
 from generations.generation import Attempt, Generation
 from ledger import Ledger
 from webhooks.outbox import Outbox
+from webhooks.signing import Message
 
 
 @contextmanager
@@ -76,7 +77,7 @@ class StartWebhooks:
         """The state of a generation has changed."""
         if generation.state == "running" and (url := webhook_at_start(generation)) is not None:
             content = json.dumps(self._body(generation.record(), generation.address)).encode()
-            self._outbox.announce(generation.id, url, content)
+            self._outbox.announce(generation.id, url, Message(generation.caller_id, content))
 
 
 def keep_shape(

@@ -25,10 +25,11 @@ from generations.key_budgets import KeyBudgets
 from generations.key_directory import KeyDirectory
 from generations.shared import announce
 from ledger import ActsPage, Ledger, Place, Queries
-from ledger.access_records import ApiKeyRecord, AuditRecord
+from ledger.access_records import MAY_GENERATE, ApiKeyRecord, AuditRecord
 from ledger.claims import ClaimApiKey
 from loop_thread import finish
 from parsing.keys import budget_problems
+from webhooks.signing import SigningSecrets
 
 _SHOWN: Final = len(KEY_START) + 6
 """Characters of the text that lists show."""
@@ -40,7 +41,8 @@ _BUSY: Final = "Other processes keep changing keys. The change was not made."
 
 
 class NamedKeys:
-    """The service of `/keys`. `digest` hashes the text of a key. `letters` announce a change to other processes.
+    """The service of `/keys`. `digest` hashes the text of a key, `webhook_secrets` are shown to keys, and `letters`
+    announce a change to other processes.
 
     All methods are called on the loop, and raise LedgerDown."""
 
@@ -52,6 +54,7 @@ class NamedKeys:
         directory: KeyDirectory,
         budgets: KeyBudgets,
         digest: Callable[[str], str],
+        webhook_secrets: SigningSecrets,
         letters: Letters | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -59,6 +62,7 @@ class NamedKeys:
         self._archive = archive
         self.directory = directory
         self._digest = digest
+        self._webhook_secrets = webhook_secrets
         self._letters = letters
         if letters is not None:
             letters.on("keys", lambda _: directory.refresh())
@@ -130,11 +134,14 @@ class NamedKeys:
         return await self._archive.read(lambda queries: queries.api_keys(limit=limit, before=before))
 
     async def own(self, principal: Principal) -> dict[str, Any]:
-        """The key of the principal as JSON, with what it has spent, and its work in all processes."""
+        """The key of the principal as JSON, with what it has spent, its work in all processes, and the secret that
+        signs its webhooks if its role may generate."""
         key, caller = principal.key, principal.caller
         shown: dict[str, Any] = {"id": principal.id, "name": principal.id, "role": principal.role}
         if key is not None:
             shown = {**view(key), "budget": (await self._budgets.spending(key)).as_json()}
+            if key.role in MAY_GENERATE:
+                shown["webhook_secret"] = self._webhook_secrets.own(key.id)
         if caller is None or not caller.is_proven:
             return shown
         with suppress(LedgerDown):  # so that what was accepted just now counts

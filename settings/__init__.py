@@ -167,7 +167,7 @@ class Settings(BaseModel):
     )
     WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = Field(
         None,
-        description="Signing secret for callers' webhooks: whsec_ and base64. If empty, deliveries are unsigned.",
+        description="Signs callers' webhooks: whsec_ and base64. If empty, only those of named keys are signed.",
     )
     WEBHOOK_HOSTS: Annotated[str, AfterValidator(values.webhook_hosts)] | None = Field(
         None,

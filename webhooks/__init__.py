@@ -1,1 +1,1 @@
-"""Webhooks to callers: `outbox.py` queues the deliveries, `sender.py` makes one HTTP attempt."""
+"""Webhooks to callers: `outbox.py` queues deliveries, `signing.py` signs them, `sender.py` makes one HTTP attempt."""

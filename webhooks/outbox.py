@@ -32,10 +32,9 @@ from webhooks.sender import (
     DeliveryFailed,
     Response,
     Sender,
-    decode_secret,
     retry_after_seconds,
-    signed_headers,
 )
+from webhooks.signing import Message, SigningSecrets, signed_headers
 
 _log = structlog.get_logger("webhooks")
 
@@ -66,18 +65,18 @@ class RetryPolicy:
 class Outbox:
     """Delivers results to the webhooks of callers. Use it on one loop; `get` is safe on any thread.
 
-    Each change of a delivery is written to `ledger`. `content` returns the JSON body for a delivery's id, or None if
-    the result no longer exists. Without a `secret` (`whsec_` and base64) messages are not signed. `loopback` allows
+    Each change of a delivery is written to `ledger`. `message` returns the JSON body for a delivery's id, or None if
+    the result no longer exists. It is signed with all `secrets` of its caller, if there are any. `loopback` allows
     receivers on this machine, and `allowed_hosts` lists the operator's hosts. `clock` returns Unix time.
-    `uniform(low, high)` returns a random number. Raises ValueError if the secret is malformed.
+    `uniform(low, high)` returns a random number.
     """
 
     def __init__(
         self,
         *,
         ledger: Ledger,
-        content: Callable[[str], Awaitable[bytes | None]],
-        secret: str | None,
+        message: Callable[[str], Awaitable[Message | None]],
+        secrets: SigningSecrets,
         loopback: bool,
         allowed_hosts: HostRules = NO_HOSTS,
         retry_policy: RetryPolicy | None = None,
@@ -85,11 +84,9 @@ class Outbox:
         clock: Callable[[], float] = time.time,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        if secret is not None:
-            decode_secret(secret)
         self._ledger = ledger
-        self._content = content
-        self._secret = secret
+        self._message = message
+        self.secrets = secrets
         self._loopback = loopback
         self._allowed_hosts = allowed_hosts
         self._policy = retry_policy or RetryPolicy()
@@ -124,11 +121,11 @@ class Outbox:
             self._schedule(delivery, min((delivery.next_at or now) - now, self._policy.longest_backoff))
             self._start_due()
 
-    def announce(self, work_id: str, url: str, content: bytes) -> None:
+    def announce(self, work_id: str, url: str, message: Message) -> None:
         """Post the state of work that goes on, without a record and without a retry: its end replaces it."""
         if not self._closed:
             task = asyncio.get_running_loop().create_task(
-                self._announce(work_id, url, content), name="webhook"
+                self._announce(work_id, url, message), name="webhook"
             )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -209,9 +206,9 @@ class Outbox:
             _log.info(f"webhook_{tried.state}", id=tried.id, **fields)
         self._ledger.upsert(tried)
 
-    async def _announce(self, work_id: str, url: str, content: bytes) -> None:
+    async def _announce(self, work_id: str, url: str, message: Message) -> None:
         try:
-            status = (await self._post(self._parsed(url), content, f"msg_{work_id}_start")).status
+            status = (await self._post(self._parsed(url), message, f"msg_{work_id}_start")).status
             _log.info("webhook_announced", id=work_id, host=_host(url), status=status)
         except (ValueError, DeliveryFailed) as reason:
             _log.info("webhook_announced", id=work_id, host=_host(url), status=None, trouble=str(reason))
@@ -222,10 +219,10 @@ class Outbox:
         except ValueError as wrong:
             return _Outcome(f"it {wrong}", is_final=True)
         try:
-            content = await self._content(delivery.id)
-            if content is None:
+            message = await self._message(delivery.id)
+            if message is None:
                 return _Outcome("the result is not known any more", is_final=True)
-            return _outcome_of(await self._post(url, content, f"msg_{delivery.id}"), now=self._clock())
+            return _outcome_of(await self._post(url, message, f"msg_{delivery.id}"), now=self._clock())
         except DeliveryFailed as error:
             return _Outcome(str(error))
         except Exception:
@@ -236,11 +233,12 @@ class Outbox:
         """Raises ValueError for a URL to which this service may not post."""
         return public_http.parse_url(url, loopback=self._loopback, allowed_hosts=self._allowed_hosts)
 
-    async def _post(self, url: URL, content: bytes, message_id: str) -> Response:
-        headers = signed_headers(content, message_id=message_id, secret=self._secret, now=self._clock())
+    async def _post(self, url: URL, message: Message, message_id: str) -> Response:
+        secrets = self.secrets.signing(message.caller_id)
+        headers = signed_headers(message.content, message_id=message_id, secrets=secrets, now=self._clock())
         try:
             async with asyncio.timeout(self._policy.attempt_timeout):
-                return await self._sender.post(url, content, headers)
+                return await self._sender.post(url, message.content, headers)
         except TimeoutError:
             raise DeliveryFailed(f"no answer within {self._policy.attempt_timeout:g} s") from None
 

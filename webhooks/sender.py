@@ -1,20 +1,17 @@
 """One attempt to post a result to a caller's webhook.
 
-A message is signed as Replicate signs its own: HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes after
-`whsec_`. `network/public_http.py` decides which hosts a URL may lead to.
+`network/public_http.py` decides which hosts a URL may lead to.
 """
 
-import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from standardwebhooks import Webhook
 from yarl import URL
 
 from network import public_http
@@ -73,33 +70,6 @@ class Sender:
         for session in self._sessions.values():
             await session.close()
         await self._names.close()
-
-
-def signed_headers(content: bytes, *, message_id: str, secret: str | None, now: float) -> dict[str, str]:
-    """The headers of an attempt at `now` (Unix time), signed if there is a secret. Raises ValueError as
-    `decode_secret` does."""
-    timestamp = int(now)
-    headers = {
-        "Content-Type": "application/json",
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-    }
-    if secret is not None:
-        date = datetime.fromtimestamp(timestamp, UTC)
-        headers["webhook-signature"] = Webhook(decode_secret(secret)).sign(message_id, date, content.decode())
-    return headers
-
-
-def decode_secret(secret: str) -> bytes:
-    """The signing key in a secret (`whsec_` and base64). Raises ValueError for any other text."""
-    prefix, _, encoded = secret.partition("_")
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except ValueError:
-        key = b""
-    if prefix != "whsec" or not key:
-        raise ValueError("a webhook secret must be whsec_ and base64")
-    return key
 
 
 def retry_after_seconds(header: str, *, now: float) -> float:

@@ -132,6 +132,7 @@ def schemas() -> JSON:
             {
                 **names, "role": {"enum": [*get_args(Role), "user"]}, **limits, "budget": _spending(),
                 "in_flight": COUNT, "waiting": COUNT, "created_last_minute": COUNT,
+                "webhook_secret": {**TEXT, "description": "Signs webhooks, for the roles admin and caller."},
             },
             required=["id", "name", "role"],
             description="The limits are those of named keys. `in_flight` and `waiting` count the generations of the "

@@ -363,6 +363,7 @@ _SIGNED: Final = (
     header(
         "webhook-signature",
         TEXT,
-        "v1 and HMAC-SHA256 over `id.timestamp.body`, keyed with the secret's bytes.",
+        "v1 and HMAC-SHA256 over `id.timestamp.body`, keyed with the secret's bytes. The work of a named key is signed "
+        "with the key's secret and, if it is set, with WEBHOOK_SECRET; a space separates the two.",
     ),
 )

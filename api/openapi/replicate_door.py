@@ -94,7 +94,9 @@ def _resources() -> dict[str, dict[str, Operation]]:
         "/account": {"get": _operation("replicateAccount", "Get the caller's account", "ReplicateAccount")},
         "/webhooks/default/secret": {
             "get": replace(
-                _operation("replicateSecret", "Get the secret that signs webhooks", "ReplicateSecret"),
+                _operation(
+                    "replicateSecret", "Get the secret that signs the caller's webhooks", "ReplicateSecret"
+                ),
                 who=GENERATING_KEYS,
             )
         },
@@ -185,7 +187,9 @@ def schemas() -> JSON:
         "ReplicateAccount": an_object(
             {"type": {"enum": ["user", "organization"]}, "username": TEXT, "name": TEXT, "github_url": OPTIONAL_TEXT}
         ),
-        "ReplicateSecret": an_object({"key": TEXT}),
+        "ReplicateSecret": an_object(
+            {"key": TEXT}, description="That of a named key, or WEBHOOK_SECRET for the admin key of the environment."
+        ),
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@ a fake resolver.
 """
 
 import asyncio
+import hmac
 import json
 import socket
 from collections import Counter
@@ -18,6 +19,7 @@ from replicate.webhook import Webhooks, WebhookSigningSecret
 from ledger.records import Delivery
 from webhooks.outbox import Outbox
 from webhooks.sender import DeliveryFailed, Response
+from webhooks.signing import Message, SigningSecrets
 
 T = TypeVar("T")
 
@@ -39,6 +41,11 @@ def now() -> float:
 def upper(low: float, high: float) -> float:
     """A uniform distribution without randomness: always the upper bound, so each backoff is as long as it can be."""
     return high
+
+
+def secrets(common: str | None, ledger: bytes = b"ledger") -> SigningSecrets:
+    """The secrets of a ledger with this secret of its own."""
+    return SigningSecrets(lambda text: hmac.new(ledger, text.encode(), "sha256").hexdigest(), common)
 
 
 def new(delivery_id: str = "gen_1", url: str = URL, **fields: Any) -> Delivery:
@@ -123,13 +130,14 @@ class Story:
     written: list[Delivery] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
     """The Unix time of each write."""
+    caller_id: str = "user_1"
 
     def begun(self) -> Outbox:
         return Outbox(
             **{
                 "ledger": self,
-                "content": self.content,
-                "secret": SECRET,
+                "message": self.message,
+                "secrets": secrets(SECRET),
                 "loopback": False,
                 "sender": self.sender,
                 "clock": now,
@@ -143,8 +151,8 @@ class Story:
         self.moments.append(now())
         self.rows[delivery.id] = delivery
 
-    async def content(self, delivery_id: str) -> bytes:
-        return json.dumps({"id": delivery_id}).encode()
+    async def message(self, delivery_id: str) -> Message:
+        return Message(self.caller_id, json.dumps({"id": delivery_id}).encode())
 
     def delivery(self, delivery_id: str = "gen_1") -> Delivery:
         """Return the delivery as the ledger has it."""
@@ -161,9 +169,15 @@ class Story:
 
 
 async def story(
-    says: Any, *deliveries: Delivery, seconds: float = 3 * DAY, takes: float = 0.0, **options: Any
+    says: Any,
+    *deliveries: Delivery,
+    seconds: float = 3 * DAY,
+    takes: float = 0.0,
+    caller_id: str = "user_1",
+    **options: Any,
 ) -> Story:
-    return await Story(Fake(says, takes=takes), options).of(*(deliveries or (new(),)), seconds=seconds)
+    made = Story(Fake(says, takes=takes), options, caller_id=caller_id)
+    return await made.of(*(deliveries or (new(),)), seconds=seconds)
 
 
 def is_valid(headers: Mapping[str, str], content: bytes, secret: str = SECRET) -> None:
