@@ -7,6 +7,7 @@ from flask import Blueprint, Flask
 from api import (
     admin,
     audit,
+    client_wheels,
     docs,
     files,
     generate,
@@ -33,6 +34,7 @@ def register(app: Flask, service: Runtime) -> None:
     app.extensions["caller_limits"] = CallerLimits.from_settings(service.settings)
     origins = map(str.strip, service.settings.CORS_ORIGINS.split(","))
     app.config["CORS_ORIGINS"] = frozenset(filter(None, origins))
+    app.config["CLIENT_DIST"] = client_wheels.DIST
     app.config["PUBLIC_PATH"] = path = urlsplit(service.settings.PUBLIC_URL or "").path
     routes = Blueprint("routes", __name__)
     for module in (
@@ -47,6 +49,7 @@ def register(app: Flask, service: Runtime) -> None:
         webhooks,
         models,
         docs,
+        client_wheels,
         openai_door,
         replicate_door,
         replicate_resources,

@@ -124,6 +124,19 @@ def _routes() -> dict[str, dict[str, Operation]]:
                 answers={"200": {"description": "HTML", "content": {"text/html": {}}}},
             )
         },
+        "/client": {
+            "get": Operation(
+                name="clientIndex", summary="Get the page of the Python client's wheels, for `pip --find-links`",
+                answers={"200": {"description": "HTML", "content": {"text/html": {}}}}, errors=("404",),
+            )
+        },
+        "/client/{name}": {
+            "get": Operation(
+                name="clientWheel", summary="Get a wheel of the Python client", parameters=(in_path("name"),),
+                answers={"200": {"description": "The wheel", "content": {"application/octet-stream": {}}}},
+                errors=("404", "429"),
+            )
+        },
     }  # fmt: skip
 
 
