@@ -60,8 +60,7 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 _USERS: Final = ("safety_identifier", "user")
 
 FORM_NAMES: Final = FormNames(
-    {"model": "model_name", "image[]": "image"},
-    {"model_name", "prompt", "response_format", "output_format", SIZE, *_NUMBERS, *_IF_TAKEN, *_USERS},
+    {"model": "model_name", "image[]": "image"}, {"model_name", "prompt", "n", "response_format", "stream"}
 )
 """The fields of a form that other parts of this service know by another name, and those that hold one text."""
 
