@@ -81,14 +81,18 @@ def test_creations_request_a_webhook_and_it_ends_the_wait_without_a_poll(with_we
     for on in ("get", "list"):
         simulator.inject(on=on, times=1000, status=503)
     with with_webhooks() as client:
-        answers = [client.post("/generate", json=PICTURE, headers=by) for by in (ADMIN, USER)]
+        targets = [submit(client, "[[hang]]", by=by) for by in (ADMIN, USER)]
+        until(lambda: 2 == simulator.counts().in_flight)
+        simulator.finish()
+        results = [ended(client, target, by=ADMIN) for target in targets]
+        # Counted after the answers to them, so the service must still be there.
+        until(lambda: 2 == simulator.counts().webhooks_delivered)
 
-    assert [200, 200] == [each.status_code for each in answers]
-    for answer, prediction in zip(answers, simulator.predictions(), strict=True):
-        assert f"{PATH}?generation={answer.json['id']}&attempt=1" in prediction.webhook
+    assert ["succeeded"] * 2 == [each["status"] for each in results]
+    for prediction in simulator.predictions():
+        [result] = [each for each in results if prediction.id == each["prediction_id"]]
+        assert f"{PATH}?generation={result['id']}&attempt=1" in prediction.webhook
         assert ["completed"] == prediction.body["webhook_events_filter"]
-        assert prediction.id == answer.json["prediction_id"]
-    until(lambda: 2 == simulator.counts().webhooks_delivered)  # counted after the answers to them
     assert 0 == simulator.counts().webhooks_refused
     assert 2 == simulator.counts().requests["secret"]
 
@@ -101,11 +105,14 @@ def test_without_a_public_url_no_webhook_is_requested(client, simulator):
 
 
 def test_a_pushed_failure_ends_the_generation_with_its_error(with_webhooks, simulator):
+    for on in ("get", "list"):
+        simulator.inject(on=on, times=1000, status=503)
     with with_webhooks() as client:
         answer = client.post("/generate", json=PICTURE | {"prompt": "[[nsfw]]"}, headers=USER)
+        # Counted after the answer to it, so the service must still be there.
+        until(lambda: 1 == simulator.counts().webhooks_delivered)
 
     problem(answer, 422, "content_refused")
-    until(lambda: 1 == simulator.counts().webhooks_delivered)  # counted after the answer to it
 
 
 def test_a_webhook_signed_with_the_accounts_secret_is_trusted(client, running, secret):
