@@ -4,13 +4,11 @@ A call becomes a generation, or a batch of several, as from `POST /generate`. Al
 inside a request.
 """
 
-import math
 import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import compress
-from typing import Final
 
 from flask import Blueprint, Response, g, jsonify, request
 
@@ -22,7 +20,7 @@ from doors import OPENAI_ROOT
 from doors.openai import catalogue, results
 from doors.openai.errors import as_called
 from doors.openai.images import became_of_images
-from doors.openai.requests import FORM_NAMES, Call, renamed, translated
+from doors.openai.requests import FORM_NAMES, Call, renamed, translated, wait_seconds
 from doors.openai.results import Picture
 from errors import InvalidRequest, ServiceError, StillRunning
 from generations import views
@@ -37,9 +35,6 @@ from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
 
 routes = Blueprint("openai_door", __name__, url_prefix=OPENAI_ROOT)
-
-_BEFORE_TIMEOUT: Final = 5.0
-"""Seconds before the client stops waiting at which the response is that its work still runs."""
 
 _WAITS = incoming.Preference()
 """All calls of this door wait for the end."""
@@ -104,15 +99,9 @@ def _work(service: Runtime, submission: Submission) -> Work | Stored:
 
 
 def _patience() -> float | None:
-    """Seconds for which the client of this request goes on waiting, less some for the response; None without limit."""
-    try:
-        seconds = float(request.headers.get("x-stainless-read-timeout", ""))
-    except ValueError:
-        return None
-    if not 0 < seconds < math.inf:
-        return None
-    began: float = g.began
-    return max(0.0, max(seconds - _BEFORE_TIMEOUT, seconds / 2) - (time.perf_counter() - began))
+    """Seconds from now until this request is answered although its work still runs; None without a limit."""
+    seconds = wait_seconds(request.headers.get("x-stainless-read-timeout"))
+    return None if seconds is None else max(0.0, seconds - (time.perf_counter() - g.began))
 
 
 def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submission]:

@@ -27,7 +27,10 @@ _RETRY: Final = header(
     "Above 0, the call joins the oldest call of the same key and body whose connection was lost within a minute.",
 )
 _TIMEOUT: Final = header(
-    "x-stainless-read-timeout", TEXT, "Seconds for which the client waits. Five seconds before, it gets 504."
+    "x-stainless-read-timeout",
+    TEXT,
+    "Seconds for which the client waits. Five seconds before, it gets 504; if it "
+    "waits for less than 7.5, after half of that, 2.5 at the latest.",
 )
 _CHANGE: Final[JSON] = {
     "type": "object",

@@ -6,6 +6,7 @@ in `changes`. The model's own parameters, and the fields of this service, may st
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -59,6 +60,9 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 
 _USERS: Final = ("safety_identifier", "user")
 
+_BEFORE_TIMEOUT: Final = 5.0
+"""Seconds before the client stops waiting at which the response is that its work still runs."""
+
 FORM_NAMES: Final = FormNames(
     {"model": "model_name", "image[]": "image"}, {"model_name", "prompt", "n", "response_format", "stream"}
 )
@@ -77,6 +81,19 @@ class Call:
     response_format: Format = "url"
     streams: bool = False
     size: Any = "auto"
+
+
+def wait_seconds(timeout: str | None) -> float | None:
+    """The seconds from its arrival after which a call is answered although its work still runs: five before its client
+    stops waiting, which is after `timeout`. A client that waits for less than 7.5 would get no time for its work then:
+    it gets half of what it waits, up to 2.5. None without a limit."""
+    try:
+        seconds = float(timeout or "")
+    except ValueError:
+        return None
+    if not 0 < seconds < math.inf:
+        return None
+    return max(seconds - _BEFORE_TIMEOUT, min(seconds, _BEFORE_TIMEOUT) / 2)
 
 
 def renamed(body: Any) -> dict[str, Any]:
