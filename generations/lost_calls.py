@@ -55,6 +55,9 @@ _LONG_LOOK: Final = 0.5
 _LONGEST_LOOK: Final = 30.0
 """Seconds between further looks, and of all looks, while the process that has such work may have died."""
 
+_LONGEST_DOUBT: Final = 5.0
+"""Seconds of all looks while the habit of a caller is not known: its other answers show it soon."""
+
 _JUDGED_AFTER: Final = 0.25
 """Seconds after which the habit of a caller is judged. Clients retry later: after 0.375 seconds or more."""
 
@@ -180,43 +183,62 @@ class LostCalls:
 
     async def _joined(self, submission: Submission, number: int) -> Work | Stored | None:
         """The work of a lost call that this retry joins, None if there is none. It waits while the process that has
-        such work may have died, until another one takes that over."""
-        caller, fingerprint, began = submission.caller, submission.body_fingerprint, _now()
+        such work may have died, until another one takes that over, and while a loss is in doubt."""
+        fingerprint = submission.body_fingerprint
         if fingerprint is None:
             return None
+        began, longest = _now(), min(_LONGEST_LOOK, submission.wait_seconds or math.inf)
+        retry = _Retry(submission.caller, fingerprint, number, self._clock())
         for pause in chain(_LOOKS, repeat(_LONG_LOOK)):
             await asyncio.sleep(pause)
-            work = await self._found(caller, fingerprint, number)
+            work = await self._found(retry)
             seconds = _now() - began
-            if work is not None or seconds > min(_LONGEST_LOOK, submission.wait_seconds or math.inf):
+            if work is not None or seconds > longest:
                 return work
-            if seconds >= sum(_LOOKS) and not await self._may_be_left(caller, fingerprint, seconds):
-                return await self._found(caller, fingerprint, number)
+            if seconds >= sum(_LOOKS) and not await self._may_come(retry, seconds):
+                return await self._found(retry)
         return None
 
-    async def _may_be_left(self, caller: Caller, fingerprint: str, seconds: float) -> bool:
+    async def _may_come(self, retry: "_Retry", seconds: float) -> bool:
+        """Whether a retry that has looked for so many seconds may find a lost call later."""
+        if seconds <= _LONGEST_DOUBT and any(
+            each.unsure and self._keeps(each.caller_id) is None for each in await self._candidates(retry)
+        ):
+            return True
         process = self._ledger.process
         return await self._archive.read(
-            lambda queries: queries.may_be_left(caller.id, fingerprint, process=process, seconds=seconds)
+            lambda queries: queries.may_be_left(
+                retry.caller.id, retry.fingerprint, process=process, seconds=seconds
+            )
         )
 
-    async def _found(self, caller: Caller, fingerprint: str, number: int) -> Work | Stored | None:
-        """The work of a lost call that try `number` joins now."""
-        rows = await self._archive.read(lambda queries: queries.lost_calls(caller.id, fingerprint))
-        for lost in _candidates(rows, number, self._clock()):
+    async def _candidates(self, retry: "_Retry") -> list[LostCallRecord]:
+        rows = await self._archive.read(
+            lambda queries: queries.lost_calls(retry.caller.id, retry.fingerprint)
+        )
+        return retry.candidates(rows, self._clock())
+
+    async def _found(self, retry: "_Retry") -> Work | Stored | None:
+        """The work of a lost call that this retry joins now."""
+        for lost in await self._candidates(retry):
             if lost.unsure and not await self._is_likely(lost):
                 continue
-            work = await self._take(lost, caller)
+            work = await self._take(lost, retry.caller)
             if work is not None and not _is_cancelled(work):
                 return work
         return None
 
+    def _keeps(self, caller_id: str) -> bool | None:
+        """Whether the clients of this caller keep their connections, None if that is not known."""
+        habit = self._habits.get(caller_id)
+        return None if habit is None else habit.keeps(_now())
+
     async def _is_likely(self, lost: LostCallRecord) -> bool:
         """Whether its caller is known to keep connections by now; or this is the caller's latest call in any process,
         and no try of the caller was refused here, so that a retry can only be of this call."""
-        habit = self._habits.get(lost.caller_id)
-        if habit is not None and (keeps := habit.keeps(_now())) is not None:
+        if (keeps := self._keeps(lost.caller_id)) is not None:
             return keeps
+        habit = self._habits.get(lost.caller_id)
         if habit is not None and habit.refused_at > _now() - _HABIT:
             return False
         page = Page(lost.caller_id, limit=1)
@@ -294,6 +316,33 @@ class _Habit:
         return True if before > len(self.ended) else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Retry:
+    """A retry of a client. `number` counts its tries from 0. It arrived at a Unix time."""
+
+    caller: Caller
+    fingerprint: str
+    number: int
+    arrived_at: float
+
+    def candidates(self, rows: Iterable[LostCallRecord], now: float) -> list[LostCallRecord]:
+        """The calls that this retry may join, in this order: those without a written answer, the oldest first, and
+        then those with one whose client retries at about this time, the latest first."""
+        shortest = min(_FIRST_PAUSE * 2 ** (min(self.number, 10) - 1), _LONGEST_PAUSE)
+        unwritten = [each for each in rows if each.answered_try is None]
+        written = [
+            each
+            for each in rows
+            if each.answered_try == self.number - 1
+            and each.lost_at <= now - 0.8 * shortest
+            and each.lost_at >= self.arrived_at - 2 * shortest - _LATE
+        ]
+        return [
+            *sorted(unwritten, key=lambda each: each.accepted_at),
+            *sorted(written, key=lambda each: -each.lost_at),
+        ]
+
+
 def call_of(work: Work | Stored, submission: Submission) -> LostCallRecord:
     """The row of a call with this work, if it is lost now."""
     return _row(work, submission.caller.id, submission.body_fingerprint or "", time.time())
@@ -311,22 +360,6 @@ def _row(work: Work | Stored, caller_id: str, body_fingerprint: str, now: float)
 
 async def _result(task: asyncio.Task[T]) -> T:
     return await task
-
-
-def _candidates(rows: Iterable[LostCallRecord], number: int, now: float) -> list[LostCallRecord]:
-    """The calls that try `number` may join, in this order: those without a written answer, the oldest first, and then
-    those with one whose client retries about now, the latest first."""
-    shortest = min(_FIRST_PAUSE * 2 ** (min(number, 10) - 1), _LONGEST_PAUSE)
-    unwritten = [each for each in rows if each.answered_try is None]
-    written = [
-        each
-        for each in rows
-        if each.answered_try == number - 1 and 0.8 * shortest <= now - each.lost_at <= 2 * shortest + _LATE
-    ]
-    return [
-        *sorted(unwritten, key=lambda each: each.accepted_at),
-        *sorted(written, key=lambda each: -each.lost_at),
-    ]
 
 
 def _is_cancelled(work: Work | Stored) -> bool:

@@ -323,6 +323,21 @@ async def test_the_only_call_of_an_unknown_caller_is_joined_and_no_other():
 
 
 @in_virtual_time
+async def test_a_retry_in_doubt_waits_until_other_answers_show_that_its_caller_keeps_connections():
+    door = a_door()
+    lost, ending = await answered(door, kept=0)
+    other, _ = call(door, body="another")
+    await asyncio.sleep(0.4)
+    retry, _ = call(door, number=1)
+    await asyncio.sleep(2)
+    for _ in range(3):
+        await door.calls.answered("admin")
+
+    assert lost == (await retry).id
+    await asyncio.wait([other, ending])
+
+
+@in_virtual_time
 async def test_a_refused_try_makes_no_retry_join_the_only_call_of_an_unknown_caller():
     door = a_door()
     lost, ending = await answered(door, kept=0)
