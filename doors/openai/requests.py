@@ -84,9 +84,9 @@ class Call:
 
 
 def wait_seconds(timeout: str | None) -> float | None:
-    """The seconds from its arrival after which a call is answered although its work still runs: five before its client
-    stops waiting, which is after `timeout`. A client that waits for less than 7.5 would get no time for its work then:
-    it gets half of what it waits, up to 2.5. None without a limit."""
+    """The seconds after its arrival at which a call is answered although its work still runs. None without a limit.
+    That is five seconds before the client stops waiting, which is after `timeout`. A timeout under 7.5 seconds would
+    leave the work hardly any time so: then it is after half of the timeout, and after 2.5 seconds at the latest."""
     try:
         seconds = float(timeout or "")
     except ValueError:
