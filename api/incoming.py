@@ -289,6 +289,12 @@ def bytes_of_body(caller_id: str) -> Iterator[bytes]:
         yield bytes(_bytes(memory))
 
 
+def has_body() -> bool:
+    """Whether the request has a body, by its framing (RFC 9112, 6.3)."""
+    sent = current()
+    return bool(sent.content_length) or "Transfer-Encoding" in sent.headers
+
+
 def take_memory(caller_id: str, size: int) -> Callable[[], None]:
     """Take `size` bytes of the memory for large bodies. Returns a function that gives them back. Raises QueueFull."""
     return limits().large_bodies.take(caller_id, size, retry_after=lambda: _SOON)

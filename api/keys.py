@@ -80,11 +80,18 @@ def delete_key(key_id: str) -> Response:
 def rotate_key(key_id: str) -> Response:
     """Give a key another text. Its identity stays."""
     service, keys = _for_admin()
-    with incoming.body(g.caller) as body:
-        grace = parse_rotation(body)
+    grace = _grace()
     rotated, text = service.loop.run(keys.rotate(key_id, grace, roles.actor()))
     log.info("key_rotated", request=g.request_id, key=key_id, grace_seconds=grace)
     return _with_text(view(rotated), text)
+
+
+def _grace() -> float:
+    """The time of grace that the body names, in seconds. No body is an empty one."""
+    if not incoming.has_body():
+        return parse_rotation({})
+    with incoming.body(g.caller) as body:
+        return parse_rotation(body)
 
 
 def _for_admin() -> tuple[Runtime, NamedKeys]:

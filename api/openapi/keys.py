@@ -65,7 +65,8 @@ def _of_one() -> dict[str, dict[str, Operation]]:
         "/keys/{key_id}/rotate": {
             "post": operation(
                 "rotateKey", "Give a key another text; its identity stays", "KeyWithText", who=ADMIN_ONLY,
-                parameters=(_ID,), takes=json_of("Rotation"), errors=(*BODY_ERRORS, "404"),
+                parameters=(_ID,), takes=json_of("Rotation"), needs_body=False,
+                errors=(*BODY_ERRORS, "404"),
             )
         },
     }  # fmt: skip

@@ -48,6 +48,7 @@ class Operation:
     who: Sequence[str] = ()
     parameters: Sequence[JSON] = ()
     takes: JSON = field(default_factory=dict)
+    needs_body: bool = True
     errors: Iterable[str] = ()
     callback: str | None = None
     creates: bool = False
@@ -70,7 +71,7 @@ class Operation:
         if self.who:
             described["x-roles"] = list(self.who)
         if self.takes:
-            described["requestBody"] = {"required": True, "content": self.takes}
+            described["requestBody"] = {"required": self.needs_body, "content": self.takes}
         if self.callback:
             described["callbacks"] = {
                 "ended": {"{$request.body#/webhook}": {"post": _webhook(self.callback)}}

@@ -252,6 +252,34 @@ def test_rotation_without_grace_ends_the_old_text_at_once(client):
     )
 
 
+@pytest.mark.parametrize(
+    "sent", [{}, {"json": {}}, {"data": ""}, {"data": "", "content_type": "application/json"}]
+)
+def test_rotation_without_a_body_has_no_grace(client, sent):
+    key_id, old = make_key(client)
+
+    rotated = client.post(f"/keys/{key_id}/rotate", headers=ADMIN, **sent)
+
+    assert (200, None) == (rotated.status_code, rotated.json["previous_valid_until"])
+    assert 401 == client.get("/generations", headers=old).status_code
+    assert 200 == client.get("/generations", headers={"X-API-Key": rotated.json["key"]}).status_code
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"data": "{}"}, 415),
+        ({"data": " ", "content_type": "application/json"}, 400),
+        ({"data": "grace_seconds=60", "content_type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_a_rotation_with_a_body_that_cannot_be_read_is_refused(client, sent, status):
+    key_id, by = make_key(client)
+
+    assert status == client.post(f"/keys/{key_id}/rotate", headers=ADMIN, **sent).status_code
+    assert 200 == client.get("/generations", headers=by).status_code
+
+
 def test_a_deleted_key_is_refused_at_once_in_the_process_that_deleted_it(client):
     key_id, by = make_key(client)
     assert 200 == client.get("/generations", headers=by).status_code
