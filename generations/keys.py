@@ -37,6 +37,8 @@ _SHOWN: Final = len(KEY_START) + 6
 _TRIES: Final = 50
 """How often a change is tried while other processes change keys. Each time, one of them succeeds."""
 
+_UNKNOWN: Final = "No key has this id."
+
 _BUSY: Final = "Other processes keep changing keys. The change was not made."
 
 
@@ -126,7 +128,7 @@ class NamedKeys:
         """A key, which may be deleted. Raises NotFound."""
         found = await self._archive.read(lambda queries: queries.api_key(key_id))
         if found is None:
-            raise NotFound("No key has this id.")
+            raise NotFound(_UNKNOWN)
         return found
 
     async def page(self, *, limit: int, before: Place | None) -> Sequence[ApiKeyRecord]:
@@ -184,8 +186,8 @@ class NamedKeys:
         async with self._changing:
             for _ in range(_TRIES):
                 last, before = await self._archive.read(read)
-                if key_id is not None and (before is None or before.deleted_at is not None):
-                    raise NotFound("No key has this id.")
+                if key_id is not None:
+                    _require_present(before)
                 record = replace(change(before), revision=last + 1)
                 if await self._ledger.claim(ClaimApiKey(record, act(record))):
                     # The change is made, and requests read it once the ledger answers.
@@ -218,6 +220,14 @@ def view(key: ApiKeyRecord) -> dict[str, Any]:
         "deleted_at": _moment(key.deleted_at),
         "previous_valid_until": _moment(key.previous_until),
     }
+
+
+def _require_present(key: ApiKeyRecord | None) -> None:
+    """Raises NotFound for a key that does not exist or is deleted."""
+    if key is None:
+        raise NotFound(_UNKNOWN)
+    if key.deleted_at is not None:
+        raise NotFound(f"The key with this id was deleted at {iso8601(key.deleted_at)}.")
 
 
 def _new_text() -> str:

@@ -289,8 +289,21 @@ def test_a_deleted_key_is_refused_at_once_in_the_process_that_deleted_it(client)
     assert 401 == client.get("/generations", headers=by).status_code
     assert [] == client.get("/keys", headers=ADMIN).json["keys"]
     assert client.get(f"/keys/{key_id}", headers=ADMIN).json["deleted_at"]
-    assert 404 == client.delete(f"/keys/{key_id}", headers=ADMIN).status_code
-    assert 404 == change_key(client, key_id, name="a").status_code
+
+
+def test_a_deleted_key_cannot_be_changed_and_the_refusal_says_why(client):
+    key_id, _ = make_key(client)
+    client.delete(f"/keys/{key_id}", headers=ADMIN)
+    deleted_at = client.get(f"/keys/{key_id}", headers=ADMIN).json["deleted_at"]
+
+    for answer in (
+        change_key(client, key_id, name="a"),
+        client.post(f"/keys/{key_id}/rotate", headers=ADMIN),
+        client.delete(f"/keys/{key_id}", headers=ADMIN),
+    ):
+        assert (404, "not_found") == code(answer)
+        assert f"The key with this id was deleted at {deleted_at}." == answer.json["detail"]
+    assert "No key has this id." == change_key(client, "key_unknown", name="a").json["detail"]
 
 
 def test_the_waiting_work_of_a_deleted_key_is_cancelled_and_its_running_work_ends(make_app):
