@@ -4,6 +4,7 @@ An unknown field is an error, since a misspelt limit must never mean none.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -27,12 +28,15 @@ LARGEST_BUDGET: Final = 1_000_000_000.0
 LONGEST_GRACE: Final = 30 * 86_400
 
 _EVERY_OF_OWNER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/\*")
-_NOT_PRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+_NOT_SHOWN: Final = frozenset({"Cc", "Cf", "Cs"})
+"""Unicode's categories of characters that are not shown themselves: controls, format characters, which can reverse the
+text around them, and lone surrogates."""
 
 
 def _plain(text: str) -> str:
-    if _NOT_PRINTABLE.search(text):
-        raise ValueError("must not have control characters")
+    if any(unicodedata.category(each) in _NOT_SHOWN for each in text):
+        raise ValueError("must not have control or format characters")
     if text != text.strip():
         raise ValueError("must not begin or end with a space")
     return text

@@ -57,6 +57,33 @@ def test_the_keys_are_listed_in_pages_the_newest_first(client):
     assert ["cursor"] == fields(client.get("/keys?cursor=x", headers=ADMIN))
 
 
+@pytest.mark.parametrize(
+    "character",
+    ["\0", "\n", "\x1b", "\x7f", "\x85", "\u200b", "\u200f", "\u202e", "\u2066", "\ufeff", "\U000e0041"],
+)
+def test_characters_that_are_not_shown_are_refused_in_names_and_tags(client, character):
+    key_id, _ = make_key(client, "shop", tags={"team": "a"})
+    text = f"sh{character}op"
+
+    for wrong in ({"name": text}, {"tags": {text: "a"}}, {"tags": {"team": text}}):
+        for answer in (
+            client.post("/keys", json={"name": "new", **wrong}, headers=ADMIN),
+            change_key(client, key_id, **wrong),
+        ):
+            assert [*wrong] == fields(answer)
+    [kept] = client.get("/keys", headers=ADMIN).json["keys"]
+    assert ("shop", {"team": "a"}) == (kept["name"], kept["tags"])
+
+
+def test_letters_marks_and_symbols_of_any_script_are_allowed_in_names_and_tags(client):
+    text = "Küche 厨房 \u05de\u05d8\u05d1\u05d7 कु e\u0301 🍳"
+
+    _, by = make_key(client, text, tags={text: text})
+
+    own = client.get("/keys/self", headers=by).json
+    assert (text, {text: text}) == (own["name"], own["tags"])
+
+
 SOON = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 
 
