@@ -76,6 +76,8 @@ def parse_list(query: Mapping[str, str], registry: Registry, owner: Owner) -> Pa
     metadata = {name: value for name, value in query.items() if name.startswith(_METADATA)}
     query = {name: value for name, value in query.items() if name not in metadata}
     problems = _unknown(query, _OF_LIST)
+    if _METADATA in metadata:
+        problems.append(Problem(_METADATA, "must have a name after the dot"))
     state = _chosen("state", query, (*UNFINISHED, *ENDED), problems)
     model = registry.find(query["model"]) if "model" in query else None
     name = model.name if model else Target.parse(query.get("model", "")).name

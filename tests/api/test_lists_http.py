@@ -90,6 +90,13 @@ def test_a_list_is_filtered_by_metadata_batch_kind_and_a_part_of_the_prompt_in_a
     assert [] == prompts(client, "?kind=video")
 
 
+def test_a_filter_by_metadata_needs_a_name(client):
+    assert ["metadata."] == fields(client.get("/generations?metadata.=x", headers=USER))
+    assert ["metadata", "metadata."] == sorted(
+        fields(client.get("/generations?metadata=x&metadata.=x&metadata.a=x", headers=USER))
+    )
+
+
 def test_an_admin_lists_the_work_of_a_key_by_its_id_or_name_and_that_of_all(client):
     shop, by_shop = make_key(client)
     _, by_other = make_key(client, "other")
