@@ -105,7 +105,7 @@ def replicate_webhook_secret() -> Response:
         raise Forbidden("The secret of this service's webhooks is for its own keys. Ask its operator.")
     secret = service.core.outbox.secrets.shown_to(principal.id)
     if secret is None:
-        raise NotFound("This service signs no webhooks, since WEBHOOK_SECRET is not set.")
+        raise NotFound("Webhooks of the admin key are not signed, since WEBHOOK_SECRET is not set.")
     return jsonify({"key": secret})
 
 

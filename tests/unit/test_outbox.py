@@ -337,6 +337,25 @@ async def test_an_outcome_that_cannot_be_written_blocks_no_other_delivery():
     assert Counter(pending=4, delivered=6) == Counter(each.state for each in outcome.rows.values())
 
 
+# Announcements
+
+
+@pytest.mark.parametrize("says", [200, 500, LOST, HANGS])
+@in_virtual_time
+async def test_the_start_of_work_is_posted_once_and_not_recorded(says):
+    """Replicate does not retry webhooks of intermediate states."""
+    outcome = Story(Fake(says))
+    outbox = outcome.begun()
+    outbox.announce("gen_1", URL, Message("user_1", b"{}"))
+    await asyncio.sleep(DAY)
+    await outbox.aclose()
+
+    [sent] = outcome.sender.attempts
+    assert "gen_1_start" == sent.id
+    is_valid(sent.headers, b"{}")
+    assert [] == outcome.written
+
+
 # Stops and restarts
 
 
