@@ -15,6 +15,7 @@ from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.memory import MemoryLedger
 from providers.memory import MemoryProvider
 from tests.support.callers import SERVER_TOKEN
+from tests.support.outbox_wiring import secrets
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import AtOnce, a_picture, core, submission
 
@@ -64,7 +65,8 @@ class Process:
         now = asyncio.get_running_loop().time
         self.directory = KeyDirectory(archive=archive, ledger=self.ledger, supervisor=NoWork(), now=now)
         self.keys = NamedKeys(
-            ledger=self.ledger, archive=archive, directory=self.directory, budgets=None, digest=str, now=now,
+            ledger=self.ledger, archive=archive, directory=self.directory, budgets=None, digest=str,
+            webhook_secrets=secrets(None), now=now,
         )  # fmt: skip
         self.directory.load(self.ledger)
         self.task = asyncio.create_task(self.directory.run())
