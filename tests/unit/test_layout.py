@@ -33,7 +33,8 @@ SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in RO
 SIMULATOR = sorted(ROOT.glob("simulator/*.py"))
 TOOLS = sorted([*ROOT.glob("bench/**/*.py"), *ROOT.glob("harness/*.py")])
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
-OURS = [*SERVICE, *SIMULATOR, *TOOLS, *TESTS]
+CLIENT = sorted(ROOT.glob("client/replicate_concurrent/**/*.py"))
+OURS = [*SERVICE, *SIMULATOR, *TOOLS, *TESTS, *CLIENT]
 
 USERS = {
     "flask": ("app.py", "api/"),
@@ -58,9 +59,14 @@ def own_name(path):
     return path.stem if path.parent == ROOT else path.relative_to(ROOT).parts[0]
 
 
+def home(path):
+    """The directory from which a file is imported: the client is a distribution of its own."""
+    return ROOT / "client" if ROOT / "client" in path.parents else ROOT
+
+
 def module(path):
     """The dotted name of a file."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return ".".join(path.relative_to(home(path)).with_suffix("").parts).removesuffix(".__init__")
 
 
 @cache
@@ -155,6 +161,18 @@ def test_the_bench_imports_no_tests(path):
     assert "tests" not in imported(path)
 
 
+@pytest.mark.parametrize("path", CLIENT, ids=shown)
+def test_the_client_imports_nothing_of_the_service(path):
+    others = {own_name(each) for each in [*SERVICE, *SIMULATOR, *TOOLS, *TESTS]}
+
+    assert set() == imported(path) & others
+
+
+@pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR], ids=shown)
+def test_the_service_and_the_simulator_import_nothing_of_the_client(path):
+    assert "replicate_concurrent" not in imported(path)
+
+
 READERS = [*ROOT.glob("settings/*.py"), ROOT / "network/tls.py"]
 """`network/tls.py` reads the variables of OpenSSL, which reads them from the environment as well."""
 
@@ -169,7 +187,7 @@ def test_only_settings_reads_the_environment(path):
     assert set() == named & {"environ", "environb", "getenv", "getenvb"}
 
 
-@pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR, *TOOLS], ids=shown)
+@pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR, *TOOLS, *CLIENT], ids=shown)
 def test_a_module_is_short_has_short_functions_and_opens_with_what_it_does(path):
     functions = [
         node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)

@@ -1,0 +1,95 @@
+"""The Python client of the service: `Client` and `AsyncClient`. Names are imported when they are first used, so that
+the command `rcg` starts quickly."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from replicate_concurrent.version import VERSION
+
+if TYPE_CHECKING:
+    from replicate_concurrent.async_client import AsyncClient
+    from replicate_concurrent.client import Client
+    from replicate_concurrent.errors import (
+        ApiError,
+        BadAnswer,
+        BadOutput,
+        BudgetExceeded,
+        Canceled,
+        ConfigError,
+        ConnectionLost,
+        ContentRefused,
+        Forbidden,
+        GenerationFailed,
+        IdempotencyConflict,
+        InvalidRequest,
+        NoServer,
+        NotFound,
+        OutputLost,
+        QueueFull,
+        ReplicateConcurrentError,
+        TimedOut,
+        TooLarge,
+        Unauthenticated,
+        Unavailable,
+    )
+    from replicate_concurrent.handles import AsyncHandle, Handle
+    from replicate_concurrent.results import Batch, Event, Generation, Key, Model, Plan, Status, Usage
+
+__version__ = VERSION
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AsyncHandle",
+    "BadAnswer",
+    "BadOutput",
+    "Batch",
+    "BudgetExceeded",
+    "Canceled",
+    "Client",
+    "ConfigError",
+    "ConnectionLost",
+    "ContentRefused",
+    "Event",
+    "Forbidden",
+    "Generation",
+    "GenerationFailed",
+    "Handle",
+    "IdempotencyConflict",
+    "InvalidRequest",
+    "Key",
+    "Model",
+    "NoServer",
+    "NotFound",
+    "OutputLost",
+    "Plan",
+    "QueueFull",
+    "ReplicateConcurrentError",
+    "Status",
+    "TimedOut",
+    "TooLarge",
+    "Unauthenticated",
+    "Unavailable",
+    "Usage",
+    "__version__",
+]
+
+_MODULES = {
+    "AsyncClient": "async_client",
+    "Client": "client",
+    **dict.fromkeys(("AsyncHandle", "Handle"), "handles"),
+    **dict.fromkeys(("Batch", "Event", "Generation", "Key", "Model", "Plan", "Status", "Usage"), "results"),
+}
+"""Where a name is defined; all others are errors."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

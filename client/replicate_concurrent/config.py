@@ -1,0 +1,133 @@
+"""Where the service is, and with which key: from arguments, else from the environment, else from the file.
+
+The environment has `RCG_URL`, `RCG_API_KEY` and `REPLICATE_API_TOKEN`. The file is `rcg/config.toml` in the user's
+directory for configuration, or what `RCG_CONFIG` names; it has `url`, `api_key` and `replicate_api_token`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import mkstemp
+from urllib.parse import urlsplit
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from replicate_concurrent.errors import ConfigError
+
+FIELDS = ("url", "api_key", "replicate_api_token")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`url` is None for the service of this user on this machine. The `repr` shows no key."""
+
+    url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    replicate_api_token: str | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> str | None:
+        """The key to send: that of the service, else the user's own token."""
+        return self.api_key or self.replicate_api_token
+
+
+def load(
+    url: str | None = None,
+    api_key: str | None = None,
+    replicate_api_token: str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings of a client. The first place that has a key or a token decides for both. Those of a file that names
+    an address are only for this address.
+
+    Raises ConfigError if the address is none, a key cannot be sent, or the file cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    passed = Settings(url or None, api_key or None, replicate_api_token or None)
+    named = Settings(
+        environ.get("RCG_URL") or None,
+        environ.get("RCG_API_KEY") or None,
+        environ.get("REPLICATE_API_TOKEN") or None,
+    )
+    places = [passed, named]
+    if not ((passed.url or named.url) and (passed.key or named.key)):
+        places.append(read(path_of(environ)))
+    address = next((_checked_url(each.url) for each in places if each.url), None)
+    kept = places[2:]
+    if kept and kept[0].url and _checked_url(kept[0].url) != address:
+        places.pop()
+    keys = next((each for each in places if each.key), Settings())
+    return replace(
+        keys,
+        url=address,
+        api_key=_visible(keys.api_key),
+        replicate_api_token=_visible(keys.replicate_api_token),
+    )
+
+
+def path_of(environ: Mapping[str, str] | None = None) -> Path:
+    """The path of the configuration file, which need not exist."""
+    environ = os.environ if environ is None else environ
+    if named := environ.get("RCG_CONFIG"):
+        return Path(named)
+    if sys.platform == "win32":
+        base = Path(environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return base / "rcg" / "config.toml"
+
+
+def read(path: Path) -> Settings:
+    """The settings of a file; empty ones if there is none. Raises ConfigError."""
+    try:
+        kept = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return Settings()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    texts = {name: kept.get(name) or None for name in FIELDS}
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"{path}: {name} must be a text")
+    return Settings(**texts)
+
+
+def write(settings: Settings, path: Path) -> None:
+    """Write the file, readable by this user alone. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lines = [f'{name} = "{value}"\n' for name in FIELDS if (value := getattr(settings, name))]
+    descriptor, beside = mkstemp(dir=path.parent, prefix=".config-")  # of mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+        Path(beside).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(beside).unlink()
+        raise
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or set(url) & set('"\\ \n'):
+        raise ConfigError(f"The address of the service must be like http://localhost:5000, got {url!r}.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError("The address of the service must have no user name, query or fragment.")
+    return url.rstrip("/")
+
+
+def _visible(key: str | None) -> str | None:
+    if key is not None and not all("!" <= each <= "~" and each not in '"\\' for each in key):
+        raise ConfigError("A key has characters that no key has, such as a space or a line break.")
+    return key

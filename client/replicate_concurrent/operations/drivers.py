@@ -1,0 +1,225 @@
+"""The two drivers: they perform the steps of operations, one with blocking calls and one on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, cast
+
+import httpx
+
+from replicate_concurrent.operations.steps import (
+    Chunk,
+    Close,
+    Do,
+    Emit,
+    Now,
+    Open,
+    Opened,
+    Operation,
+    Part,
+    Pause,
+    Request,
+    Send,
+    T,
+)
+
+_CONNECT = 10.0
+"""Seconds to connect."""
+
+Clock = Callable[[], float]
+
+_UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30.0)
+"""The service limits how many requests wait; a second queue in the client would hide its answers."""
+
+
+class Driver:
+    """Performs steps with blocking calls. The times are arguments, so that tests need not wait."""
+
+    def __init__(
+        self,
+        http: httpx.Client | None = None,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._owned = http is None
+        self.http = http or httpx.Client(limits=_UNLIMITED)
+        self._clock = clock
+        self._sleep = sleep
+
+    def run(self, operation: Operation[T]) -> T:
+        """The result of an operation. Raises what it raises."""
+        result: list[T] = []
+        for _ in self._steps(operation, result):
+            pass
+        return result[0]
+
+    def iterate(self, operation: Operation[Any]) -> Iterator[Any]:
+        """The values that an operation emits."""
+        yield from self._steps(operation, [])
+
+    def close(self) -> None:
+        if self._owned:
+            self.http.close()
+
+    def _steps(self, operation: Operation[T], result: list[T]) -> Iterator[Any]:
+        opened: list[Opened] = []
+        try:
+            step = next(operation)
+            while True:
+                if isinstance(step, Emit):
+                    yield step.value
+                    step = operation.send(None)
+                    continue
+                try:
+                    done = self._perform(step, opened)
+                except Exception as error:
+                    step = operation.throw(error)
+                else:
+                    step = operation.send(done)
+        except StopIteration as end:
+            result.append(end.value)
+        finally:
+            operation.close()
+            for each in opened:
+                each.response.close()
+
+    def _perform(self, step: object, opened: list[Opened]) -> Any:
+        match step:
+            case Send(request):
+                with ExitStack() as files:
+                    return self.http.send(
+                        built(self.http, request, files), follow_redirects=request.follow_redirects
+                    )
+            case Open(request):
+                with ExitStack() as files:
+                    response = self.http.send(
+                        built(self.http, request, files),
+                        stream=True,
+                        follow_redirects=request.follow_redirects,
+                    )
+                opened.append(Opened(response, response.iter_bytes()))
+                return opened[-1]
+            case Chunk(each):
+                return next(cast("Iterator[bytes]", each.chunks), None)
+            case Close(each):
+                each.response.close()
+                return None
+            case Now():
+                return self._clock()
+            case Pause(seconds):
+                self._sleep(seconds)
+                return None
+            case Do(function, arguments):
+                return function(*arguments)
+        raise TypeError(f"not a step: {step!r}")
+
+
+class AsyncDriver:
+    """Performs steps on asyncio. What may block runs in a thread."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient | None = None,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._owned = http is None
+        self.http = http or httpx.AsyncClient(limits=_UNLIMITED)
+        self._clock = clock
+        self._sleep = sleep
+
+    async def run(self, operation: Operation[T]) -> T:
+        """The result of an operation. Raises what it raises."""
+        result: list[T] = []
+        async for _ in self._steps(operation, result):
+            pass
+        return result[0]
+
+    async def iterate(self, operation: Operation[Any]) -> AsyncIterator[Any]:
+        """The values that an operation emits."""
+        async for value in self._steps(operation, []):
+            yield value
+
+    async def close(self) -> None:
+        if self._owned:
+            await self.http.aclose()
+
+    async def _steps(self, operation: Operation[T], result: list[T]) -> AsyncIterator[Any]:
+        opened: list[Opened] = []
+        try:
+            step = next(operation)
+            while True:
+                if isinstance(step, Emit):
+                    yield step.value
+                    step = operation.send(None)
+                    continue
+                try:
+                    done = await self._perform(step, opened)
+                except Exception as error:
+                    step = operation.throw(error)
+                else:
+                    step = operation.send(done)
+        except StopIteration as end:
+            result.append(end.value)
+        finally:
+            operation.close()
+            for each in opened:
+                await each.response.aclose()
+
+    async def _perform(self, step: object, opened: list[Opened]) -> Any:
+        match step:
+            case Send(request):
+                with ExitStack() as files:
+                    return await self.http.send(
+                        built(self.http, request, files), follow_redirects=request.follow_redirects
+                    )
+            case Open(request):
+                with ExitStack() as files:
+                    response = await self.http.send(
+                        built(self.http, request, files),
+                        stream=True,
+                        follow_redirects=request.follow_redirects,
+                    )
+                opened.append(Opened(response, response.aiter_bytes()))
+                return opened[-1]
+            case Chunk(each):
+                return await anext(cast("AsyncIterator[bytes]", each.chunks), None)
+            case Close(each):
+                await each.response.aclose()
+                return None
+            case Now():
+                return self._clock()
+            case Pause(seconds):
+                await self._sleep(seconds)
+                return None
+            case Do(function, arguments):
+                return await asyncio.to_thread(function, *arguments)
+        raise TypeError(f"not a step: {step!r}")
+
+
+def built(http: httpx.Client | httpx.AsyncClient, request: Request, files: ExitStack) -> httpx.Request:
+    """The request for httpx. Files of its parts are open until the end of `files`."""
+    parts = [(part.name, _content(part, files)) for part in request.parts]
+    return http.build_request(
+        request.method,
+        request.url,
+        headers=dict(request.headers),
+        json=request.json,
+        params=request.params,
+        files=parts or None,
+        timeout=httpx.Timeout(request.timeout, connect=min(_CONNECT, request.timeout), pool=None),
+    )
+
+
+def _content(part: Part, files: ExitStack) -> Any:
+    content = (
+        part.content if isinstance(part.content, bytes) else files.enter_context(part.content.open("rb"))
+    )
+    if part.filename is None:
+        return None, content
+    return part.filename, content, part.content_type or "application/octet-stream"

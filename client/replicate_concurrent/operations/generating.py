@@ -1,0 +1,117 @@
+"""One generation: submitted, looked at until it ends, cancelled, followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replicate_concurrent.errors import Canceled, TimedOut, Unavailable
+from replicate_concurrent.operations.sending import Call, Service, json_of, send
+from replicate_concurrent.operations.steps import Operation, Pause, now
+from replicate_concurrent.results import Generation, generation
+
+HELD = 20
+"""Seconds for which the service holds an answer, so that no connection must live for long."""
+
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.25, 2.0
+"""Seconds between two looks. They grow by a tenth of the time that has passed."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to generate: the JSON body of `POST /generate`, and the key under which the service knows it."""
+
+    body: Mapping[str, Any]
+    key: str | None = None
+
+
+def order(
+    prompt: str | None,
+    model: str,
+    *,
+    idempotency_key: str | None,
+    webhook: str | None,
+    metadata: Mapping[str, str] | None,
+    parameters: Mapping[str, Any],
+) -> Order:
+    """An order from the arguments of `generate` and `submit`."""
+    if parameters.get("dry_run"):
+        raise TypeError("dry_run makes no generation; call estimate(…) for the forecast")
+    own = {"prompt": prompt, "webhook": webhook, "metadata": metadata}
+    body = {
+        "model_name": model,
+        **parameters,
+        **{name: each for name, each in own.items() if each is not None},
+    }
+    return Order(body, idempotency_key)
+
+
+def submit(
+    service: Service, wanted: Order, *, wait: int = 0, deadline: float | None = None
+) -> Operation[Generation]:
+    """A generation that the service has accepted. It has ended if it did within `wait` seconds.
+
+    Raises ApiError, also for a generation that has failed.
+    """
+    if deadline is None:
+        deadline = (yield from now()) + service.timeout
+    call = Call("POST", "/generate", json=dict(wanted.body), key=wanted.key, wait=wait)
+    try:
+        response = yield from send(service, call, deadline=deadline)
+    except Unavailable as error:
+        if error.id is None:
+            raise
+        return generation({"id": error.id, "status": "queued"})  # the next process continues it
+    return generation(json_of(response))
+
+
+def generate(service: Service, wanted: Order) -> Operation[Generation]:
+    """The generation with its outputs.
+
+    Raises ApiError if it failed, and TimedOut after the client's timeout.
+    """
+    deadline = (yield from now()) + service.timeout
+    made = yield from submit(service, wanted, wait=HELD, deadline=deadline)
+    return (yield from _ended(service, made, deadline))
+
+
+def wait(service: Service, target: str, *, timeout: float | None) -> Operation[Generation]:
+    """The generation with this id, once it has ended. Raises as `generate`; without `timeout` only if it failed."""
+    deadline = float("inf") if timeout is None else (yield from now()) + timeout
+    return (yield from _ended(service, (yield from look(service, target)), deadline))
+
+
+def look(service: Service, target: str) -> Operation[Generation]:
+    """The generation with this id, in any state. Raises NotFound."""
+    deadline = (yield from now()) + service.timeout
+    response = yield from send(service, Call("GET", f"/generations/{target}"), deadline=deadline)
+    return generation(json_of(response))
+
+
+def cancel(service: Service, target: str) -> Operation[Generation]:
+    """Cancel a generation. Returns it as it then is: one that had ended stays as it was."""
+    deadline = (yield from now()) + service.timeout
+    response = yield from send(service, Call("DELETE", f"/generations/{target}"), deadline=deadline)
+    return generation(json_of(response))
+
+
+def raise_if_failed(made: Generation) -> None:
+    """Raise the error of a generation that has failed. One with a placeholder has not."""
+    if made.error is not None and not made.placeholder:
+        if made.status == "canceled":
+            raise Canceled(made.error.raw)
+        raise made.error
+
+
+def _ended(service: Service, made: Generation, deadline: float) -> Operation[Generation]:
+    started = yield from now()
+    while not made.has_ended:
+        at = yield from now()
+        if at >= deadline:
+            raise TimedOut(f"{made.id} has not ended in time. It goes on at the service.", id=made.id)
+        pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, (at - started) / 10))
+        yield Pause(min(pause, deadline - at))
+        made = yield from look(service, made.id)
+    raise_if_failed(made)
+    return made

@@ -1,0 +1,278 @@
+"""One request until it is answered: with its idempotency key, over lost connections, 429 and 503, within a deadline.
+
+A request is sent again only if that is safe: the service knows it by its key, it changes nothing twice, or it cannot
+have arrived. `x-should-retry: false` ends it always.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from replicate_concurrent.config import Settings
+from replicate_concurrent.errors import (
+    ApiError,
+    BadAnswer,
+    ConfigError,
+    ConnectionLost,
+    ReplicateConcurrentError,
+    api_error,
+)
+from replicate_concurrent.operations.steps import Do, Operation, Part, Pause, Request, Send, now
+from replicate_concurrent.version import VERSION
+
+_READ = 60.0
+"""Seconds in which a service answers that is not asked to wait."""
+
+_UNREACHED = 10.0
+"""Seconds to try to connect to an address that never answered, which may be wrong."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
+"""Seconds between attempts, when the service does not say how long."""
+
+_KEYED = ("/generate", "/generate-batch", "/configure")
+"""Where the service knows a repeated POST, or the POST is the same twice."""
+
+_ADMIN = ("/configure", "/keys", "/audit", "/_admin/")
+"""What the user does as the administrator of a service of this machine."""
+
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+_USELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.ProxyError)
+"""Errors that the next attempt would have, too."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to the service. `wait` is for how many seconds the service may hold the answer; 0 for not at all, None
+    for a route that has no such choice."""
+
+    method: str
+    path: str
+    json: Any = None
+    parts: tuple[Part, ...] = ()
+    params: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    key: str | None = None
+    wait: int | None = None
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.method != "POST" or self.path.startswith(_KEYED)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A service, and the keys to send there. A service of this machine has an `admin_key` beside the user's token."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    admin_key: str | None = field(default=None, repr=False)
+
+
+class Service:
+    """The service that a client calls: its address and key, and whether it has answered so far."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        timeout: float,
+        *,
+        find: Callable[[Settings], tuple[str, str]],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.timeout = timeout
+        """Seconds that a call may take, unless it says otherwise."""
+        self.jitter = jitter
+        self.has_answered = False
+        self._wanted = settings
+        self._find = find
+        self._found: Address | None = None
+
+    def ready(self) -> Operation[Address]:
+        """Where to send requests. A service of this machine is found or started. Raises NoServer."""
+        if self._found is None:
+            wanted = self._wanted
+            if wanted.url is not None:
+                self._found = Address(wanted.url, wanted.key)
+            else:
+                url, admin_key = yield Do(self._find, (wanted,))
+                self._found = Address(url, wanted.replicate_api_token or admin_key, admin_key)
+        return self._found
+
+    def forget(self) -> None:
+        """Look for the service of this machine again: one that was idle for long has ended."""
+        self._found = None
+
+
+def new_key() -> str:
+    """An idempotency key."""
+    return f"rcg-{uuid.uuid4()}"
+
+
+def send(service: Service, call: Call, *, deadline: float) -> Operation[httpx.Response]:
+    """The response to a call, of a status below 300.
+
+    Raises ApiError, ConnectionLost if it was not answered before the `deadline`, BadAnswer, and ConfigError.
+    """
+    if call.method == "POST" and call.key is None:
+        call = replace(call, key=new_key())
+    started = yield from now()
+    attempt = 0
+    while True:
+        address = yield from service.ready()
+        answer = yield from _answered(address, call, deadline)
+        if isinstance(answer, httpx.Response):
+            service.has_answered = True
+            if answer.status_code < 300:
+                return answer
+            if answer.status_code == 429 and call.wait:
+                call = replace(call, wait=0)  # too many wait for a result already
+        elif isinstance(answer, _NOT_SENT):
+            service.forget()
+        trouble = _trouble(address.url, call, answer)
+        pause = _pause(answer, attempt, service.jitter())
+        attempt += 1
+        if (yield from now()) + pause > (
+            deadline if service.has_answered else min(deadline, started + _UNREACHED)
+        ):
+            raise trouble
+        yield Pause(pause)
+
+
+def json_of(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of a response. Raises BadAnswer."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise BadAnswer(
+            f"{response.request.url} answered {response.status_code} with {response.headers.get('content-type')}, "
+            "which is no answer of this service. Is the address right?"
+        )
+    return body
+
+
+def error_of(response: httpx.Response) -> ReplicateConcurrentError:
+    """The error that a response of a status from 300 is."""
+    status, request_id = response.status_code, response.headers.get("x-request-id")
+    if response.is_redirect:
+        return BadAnswer(
+            f"{response.request.url} redirects to {response.headers['location']}. "
+            "The key is not sent there; set that address if it is the service."
+        )
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and "code" in body:
+        return api_error(body, status=status, request_id=request_id)
+    shown = {
+        "code": f"http_{status}",
+        "detail": f"{response.request.url} answered {status} {response.reason_phrase}.",
+    }
+    return ApiError(shown, status=status, request_id=request_id)
+
+
+def _request(address: Address, call: Call, left: float) -> Request:
+    headers = {**call.headers, "User-Agent": f"replicate-concurrent/{VERSION}"}
+    if address.admin_key and call.path.startswith(_ADMIN):
+        headers["X-Admin-API-Key"] = address.admin_key
+    elif address.key:
+        headers["Authorization"] = f"Bearer {address.key}"
+    if call.key is not None:
+        headers["Idempotency-Key"] = call.key
+    wait = call.wait
+    if wait is not None:
+        wait = int(max(0.0, min(wait, left)))
+        headers["Prefer"] = f"wait={wait}" if wait else "respond-async"
+    return Request(
+        call.method,
+        f"{address.url}{call.path}",
+        headers=headers,
+        json=call.json,
+        params=call.params,
+        parts=call.parts,
+        timeout=max(1.0, min(_READ, left)) + (wait or 0),
+    )
+
+
+def _answered(
+    address: Address, call: Call, deadline: float
+) -> Operation[httpx.Response | httpx.TransportError]:
+    left = deadline - (yield from now())
+    try:
+        response: httpx.Response = yield Send(_request(address, call, left))
+    except httpx.TransportError as error:
+        return error
+    return response
+
+
+def _trouble(url: str, call: Call, answer: httpx.Response | httpx.TransportError) -> ReplicateConcurrentError:
+    """The error of an attempt, if another one may succeed; raised if not."""
+    if isinstance(answer, httpx.Response):
+        trouble = error_of(answer)
+        may_repeat = _is_temporary(call, answer, trouble)
+    else:
+        trouble = _lost(url, answer)
+        is_certain = isinstance(trouble, ConfigError)
+        may_repeat = not is_certain and (call.is_repeatable or isinstance(answer, _NOT_SENT))
+    if may_repeat:
+        return trouble
+    raise trouble from (None if isinstance(answer, httpx.Response) else answer)
+
+
+def _lost(url: str, error: httpx.TransportError) -> ReplicateConcurrentError:
+    reason = str(error) or type(error).__name__
+    if isinstance(_root(error), ssl.SSLCertVerificationError):
+        return ConfigError(f"The certificate of {url} is not trusted: {reason}. SSL_CERT_FILE names others.")
+    if isinstance(error, _USELESS):
+        return ConfigError(f"{url} cannot be called: {reason}")
+    if isinstance(error, _NOT_SENT):
+        return ConnectionLost(f"{url} cannot be reached: {reason}")
+    return ConnectionLost(f"{url} did not answer: {reason}")
+
+
+def _root(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _is_temporary(call: Call, response: httpx.Response, trouble: ReplicateConcurrentError) -> bool:
+    """Whether the same request may be answered otherwise later, and costs nothing twice."""
+    if not isinstance(trouble, ApiError) or response.headers.get("x-should-retry") == "false":
+        return False
+    is_own = "retryable" in trouble.raw  # else a proxy has answered
+    if response.status_code in (429, 503):
+        return trouble.retryable or not is_own
+    if is_own:
+        return call.is_repeatable and trouble.retryable and trouble.id is None
+    return call.is_repeatable and response.status_code in (502, 504)
+
+
+def _pause(answer: httpx.Response | httpx.TransportError, attempt: int, jitter: float) -> float:
+    """The seconds until the next attempt: as `Retry-After` says, and up to a tenth more, so that callers spread."""
+    if not isinstance(answer, httpx.Response):
+        return _backoff(attempt, jitter)
+    wanted = answer.headers.get("retry-after", "").strip()
+    if wanted.isascii() and wanted.isdigit():
+        return int(wanted) * (1 + jitter / 10)
+    try:
+        at = parsedate_to_datetime(wanted)
+    except ValueError:
+        return _backoff(attempt, jitter)
+    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds()) * (1 + jitter / 10)
+
+
+def _backoff(attempt: int, jitter: float) -> float:
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10)) * (0.5 + jitter / 2)
