@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +37,21 @@ class Settings:
     def key(self) -> str | None:
         """The key to send: that of the service, else the user's own token."""
         return self.api_key or self.replicate_api_token
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Address:
+    """A service, and the keys to send there. A service of this machine has an `admin_key` beside the user's token, and
+    `is_current` tells whether it still runs; if not, another program may have its port."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    admin_key: str | None = field(default=None, repr=False)
+    is_current: Callable[[], bool] = field(default=_always, repr=False, compare=False)
 
 
 def load(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from api import client_wheels
 from harness.service_process import running_service
 from settings import Settings
 
@@ -32,7 +33,18 @@ def _copied() -> list[str]:
     """The files and folders of the checkout that get into the image."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     patterns = [line[1:].rstrip("/") for line in lines if line.startswith("!")]
-    return [str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)]
+    return [
+        str(path.relative_to(ROOT))
+        for pattern in patterns
+        if pattern not in _removed()
+        for path in ROOT.glob(pattern)
+    ]
+
+
+def _removed() -> set[str]:
+    """What only the build of the image has."""
+    (wheel,) = [rest for name, rest in _instructions() if name == "RUN" and "pip wheel" in rest]
+    return set(re.search(r"rm -r ([^&]+) &&", wheel)[1].split())
 
 
 def _the_only(name: str) -> str:
@@ -52,6 +64,13 @@ def test_the_container_holds_every_module_the_service_imports(tmp_path):
     modules = {Path(file).name for file in loaded if file.startswith(str(tmp_path))}
     assert {path.name for path in tmp_path.glob("*.py")} - {"gunicorn.conf.py"} <= modules
     assert not [file for file in loaded if file.startswith(str(ROOT)) and "site-packages" not in file]
+
+
+def test_the_container_has_the_wheel_of_the_client_and_neither_its_source_nor_the_simulator():
+    wheel = next(rest for name, rest in _instructions() if name == "RUN" and "pip wheel" in rest)
+
+    assert {"client", "simulator", ".dockerignore"} == _removed()
+    assert wheel.endswith(f"&& mkdir client && mv /wheels {client_wheels.DIST.relative_to(ROOT)}")
 
 
 def test_the_container_runs_what_the_readme_and_make_run_run():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
-from replicate_concurrent.config import Settings
+from replicate_concurrent.config import Address, Settings
 from replicate_concurrent.operations.drivers import AsyncDriver, Driver
 from replicate_concurrent.operations.sending import Service
 from replicate_concurrent.operations.steps import Operation
@@ -84,5 +84,5 @@ class ScriptedService:
         self._sleep(seconds)
 
 
-def _no_service(settings: Settings) -> tuple[str, str]:
+def _no_service(settings: Settings) -> Address:
     raise AssertionError("the tests of a scripted service look for no other one")

@@ -1,14 +1,72 @@
-"""The service of this user on this machine."""
+"""The service of this user on this machine: found, started when a script needs it, and ended when none does.
 
-from replicate_concurrent.config import Settings
-from replicate_concurrent.errors import NoServer
+One service has all scripts of the user, so that they share the limits of one account. It ends by itself after ten
+minutes without use.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from replicate_concurrent.config import Address, Settings
+from replicate_concurrent.errors import ConfigError, NoServer
+
+if TYPE_CHECKING:
+    from replicate_concurrent.local.caring import Diagnosis, Stopped
+    from replicate_concurrent.local.finding import Local
 
 
-def find_or_start(settings: Settings) -> tuple[str, str]:  # noqa: ARG001 - until services are started
-    """The URL and the admin key of the running service, or of a new one. Raises NoServer."""
-    raise NoServer(
-        "There is no address of a service. One of these gives one:\n"
-        "  - set RCG_URL, or pass url=…, to a service that runs\n"
-        "  - pip install 'replicate-concurrent[serve]', which starts one on this machine when it is needed\n"
-        "  - in a clone of the service: make run, and RCG_URL=http://localhost:5000"
+def find_or_start(settings: Settings) -> Address:
+    """The address of the running service, or of a new one. Blocks while it starts, usually a second.
+
+    Its `key` is the script's own token, which pays. A simulated service needs none, so there it is the private key.
+
+    Warns if the limits of the service are not those of this script. Raises ConfigError without a token or with a wrong
+    variable, and NoServer if none runs and none can be started."""
+    local, token = _local(), _token(settings)
+    if token is None and not local.wanted.simulated:
+        raise ConfigError(_no_token(settings))
+    found = local.find_or_start().state
+    key = found.key if local.wanted.simulated else token
+    return Address(found.url, key, found.key, is_current=partial(local.is_at, found.url))
+
+
+def stop() -> Stopped:
+    """End the running service, or the simulated one with RCG_SIMULATE=1. Waits for running work, for two minutes."""
+    from replicate_concurrent.local import caring
+
+    return caring.stop(_local().place)
+
+
+def doctor(settings: Settings) -> Diagnosis:
+    """How the service is, and what a script with these settings would get."""
+    from replicate_concurrent.local import caring
+
+    return caring.doctor(_local(), has_token=_token(settings) is not None)
+
+
+def _local() -> Local:
+    """Raises NoServer on a system that has no such services, and ConfigError."""
+    if sys.platform == "win32":  # it has no `fcntl`
+        raise NoServer("On Windows no script can start a service. Set RCG_URL to the address of one.")
+    from replicate_concurrent.local.finding import Local  # most clients need none of it
+
+    return Local.of(os.environ)
+
+
+def _token(settings: Settings) -> str | None:
+    """The user's own token of Replicate."""
+    named = (settings.replicate_api_token, settings.api_key)
+    return next((each for each in named if each and each.startswith("r8_")), None)
+
+
+def _no_token(settings: Settings) -> str:
+    if settings.key:
+        return "The key is no token of Replicate (r8_…). If it is that of a service, set RCG_URL to its address, too."
+    return (
+        "There is no token of Replicate. `rcg init` asks for it and keeps it; REPLICATE_API_TOKEN has it for one "
+        "script. Without one, RCG_SIMULATE=1 makes simulated pictures."
     )

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httpx
 
@@ -34,6 +34,9 @@ Clock = Callable[[], float]
 _UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30.0)
 """The service limits how many requests wait; a second queue in the client would hide its answers."""
 
+_NO_PROXY: Final = {"all://127.0.0.1": None}
+"""A proxy does not reach the service of this machine."""
+
 
 class Driver:
     """Performs steps with blocking calls. The times are arguments, so that tests need not wait."""
@@ -46,7 +49,7 @@ class Driver:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._owned = http is None
-        self.http = http or httpx.Client(limits=_UNLIMITED)
+        self.http = http or httpx.Client(limits=_UNLIMITED, mounts=_NO_PROXY)
         self._clock = clock
         self._sleep = sleep
 
@@ -129,7 +132,7 @@ class AsyncDriver:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._owned = http is None
-        self.http = http or httpx.AsyncClient(limits=_UNLIMITED)
+        self.http = http or httpx.AsyncClient(limits=_UNLIMITED, mounts=_NO_PROXY)
         self._clock = clock
         self._sleep = sleep
 

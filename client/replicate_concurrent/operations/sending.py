@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from replicate_concurrent.config import Settings
+from replicate_concurrent.config import Address, Settings
 from replicate_concurrent.errors import (
     ApiError,
     BadAnswer,
@@ -69,15 +69,6 @@ class Call:
         return self.method != "POST" or self.path.startswith(_KEYED)
 
 
-@dataclass(frozen=True)
-class Address:
-    """A service, and the keys to send there. A service of this machine has an `admin_key` beside the user's token."""
-
-    url: str
-    key: str | None = field(default=None, repr=False)
-    admin_key: str | None = field(default=None, repr=False)
-
-
 class Service:
     """The service that a client calls: its address and key, and whether it has answered so far."""
 
@@ -86,7 +77,7 @@ class Service:
         settings: Settings,
         timeout: float,
         *,
-        find: Callable[[Settings], tuple[str, str]],
+        find: Callable[[Settings], Address],
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.timeout = timeout
@@ -99,13 +90,10 @@ class Service:
 
     def ready(self) -> Operation[Address]:
         """Where to send requests. A service of this machine is found or started. Raises NoServer."""
-        if self._found is None:
-            wanted = self._wanted
-            if wanted.url is not None:
-                self._found = Address(wanted.url, wanted.key)
-            else:
-                url, admin_key = yield Do(self._find, (wanted,))
-                self._found = Address(url, wanted.replicate_api_token or admin_key, admin_key)
+        if self._wanted.url is not None:
+            return Address(self._wanted.url, self._wanted.key)
+        if self._found is None or not self._found.is_current():
+            self._found = yield Do(self._find, (self._wanted,))
         return self._found
 
     def forget(self) -> None:

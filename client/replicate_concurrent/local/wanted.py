@@ -1,0 +1,60 @@
+"""What a script wants of the local service, from its environment: whether Replicate is simulated, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from replicate_concurrent.errors import ConfigError
+
+CONCURRENT, PER_MINUTE = "REPLICATE_CONCURRENT_LIMIT", "REPLICATE_REQUESTS_PER_MINUTE"
+
+_LIMITS = {
+    CONCURRENT: (CONCURRENT, "REPLICATE_GLOBAL_MAX_CONCURRENT"),
+    PER_MINUTE: (PER_MINUTE,),
+}
+"""The settings of the service, and the variables of a script that mean them. The smallest counts. The second name is
+that of the package `replicate-batch-process`."""
+
+_PASSED = {
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "IDLE_EXIT_SECONDS",
+    "REPLICATE_BASE_URL", "REPLICATE_OTHER_REQUESTS_PER_MINUTE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+}  # fmt: skip
+"""The variables that the service has from the script that starts it. No others: PORT, HOST or DATABASE_URL of a script
+are seldom meant for this service. Further settings are in `.env` in its directory."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """`limits` are settings of the service with their values, as far as the script sets any. `environ` are the
+    variables that the service inherits."""
+
+    simulated: bool
+    limits: Mapping[str, int]
+    environ: Mapping[str, str]
+
+
+def wanted(environ: Mapping[str, str]) -> Wanted:
+    """What a script with these variables wants. Raises ConfigError."""
+    limits = {
+        setting: min(values)
+        for setting, names in _LIMITS.items()
+        if (values := [_number(name, environ[name]) for name in names if environ.get(name, "").strip()])
+    }
+    passed = {name: environ[name] for name in _PASSED if environ.get(name)}
+    return Wanted(is_true("RCG_SIMULATE", environ.get("RCG_SIMULATE", "")), limits, passed)
+
+
+def is_true(name: str, value: str) -> bool:
+    """Raises ConfigError for what is neither yes nor no, since a misspelt one must not be taken for either."""
+    word = value.strip().lower()
+    if word not in {"", "0", "1", "false", "true", "no", "yes", "off", "on"}:
+        raise ConfigError(f"{name}: must be 1 or 0.")
+    return word in {"1", "true", "yes", "on"}
+
+
+def _number(name: str, value: str) -> int:
+    if not value.strip().isdecimal() or int(value) < 1:
+        raise ConfigError(f"{name}: must be a whole number from 1.")
+    return int(value)

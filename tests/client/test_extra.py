@@ -1,0 +1,20 @@
+"""The extra `serve`: what the service and its simulator need, on the systems where they run."""
+
+import re
+import tomllib
+
+from tests.unit.test_layout import ROOT
+
+MARKER = "python_version >= '3.11' and python_version < '3.14' and sys_platform != 'win32'"
+
+
+def test_the_extra_has_the_pins_of_the_service_and_its_simulator_and_no_others():
+    pinned = {
+        found[0]
+        for name in ("requirements.txt", "requirements-simulator.txt")
+        for line in (ROOT / name).read_text().splitlines()
+        if (found := re.match(r"[a-z]\S+", line))
+    }
+    project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
+
+    assert {f"{each}; {MARKER}" for each in pinned} == set(project["optional-dependencies"]["serve"])
