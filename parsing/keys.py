@@ -33,9 +33,12 @@ _NOT_SHOWN: Final = frozenset({"Cc", "Cf", "Cs"})
 """Unicode's categories of characters that are not shown themselves: controls, format characters, which can reverse the
 text around them, and lone surrogates."""
 
+_JOINERS: Final = frozenset("\u200c\u200d")
+"""Format characters that names in Persian, and emoji, are written with."""
+
 
 def _plain(text: str) -> str:
-    if any(unicodedata.category(each) in _NOT_SHOWN for each in text):
+    if any(unicodedata.category(each) in _NOT_SHOWN for each in text if each not in _JOINERS):
         raise ValueError("must not have control or format characters")
     if text != text.strip():
         raise ValueError("must not begin or end with a space")

@@ -22,9 +22,7 @@ def refuse_others(body: Mapping[str, Any], find: Callable[[str], Model | None]) 
     found = {field: find(name) for field, name in names.items() if isinstance(name, str)}
     refuse_if_any(
         [
-            Problem(
-                field, f"is of the kind {model.kind}, and this route takes models of images", names[field]
-            )
+            Problem(field, f"makes {model.kind}, and this route makes images only", names[field])
             for field, model in found.items()
             if model is not None and not may_make_images(model)
         ]

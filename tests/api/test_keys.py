@@ -76,7 +76,7 @@ def test_characters_that_are_not_shown_are_refused_in_names_and_tags(client, cha
 
 
 def test_letters_marks_and_symbols_of_any_script_are_allowed_in_names_and_tags(client):
-    text = "Küche 厨房 \u05de\u05d8\u05d1\u05d7 कु e\u0301 🍳"
+    text = "Küche 厨房 \u05de\u05d8\u05d1\u05d7 कु e\u0301 🍳 \u0645\u06cc\u200c\u062e 👩\u200d🚀"
 
     _, by = make_key(client, text, tags={text: text})
 

@@ -85,7 +85,7 @@ def test_a_model_that_makes_a_list_puts_out_a_list(client, simulator):
 
 
 def test_with_a_public_url_of_https_outputs_are_links_to_kept_files(serve, connect):
-    url = serve(PUBLIC_URL="https://here.example/below", REPLICATE_WEBHOOKS=0)
+    url = serve(PUBLIC_URL="https://here.example/below")
 
     output = connect(url).run(PRO, input=FOX)
 

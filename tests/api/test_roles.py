@@ -28,6 +28,8 @@ TABLE = {
     ("GET", "/models"): OPEN,
     ("GET", "/models/{name}"): OPEN,
     ("GET", "/files/{generation}/{name}"): OPEN,
+    ("GET", "/client"): OPEN,
+    ("GET", "/client/{name}"): OPEN,
     ("POST", "/webhooks/replicate"): OPEN,
     ("POST", "/generate"): GENERATE,
     ("POST", "/generate-batch"): GENERATE,
