@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ConfigError,
         ConnectionLost,
         ContentRefused,
+        FieldProblem,
         Forbidden,
         GenerationFailed,
         IdempotencyConflict,
@@ -34,18 +35,21 @@ if TYPE_CHECKING:
         Unauthenticated,
         Unavailable,
     )
-    from replicate_concurrent.handles import AsyncHandle, Handle
+    from replicate_concurrent.handles import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
+    from replicate_concurrent.operations.references import Upload
     from replicate_concurrent.results import Batch, Event, Generation, Key, Model, Plan, Status, Usage
 
 __version__ = VERSION
 
 __all__ = [
     "ApiError",
+    "AsyncBatchHandle",
     "AsyncClient",
     "AsyncHandle",
     "BadAnswer",
     "BadOutput",
     "Batch",
+    "BatchHandle",
     "BudgetExceeded",
     "Canceled",
     "Client",
@@ -53,6 +57,7 @@ __all__ = [
     "ConnectionLost",
     "ContentRefused",
     "Event",
+    "FieldProblem",
     "Forbidden",
     "Generation",
     "GenerationFailed",
@@ -72,6 +77,7 @@ __all__ = [
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
+    "Upload",
     "Usage",
     "__version__",
 ]
@@ -79,7 +85,8 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "async_client",
     "Client": "client",
-    **dict.fromkeys(("AsyncHandle", "Handle"), "handles"),
+    "Upload": "operations.references",
+    **dict.fromkeys(("AsyncBatchHandle", "AsyncHandle", "BatchHandle", "Handle"), "handles"),
     **dict.fromkeys(("Batch", "Event", "Generation", "Key", "Model", "Plan", "Status", "Usage"), "results"),
 }
 """Where a name is defined; all others are errors."""

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from replicate_concurrent import config
-from replicate_concurrent.handles import AsyncHandle
+from replicate_concurrent.handles import NAME, AsyncBatchHandle, AsyncHandle
 from replicate_concurrent.local import find_or_start
-from replicate_concurrent.operations import generating, looking
+from replicate_concurrent.named_keys import AsyncKeys
+from replicate_concurrent.operations import batches, generating, looking, references, saving
 from replicate_concurrent.operations.drivers import AsyncDriver
+from replicate_concurrent.operations.references import Upload
 from replicate_concurrent.operations.sending import Service
-from replicate_concurrent.results import Generation
+from replicate_concurrent.operations.steps import do
+from replicate_concurrent.results import (
+    Batch,
+    Generation,
+    Model,
+    Plan,
+    Status,
+    Usage,
+)
 
 
 class AsyncClient:
@@ -46,6 +58,7 @@ class AsyncClient:
     ) -> None:
         self._service = Service(config.load(url, api_key, replicate_api_token), timeout, find=find_or_start)
         self._driver = AsyncDriver(http)
+        self.keys = AsyncKeys(self._service, self._driver)
 
     async def __aenter__(self) -> AsyncClient:
         try:
@@ -74,8 +87,8 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
         **parameters: Any,
     ) -> Generation:
-        """Generate, and return the outputs. `parameters` are those of the model; files may be paths, bytes, file
-        objects or PIL images.
+        """Generate, and return the outputs. `parameters` are those of the model and of `POST /generate`; files may be
+        paths, bytes, file objects or images of PIL.
 
         Raises ApiError if the request was refused or the generation failed, and TimedOut after the client's timeout.
         """
@@ -115,8 +128,115 @@ class AsyncClient:
         return AsyncHandle(id, self._service, self._driver)
 
     async def cancel(self, id: str) -> Generation:  # noqa: A002 - the service's name for it
-        """Cancel the generation with this id."""
+        """Cancel the generation with this id. Returns it as it then is."""
         return await self.handle(id).cancel()
+
+    async def batch(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        model: str | None = None,
+        requests: Sequence[Mapping[str, Any]] | None = None,
+        idempotency_key: str | None = None,
+        webhook: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **common: Any,
+    ) -> Batch:
+        """Generate a batch: one model with many prompts and `common` parameters, or whole requests. Returns all
+        results in input order, however long that takes. A failed item has an `error`; it does not raise.
+
+        Raises ApiError if the batch was refused.
+        """
+        wanted = batches.order(
+            prompts,
+            model,
+            requests=requests,
+            idempotency_key=idempotency_key,
+            webhook=webhook,
+            metadata=metadata,
+            common=common,
+        )
+        return await self._driver.run(batches.run(self._service, wanted))
+
+    async def submit_batch(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        model: str | None = None,
+        requests: Sequence[Mapping[str, Any]] | None = None,
+        idempotency_key: str | None = None,
+        webhook: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **common: Any,
+    ) -> AsyncBatchHandle:
+        """Submit a batch, as `batch`, without waiting for it."""
+        wanted = batches.order(
+            prompts,
+            model,
+            requests=requests,
+            idempotency_key=idempotency_key,
+            webhook=webhook,
+            metadata=metadata,
+            common=common,
+        )
+        return self.batch_handle((await self._driver.run(batches.submit(self._service, wanted))).id)
+
+    def batch_handle(self, id: str) -> AsyncBatchHandle:  # noqa: A002 - the service's name for it
+        """The handle of the batch with this id."""
+        return AsyncBatchHandle(id, self._service, self._driver)
+
+    async def estimate(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        model: str | None = None,
+        requests: Sequence[Mapping[str, Any]] | None = None,
+        **parameters: Any,
+    ) -> Plan:
+        """The forecast of `generate`, for one prompt, or else of `batch`: seconds and USD. Nothing is spent."""
+        return await self._driver.run(looking.estimate(self._service, prompts, model, requests, parameters))
+
+    async def save(
+        self,
+        made: Generation,
+        directory: str | Path = ".",
+        name: str = NAME,
+        *,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write the outputs of a generation into a directory; see `Generation.save`."""
+        return await self._driver.run(saving.save(self._service, made, directory, name, overwrite=overwrite))
+
+    async def upload(self, file: Any) -> Upload:
+        """Read a file once, for any number of later calls of this process: a path, bytes, a file object or an image
+        of PIL. The service has no route for uploads; each request that names it sends it."""
+        return await self._driver.run(do(references.upload, file))
+
+    async def models(self, search: str | None = None) -> list[Model]:
+        """The declared models; with `search`, those that fit, also others at Replicate."""
+        return await self._driver.run(looking.models(self._service, search))
+
+    async def model(self, name: str) -> Model:
+        """One model, with the schema of its parameters. Raises NotFound."""
+        return await self._driver.run(looking.model(self._service, name))
+
+    async def usage(
+        self,
+        group_by: str | Sequence[str] | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+    ) -> Usage:
+        """The number and the cost of ended generations, by `model`, `day`, `key`, `tag:…`, `metadata:…`."""
+        return await self._driver.run(looking.usage(self._service, group_by, since, until))
+
+    async def status(self) -> Status:
+        """The state of the service: its slots, its window, what waits."""
+        return await self._driver.run(looking.status(self._service))
+
+    async def configure(self, **limits: int | None) -> Status:
+        """Change limits, such as `concurrent_limit` and `requests_per_minute`, for an administrator. None returns to
+        that of the service's environment."""
+        return await self._driver.run(looking.configure(self._service, limits))
 
     async def request(
         self,
@@ -131,3 +251,23 @@ class AsyncClient:
         return await self._driver.run(
             looking.request(self._service, method, path, json=json, params=params, headers=headers)
         )
+
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        batch: str | None = None,
+        kind: str | None = None,
+        prompt: str | None = None,
+        since: str | date | None = None,
+        metadata: Mapping[str, str] | None = None,
+        key: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Generation]:
+        """The caller's generations, the latest first; pages are fetched when they are needed."""
+        found = looking.generations(
+            self._service, limit=limit, since=since, metadata=metadata,
+            state=state, model=model, batch=batch, kind=kind, prompt=prompt, key=key,
+        )  # fmt: skip
+        return self._driver.iterate(found)

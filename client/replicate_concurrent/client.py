@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from replicate_concurrent import config
-from replicate_concurrent.handles import Handle
+from replicate_concurrent.handles import NAME, BatchHandle, Handle, Saver
 from replicate_concurrent.local import find_or_start
-from replicate_concurrent.operations import generating, looking
+from replicate_concurrent.named_keys import Keys
+from replicate_concurrent.operations import batches, generating, looking, references
 from replicate_concurrent.operations.drivers import Driver
+from replicate_concurrent.operations.references import Upload
 from replicate_concurrent.operations.sending import Service
-from replicate_concurrent.results import Generation
+from replicate_concurrent.results import (
+    Batch,
+    Generation,
+    Model,
+    Plan,
+    Status,
+    Usage,
+    savable,
+    savable_batch,
+)
 
 
 class Client:
@@ -46,6 +59,8 @@ class Client:
     ) -> None:
         self._service = Service(config.load(url, api_key, replicate_api_token), timeout, find=find_or_start)
         self._driver = Driver(http)
+        self._saver = Saver(self._service, self._driver)
+        self.keys = Keys(self._service, self._driver)
         try:
             self._driver.run(self._service.ready())
         except BaseException:
@@ -74,8 +89,8 @@ class Client:
         metadata: Mapping[str, str] | None = None,
         **parameters: Any,
     ) -> Generation:
-        """Generate, and return the outputs. `parameters` are those of the model; files may be paths, bytes, file
-        objects or PIL images.
+        """Generate, and return the outputs. `parameters` are those of the model and of `POST /generate`; files may be
+        paths, bytes, file objects or images of PIL.
 
         Raises ApiError if the request was refused or the generation failed, and TimedOut after the client's timeout.
         """
@@ -87,7 +102,7 @@ class Client:
             metadata=metadata,
             parameters=parameters,
         )
-        return self._driver.run(generating.generate(self._service, wanted))
+        return savable(self._driver.run(generating.generate(self._service, wanted)), self._saver)
 
     def submit(
         self,
@@ -115,8 +130,115 @@ class Client:
         return Handle(id, self._service, self._driver)
 
     def cancel(self, id: str) -> Generation:  # noqa: A002 - the service's name for it
-        """Cancel the generation with this id."""
+        """Cancel the generation with this id. Returns it as it then is."""
         return self.handle(id).cancel()
+
+    def batch(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        model: str | None = None,
+        requests: Sequence[Mapping[str, Any]] | None = None,
+        idempotency_key: str | None = None,
+        webhook: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **common: Any,
+    ) -> Batch:
+        """Generate a batch: one model with many prompts and `common` parameters, or whole requests. Returns all
+        results in input order, however long that takes. A failed item has an `error`; it does not raise.
+
+        Raises ApiError if the batch was refused.
+        """
+        wanted = batches.order(
+            prompts,
+            model,
+            requests=requests,
+            idempotency_key=idempotency_key,
+            webhook=webhook,
+            metadata=metadata,
+            common=common,
+        )
+        return savable_batch(self._driver.run(batches.run(self._service, wanted)), self._saver)
+
+    def submit_batch(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        model: str | None = None,
+        requests: Sequence[Mapping[str, Any]] | None = None,
+        idempotency_key: str | None = None,
+        webhook: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **common: Any,
+    ) -> BatchHandle:
+        """Submit a batch, as `batch`, without waiting for it."""
+        wanted = batches.order(
+            prompts,
+            model,
+            requests=requests,
+            idempotency_key=idempotency_key,
+            webhook=webhook,
+            metadata=metadata,
+            common=common,
+        )
+        return self.batch_handle(self._driver.run(batches.submit(self._service, wanted)).id)
+
+    def batch_handle(self, id: str) -> BatchHandle:  # noqa: A002 - the service's name for it
+        """The handle of the batch with this id."""
+        return BatchHandle(id, self._service, self._driver)
+
+    def estimate(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        model: str | None = None,
+        requests: Sequence[Mapping[str, Any]] | None = None,
+        **parameters: Any,
+    ) -> Plan:
+        """The forecast of `generate`, for one prompt, or else of `batch`: seconds and USD. Nothing is spent."""
+        return self._driver.run(looking.estimate(self._service, prompts, model, requests, parameters))
+
+    def save(
+        self,
+        made: Generation,
+        directory: str | Path = ".",
+        name: str = NAME,
+        *,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write the outputs of a generation into a directory; see `Generation.save`."""
+        return self._saver(made, directory, name, overwrite=overwrite)
+
+    def upload(self, file: Any) -> Upload:
+        """Read a file once, for any number of later calls of this process: a path, bytes, a file object or an image
+        of PIL. The service has no route for uploads; each request that names it sends it."""
+        return references.upload(file)
+
+    def models(self, search: str | None = None) -> list[Model]:
+        """The declared models; with `search`, those that fit, also others at Replicate."""
+        return self._driver.run(looking.models(self._service, search))
+
+    def model(self, name: str) -> Model:
+        """One model, with the schema of its parameters. Raises NotFound."""
+        return self._driver.run(looking.model(self._service, name))
+
+    def usage(
+        self,
+        group_by: str | Sequence[str] | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+    ) -> Usage:
+        """The number and the cost of ended generations, by `model`, `day`, `key`, `tag:…`, `metadata:…`."""
+        return self._driver.run(looking.usage(self._service, group_by, since, until))
+
+    def status(self) -> Status:
+        """The state of the service: its slots, its window, what waits."""
+        return self._driver.run(looking.status(self._service))
+
+    def configure(self, **limits: int | None) -> Status:
+        """Change limits, such as `concurrent_limit` and `requests_per_minute`, for an administrator. None returns to
+        that of the service's environment."""
+        return self._driver.run(looking.configure(self._service, limits))
 
     def request(
         self,
@@ -131,3 +253,24 @@ class Client:
         return self._driver.run(
             looking.request(self._service, method, path, json=json, params=params, headers=headers)
         )
+
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        batch: str | None = None,
+        kind: str | None = None,
+        prompt: str | None = None,
+        since: str | date | None = None,
+        metadata: Mapping[str, str] | None = None,
+        key: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Generation]:
+        """The caller's generations, the latest first; pages are fetched when they are needed."""
+        found = looking.generations(
+            self._service, limit=limit, since=since, metadata=metadata,
+            state=state, model=model, batch=batch, kind=kind, prompt=prompt, key=key,
+        )  # fmt: skip
+        for each in self._driver.iterate(found):
+            yield savable(each, self._saver)

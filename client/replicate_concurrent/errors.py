@@ -115,42 +115,62 @@ class ApiError(ReplicateConcurrentError):
 
 
 class InvalidRequest(ApiError):
+    """The request is not valid. `fields` has every problem."""
+
     codes = ("invalid_request", "invalid_json")
 
 
 class Unauthenticated(ApiError):
+    """The key or the Replicate token was not accepted."""
+
     codes = ("unauthenticated", "replicate_token_rejected", "server_token_rejected")
 
 
 class Forbidden(ApiError):
+    """The key may not do this, or not use this model."""
+
     codes = ("forbidden", "model_not_allowed")
 
 
 class BudgetExceeded(ApiError):
+    """The cost exceeds a budget, or the account is out of credit."""
+
     codes = ("budget_exceeded", "insufficient_credit", "server_out_of_credit")
 
 
 class NotFound(ApiError):
+    """There is nothing with this id, or it belongs to another caller."""
+
     codes = ("not_found",)
 
 
 class IdempotencyConflict(ApiError):
+    """The idempotency key was used for another request."""
+
     codes = ("idempotency_conflict",)
 
 
 class TooLarge(ApiError):
+    """The request is too large."""
+
     codes = ("payload_too_large",)
 
 
 class QueueFull(ApiError):
+    """Too much work waits already. It was tried again for the time of the call."""
+
     codes = ("queue_full", "semaphore_full")
 
 
 class ContentRefused(ApiError):
+    """The model's safety filter refused the prompt or the image."""
+
     codes = ("content_refused",)
 
 
 class GenerationFailed(ApiError):
+    """The generation failed."""
+
     codes: ClassVar[tuple[str, ...]] = (
         "generation_failed",
         "generation_timeout",
@@ -169,6 +189,8 @@ class Canceled(GenerationFailed):
 
 
 class Unavailable(ApiError):
+    """The service stops, or has not started yet."""
+
     codes = ("shutting_down", "starting", "loop_blocked", "still_running")
 
 

@@ -6,7 +6,7 @@ A field that an older service does not send has its default, and fields of a new
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ class Key:
     raw: Json = field(default_factory=dict, repr=False, compare=False)
 
 
-def generation(raw: Json, saver: Saver | None = None) -> Generation:
+def generation(raw: Json) -> Generation:
     """A generation from its JSON."""
     error = raw.get("error")
     failed = isinstance(error, Mapping)
@@ -214,13 +214,12 @@ def generation(raw: Json, saver: Saver | None = None) -> Generation:
         estimated_seconds=raw.get("estimated_seconds"),
         placeholder=raw.get("placeholder") is True,
         raw=raw,
-        saver=saver,
     )
 
 
-def batch(raw: Json, saver: Saver | None = None) -> Batch:
+def batch(raw: Json) -> Batch:
     """A batch from its JSON."""
-    found = [generation(each, saver) for each in _tuple(raw.get("results")) if isinstance(each, Mapping)]
+    found = [generation(each) for each in _tuple(raw.get("results")) if isinstance(each, Mapping)]
     return Batch(
         id=str(raw.get("id") or ""),
         status=str(raw.get("status") or ("completed" if "success" in raw else "")),
@@ -233,6 +232,16 @@ def batch(raw: Json, saver: Saver | None = None) -> Batch:
         results=tuple(sorted(found, key=lambda each: each.index if each.index is not None else 0)),
         raw=raw,
     )
+
+
+def savable(made: Generation, saver: Saver) -> Generation:
+    """The same generation, which can save its files."""
+    return replace(made, saver=saver)
+
+
+def savable_batch(made: Batch, saver: Saver) -> Batch:
+    """The same batch, whose results can save their files."""
+    return replace(made, results=tuple(savable(each, saver) for each in made.results))
 
 
 def plan(raw: Json) -> Plan:

@@ -53,6 +53,14 @@ class ScriptedService:
         with httpx.Client(transport=transport) as http:
             return Driver(http, clock=self._now, sleep=self._sleep).run(operation)
 
+    def emitted(self, operation: Operation[Any]) -> list[Any]:
+        """The values that an operation emits."""
+        transport = httpx.MockTransport(self._answer)
+        if self._on_asyncio:
+            return asyncio.run(self._emitted_on_asyncio(transport, operation))
+        with httpx.Client(transport=transport) as http:
+            return [*Driver(http, clock=self._now, sleep=self._sleep).iterate(operation)]
+
     def bodies(self) -> list[Any]:
         return [json.loads(each.content) for each in self.requests]
 
@@ -62,6 +70,13 @@ class ScriptedService:
     async def _run_on_asyncio(self, transport: httpx.MockTransport, operation: Operation[Any]) -> Any:
         async with httpx.AsyncClient(transport=transport) as http:
             return await AsyncDriver(http, clock=self._now, sleep=self._sleep_on_asyncio).run(operation)
+
+    async def _emitted_on_asyncio(
+        self, transport: httpx.MockTransport, operation: Operation[Any]
+    ) -> list[Any]:
+        async with httpx.AsyncClient(transport=transport) as http:
+            driver = AsyncDriver(http, clock=self._now, sleep=self._sleep_on_asyncio)
+            return [each async for each in driver.iterate(operation)]
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         request.read()

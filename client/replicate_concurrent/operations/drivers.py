@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import httpx
 
@@ -17,10 +17,10 @@ from replicate_concurrent.operations.steps import (
     Emit,
     Now,
     Open,
-    Opened,
     Operation,
     Part,
     Pause,
+    Read,
     Request,
     Send,
     T,
@@ -69,7 +69,7 @@ class Driver:
             self.http.close()
 
     def _steps(self, operation: Operation[T], result: list[T]) -> Iterator[Any]:
-        opened: list[Opened] = []
+        opened: dict[httpx.Response, Iterator[bytes]] = {}
         try:
             step = next(operation)
             while True:
@@ -88,9 +88,9 @@ class Driver:
         finally:
             operation.close()
             for each in opened:
-                each.response.close()
+                each.close()
 
-    def _perform(self, step: object, opened: list[Opened]) -> Any:
+    def _perform(self, step: object, opened: dict[httpx.Response, Iterator[bytes]]) -> Any:
         match step:
             case Send(request):
                 with ExitStack() as files:
@@ -104,12 +104,14 @@ class Driver:
                         stream=True,
                         follow_redirects=request.follow_redirects,
                     )
-                opened.append(Opened(response, response.iter_bytes()))
-                return opened[-1]
-            case Chunk(each):
-                return next(cast("Iterator[bytes]", each.chunks), None)
-            case Close(each):
-                each.response.close()
+                opened[response] = response.iter_bytes()
+                return response
+            case Chunk(response):
+                return next(opened[response], None)
+            case Read(response):
+                return response.read()
+            case Close(response):
+                response.close()
                 return None
             case Now():
                 return self._clock()
@@ -153,7 +155,7 @@ class AsyncDriver:
             await self.http.aclose()
 
     async def _steps(self, operation: Operation[T], result: list[T]) -> AsyncIterator[Any]:
-        opened: list[Opened] = []
+        opened: dict[httpx.Response, AsyncIterator[bytes]] = {}
         try:
             step = next(operation)
             while True:
@@ -172,9 +174,9 @@ class AsyncDriver:
         finally:
             operation.close()
             for each in opened:
-                await each.response.aclose()
+                await each.aclose()
 
-    async def _perform(self, step: object, opened: list[Opened]) -> Any:
+    async def _perform(self, step: object, opened: dict[httpx.Response, AsyncIterator[bytes]]) -> Any:
         match step:
             case Send(request):
                 with ExitStack() as files:
@@ -188,12 +190,14 @@ class AsyncDriver:
                         stream=True,
                         follow_redirects=request.follow_redirects,
                     )
-                opened.append(Opened(response, response.aiter_bytes()))
-                return opened[-1]
-            case Chunk(each):
-                return await anext(cast("AsyncIterator[bytes]", each.chunks), None)
-            case Close(each):
-                await each.response.aclose()
+                opened[response] = response.aiter_bytes()
+                return response
+            case Chunk(response):
+                return await anext(opened[response], None)
+            case Read(response):
+                return await response.aread()
+            case Close(response):
+                await response.aclose()
                 return None
             case Now():
                 return self._clock()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from replicate_concurrent.errors import Canceled, TimedOut, Unavailable
+from replicate_concurrent.operations.references import payload
 from replicate_concurrent.operations.sending import Call, Service, json_of, send
-from replicate_concurrent.operations.steps import Operation, Pause, now
+from replicate_concurrent.operations.steps import Operation, Pause, do, now
 from replicate_concurrent.results import Generation, generation
 
 HELD = 20
@@ -56,7 +57,8 @@ def submit(
     """
     if deadline is None:
         deadline = (yield from now()) + service.timeout
-    call = Call("POST", "/generate", json=dict(wanted.body), key=wanted.key, wait=wait)
+    sent = yield from do(payload, wanted.body)
+    call = Call("POST", "/generate", json=sent.json, parts=sent.parts, key=wanted.key, wait=wait)
     try:
         response = yield from send(service, call, deadline=deadline)
     except Unavailable as error:

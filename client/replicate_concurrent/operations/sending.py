@@ -26,7 +26,7 @@ from replicate_concurrent.errors import (
     ReplicateConcurrentError,
     api_error,
 )
-from replicate_concurrent.operations.steps import Do, Operation, Part, Pause, Request, Send, now
+from replicate_concurrent.operations.steps import Do, Open, Operation, Part, Pause, Read, Request, Send, now
 from replicate_concurrent.version import VERSION
 
 _READ = 60.0
@@ -53,7 +53,7 @@ _USELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.ProxyErro
 @dataclass(frozen=True)
 class Call:
     """A request to the service. `wait` is for how many seconds the service may hold the answer; 0 for not at all, None
-    for a route that has no such choice."""
+    for a route that has no such choice. The body of a call that `is_streamed` is read in chunks."""
 
     method: str
     path: str
@@ -63,6 +63,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     key: str | None = None
     wait: int | None = None
+    is_streamed: bool = False
 
     @property
     def is_repeatable(self) -> bool:
@@ -127,11 +128,10 @@ def send(service: Service, call: Call, *, deadline: float) -> Operation[httpx.Re
         elif isinstance(answer, _NOT_SENT):
             service.forget()
         trouble = _trouble(address.url, call, answer)
-        pause = _pause(answer, attempt, service.jitter())
+        pause = pause_after(answer, attempt, service.jitter())
         attempt += 1
-        if (yield from now()) + pause > (
-            deadline if service.has_answered else min(deadline, started + _UNREACHED)
-        ):
+        last = deadline if service.has_answered else min(deadline, started + _UNREACHED)
+        if (yield from now()) + pause > last:
             raise trouble
         yield Pause(pause)
 
@@ -171,6 +171,21 @@ def error_of(response: httpx.Response) -> ReplicateConcurrentError:
     return ApiError(shown, status=status, request_id=request_id)
 
 
+def pause_after(answer: httpx.Response | httpx.RequestError | None, attempt: int, jitter: float) -> float:
+    """The seconds until the next attempt: as `Retry-After` says, and up to a tenth more, so that callers spread."""
+    if not isinstance(answer, httpx.Response):
+        return _backoff(attempt, jitter)
+    wanted = answer.headers.get("retry-after", "").strip()
+    if wanted.isascii() and wanted.isdigit():
+        return int(wanted) * (1 + jitter / 10)
+    try:
+        at = parsedate_to_datetime(wanted)
+    except ValueError:
+        return _backoff(attempt, jitter)
+    at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds()) * (1 + jitter / 10)
+
+
 def _request(address: Address, call: Call, left: float) -> Request:
     headers = {**call.headers, "User-Agent": f"replicate-concurrent/{VERSION}"}
     if address.admin_key and call.path.startswith(_ADMIN):
@@ -196,16 +211,21 @@ def _request(address: Address, call: Call, left: float) -> Request:
 
 def _answered(
     address: Address, call: Call, deadline: float
-) -> Operation[httpx.Response | httpx.TransportError]:
+) -> Operation[httpx.Response | httpx.RequestError]:
     left = deadline - (yield from now())
+    request = _request(address, call, left)
     try:
-        response: httpx.Response = yield Send(_request(address, call, left))
-    except httpx.TransportError as error:
+        response: httpx.Response = yield (Open(request) if call.is_streamed else Send(request))
+        if call.is_streamed and response.status_code >= 300:
+            yield Read(response)
+    except httpx.RequestError as error:
         return error
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"{request.url} is no address: {error}") from error
     return response
 
 
-def _trouble(url: str, call: Call, answer: httpx.Response | httpx.TransportError) -> ReplicateConcurrentError:
+def _trouble(url: str, call: Call, answer: httpx.Response | httpx.RequestError) -> ReplicateConcurrentError:
     """The error of an attempt, if another one may succeed; raised if not."""
     if isinstance(answer, httpx.Response):
         trouble = error_of(answer)
@@ -219,7 +239,7 @@ def _trouble(url: str, call: Call, answer: httpx.Response | httpx.TransportError
     raise trouble from (None if isinstance(answer, httpx.Response) else answer)
 
 
-def _lost(url: str, error: httpx.TransportError) -> ReplicateConcurrentError:
+def _lost(url: str, error: httpx.RequestError) -> ReplicateConcurrentError:
     reason = str(error) or type(error).__name__
     if isinstance(_root(error), ssl.SSLCertVerificationError):
         return ConfigError(f"The certificate of {url} is not trusted: {reason}. SSL_CERT_FILE names others.")
@@ -246,20 +266,6 @@ def _is_temporary(call: Call, response: httpx.Response, trouble: ReplicateConcur
     if is_own:
         return call.is_repeatable and trouble.retryable and trouble.id is None
     return call.is_repeatable and response.status_code in (502, 504)
-
-
-def _pause(answer: httpx.Response | httpx.TransportError, attempt: int, jitter: float) -> float:
-    """The seconds until the next attempt: as `Retry-After` says, and up to a tenth more, so that callers spread."""
-    if not isinstance(answer, httpx.Response):
-        return _backoff(attempt, jitter)
-    wanted = answer.headers.get("retry-after", "").strip()
-    if wanted.isascii() and wanted.isdigit():
-        return int(wanted) * (1 + jitter / 10)
-    try:
-        at = parsedate_to_datetime(wanted)
-    except ValueError:
-        return _backoff(attempt, jitter)
-    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds()) * (1 + jitter / 10)
 
 
 def _backoff(attempt: int, jitter: float) -> float:

@@ -3,13 +3,14 @@ results, and returns its own. So the logic is written once; `drivers.py` perform
 
     Send(request)     the response, with its body         Now()              seconds of a monotonic clock
     Open(request)     a response whose body is unread     Pause(seconds)
-    Chunk(opened)     its next bytes, None at the end     Do(function, …)    the result of a function that may block
-    Close(opened)                                         Emit(value)        gives a value to who iterates
+    Chunk(response)   its next bytes, None at the end     Do(function, …)    the result of a function that may block
+    Read(response)    all of its body                     Emit(value)        gives a value to the loop over them
+    Close(response)
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,14 +48,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A response whose body is read in chunks."""
-
-    response: httpx.Response
-    chunks: Iterator[bytes] | AsyncIterator[bytes]
-
-
-@dataclass(frozen=True)
 class Send:
     request: Request
 
@@ -66,12 +59,17 @@ class Open:
 
 @dataclass(frozen=True)
 class Chunk:
-    opened: Opened
+    response: httpx.Response
+
+
+@dataclass(frozen=True)
+class Read:
+    response: httpx.Response
 
 
 @dataclass(frozen=True)
 class Close:
-    opened: Opened
+    response: httpx.Response
 
 
 @dataclass(frozen=True)

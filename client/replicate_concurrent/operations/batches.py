@@ -1,0 +1,129 @@
+"""A batch: submitted, looked at until it ends, cancelled, and its results as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from replicate_concurrent.errors import TimedOut, Unavailable
+from replicate_concurrent.operations.generating import HELD, Order
+from replicate_concurrent.operations.references import payload
+from replicate_concurrent.operations.sending import Call, Service, json_of, send
+from replicate_concurrent.operations.steps import Emit, Operation, Pause, do, now
+from replicate_concurrent.results import Batch, batch
+
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.25, 2.0
+"""Seconds between two looks. They grow by a twentieth of the time that has passed."""
+
+_SHARE = 9.0
+"""How much longer the client rests than a look took, since each look at a large batch has all results so far."""
+
+
+def order(
+    prompts: Sequence[str] | None,
+    model: str | None,
+    *,
+    requests: Sequence[Mapping[str, Any]] | None,
+    idempotency_key: str | None,
+    webhook: str | None,
+    metadata: Mapping[str, str] | None,
+    common: Mapping[str, Any],
+) -> Order:
+    """An order from the arguments of `batch` and `submit_batch`. Raises TypeError if they contradict each other."""
+    if common.get("dry_run"):
+        raise TypeError("dry_run makes nothing; call estimate(…) for the forecast")
+    return Order(
+        {**body(prompts, model, requests, common), **_given(webhook=webhook, metadata=metadata)},
+        idempotency_key,
+    )
+
+
+def body(
+    prompts: Sequence[str] | None,
+    model: str | None,
+    requests: Sequence[Mapping[str, Any]] | None,
+    common: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The body of `POST /generate-batch`."""
+    if isinstance(prompts, str):
+        raise TypeError("prompts is a list of texts, and not one text")
+    if requests is None:
+        if model is None or (prompts is None and "inputs" not in common):
+            raise TypeError("a batch needs a list of prompts and model=…, or requests=[…]")
+        return {"model_name": model, **common, **({} if prompts is None else {"prompts": list(prompts)})}
+    if prompts is not None:
+        raise TypeError("a batch has prompts or requests, and not both")
+    of_all = {} if model is None else {"model_name": model}
+    return {**common, "requests": [{**of_all, **each} for each in requests]}
+
+
+def submit(service: Service, wanted: Order, *, wait: int = 0) -> Operation[Batch]:
+    """A batch that the service has accepted. It has ended if it did within `wait` seconds. Raises ApiError."""
+    deadline = (yield from now()) + service.timeout
+    sent = yield from do(payload, wanted.body)
+    call = Call("POST", "/generate-batch", json=sent.json, parts=sent.parts, key=wanted.key, wait=wait)
+    try:
+        response = yield from send(service, call, deadline=deadline)
+    except Unavailable as error:
+        if error.id is None:
+            raise
+        return batch({"id": error.id, "status": "queued"})  # the next process continues it
+    return batch(json_of(response))
+
+
+def run(service: Service, wanted: Order) -> Operation[Batch]:
+    """The batch with all results, in input order. Failed items do not raise. Raises ApiError if it is refused."""
+    made = yield from submit(service, wanted, wait=HELD)
+    return made if made.has_ended else (yield from wait(service, made.id, timeout=None))
+
+
+def wait(service: Service, target: str, *, timeout: float | None) -> Operation[Batch]:
+    """The batch with this id, once it has ended. Raises TimedOut after `timeout` seconds."""
+    started = yield from now()
+    while True:
+        at = yield from now()
+        made = yield from look(service, target)
+        if made.has_ended:
+            return made
+        yield from _rest(started, at, target, float("inf") if timeout is None else started + timeout)
+
+
+def results(service: Service, target: str) -> Operation[None]:
+    """Emit each result of the batch as it ends."""
+    started = yield from now()
+    seen: set[int] = set()
+    while True:
+        at = yield from now()
+        made = yield from look(service, target)
+        for each in made.results:
+            if each.index not in seen:
+                seen.add(each.index or 0)
+                yield Emit(each)
+        if made.has_ended:
+            return
+        yield from _rest(started, at, target, float("inf"))
+
+
+def look(service: Service, target: str) -> Operation[Batch]:
+    """The batch with this id, with the results so far. Raises NotFound."""
+    deadline = (yield from now()) + service.timeout
+    return batch(json_of((yield from send(service, Call("GET", f"/batches/{target}"), deadline=deadline))))
+
+
+def cancel(service: Service, target: str) -> Operation[Batch]:
+    """Cancel the generations of a batch that have not ended. Returns the batch as it then is."""
+    deadline = (yield from now()) + service.timeout
+    return batch(json_of((yield from send(service, Call("DELETE", f"/batches/{target}"), deadline=deadline))))
+
+
+def _rest(started: float, looked: float, target: str, deadline: float) -> Operation[None]:
+    """Pause until the next look. `looked` is when the last one began."""
+    at = yield from now()
+    if at >= deadline:
+        raise TimedOut(f"{target} has not ended in time. It goes on at the service.", id=target)
+    pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, (at - started) / 20))
+    yield Pause(min(max(pause, _SHARE * (at - looked)), deadline - at))
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
