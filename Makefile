@@ -1,6 +1,6 @@
 # The commands of this project. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run simulator test test-all check format generated recording bench bench-scale clean
+.PHONY: help run simulator client test test-all check format generated recording bench bench-scale clean
 
 # The first Python at hand that the service runs on (3.11 to 3.13).
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -16,6 +16,10 @@ run: .venv/simulator ## serve on http://localhost:5000 (PORT=5001 make run: else
 
 simulator: .venv/simulator ## run the simulator of Replicate alone, on http://127.0.0.1:8000
 	@exec $(BIN)/python -m simulator
+
+client: .venv/build ## build the Python client, as a wheel and an sdist in client/dist; the service serves it at /client/
+	rm -rf client/dist
+	$(BIN)/python -m build --no-isolation --outdir client/dist client
 
 test: .venv/dev ## run the tests but the slow ones: four minutes
 	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m "not slow" $(TEST)
@@ -54,9 +58,13 @@ clean: ## remove generated files, except the service's data/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-simulator.txt
 	@touch $@
 
-.venv/dev: requirements.txt requirements-simulator.txt requirements-postgres.txt requirements-dev.txt | .venv/made
+.venv/build: requirements-build.txt | .venv/made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-build.txt
+	@touch $@
+
+.venv/dev: requirements.txt requirements-simulator.txt requirements-postgres.txt requirements-build.txt requirements-dev.txt | .venv/made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@ .venv/simulator
+	@touch $@ .venv/simulator .venv/build
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv; make run PYTHON=/path/to/python names one."; exit 1; }

@@ -16,9 +16,10 @@ _INSIDE = "replicate_concurrent/_service"
 
 class Service(BuildHookInterface[Any]):  # type: ignore[misc] # hatchling is there for builds only
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        checkout = Path(self.root).parent
-        if version == "editable" or not (checkout / ".dockerignore").is_file():
+        is_unpacked_sdist = (Path(self.root) / _INSIDE).is_dir()
+        if version == "editable" or is_unpacked_sdist:
             return
+        checkout = Path(self.root).parent
         build_data["force_include"].update(
             (str(path), f"{_INSIDE}/{path.relative_to(checkout)}") for path in files(checkout)
         )
