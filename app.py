@@ -13,6 +13,7 @@ import time
 
 if __name__ == "__main__":
     gc.disable()  # a tenth of the start, for almost no garbage; gunicorn.conf.py enables it again
+    sys.modules["rich"] = None  # type: ignore[assignment] # structlog would load it if it is installed, and not use it
 
 import structlog
 from flask import Flask, Response, g, jsonify, request
