@@ -200,7 +200,6 @@ def test_a_module_is_short_has_short_functions_and_opens_with_what_it_does(path)
 
 IMPORT_ALL = """
 import gc, json, sys, threading
-sys.modules["rich"] = None  # what uses it if it is there: the client brings it to the tests, and not to the image
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
 import app, server.serve, providers.replicate.provider
