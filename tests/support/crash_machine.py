@@ -25,11 +25,13 @@ from simulator import Options
 from tests.support.connections import FakeConnections
 from tests.support.virtual_replicate import simulator_here
 from tests.support.virtual_time import VirtualLoop
-from tests.support.wiring import ADMIN, USER, core
+from tests.support.wiring import ADMIN, KEYS, USER, core
 
 T = TypeVar("T")
 
 CALLERS = st.sampled_from([ADMIN, USER])
+
+OWNERS = {each.id: each for each in (ADMIN, USER, KEYS[0])}
 
 COMMIT_SECONDS = 0.0003
 """Seconds that a commit takes, during which the process may crash."""
@@ -82,12 +84,13 @@ class Process:
         state = load_startup_state(
             self.ledger,
             self.core.recovery,
-            {ADMIN.id: ADMIN}.get,
+            {each.id: each for each in OWNERS.values() if each.uses_server_token}.get,
             limits=self.core.provider.limits,
             simulated=True,
             now=time.time(),
         )
-        self.core.begin(state if places else replace(state, answered_ago={}), spent=({}, ()))
+        spent_for_keys = self.budget.keys.load(self.ledger)
+        self.core.begin(state if places else replace(state, answered_ago={}), spent=({}, spent_for_keys))
 
     async def killed(self) -> None:
         self.ledger.crash()
@@ -176,7 +179,7 @@ class CrashMachine(RuleBasedStateMachine):
             await asyncio.sleep(1)
             while self.disk.unfinished() or self.disk.unfinished_batches():
                 for record in self.disk.unfinished():
-                    owner = ADMIN if record.caller_id == ADMIN.id else USER
+                    owner = OWNERS[record.caller_id]
                     principal = Principal(owner.id, "user", owner)
                     await self.process.generations.get(record.batch_id or record.id, principal)
                 await self.process.core.suspension.expire(before=0)  # as the service does regularly

@@ -1,4 +1,5 @@
-"""Cancelled work in every history of failures: it is not made, nothing is made twice, and its cost is reported.
+"""Cancelled work in every history of failures: it is not made, nothing is made twice, and its cost is reported and
+counted in the budget of its key.
 
 Besides killing processes, Hypothesis disconnects callers, cancels as the owner and as the admin (also during a stop),
 refuses and loses requests to Replicate, lets models fail and time out with a fallback, makes the disk fail for a while,
@@ -16,12 +17,14 @@ from hypothesis.stateful import rule
 
 from auth import Principal
 from errors import NotFound
+from ledger.access_records import SpendingRecord
 from ledger.records import GenerationRecord
-from tests.support.crash_machine import CALLERS, CrashMachine, patiently
-from tests.support.wiring import ADMIN, a_picture, pictures, submission
+from tests.support.crash_machine import OWNERS, CrashMachine, patiently
+from tests.support.wiring import ADMIN, KEYS, a_picture, pictures, submission
 
 pytestmark = pytest.mark.slow
 
+CALLERS = st.sampled_from([*OWNERS.values()])
 KINDS = st.sampled_from(
     [
         "[[slow=1]]",
@@ -33,7 +36,14 @@ KINDS = st.sampled_from(
     ]
 )
 SEVERAL = st.lists(KINDS, min_size=1, max_size=4)
-FIELDS = st.sampled_from([{}, {"timeout": 2}, {"fallback": ["qwen-image"], "timeout": 2}])
+FIELDS = st.sampled_from(
+    [
+        {},
+        {"timeout": 2},
+        {"fallback": ["qwen-image"], "timeout": 2},
+        {"model_name": "flux-schnell", "num_outputs": 3, "timeout": 2},
+    ]
+)
 WHOSE = st.sampled_from(["owner", "admin"])
 TROUBLE = [
     {"reset": "before"},
@@ -179,7 +189,7 @@ class Unwanted(CrashMachine):
         )  # predictions that could not be cancelled end at Replicate by their deadline
 
     async def check(self) -> None:
-        made, billed = defaultdict(list), defaultdict(float)
+        made, billed, counted = defaultdict(list), defaultdict(float), defaultdict(float)
         for each in self.world.predictions:
             prompt = each.creation.input["prompt"]
             made[prompt].append(each)
@@ -188,6 +198,7 @@ class Unwanted(CrashMachine):
             prompt = record.prompt
             assert [each.status for each in made[prompt]].count("succeeded") <= 1, record
             assert record.cost_usd >= billed[prompt] - 1e-9, record
+            counted[record.caller_id] += record.cost_usd
         for prompt, since in self.given_up.items():
             late = [
                 each
@@ -196,6 +207,9 @@ class Unwanted(CrashMachine):
             ]
             assert [] == late, (prompt, since)
         assert 0 == pytest.approx(self.process.budget.server.reserved, abs=1e-6)
+        of_key = self.disk.all(SpendingRecord)
+        assert counted[KEYS[0].id] == pytest.approx(sum(each.spent for each in of_key), abs=1e-6)
+        assert 0 == pytest.approx(sum(each.reserved for each in of_key), abs=1e-6)
 
 
 Unwanted.TestCase.settings = settings(
