@@ -14,9 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from PIL import Image
-from replicate_batch_process import (  # type: ignore[import-not-found] # installed in .venv-bench
-    intelligent_batch_process,
-)
+from replicate_batch_process import intelligent_batch_process  # the original, installed in .venv-bench
 
 from bench.contenders.task import MODEL, Picture, Substitute, Task, run_task
 

@@ -33,7 +33,8 @@ SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in RO
 SIMULATOR = sorted(ROOT.glob("simulator/*.py"))
 TOOLS = sorted([*ROOT.glob("bench/**/*.py"), *ROOT.glob("harness/*.py")])
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
-CLIENT = sorted(ROOT.glob("client/replicate_concurrent/**/*.py"))
+DISTRIBUTIONS = [ROOT / "client/compat", ROOT / "client"]
+CLIENT = sorted(path for each in DISTRIBUTIONS for path in each.glob("replicate_*/**/*.py"))
 OURS = [*SERVICE, *SIMULATOR, *TOOLS, *TESTS, *CLIENT]
 
 USERS = {
@@ -60,8 +61,8 @@ def own_name(path):
 
 
 def home(path):
-    """The directory from which a file is imported: the client is a distribution of its own."""
-    return ROOT / "client" if ROOT / "client" in path.parents else ROOT
+    """The directory from which a file is imported: the client has distributions of its own."""
+    return next((each for each in DISTRIBUTIONS if each in path.parents), ROOT)
 
 
 def module(path):
@@ -170,7 +171,7 @@ def test_the_client_imports_nothing_of_the_service(path):
 
 @pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR], ids=shown)
 def test_the_service_and_the_simulator_import_nothing_of_the_client(path):
-    assert "replicate_concurrent" not in imported(path)
+    assert set() == {"replicate_concurrent", "replicate_batch_process"} & imported(path)
 
 
 READERS = [*ROOT.glob("settings/*.py"), ROOT / "network/tls.py"]

@@ -1,0 +1,230 @@
+"""Batches: many prompts for one model, or requests with any models. Each is one batch of the service."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from replicate_concurrent import ApiError, AsyncClient, Generation, ReplicateConcurrentError
+
+from replicate_batch_process import config, saving
+from replicate_batch_process.connection import options
+from replicate_batch_process.file_names import Claims, distinct, ending, new_stem
+from replicate_batch_process.global_concurrency_manager import GlobalReplicateConcurrencyManager
+from replicate_batch_process.jobs import Job, job_of, portions
+from replicate_batch_process.outcomes import BatchResult, Files, error_of
+
+__all__ = ["BatchRequest", "BatchResult", "IntelligentBatchProcessor", "intelligent_batch_process"]
+
+log = logging.getLogger(__package__)
+
+_SAVED_AT_ONCE = 8
+"""Files that are fetched at once. The service serves them beside its other callers."""
+
+_ITEM = re.compile(r"requests\[(\d+)\]")
+
+
+@dataclass
+class BatchRequest:
+    """One request of a batch. `kwargs` are the parameters of its model."""
+
+    prompt: str
+    model_name: str
+    output_filepath: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    request_id: str = field(default_factory=lambda: f"req_{uuid.uuid4().hex}")
+
+    def result(self, **outcome: Any) -> BatchResult:
+        return BatchResult(self.request_id, self.prompt, self.model_name, **outcome)
+
+
+class IntelligentBatchProcessor:
+    """Processes batches.
+
+    Args:
+        max_concurrent: Predictions of a batch in flight at once, at most.
+        rate_limit_per_minute: Of no effect, as `max_retries` and `retry_delay`: the service has the limits of the
+            account, and repeats what may succeed.
+        progress_callback: Called with the number of results so far, that of all, and the `BatchResult`.
+        replicate_api_token: The token that pays; else that of the environment.
+        global_max_concurrent: A further bound of `max_concurrent`.
+    """
+
+    def __init__(
+        self,
+        max_concurrent: int = 8,
+        rate_limit_per_minute: int = 600,
+        max_retries: int = 3,
+        retry_delay: float = 2.0,
+        progress_callback: Callable[[int, int, BatchResult], object] | None = None,
+        replicate_api_token: str | None = None,
+        global_max_concurrent: int | None = None,
+    ) -> None:
+        self.max_concurrent = max_concurrent
+        self.rate_limit_per_minute = rate_limit_per_minute
+        self.max_retries = max_retries
+        self.retry_delay = retry_delay
+        self.progress_callback = progress_callback
+        self.global_manager = GlobalReplicateConcurrencyManager(replicate_api_token, global_max_concurrent)
+        self.completed_results: list[BatchResult] = []
+        self.failed_tasks: list[BatchResult] = []
+        self._token = replicate_api_token
+
+    async def process_intelligent_batch(
+        self, requests: Sequence[BatchRequest], max_concurrent: int | None = None
+    ) -> list[BatchResult]:
+        """The outcome of each request, in the order of the requests. A request that cannot be sent has its own error.
+
+        If it is cancelled, what has not ended is cancelled at the service. Raises an error of `replicate_concurrent`
+        if the service cannot be reached or refuses the whole batch.
+        """
+        bounds = [max_concurrent or self.max_concurrent, self.global_manager.global_max_concurrent]
+        run = _Run(requests, self.progress_callback)
+        jobs = await asyncio.to_thread(run.jobs)
+        if jobs:
+            async with AsyncClient(**options(self._token)) as client:
+                for portion in portions(jobs):
+                    await run.process(client, portion, max_concurrent=min(filter(None, bounds)))
+        results = run.results
+        self.completed_results = [each for each in results if each.success]
+        self.failed_tasks = [each for each in results if not each.success]
+        return results
+
+
+class _Run:
+    """One batch: its requests, and their results so far."""
+
+    def __init__(
+        self, requests: Sequence[BatchRequest], callback: Callable[[int, int, BatchResult], object] | None
+    ) -> None:
+        self._requests = requests
+        self._callback = callback
+        self._done: dict[int, BatchResult] = {}
+        self._savers = asyncio.Semaphore(_SAVED_AT_ONCE)
+
+    @property
+    def results(self) -> list[BatchResult]:
+        return [self._done[number] for number in range(len(self._requests))]
+
+    def jobs(self) -> dict[int, Job]:
+        """What to send, by the number of the request. Any other request has its result."""
+        claims, found = Claims(overwrite=config.OVERWRITE), dict[int, Job]()
+        paths = iter(distinct([each.output_filepath for each in self._requests if each.output_filepath]))
+        for number, each in enumerate(self._requests):
+            path = next(paths) if each.output_filepath else None
+            try:
+                found[number] = job_of(each.prompt, each.model_name, path, each.kwargs or {}, claims)
+            except (ValueError, OSError) as error:
+                self._finish(number, success=False, error=str(error), duration=0.0)
+        return found
+
+    async def process(self, client: AsyncClient, jobs: dict[int, Job], *, max_concurrent: int) -> None:
+        """Generate and save. What the service refuses of it has its own error, and the others are sent without it."""
+        while jobs:
+            items = [job.item for job in jobs.values()]
+            try:
+                batch = await client.submit_batch(requests=items, max_concurrent=max_concurrent)
+            except ApiError as refusal:
+                refused = self._refused(jobs, refusal)
+                if not refused:
+                    raise
+                jobs = {number: job for number, job in jobs.items() if number not in refused}
+                continue
+            try:
+                await self._follow(client, batch, jobs)
+            except asyncio.CancelledError:
+                await asyncio.shield(batch.cancel())
+                raise
+            except ReplicateConcurrentError as trouble:
+                for number in jobs.keys() - self._done.keys():
+                    text = f"{batch.id} goes on at the service, but cannot be followed: {trouble}"
+                    self._finish(number, success=False, error=text)
+            return
+
+    async def _follow(self, client: AsyncClient, batch: Any, jobs: dict[int, Job]) -> None:
+        numbers = list(jobs)
+        saving = set[asyncio.Task[None]]()
+        try:
+            async for made in batch.results():
+                number = numbers[made.index]
+                saving.add(asyncio.create_task(self._save(client, made, number, jobs[number].path)))
+            await asyncio.gather(*saving)
+        finally:
+            for task in saving:
+                task.cancel()
+
+    async def _save(self, client: AsyncClient, made: Generation, number: int, path: str) -> None:
+        """Write the files of one result. What cannot be written is a failure, in which the id names the work."""
+        error, paths = error_of(made), list[str]()
+        if error is None or made.placeholder:
+            try:
+                async with self._savers:
+                    paths = await saving.save_async(client, made, path, overwrite=config.OVERWRITE)
+            except (ReplicateConcurrentError, OSError) as trouble:
+                error = f"{made.id} was made, but not saved: {trouble}"
+        seconds = made.raw.get("timing", {}).get("total")
+        self._finish(number, success=error is None, file_paths=paths or None, error=error, duration=seconds)
+
+    def _refused(self, jobs: dict[int, Job], refusal: ApiError) -> set[int]:
+        """The numbers of the requests that a refusal names. Each has its result then."""
+        numbers, reasons = list(jobs), dict[int, list[str]]()
+        for problem in refusal.fields:
+            if item := _ITEM.match(problem.field):
+                name = problem.field[item.end() :].lstrip(".")
+                reasons.setdefault(numbers[int(item[1])], []).append(f"{name}: {problem.message}")
+        for number, problems in reasons.items():
+            text = f"{refusal.code}: {'; '.join(problems)}"
+            self._finish(number, success=False, error=text, duration=0.0)
+        return set(reasons)
+
+    def _finish(self, number: int, **outcome: Any) -> None:
+        result = self._done[number] = self._requests[number].result(**outcome)
+        if self._callback is not None:
+            try:
+                self._callback(len(self._done), len(self._requests), result)
+            except Exception:
+                log.exception("progress_callback failed")
+
+
+async def intelligent_batch_process(
+    prompts: Sequence[str],
+    model_name: str,
+    max_concurrent: int = 8,
+    output_dir: str = "output/intelligent_batch",
+    *,
+    output_filepath: str | Sequence[str] | None = None,
+    replicate_api_token: str | None = None,
+    global_max_concurrent: int | None = None,
+    **common_kwargs: Any,
+) -> Files:
+    """Generate each prompt with one model. Returns the paths of the files that it made, in the order of the prompts.
+
+    `output_filepath` is a path for each prompt, or one that is numbered; without it, files have new names in
+    `output_dir`. Raises ValueError for a model that the service does not have, and for another number of paths.
+    """
+    model = await asyncio.to_thread(config.REPLICATE_MODELS.find, model_name)
+    if output_filepath is None:
+        stem = new_stem(output_dir, f"intelligent_{model_name}")
+        paths = [f"{stem}_{number:03d}{ending(model['model_type'])}" for number in range(len(prompts))]
+    elif isinstance(output_filepath, str):
+        paths = [output_filepath] * len(prompts)
+    else:
+        paths = [str(each) for each in output_filepath]
+    if len(paths) != len(prompts):
+        raise ValueError(f"output_filepath has {len(paths)} paths for {len(prompts)} prompts")
+    stamp = int(time.time())
+    requests = [
+        BatchRequest(prompt, model_name, path, dict(common_kwargs), f"intelligent_{stamp}_{number:03d}")
+        for number, (prompt, path) in enumerate(zip(prompts, paths, strict=True))
+    ]
+    processor = IntelligentBatchProcessor(
+        max_concurrent, replicate_api_token=replicate_api_token, global_max_concurrent=global_max_concurrent
+    )
+    results = await processor.process_intelligent_batch(requests)
+    made = [path for each in results if each.success for path in each.file_paths or ()]
+    error = next((each.error for each in results if not each.success), None)
+    return Files(made, error=error, results=results)

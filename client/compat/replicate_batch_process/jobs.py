@@ -1,0 +1,65 @@
+"""What one call of the old library asks for, checked and translated before anything is sent."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replicate_batch_process import config
+from replicate_batch_process.file_names import Claims, ending, new_stem
+from replicate_batch_process.translation import translated
+
+OUTPUT_DIR = "output"
+
+_MOST_ITEMS, _MOST_FILES = 10_000, 400
+"""What one batch of the service may have. Its form has at most 500 parts, one of them for each file."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request: its model, the fields beside it, and the path of its file."""
+
+    path: str
+    model: str
+    fields: Mapping[str, Any]
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """The request as part of a batch."""
+        return {"model_name": self.model, **self.fields}
+
+    @property
+    def files(self) -> int:
+        """How many files are sent with it."""
+        values = (each if isinstance(each, list) else [each] for each in self.fields.values())
+        return sum(not isinstance(value, (str, int, float, dict)) for several in values for value in several)
+
+
+def job_of(prompt: str, model_name: str, path: str | None, params: Mapping[str, Any], claims: Claims) -> Job:
+    """Raises ValueError for an unknown model, FileNotFoundError for a local file, and FileExistsError."""
+    model = config.REPLICATE_MODELS.find(model_name)
+    chosen = path or new_stem(OUTPUT_DIR, model_name) + ending(model["model_type"])
+    asked_of, fields = translated(
+        prompt,
+        model_name,
+        params,
+        extension=Path(chosen).suffix,
+        models=config.REPLICATE_MODELS,
+        rules=config.FALLBACK_MODELS,
+    )
+    count = params.get("num_outputs") or 1
+    claims.claim(chosen, count if isinstance(count, int) else 1)
+    return Job(chosen, asked_of, fields)
+
+
+def portions(jobs: Mapping[int, Job]) -> Iterator[dict[int, Job]]:
+    """The jobs in their order, in as few batches as the service takes."""
+    portion, files = dict[int, Job](), 0
+    for number, job in jobs.items():
+        if len(portion) == _MOST_ITEMS or (portion and files + job.files > _MOST_FILES):
+            yield portion
+            portion, files = {}, 0
+        portion[number] = job
+        files += job.files
+    if portion:
+        yield portion

@@ -1,0 +1,37 @@
+"""What a call asks for, without a service."""
+
+from replicate_batch_process.connection import variables
+from replicate_batch_process.file_names import distinct, numbered
+from replicate_batch_process.jobs import Job, portions
+
+from harness.service_process import ROOT
+
+
+def test_several_outputs_are_numbered_before_the_ending():
+    assert ["a/b.png"] == numbered("a/b.png", 1)
+    assert ["a/b_1.png", "a/b_2.png"] == numbered("a/b.png", 2)
+    assert ["a.b/c_1", "a.b/c_2"] == numbered("a.b/c", 2)
+
+
+def test_only_names_that_repeat_are_numbered():
+    assert ["a_1.png", "b.png", "a_2.png"] == distinct(["a.png", "b.png", "a.png"])
+
+
+def test_a_batch_has_at_most_as_many_requests_and_files_as_the_service_takes():
+    text = Job("a.png", "flux-dev", {"prompt": "a", "fallback": True, "num_outputs": 2})
+    photo = Job("a.png", "kontext", {"prompt": "a", "input_image": ROOT / "a.jpg", "fallback": ["flux-dev"]})
+    photos = Job("a.png", "nano-banana", {"prompt": "a", "image_input": [ROOT / "a.jpg"] * 3})
+    jobs = dict(enumerate([text] * 10_001 + [photo] * 399 + [photos]))
+
+    assert (0, 1, 3) == (text.files, photo.files, photos.files)
+    sizes = [len(portion) for portion in portions(jobs)]
+    assert [10_000, 400, 1] == sizes
+    assert list(jobs) == [number for portion in portions(jobs) for number in portion]
+
+
+def test_the_lines_of_a_dotenv_file_are_read_as_the_shell_would(tmp_path):
+    file = tmp_path / ".env"
+    file.write_text("# A=1\nexport B='two'\nC = three=3\n\nnothing\n")
+
+    assert {"B": "two", "C": "three=3"} == variables(file)
+    assert {} == variables(tmp_path / "none")
