@@ -1,0 +1,205 @@
+"""Sends the rows of a batch, and follows them and those of earlier runs until each has ended.
+
+What became of the rows of earlier runs is asked by the ids of their generations and batches, so it is right also after
+the service has forgotten their keys. Only a row whose batch was never answered is sent again, under its key.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from replicate_concurrent.batches.manifest import Line
+from replicate_concurrent.batches.planning import RowsRefused, chunks, explained
+from replicate_concurrent.batches.rows import Row
+from replicate_concurrent.client import Client
+from replicate_concurrent.errors import InvalidRequest, NotFound, ReplicateConcurrentError
+from replicate_concurrent.results import Generation
+
+METADATA: Final = "rcg_row"
+"""The name in the metadata of a generation under which the key of its row is."""
+
+_MOST_METADATA: Final = 16
+"""Pairs that the service takes. A row with as many gets none of ours."""
+
+_REMEMBERED: Final = 20 * 3600.0
+"""Seconds for which the service is relied on to know a key. It forgets ended work after 24 hours."""
+
+_PAUSE: Final = 2.0
+"""Seconds between two looks at a generation of an earlier run."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The service has accepted a batch of the rows with these keys, in this order."""
+
+    batch: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A row has ended at the service."""
+
+    key: str
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The service knows the row no more, by the ids that it once had."""
+
+    key: str
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """One more source of news, which will put an `Over`."""
+
+
+@dataclass(frozen=True)
+class Over:
+    """A source of news has ended, perhaps with the error that ended it."""
+
+    error: Exception | None = None
+
+
+News = Accepted | Arrived | Begun | Over | Unknown
+
+
+class NoItemKeys(ReplicateConcurrentError):
+    """The service is too old for a batch that cannot be lost."""
+
+
+class Follower:
+    """Puts news of rows into a queue, from threads of its own. They are daemons, so they hold up no end of a program.
+
+    `options` are further fields of the batch; `at` is the Unix time.
+    """
+
+    def __init__(
+        self, client: Client, news: queue.SimpleQueue[Any], options: Mapping[str, Any], *, at: float
+    ) -> None:
+        self._client = client
+        self._news = news
+        self._options = options
+        self._at = at
+        self.batches: list[str] = []
+        """The ids of all batches that were sent or joined."""
+
+    def start(self, opened: Sequence[Line], new: Sequence[Line], rows: Mapping[str, Row]) -> int:
+        """Follow the opened lines, and send the new ones; `rows` has the row of each by its digest. Returns the number
+        of sources: each puts an `Over`."""
+        joined: dict[str, list[Line]] = {}
+        single, to_send = [], []
+        for line in opened:
+            if line.generation is None and line.batch is not None:
+                joined.setdefault(line.batch, []).append(line)
+            elif line.generation is not None or self._at - line.at > _REMEMBERED:
+                single.append(line)
+            else:
+                to_send.append(line)
+        for batch, lines in joined.items():
+            self.batches.append(batch)
+            self._source(self._join, batch, {line.place: line.key for line in lines})
+        if single or to_send or new:
+            self._source(self._ask_and_send, single, [*to_send, *new], rows)
+            return len(joined) + 1
+        return len(joined)
+
+    def cancel(self) -> None:
+        """Cancel what has not ended of all batches."""
+        for batch in list(self.batches):
+            self._client.request("DELETE", f"/batches/{batch}")
+
+    def _source(self, function: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=self._run, args=(function, arguments), daemon=True).start()
+
+    def _run(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        error: Exception | None = None
+        try:
+            function(*arguments)
+        except Exception as reason:
+            error = reason  # raised in the thread that takes the news
+        self._news.put(Over(error))
+
+    def _join(self, batch: str, keys: Mapping[int, str]) -> None:
+        """Follow a batch. `keys` are those of the wanted items, by their index in it."""
+        missing = dict(keys)
+        try:
+            for generation in self._client.batch_handle(batch).results():
+                key = missing.pop(-1 if generation.index is None else generation.index, None)
+                if key is not None:
+                    self._news.put(Arrived(key, generation))
+        except NotFound as error:
+            reason: Mapping[str, Any] = error.raw
+        else:
+            reason = {"code": "not_found", "detail": f"{batch} has no such item."}
+        for key in missing.values():
+            self._news.put(Unknown(key, reason))
+
+    def _ask_and_send(self, single: Sequence[Line], lines: Sequence[Line], rows: Mapping[str, Row]) -> None:
+        """Ask for generations that no known batch has, send the others, and follow both."""
+        to_send, running = list(lines), []
+        for line in single:
+            try:
+                generation = self._asked(line)
+            except NotFound as error:
+                self._news.put(Unknown(line.key, error.raw))
+                continue
+            if generation is None:  # the service never got its batch
+                to_send.append(line)
+            elif generation.has_ended:
+                self._news.put(Arrived(line.key, generation))
+            else:
+                running.append((line.key, generation.id))
+        of_row = {line.digest: line.key for line in to_send}
+        for chunk in chunks([rows[line.digest] for line in to_send]):
+            keys = [of_row[row.digest] for row in chunk]
+            batch = self._sent(chunk, keys)
+            self.batches.append(batch)
+            self._news.put(Accepted(batch, tuple(keys)))
+            self._news.put(Begun())
+            self._source(self._join, batch, dict(enumerate(keys)))
+        for key, generation_id in running:
+            self._news.put(Arrived(key, self._ended(generation_id)))
+
+    def _asked(self, line: Line) -> Generation | None:
+        """The generation of a row, by its id, or by the key in its metadata; None if there is none. Raises NotFound."""
+        if line.generation is not None:
+            return self._client.handle(line.generation).status()
+        query = {f"metadata.{METADATA}": line.key}
+        listed = self._client.request("GET", "/generations", params=query).json()["generations"]
+        return self._client.handle(listed[0]["id"]).status() if listed else None
+
+    def _ended(self, generation_id: str) -> Generation:
+        """The generation, once it has ended."""
+        while not (generation := self._client.handle(generation_id).status()).has_ended:
+            time.sleep(_PAUSE)
+        return generation
+
+    def _sent(self, rows: Sequence[Row], keys: Sequence[str]) -> str:
+        """Send a batch. Returns its id. Raises NoItemKeys, and ValueError for rows that the service refuses."""
+        items = [_item(row, key) for row, key in zip(rows, keys, strict=True)]
+        try:
+            return self._client.submit_batch(requests=items, **self._options).id
+        except InvalidRequest as error:
+            if any(each.field.endswith(".idempotency_key") for each in error.fields):
+                raise NoItemKeys(
+                    "The service is older than this client: it takes no key for an item, so rows could be made twice. "
+                    "Update the service, or send the rows by `Client.batch`."
+                ) from error
+            raise RowsRefused(explained(error, rows)) from error
+
+
+def _item(row: Row, key: str) -> dict[str, Any]:
+    """The item of a row as it is sent: the same in each run."""
+    metadata = row.request.get("metadata") or {}
+    if len(metadata) < _MOST_METADATA:
+        metadata = {**metadata, METADATA: key}
+    return {**row.request, "metadata": metadata, "idempotency_key": key}

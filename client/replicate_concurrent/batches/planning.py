@@ -1,0 +1,173 @@
+"""What a run has to do: by the manifest, and for new rows by the service's own forecast. Nothing is spent here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import add, gt
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from replicate_concurrent.batches.manifest import Manifest
+from replicate_concurrent.batches.rows import Row
+from replicate_concurrent.batches.summary import Outcome
+from replicate_concurrent.client import Client
+from replicate_concurrent.errors import InvalidRequest
+from replicate_concurrent.results import Plan, plan
+
+MOST_ROWS: Final = 10_000
+"""Items of one batch at the service."""
+
+_MOST_PARTS: Final = 450
+"""Local files of one request. The service accepts 500 parts."""
+
+_MOST_TEXT: Final = 12 * 1024 * 1024
+_MOST_FILES: Final = 256 * 1024 * 1024
+"""Bytes of one request. By default the service accepts 16 MiB of JSON, and 320 MiB of files."""
+
+_KEYS: Final = 300
+"""Bytes that the key of an item and its metadata add."""
+
+_FIELD: Final = re.compile(r"requests\[(\d+)\]\.?(.*)")
+_UNSENT: Final = "https://example.com/a-local-file.png"
+"""What stands for a local file in a forecast, which needs none."""
+
+
+class RowsRefused(ValueError):
+    """The service would refuse rows. The message names each with its mistake."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the rows stand before a run. `open` were begun in an earlier run, and how they ended is not known here."""
+
+    done: tuple[Outcome, ...]
+    failed: tuple[Outcome, ...]
+    open: tuple[Outcome, ...]
+    new: tuple[Row, ...]
+    orphans: int
+    """Rows of earlier runs that are not in the input any more, and whose results are not known here."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast for new rows. `seconds` and `usd` are estimates, `bound_usd` is the most that they may cost."""
+
+    total: int = 0
+    strategy: str = ""
+    seconds: float = 0.0
+    usd: float = 0.0
+    bound_usd: float = 0.0
+    plans: tuple[Plan, ...] = ()
+
+
+def standing(rows: Sequence[Row], manifest: Manifest, directory: Path, *, retry_failed: bool) -> Standing:
+    """How the rows stand, by the manifest and the files in the directory."""
+    known = manifest.latest()
+    done, failed, opened, new = [], [], [], []
+    for row in rows:
+        line = known.get(row.digest)
+        outcome = Outcome(row, line)
+        if line is None or (line.has_failed and retry_failed):
+            new.append(row)
+        elif line.has_failed:
+            failed.append(outcome)
+        elif line.is_done and all((directory / name).is_file() for name in line.files):
+            done.append(outcome)
+        else:
+            opened.append(outcome)
+    wanted = {row.digest for row in rows}
+    orphans = sum(line.status is None for digest, line in known.items() if digest not in wanted)
+    return Standing(tuple(done), tuple(failed), tuple(opened), tuple(new), orphans)
+
+
+def schemas(client: Client, models: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """The JSON Schema of the inputs of each model. Raises ApiError, such as NotFound for an unknown model."""
+    found = {}
+    for name in models:
+        body = client.request("GET", model_path(name)).json()
+        found[name] = body.get("input_schema") or {}
+    return found
+
+
+def model_path(name: str) -> str:
+    """The route of a model."""
+    return f"/models/{quote(name, safe='/:')}"
+
+
+def forecast(client: Client, rows: Sequence[Row], options: Mapping[str, Any]) -> Forecast:
+    """What the service expects of these rows.
+
+    Raises:
+        RowsRefused: If it would refuse rows.
+    """
+    plans = []
+    for chunk in chunks(rows):
+        body = {"requests": [_without_files(row.request) for row in chunk], "dry_run": True, **options}
+        try:
+            plans.append(plan(client.request("POST", "/generate-batch", json=body).json()))
+        except InvalidRequest as error:
+            raise RowsRefused(explained(error, chunk)) from error
+    strategies = sorted({each.strategy for each in plans}, key=["", "immediate", "window", "queue"].index)
+    return Forecast(
+        total=sum(each.total for each in plans),
+        strategy=strategies[-1] if strategies else "",
+        seconds=sum(each.estimated_seconds or 0.0 for each in plans),
+        usd=sum(each.estimated_cost_usd or 0.0 for each in plans),
+        bound_usd=sum(each.cost_bound_usd or 0.0 for each in plans),
+        plans=tuple(plans),
+    )
+
+
+def explained(error: InvalidRequest, rows: Sequence[Row]) -> str:
+    """The mistakes with the places of their rows in the input."""
+    lines = []
+    for problem in error.fields:
+        match = _FIELD.fullmatch(problem.field)
+        if match and int(match[1]) < len(rows):
+            field = f"{match[2]} " if match[2] else ""
+            lines.append(f"{rows[int(match[1])].place}: {field}{problem.message}")
+        else:
+            lines.append(f"{problem.field}: {problem.message}")
+    return "\n".join(lines) or error.detail
+
+
+def chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows in as few requests as the service accepts."""
+    most = (MOST_ROWS, _MOST_TEXT, _MOST_PARTS, _MOST_FILES)
+    chunk: list[Row] = []
+    sizes: tuple[int, ...] = (0, 0, 0, 0)
+    for row in rows:
+        own = _sizes(row)
+        sums = tuple(map(add, sizes, own))
+        if chunk and any(map(gt, sums, most)):
+            yield chunk
+            chunk, sums = [], own
+        chunk.append(row)
+        sizes = sums
+    if chunk:
+        yield chunk
+
+
+def _sizes(row: Row) -> tuple[int, ...]:
+    """One row: 1, the bytes of its JSON with its key and metadata, its local files, and their bytes."""
+    found = [path for value in row.request.values() for path in _paths(value)]
+    text = len(json.dumps(row.request, default=str)) + _KEYS
+    return 1, text, len(found), sum(path.stat().st_size for path in found)
+
+
+def _paths(value: Any) -> list[Path]:
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, Path)]
+
+
+def _without_files(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _unsent(value) for name, value in request.items()}
+
+
+def _unsent(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unsent(each) for each in value]
+    return _UNSENT if isinstance(value, Path) else value
