@@ -1,0 +1,296 @@
+"""Runs `rcg batch`: the forecast and its question, the progress, Ctrl-C, the summary, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from replicate_concurrent import filenames
+from replicate_concurrent.batches import planning, rows, summary, tables
+from replicate_concurrent.batches.rows import Row
+from replicate_concurrent.batches.runner import BatchRun, Ended
+from replicate_concurrent.batches.summary import Outcome
+from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
+from replicate_concurrent.cli.session import Session, emit, say, usd
+from replicate_concurrent.cli.waiting import AGAIN
+from replicate_concurrent.client import Client
+
+_OF_ROWS: Final = ("index", "slug", "model", "prompt")
+"""The fields of file names that each row has, beside its columns."""
+
+_CANCELLING: Final = 15.0
+"""Seconds in which cancelled rows are waited for."""
+
+_SHOWN_FAILURES: Final = 10
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `rcg batch`. `ask_above` is in USD, None for no question."""
+
+    input: str
+    form: str | None
+    common: Mapping[str, Any]
+    prompt: str | None
+    out: Path
+    name: str
+    retry_failed: bool
+    options: Mapping[str, Any]
+    ask_above: float | None
+    dry_run: bool
+    contact_sheet: bool
+
+
+def run(session: Session, wanted: Wanted) -> int:
+    """Run the batch. Returns the exit status. Raises ValueError for its input, and ReplicateConcurrentError."""
+    with session.client() as client:
+        listed = _rows(client, wanted)
+        if wanted.dry_run and not wanted.out.exists():
+            _show_forecast(session, len(listed), planning.forecast(client, listed, wanted.options))
+            return 0
+        with BatchRun(
+            client, listed, wanted.out, name=wanted.name, retry_failed=wanted.retry_failed, options=wanted.options
+        ) as batch:  # fmt: skip
+            if wanted.dry_run:
+                _show_forecast(session, len(listed), batch.forecast)
+                return 0
+            if not _begin(batch, wanted):
+                say("Nothing was sent.")
+                return FAILED
+            status = _View(session, batch, len(listed), wanted.out).follow()
+            return _finish(batch, wanted, status)
+
+
+def _rows(client: Client, wanted: Wanted) -> list[Row]:
+    entries = tables.read(wanted.input, form=wanted.form, stdin=sys.stdin)
+    columns = frozenset().union(*(entry.columns for entry in entries))
+    filenames.check(wanted.name, [*_OF_ROWS, *columns])
+    schemas = planning.schemas(client, rows.models(entries, wanted.common))
+    source = Path() if wanted.input == "-" else Path(wanted.input).parent
+    shape = rows.Shape(
+        wanted.common, wanted.name, schemas, prompt=wanted.prompt, typed=False, directory=source
+    )
+    return rows.made(entries, shape)
+
+
+def _show_forecast(session: Session, total: int, forecast: planning.Forecast) -> None:
+    if session.json:
+        for plan in forecast.plans:
+            emit(json.dumps(plan.raw))
+    else:
+        emit(f"{total} rows, {_spent(forecast)}" if forecast.total else f"{total} rows, nothing to make")
+
+
+def _begin(batch: BatchRun, wanted: Wanted) -> bool:
+    """Tell what will be done, and ask if it may cost much. Returns whether to go on."""
+    standing, forecast = batch.standing, batch.forecast
+    parts = [
+        f"{len(standing.done)} done before" if standing.done else "",
+        f"{len(standing.failed)} failed before (--retry-failed makes them again)" if standing.failed else "",
+        f"{len(standing.open)} go on" if standing.open else "",
+        f"{forecast.total} new: {_spent(forecast)}" if forecast.total else "",
+    ]
+    say(", ".join(part for part in parts if part) + ".")
+    if standing.orphans:
+        say(
+            f"{standing.orphans} rows of earlier runs are not in the input any more; `rcg list` shows their work."
+        )
+    if wanted.ask_above is None or forecast.bound_usd <= wanted.ask_above:
+        return True
+    return _confirmed(f"This may cost {usd(forecast.bound_usd)} USD. Go on? [y/N] ")
+
+
+def _spent(forecast: planning.Forecast) -> str:
+    from replicate_concurrent.cli.screen import duration
+
+    most = f" (at most {usd(forecast.bound_usd)})" if forecast.bound_usd > forecast.usd else ""
+    return f"{usd(forecast.usd)} USD{most}, about {duration(forecast.seconds)}, strategy {forecast.strategy}"
+
+
+def _confirmed(question: str) -> bool:
+    """The answer on the terminal, also if standard input is the table. Without a terminal, yes."""
+    if not sys.stderr.isatty():
+        return True
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    if sys.stdin.isatty():
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    try:
+        with open("CON" if sys.platform == "win32" else "/dev/tty", encoding="utf-8") as terminal:  # noqa: PTH123
+            return terminal.readline().strip().lower() in ("y", "yes")
+    except OSError:
+        return False
+
+
+class _View:
+    """Follows a run: shows its progress on a terminal, and writes its results as JSON lines."""
+
+    def __init__(self, session: Session, batch: BatchRun, total: int, out: Path) -> None:
+        self._session = session
+        self._batch = batch
+        self._total = total
+        self._out = out
+        self._writes_lines = session.json or not sys.stdout.isatty()
+        self._done = len(batch.standing.done)
+        self._failed = len(batch.standing.failed)
+        self._usd = 0.0
+        self._bar: Any = None
+
+    def follow(self) -> int:
+        """Run it to its end, or until Ctrl-C. Returns 0 or INTERRUPTED."""
+        if self._writes_lines and not self._session.json:
+            for each in (*self._batch.standing.done, *self._batch.standing.failed):
+                emit(json.dumps(_line(each, "", self._out), ensure_ascii=False))
+        with ExitStack() as stack:
+            if sys.stderr.isatty():
+                from replicate_concurrent.cli.screen import Bar
+
+                seconds = self._batch.forecast.seconds
+                bar = Bar(total=self._total, done=self._done + self._failed, expected_seconds=seconds)
+                self._bar = stack.enter_context(bar)
+            try:
+                self._batch.start()
+                self._draw()
+                while not self._batch.is_over:
+                    self._took(self._batch.next())
+                return 0
+            except KeyboardInterrupt:
+                stack.close()
+                self._bar = None
+                self._leave()
+                return INTERRUPTED
+
+    def _took(self, ended: Ended | None) -> None:
+        if ended is not None:
+            line = ended.outcome.line
+            self._usd += line.cost_usd if line else 0.0
+            self._done += ended.outcome.is_done
+            self._failed += not ended.outcome.is_done
+            if self._writes_lines:
+                self._write(ended)
+            elif not ended.outcome.is_done and self._bar is not None:
+                trouble = ended.trouble or ended.outcome.trouble
+                self._bar.print(f"{ended.outcome.row.place}: {trouble}", style="red")
+        self._draw()
+
+    def _write(self, ended: Ended) -> None:
+        if not self._session.json:
+            emit(json.dumps(_line(ended.outcome, ended.trouble, self._out), ensure_ascii=False))
+        elif ended.generation is not None:
+            emit(json.dumps(ended.generation.raw, ensure_ascii=False))
+
+    def _draw(self) -> None:
+        if self._bar is not None:
+            in_flight = self._batch.in_flight
+            self._bar.show(done=self._done, failed=self._failed, in_flight=in_flight, usd=self._usd)
+
+    def _leave(self) -> None:
+        """After Ctrl-C: tell what goes on, and cancel it if Ctrl-C comes again."""
+        left, batches = self._batch.in_flight, self._batch.batches
+        say(f"\nInterrupted: {self._done} of {self._total} rows done.")
+        if not left:
+            return
+        say(
+            f"{left} go on at the service ({', '.join(batches) or 'just sent'}). The same command fetches them."
+        )
+        if not sys.stderr.isatty():
+            return
+        say(f"Ctrl-C again within {AGAIN:.0f} seconds cancels them there.")
+        try:
+            self._save_for(AGAIN)
+        except KeyboardInterrupt:
+            say("Cancelling…")
+            self._batch.cancel()
+            self._save_for(_CANCELLING)
+            states = Counter(each.line.status for each in self._batch.outcomes() if each.line is not None)
+            say(f"{states['canceled']} cancelled, {states['succeeded']} done.")
+
+    def _save_for(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._batch.is_over and (left := deadline - time.monotonic()) > 0:
+            self._took(self._batch.next(timeout=min(0.25, left)))
+
+
+def _line(outcome: Outcome, trouble: str, out: Path) -> dict[str, Any]:
+    """A result as a JSON line of its own."""
+    line = outcome.line
+    found = {
+        "index": outcome.row.index,
+        "row": outcome.row.place,
+        "id": line.generation if line else None,
+        "status": "unsaved" if trouble else "lost" if line and line.lost else line.status if line else None,
+        "files": [(out / name).as_posix() for name in line.files] if line else [],
+        "cost_usd": line.cost_usd if line else 0.0,
+        "prompt": outcome.row.request.get("prompt"),
+    }
+    error = {"code": outcome.code, "detail": trouble or outcome.trouble}
+    return found | ({"error": error} if error["detail"] else {})
+
+
+def _finish(batch: BatchRun, wanted: Wanted, status: int) -> int:
+    """Write the summary. Returns the exit status."""
+    outcomes = batch.outcomes()
+    failed = [each for each in outcomes if each.line is not None and each.line.has_failed]
+    file = wanted.out / summary.FAILURES
+    if failed:
+        file.write_text(summary.failures(outcomes), encoding="utf-8", newline="\n")
+    else:
+        file.unlink(missing_ok=True)
+    if wanted.contact_sheet:
+        page = wanted.out / summary.CONTACT_SHEET
+        page.write_text(summary.contact_sheet(outcomes, title=wanted.out.resolve().name), encoding="utf-8")
+        say(f"Contact sheet: {page}")
+    if status == INTERRUPTED:
+        return status
+    done = sum(each.is_done for each in outcomes)
+    unsaved = len(outcomes) - done - len(failed)
+    _table(outcomes, failed)
+    cost = sum(each.line.cost_usd for each in outcomes if each.line)
+    parts = [
+        f"{done} of {len(outcomes)} rows done",
+        f"{len(failed)} failed" if failed else "",
+        f"{usd(cost)} USD",
+    ]
+    say(f"{', '.join(part for part in parts if part)}: {wanted.out}")
+    if failed:
+        say(f"{file} has the failed rows; --retry-failed makes them again.")
+    if unsaved:
+        say(f"{unsaved} rows could not be saved; the same command tries them again.")
+    return FAILED if failed or unsaved else 0
+
+
+def _table(outcomes: Iterable[Outcome], failed: list[Outcome]) -> None:
+    """On a terminal: the rows of each model, and the first failures."""
+    if not sys.stderr.isatty():
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    models = Table("model", "rows", "done", "failed", "USD", box=box.SIMPLE_HEAD, pad_edge=False)
+    sums: dict[str, list[float]] = {}
+    for each in outcomes:
+        found = sums.setdefault(str(each.row.request["model_name"]), [0, 0, 0, 0.0])
+        own = (
+            1,
+            each.is_done,
+            bool(each.line and each.line.has_failed),
+            each.line.cost_usd if each.line else 0.0,
+        )
+        found[:] = [before + now for before, now in zip(found, own, strict=True)]
+    for model, (count, done, lost, cost) in sums.items():
+        models.add_row(Text(model), f"{count:.0f}", f"{done:.0f}", f"{lost:.0f}", usd(cost) or "")
+    console.print(models)
+    for each in failed[:_SHOWN_FAILURES]:
+        console.print(Text(f"{each.row.place}: {each.trouble}", style="red"))
+    if len(failed) > _SHOWN_FAILURES:
+        console.print(f"(and {len(failed) - _SHOWN_FAILURES} more)")

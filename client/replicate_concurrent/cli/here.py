@@ -1,0 +1,166 @@
+"""This user and this machine: `init`, the service here (`serve`, `simulate`, `stop`, `doctor`), and `completion`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from replicate_concurrent.cli.exits import FAILED
+from replicate_concurrent.cli.options import Json
+from replicate_concurrent.cli.session import Session, emit, facts, say
+
+if TYPE_CHECKING:
+    from replicate_concurrent.config import Settings
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+def init(
+    context: typer.Context,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file without a question.")] = False,
+) -> None:
+    """Ask for the address and the key, check them, and keep them in a file that only you can read.
+
+    Example: rcg init
+    """
+    from replicate_concurrent import config
+
+    session: Session = context.obj
+    path = config.path_of()
+    interactive = sys.stdin.isatty()
+    if path.exists() and not force:
+        if not interactive:
+            raise typer.BadParameter(f"{path} exists; --force replaces it")
+        typer.confirm(f"{path} exists. Replace it?", abort=True, err=True)
+    url = session.url or os.environ.get("RCG_URL")
+    if url is None and interactive:
+        say("The address of the service, such as http://localhost:5000. Empty: the one of this machine.")
+        url = typer.prompt("Address", default="", show_default=False, err=True)
+    key = _asked_key(interactive)
+    is_token = key.startswith("r8_")
+    given = config.load(
+        url or None, None if is_token else key, key if is_token else None, environ={"RCG_CONFIG": os.devnull}
+    )
+    say(_checked(given))
+    config.write(given, path)
+    say(f"Written to {path}")
+
+
+def simulate(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="A command of rcg, to run on the simulator.", metavar="[COMMAND...]"),
+    ] = None,
+) -> None:
+    """Run a command on a simulated service of this machine, or start one. Its pictures are fakes, and cost nothing.
+
+    Example: rcg simulate batch prompts.txt -m flux-dev -o out/
+    """
+    os.environ["RCG_SIMULATE"] = "1"
+    for name in ("RCG_URL", "RCG_API_KEY"):
+        os.environ.pop(name, None)
+    if not command:
+        serve()
+        return
+    whole = context.find_root()
+    with whole.command.make_context("rcg", list(command), obj=context.obj) as inner:
+        whole.command.invoke(inner)
+
+
+def serve() -> None:
+    """Start the service of this machine, unless it runs. It ends by itself after ten idle minutes.
+
+    Example: rcg serve
+    """
+    from replicate_concurrent import config, local
+
+    found = local.find_or_start(config.load())
+    emit(str(found.url))
+    say("Scripts of yours find it by themselves. `rcg stop` ends it.")
+
+
+def stop() -> None:
+    """End the service of this machine. Its queued work goes on at the next start.
+
+    Example: rcg stop
+    """
+    from replicate_concurrent import local
+
+    stopped = local.stop()
+    if stopped.pid is None:
+        say("No service of yours runs on this machine.")
+    else:
+        say(f"Ended process {stopped.pid}{', which had to be killed' if stopped.killed else ''}.")
+
+
+def doctor(json: Json = False) -> None:
+    """Show how the service of this machine is, and what to mend. Exits with 1 if there is something.
+
+    Example: rcg doctor
+    """
+    from replicate_concurrent import config, local
+
+    settings = config.load()
+    found = local.doctor(settings)
+    if json:
+        from dataclasses import asdict
+        from json import dumps
+
+        emit(dumps(asdict(found), default=str))
+    else:
+        limits = ", ".join(f"{name} {value}" for name, value in found.limits.items())
+        facts([
+            ("configuration", config.path_of()), ("address", settings.url or "the service of this machine"),
+            ("service here", f"{found.service}{' (simulated)' if found.simulated else ''}"), ("at", found.url),
+            ("process", found.pid), ("version", found.version), ("token", "yes" if found.has_token else "none"),
+            ("limits", limits or None), ("data", found.directory), ("log", found.log),
+            *(("cannot start", reason) for reason in found.cannot_start),
+            *(("problem", problem) for problem in found.problems),
+        ])  # fmt: skip
+    if found.problems:
+        raise typer.Exit(FAILED)
+
+
+def completion(shell: Annotated[str, typer.Argument(help=", ".join(_SHELLS))]) -> None:
+    """Print the completion for a shell.
+
+    Example: rcg completion bash >> ~/.bashrc
+    """
+    from typer._completion_shared import get_completion_script
+
+    if shell not in _SHELLS:
+        raise typer.BadParameter(f"{shell!r} must be one of {', '.join(_SHELLS)}")
+    emit(get_completion_script(prog_name="rcg", complete_var="_RCG_COMPLETE", shell=shell))
+
+
+def _asked_key(interactive: bool) -> str:
+    """The key or token: asked for on a terminal, else the first line of standard input. Raises BadParameter."""
+    if interactive:
+        say("A Replicate token (r8_…), or a key of the service (rcg_…). It is not shown.")
+        key = typer.prompt("Key", hide_input=True, err=True)
+    else:
+        key = sys.stdin.readline()
+    if not key.strip():
+        raise typer.BadParameter(
+            "there is no key; on a terminal it is asked for, else the first line of input is it"
+        )
+    return str(key.strip())
+
+
+def _checked(settings: Settings) -> str:
+    """A sentence about the check of the key. Raises ApiError if it is refused, and ConnectionLost."""
+    from replicate_concurrent.client import Client
+    from replicate_concurrent.errors import NoServer
+
+    try:
+        with Client(
+            settings.url, settings.api_key, replicate_api_token=settings.replicate_api_token
+        ) as client:
+            client.request("GET", "/generations", params={"limit": 1})
+    except NoServer as error:
+        return f"The key is not checked: {error}"
+    return "The key is accepted."

@@ -1,0 +1,87 @@
+"""What the options before a command say, and how a command answers: JSON unchanged, a table, or a sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx
+
+    from replicate_concurrent.client import Client
+    from replicate_concurrent.errors import ApiError
+
+
+@dataclass
+class Session:
+    """One run of `rcg`. `json` is whether the service's own answers are printed."""
+
+    url: str | None = None
+    json: bool = False
+
+    def client(self) -> Client:
+        """A client, to be closed. Raises ConfigError."""
+        from replicate_concurrent.client import Client
+
+        return Client(self.url)
+
+    def answer(self, response: httpx.Response) -> dict[str, Any] | None:
+        """Print the answer if JSON is wanted, else return it."""
+        if self.json:
+            emit(response.text)
+            return None
+        body: dict[str, Any] = response.json()
+        return body
+
+    def refused(self, error: ApiError) -> None:
+        """Print the service's own JSON of an error if JSON is wanted."""
+        if self.json:
+            emit(json.dumps(error.raw, ensure_ascii=False))
+
+
+def emit(text: str) -> None:
+    """Write a line to standard output."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def say(sentence: str) -> None:
+    """Write a sentence for people to standard error."""
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """Print a table: drawn on a terminal, else one line for each row with tabs, without the header."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in texts:
+            emit("\t".join(" ".join(cell.split()) for cell in row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in texts:
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console().print(drawn)
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print names with their values, without those that are None."""
+    shown = [(name, str(value)) for name, value in pairs if value is not None]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        emit(f"{name:<{width}}  {value}" if sys.stdout.isatty() else f"{name}\t{value}")
+
+
+def usd(amount: object) -> str | None:
+    """An amount for people; None if it is none."""
+    return f"{amount:.4f}".rstrip("0").rstrip(".") if isinstance(amount, (int, float)) else None
