@@ -31,6 +31,7 @@ check: .venv/dev ## everything CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 client/replicate_concurrent
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; else echo "hadolint: no build for this machine, left out"; fi
 	$(MAKE) test-all
 
