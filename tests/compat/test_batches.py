@@ -50,6 +50,15 @@ def test_one_name_for_several_prompts_is_numbered():
     )
 
 
+def test_a_path_may_be_a_path_and_stand_among_the_parameters():
+    requests = [
+        BatchRequest("a", QWEN, Path("a.png")),
+        BatchRequest("b", QWEN, None, {"output_filepath": "b.png"}),
+    ]
+
+    assert [["a.png"], ["b.png"]] == [each.file_paths for each in process(requests)]
+
+
 def test_models_and_parameters_may_be_mixed(photo):
     results = process(
         [
@@ -94,6 +103,9 @@ def test_each_failure_has_its_own_reason_and_costs_the_others_nothing(made):
     assert 3 == len(made())  # the good one, and two models of the refused one
     assert [(number, 6) for number in range(1, 7)] == [seen[:2] for seen in progress]
     assert (results[2:3], 5) == (processor.completed_results, len(processor.failed_tasks))
+    assert (6, 1, 5) == tuple(
+        processor.stats[f"total_{each}"] for each in ("submitted", "completed", "failed")
+    )
 
 
 def test_a_black_picture_is_not_among_the_files_of_the_prompts():

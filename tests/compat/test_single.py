@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from replicate_batch_process import config, global_concurrency_manager, main, replicate_model_calling
-from replicate_concurrent import InvalidRequest
+from replicate_concurrent import InvalidRequest, Unauthenticated
 
 from tests.support.pictures import format_of, is_the_black_picture
 
@@ -71,6 +71,14 @@ def test_a_reference_image_for_flux_dev_goes_to_kontext(name, photo, made):
     assert "input_image" in sent
 
 
+def test_kontext_edits_an_image_by_any_name(photo, made):
+    replicate_model_calling("Like this", KONTEXT, image=photo)
+
+    ((model, sent),) = models_and_inputs(made)
+    assert KONTEXT == model
+    assert "input_image" in sent
+
+
 def test_several_reference_images_lead_to_a_model_that_takes_so_many(photo, made):
     replicate_model_calling("Like these", QWEN, image_input=[photo, Path(photo)])
 
@@ -127,6 +135,13 @@ def test_a_model_that_does_not_exist_is_refused_with_the_names_of_the_others():
     assert str(refused.value).endswith("Please use one of the supported models listed above.")
 
 
+def test_an_alias_is_the_model_with_its_rules(photo, made):
+    replicate_model_calling("Like this", "flux-dev", input_image=photo)
+
+    assert [KONTEXT] == [each.model for each in made()]
+    assert "flux-dev" not in config.REPLICATE_MODELS
+
+
 def test_a_model_of_replicate_that_is_not_declared_runs():
     files = replicate_model_calling("A tune", "acme/musician", output_filepath="tune.wav")
 
@@ -155,6 +170,8 @@ def test_rules_of_a_program_hold_for_its_later_calls(made, monkeypatch):
 
 def test_a_dotenv_file_has_the_token(made, monkeypatch):
     monkeypatch.delenv("REPLICATE_API_TOKEN")
+    with pytest.raises(Unauthenticated):
+        replicate_model_calling("A bay", QWEN)
     Path(".env").write_text('# mine\nexport REPLICATE_API_TOKEN="r8_of_the_file"\n')
 
     replicate_model_calling("A bay", QWEN)

@@ -1,6 +1,6 @@
 """The models of the service, in the shape of `REPLICATE_MODELS`."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from replicate_concurrent import ApiError, Client
@@ -11,43 +11,34 @@ _TYPES = {"boolean": "bool", "integer": "int", "number": "float", "string": "str
 
 
 class ModelTable(MutableMapping[str, dict[str, Any]]):
-    """The declared models of the service, read at the first use, and entries that the program adds.
+    """The declared models of the service, read at the first use, and entries that the program adds."""
 
-    `find` looks up models that the service does not declare. Only the first look takes a request.
-    """
-
-    def __init__(self, connect: Callable[[], Client] = lambda: Client(**options())) -> None:
-        self._connect = connect
+    def __init__(self) -> None:
         self._entries: dict[str, dict[str, Any]] | None = None
+        self._others: dict[str, dict[str, Any]] = {}
 
-    def find(self, name: str) -> dict[str, Any]:
-        """The entry of a model that the service can run. Raises ValueError with the names of the declared ones."""
-        if name not in self.entries:
+    def load(self, token: str | None = None) -> dict[str, dict[str, Any]]:
+        """The entries. `token` is for a service of this machine, which may have to be started for the first look."""
+        if self._entries is None:
+            with Client(**options(token)) as client:
+                self._entries = {model.name: entry_of(model.raw) for model in client.models()}
+        return self._entries
+
+    def find(self, name: str, token: str | None = None) -> dict[str, Any]:
+        """The entry of a model, also of one that the service does not declare.
+
+        Raises ValueError with the names of the declared ones if the service cannot run it.
+        """
+        found = self.load(token).get(name) or self._others.get(name)
+        if found is None:
             try:
-                with self._connect() as client:
-                    self.entries[name] = entry_of(client.model(name).raw)
+                with Client(**options(token)) as client:
+                    found = self._others[name] = entry_of(client.model(name).raw)
             except ApiError as error:
                 if error.status not in {400, 404}:
                     raise
                 raise ValueError(self._unsupported(name)) from error
-        return self.entries[name]
-
-    def is_file(self, model_name: str, parameter: str) -> bool:
-        """Whether a parameter takes files: the model's own, or one of that name that another model has."""
-        own = self.find(model_name)["supported_params"]
-        takers = [own] if parameter in own else self.parameters()
-        return any(params.get(parameter, {}).get("type") == "file" for params in takers)
-
-    def parameters(self) -> list[Mapping[str, Any]]:
-        """The `supported_params` of each model."""
-        return [entry["supported_params"] for entry in self.values()]
-
-    @property
-    def entries(self) -> dict[str, dict[str, Any]]:
-        if self._entries is None:
-            with self._connect() as client:
-                self._entries = {model.name: entry_of(model.raw) for model in client.models()}
-        return self._entries
+        return found
 
     def _unsupported(self, name: str) -> str:
         names = "\n".join(f"  - {each}" for each in self)
@@ -57,19 +48,57 @@ class ModelTable(MutableMapping[str, dict[str, Any]]):
         )
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        return self.entries[name]
+        return self.load()[name]
 
     def __setitem__(self, name: str, entry: dict[str, Any]) -> None:
-        self.entries[name] = entry
+        self.load()[name] = entry
 
     def __delitem__(self, name: str) -> None:
-        del self.entries[name]
+        del self.load()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.entries)
+        return iter(self.load())
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.load())
+
+
+class Models:
+    """What calls with one token need to know of the models in a table. All raise as `ModelTable.find`."""
+
+    def __init__(self, table: ModelTable, token: str | None = None) -> None:
+        self._table = table
+        self._token = token
+
+    def full_name(self, name: str) -> str:
+        return str(self._find(name).get("name", name))
+
+    def kind(self, name: str) -> str:
+        """`image`, `video`, `audio` and so on."""
+        return str(self._find(name).get("model_type", "image"))
+
+    def params(self, name: str) -> Mapping[str, Mapping[str, Any]]:
+        """The `supported_params` of a model."""
+        params: Mapping[str, Mapping[str, Any]] = self._find(name).get("supported_params", {})
+        return params
+
+    def image_parameter(self, name: str) -> str | None:
+        """The parameter of a model for its reference image."""
+        parameter: str | None = self._find(name).get("image_parameter")
+        return parameter
+
+    def known_params(self) -> set[str]:
+        """The parameters of all declared models."""
+        return {each for name in self._table for each in self.params(name)}
+
+    def is_file(self, name: str, parameter: str) -> bool:
+        """Whether a parameter takes files: the model's own, or one of that name that another model has."""
+        own = self.params(name)
+        takers = [own] if parameter in own else map(self.params, self._table)
+        return any(params.get(parameter, {}).get("type") == "file" for params in takers)
+
+    def _find(self, name: str) -> dict[str, Any]:
+        return self._table.find(name, self._token)
 
 
 def entry_of(model: Mapping[str, Any]) -> dict[str, Any]:

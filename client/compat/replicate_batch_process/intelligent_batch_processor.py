@@ -6,16 +6,18 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from os import PathLike, fspath
 from typing import Any
 
 from replicate_concurrent import ApiError, AsyncClient, Generation, ReplicateConcurrentError
 
 from replicate_batch_process import config, saving
+from replicate_batch_process.catalogue import Models
 from replicate_batch_process.connection import options
-from replicate_batch_process.file_names import Claims, distinct, ending, new_stem
+from replicate_batch_process.file_names import distinct, ending, new_stem
 from replicate_batch_process.global_concurrency_manager import GlobalReplicateConcurrencyManager
-from replicate_batch_process.jobs import Job, job_of, portions
+from replicate_batch_process.jobs import Job, Jobs, portions
 from replicate_batch_process.outcomes import BatchResult, Files, error_of
 
 __all__ = ["BatchRequest", "BatchResult", "IntelligentBatchProcessor", "intelligent_batch_process"]
@@ -24,6 +26,8 @@ log = logging.getLogger(__package__)
 
 _SAVED_AT_ONCE = 8
 """Files that are fetched at once. The service serves them beside its other callers."""
+
+_PATH = "output_filepath"
 
 _ITEM = re.compile(r"requests\[(\d+)\]")
 
@@ -34,9 +38,24 @@ class BatchRequest:
 
     prompt: str
     model_name: str
-    output_filepath: str | None = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    request_id: str = field(default_factory=lambda: f"req_{uuid.uuid4().hex}")
+    output_filepath: str | PathLike[str] | None = None
+    kwargs: dict[str, Any] | None = None
+    request_id: str = ""
+
+    def __post_init__(self) -> None:
+        self.kwargs = {} if self.kwargs is None else self.kwargs
+        self.request_id = self.request_id or f"req_{uuid.uuid4().hex}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the model, without a path that stands among them."""
+        return {name: value for name, value in (self.kwargs or {}).items() if name != _PATH}
+
+    @property
+    def path(self) -> str | None:
+        """The path of its file, which may also stand in `kwargs`."""
+        path = self.output_filepath or (self.kwargs or {}).get(_PATH)
+        return fspath(path) if path else None
 
     def result(self, **outcome: Any) -> BatchResult:
         return BatchResult(self.request_id, self.prompt, self.model_name, **outcome)
@@ -72,6 +91,7 @@ class IntelligentBatchProcessor:
         self.global_manager = GlobalReplicateConcurrencyManager(replicate_api_token, global_max_concurrent)
         self.completed_results: list[BatchResult] = []
         self.failed_tasks: list[BatchResult] = []
+        self.stats: dict[str, float] = {}
         self._token = replicate_api_token
 
     async def process_intelligent_batch(
@@ -83,15 +103,22 @@ class IntelligentBatchProcessor:
         if the service cannot be reached or refuses the whole batch.
         """
         bounds = [max_concurrent or self.max_concurrent, self.global_manager.global_max_concurrent]
-        run = _Run(requests, self.progress_callback)
-        jobs = await asyncio.to_thread(run.jobs)
-        if jobs:
+        run, started = _Run(requests, self.progress_callback), time.time()
+        if jobs := await run.prepare(Jobs(self._token)):
             async with AsyncClient(**options(self._token)) as client:
                 for portion in portions(jobs):
                     await run.process(client, portion, max_concurrent=min(filter(None, bounds)))
         results = run.results
         self.completed_results = [each for each in results if each.success]
         self.failed_tasks = [each for each in results if not each.success]
+        self.stats = {
+            "start_time": started,
+            "end_time": time.time(),
+            "total_submitted": len(results),
+            "total_completed": len(self.completed_results),
+            "total_failed": len(self.failed_tasks),
+            "total_retried": 0,  # the service repeats what may succeed
+        }
         return results
 
 
@@ -110,16 +137,23 @@ class _Run:
     def results(self) -> list[BatchResult]:
         return [self._done[number] for number in range(len(self._requests))]
 
-    def jobs(self) -> dict[int, Job]:
+    async def prepare(self, maker: Jobs) -> dict[int, Job]:
         """What to send, by the number of the request. Any other request has its result."""
-        claims, found = Claims(overwrite=config.OVERWRITE), dict[int, Job]()
-        paths = iter(distinct([each.output_filepath for each in self._requests if each.output_filepath]))
+        made = await asyncio.to_thread(self._made, maker)
+        for number, job in made.items():
+            if isinstance(job, Exception):
+                self._finish(number, success=False, error=str(job), duration=0.0)
+        return {number: job for number, job in made.items() if isinstance(job, Job)}
+
+    def _made(self, maker: Jobs) -> dict[int, Job | Exception]:
+        found = dict[int, Job | Exception]()
+        paths = iter(distinct([each.path for each in self._requests if each.path]))
         for number, each in enumerate(self._requests):
-            path = next(paths) if each.output_filepath else None
+            path = next(paths) if each.path else None
             try:
-                found[number] = job_of(each.prompt, each.model_name, path, each.kwargs or {}, claims)
+                found[number] = maker.job(each.prompt, each.model_name, path, each.params)
             except (ValueError, OSError) as error:
-                self._finish(number, success=False, error=str(error), duration=0.0)
+                found[number] = error
         return found
 
     async def process(self, client: AsyncClient, jobs: dict[int, Job], *, max_concurrent: int) -> None:
@@ -196,7 +230,7 @@ async def intelligent_batch_process(
     max_concurrent: int = 8,
     output_dir: str = "output/intelligent_batch",
     *,
-    output_filepath: str | Sequence[str] | None = None,
+    output_filepath: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     replicate_api_token: str | None = None,
     global_max_concurrent: int | None = None,
     **common_kwargs: Any,
@@ -206,14 +240,15 @@ async def intelligent_batch_process(
     `output_filepath` is a path for each prompt, or one that is numbered; without it, files have new names in
     `output_dir`. Raises ValueError for a model that the service does not have, and for another number of paths.
     """
-    model = await asyncio.to_thread(config.REPLICATE_MODELS.find, model_name)
+    models = Models(config.REPLICATE_MODELS, replicate_api_token)
+    kind = await asyncio.to_thread(models.kind, model_name)
     if output_filepath is None:
         stem = new_stem(output_dir, f"intelligent_{model_name}")
-        paths = [f"{stem}_{number:03d}{ending(model['model_type'])}" for number in range(len(prompts))]
-    elif isinstance(output_filepath, str):
-        paths = [output_filepath] * len(prompts)
+        paths = [f"{stem}_{number:03d}{ending(kind)}" for number in range(len(prompts))]
+    elif isinstance(output_filepath, (str, PathLike)):
+        paths = [fspath(output_filepath)] * len(prompts)
     else:
-        paths = [str(each) for each in output_filepath]
+        paths = [fspath(each) for each in output_filepath]
     if len(paths) != len(prompts):
         raise ValueError(f"output_filepath has {len(paths)} paths for {len(prompts)} prompts")
     stamp = int(time.time())

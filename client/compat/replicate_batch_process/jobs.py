@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from replicate_batch_process import config
+from replicate_batch_process.catalogue import Models
 from replicate_batch_process.file_names import Claims, ending, new_stem
 from replicate_batch_process.translation import translated
 
@@ -35,21 +37,30 @@ class Job:
         return sum(not isinstance(value, (str, int, float, dict)) for several in values for value in several)
 
 
-def job_of(prompt: str, model_name: str, path: str | None, params: Mapping[str, Any], claims: Claims) -> Job:
-    """Raises ValueError for an unknown model, FileNotFoundError for a local file, and FileExistsError."""
-    model = config.REPLICATE_MODELS.find(model_name)
-    chosen = path or new_stem(OUTPUT_DIR, model_name) + ending(model["model_type"])
-    asked_of, fields = translated(
-        prompt,
-        model_name,
-        params,
-        extension=Path(chosen).suffix,
-        models=config.REPLICATE_MODELS,
-        rules=config.FALLBACK_MODELS,
-    )
-    count = params.get("num_outputs") or 1
-    claims.claim(chosen, count if isinstance(count, int) else 1)
-    return Job(chosen, asked_of, fields)
+class Jobs:
+    """Makes the jobs of one call, which its token pays. No two of them write the same file."""
+
+    def __init__(self, token: str | None = None) -> None:
+        self._models = Models(config.REPLICATE_MODELS, token)
+        self._claims = Claims(overwrite=config.OVERWRITE)
+
+    def job(
+        self, prompt: str, model_name: str, path: str | PathLike[str] | None, params: Mapping[str, Any]
+    ) -> Job:
+        """Raises ValueError for an unknown model, FileNotFoundError for a local file, and FileExistsError."""
+        kind = self._models.kind(model_name)
+        chosen = fspath(path) if path else new_stem(OUTPUT_DIR, model_name) + ending(kind)
+        model, fields = translated(
+            prompt,
+            model_name,
+            params,
+            extension=Path(chosen).suffix,
+            models=self._models,
+            rules=config.FALLBACK_MODELS,
+        )
+        count = params.get("num_outputs") or 1
+        self._claims.claim(chosen, count if isinstance(count, int) else 1)
+        return Job(chosen, model, fields)
 
 
 def portions(jobs: Mapping[int, Job]) -> Iterator[dict[int, Job]]:

@@ -9,22 +9,29 @@ from replicate_concurrent import Client
 
 from replicate_batch_process import config, saving
 from replicate_batch_process.connection import options
-from replicate_batch_process.file_names import Claims
-from replicate_batch_process.jobs import job_of
+from replicate_batch_process.jobs import Jobs
 from replicate_batch_process.outcomes import Files, error_of
 
 
 def replicate_model_calling(prompt: str, model_name: str, **kwargs: Any) -> Files:
     """Make one generation, and return the paths of its files.
 
-    `kwargs` are the parameters of the model, and `output_filepath`. If every model of the rules fails, the file is a
-    black picture, and `success` of the result is false. Raises ValueError for a model that the service does not have,
-    FileNotFoundError and FileExistsError before anything is spent, and else an error of `replicate_concurrent`.
+    `kwargs` are the parameters of the model, `output_filepath`, and `replicate_api_token` for another token than that
+    of the environment. If every model of the rules fails, the file is a black picture, and `success` of the result is
+    false. Ctrl-C cancels the generation.
+
+    Raises ValueError for a model that the service does not have, FileNotFoundError and FileExistsError before anything
+    is spent, and else an error of `replicate_concurrent`.
     """
-    path = kwargs.pop("output_filepath", None)
-    job = job_of(prompt, model_name, path, kwargs, Claims(overwrite=config.OVERWRITE))
-    with Client(**options()) as client:
-        made = client.submit(model=job.model, **job.fields).wait()
+    path, token = kwargs.pop("output_filepath", None), kwargs.pop("replicate_api_token", None)
+    job = Jobs(token).job(prompt, model_name, path, kwargs)
+    with Client(**options(token)) as client:
+        work = client.submit(model=job.model, **job.fields)
+        try:
+            made = work.wait()
+        except KeyboardInterrupt:
+            work.cancel()
+            raise
         files = saving.save(made, job.path, overwrite=config.OVERWRITE)
     return Files(files, error=error_of(made))
 

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from replicate_batch_process.catalogue import ModelTable
+from replicate_batch_process.catalogue import Models
 
 log = logging.getLogger(__package__)
 
 IMAGES = ("input_image", "image", "start_image", "reference_image", "image_input")
 """The parameters that count as reference images in the rules."""
+
+EDITED = "input_image"
+"""The parameter for an image that is to be edited."""
 
 SERVICE = ("max_cost_usd", "metadata", "start_timeout", "timeout")
 """The fields of the service that a call may have beside parameters of models."""
@@ -33,35 +36,37 @@ def translated(
     params: Mapping[str, Any],
     *,
     extension: str,
-    models: ModelTable,
+    models: Models,
     rules: Rules,
 ) -> tuple[str, dict[str, Any]]:
     """The model to begin with, and the other fields of `POST /generate`. `extension` is that of the file: `.png`.
 
     Raises ValueError for a model that the service does not have, and FileNotFoundError for a local file.
     """
-    name = models.find(model_name).get("name", model_name)
+    name = models.full_name(model_name)
     params = {each: value for each, value in params.items() if value is not None}
     first = _first(name, params, models, rules)
-    images = [each for each in IMAGES if each in params]
     kept = _known(_renamed(first, params, models), first, models)
     order = _order(first, rules)
-    own = models.find(first)["supported_params"]
-    decided = "reference_image" in rules.get(name, {}) or all(each in own for each in images)
+    own = models.params(first)
+    decided = "reference_image" in rules.get(name, {}) or not any(
+        each in kept and each not in own for each in IMAGES
+    )
     return first, {
         "prompt": prompt,
         **_format(extension, own),
         **{each: _value(each, value, first, models) for each, value in kept.items()},
         "fallback": order if decided else True,
-        "placeholder": bool(order) and models.find(first)["model_type"] == "image",
+        "placeholder": bool(order) and models.kind(first) == "image",
     }
 
 
-def _first(name: str, params: Mapping[str, Any], models: ModelTable, rules: Rules) -> str:
+def _first(name: str, params: Mapping[str, Any], models: Models, rules: Rules) -> str:
     """The model to begin with, by the rules for reference images and unsupported parameters."""
-    rule, supported = rules.get(name, {}), models.find(name)["supported_params"]
+    rule, supported = rules.get(name, {}), models.params(name)
     has_image = any(each in params for each in IMAGES)
-    strange = [each for each in params if each not in supported and each not in SERVICE]
+    allowed = {*supported, *SERVICE, *(IMAGES if models.image_parameter(name) else ())}
+    strange = params.keys() - allowed
     for reason, applies in (("reference_image", has_image), ("parameter_invalidation", bool(strange))):
         if applies and reason in rule:
             log.info("%s: %s takes over (%s)", name, rule[reason]["fallback_model"], reason)
@@ -79,23 +84,23 @@ def _order(first: str, rules: Rules) -> list[str]:
     return found[1:]
 
 
-def _renamed(first: str, params: Mapping[str, Any], models: ModelTable) -> dict[str, Any]:
-    """The parameters, with reference images under a name that the service knows. Of a video, any image is the one that
-    the model has; of a picture, `input_image` means that it is to be edited, and leads to a model that edits."""
-    entry = models.find(first)
-    own = entry["supported_params"]
-    meant = entry.get("image_parameter") if entry["model_type"] == "video" else None
-    names = {
-        each: meant or ("input_image" if each == "reference_image" else each)
-        for each in IMAGES
-        if each in params and each not in own
-    }
+def _renamed(first: str, params: Mapping[str, Any], models: Models) -> dict[str, Any]:
+    """The parameters, with a reference image under a name that says what it is for.
+
+    A model of videos, or one that edits, takes any image as its own. For others, `input_image` leads to a model that
+    edits.
+    """
+    own, meant = models.params(first), models.image_parameter(first)
+    foreign = [each for each in IMAGES if each in params and each not in own]
+    if len(foreign) != 1 or not (models.kind(first) == "video" or meant == EDITED):
+        foreign, meant = [each for each in foreign if each == "reference_image"], EDITED
+    names = {} if meant is None or meant in params else dict.fromkeys(foreign, meant)
     return {names.get(each, each): value for each, value in params.items()}
 
 
-def _known(params: Mapping[str, Any], first: str, models: ModelTable) -> dict[str, Any]:
+def _known(params: Mapping[str, Any], first: str, models: Models) -> dict[str, Any]:
     """The parameters that any model has. The service leaves those out that the model itself does not have."""
-    known = set(models.find(first)["supported_params"]).union(SERVICE, *models.parameters())
+    known = models.known_params().union(models.params(first), SERVICE)
     for each in params:
         if each not in known:
             log.warning("%s: no model has the parameter %s, so it is left out", first, each)
@@ -109,7 +114,7 @@ def _format(extension: str, own: Mapping[str, Mapping[str, Any]]) -> dict[str, s
     return {"output_format": fitting[0]} if fitting else {}
 
 
-def _value(name: str, value: Any, first: str, models: ModelTable) -> Any:
+def _value(name: str, value: Any, first: str, models: Models) -> Any:
     """The value, with local files as paths, which are uploaded."""
     if not models.is_file(first, name):
         return value
