@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from wsgiref.types import WSGIApplication
 
+from gunicorn import systemd
 from gunicorn.app.base import Application
 
 from models import declared
@@ -84,7 +85,10 @@ def _run(settings: Settings, create_app: Callable[[Settings], WSGIApplication]) 
 
 
 def _cannot_listen(settings: Settings) -> str | None:
-    """The reason why the address cannot be used, or None. gunicorn would retry for five seconds first."""
+    """The reason why the address cannot be used, or None. gunicorn would retry for five seconds first. It needs none if
+    it is passed a socket, as systemd does."""
+    if systemd.listen_fds(unset_environment=False):
+        return None
     host = settings.HOST.strip("[]")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, settings.PORT, type=socket.SOCK_STREAM)[

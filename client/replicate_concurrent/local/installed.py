@@ -32,10 +32,10 @@ def tree() -> Path | None:
 
 def missing(*, simulated: bool) -> list[str]:
     """Why no service can run here, in sentences; empty if one can."""
-    found = []
     if not OLDEST <= sys.version_info[:2] < TOO_NEW:
         running = ".".join(map(str, sys.version_info[:2]))
-        found.append(f"The service needs Python 3.11, 3.12 or 3.13; this is {running}.")
+        return [f"The service needs Python 3.11, 3.12 or 3.13; this is {running}."]
+    found = []
     if not sys.executable:
         found.append("The path of this Python is unknown.")
     if tree() is None:
