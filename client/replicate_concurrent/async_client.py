@@ -87,8 +87,9 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
         **parameters: Any,
     ) -> Generation:
-        """Generate, and return the outputs. `parameters` are those of the model and of `POST /generate`; files may be
-        paths, bytes, file objects or images of PIL.
+        """Generate, and return the outputs. `parameters` are those of the model and of `POST /generate`, of which
+        `timeout` is for how many seconds the prediction may run. Files may be paths, bytes, file objects or images of
+        PIL.
 
         Raises ApiError if the request was refused or the generation failed, and TimedOut after the client's timeout.
         """

@@ -71,8 +71,18 @@ def test_an_output_that_could_not_be_kept_comes_from_replicate(save):
     assert ["gen_1.jpg"] == save(picture(), made=made)
 
 
+def test_one_output_that_could_not_be_kept_comes_from_replicate_in_its_place(save):
+    third = "http://service.test/files/gen_1/gen_1-3.jpg"
+    made = generation(
+        files=[KEPT, third], output=[LINK, f"{LINK}?2", f"{LINK}?3"], files_error="2: the disk is full"
+    )
+
+    assert ["fox.jpg", "fox-2.jpg", "fox-3.jpg"] == save(picture(), made=made, name="fox.{ext}")
+    assert [KEPT, f"{LINK}?2", third] == [str(each.url) for each in save.service.requests]
+
+
 def test_several_outputs_are_numbered_in_order(save, tmp_path):
-    made = generation(files=[KEPT, f"{KEPT}?2"], output=[LINK, f"{LINK}?2"])
+    made = generation(files=[KEPT, KEPT.replace(".jpg", "-2.jpg")], output=[LINK, f"{LINK}?2"])
 
     assert ["fox.jpg", "fox-2.jpg"] == save(picture(), picture(JPEG + b"2"), made=made, name="fox.{ext}")
     assert {"fox.jpg": JPEG, "fox-2.jpg": JPEG + b"2"} == contents(tmp_path)

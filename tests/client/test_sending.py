@@ -1,5 +1,6 @@
 """One request until it is answered: what is sent again, when, and with which key."""
 
+import pickle
 import ssl
 
 import httpx
@@ -51,6 +52,23 @@ def test_the_key_of_the_caller_is_sent(scripted):
     generate(service, Order(ORDER.body, "fox-1"))
 
     assert "fox-1" == service.requests[0].headers["idempotency-key"]
+
+
+@pytest.mark.parametrize("key", ["", "two words", "é", "x" * 256, "a\r\nX: y"])
+def test_a_key_that_no_header_can_have_is_refused(key):
+    with pytest.raises(ValueError, match="visible ASCII"):
+        Order(ORDER.body, key)
+
+
+def test_an_error_survives_a_process_pool(scripted):
+    with pytest.raises(InvalidRequest) as refused:
+        generate(scripted(problem(400, "invalid_request", errors=[{"field": "seed", "message": "must be"}])))
+
+    again = pickle.loads(pickle.dumps(refused.value))
+
+    assert (InvalidRequest, "req_1", 400, "seed") == (
+        type(again), again.request_id, again.status, again.fields[0].field,
+    )  # fmt: skip
 
 
 def test_retry_after_is_obeyed(scripted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ HELD = 20
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.25, 2.0
 """Seconds between two looks. They grow by a tenth of the time that has passed."""
 
+_KEY = re.compile(r"[!-~]{1,255}")
+
 
 @dataclass(frozen=True)
 class Order:
@@ -25,6 +28,10 @@ class Order:
 
     body: Mapping[str, Any]
     key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.key is not None and not _KEY.fullmatch(self.key):
+            raise ValueError(f"idempotency_key must be 1 to 255 visible ASCII characters, got {self.key!r}")
 
 
 def order(

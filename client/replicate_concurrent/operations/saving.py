@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import zip_longest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from replicate_concurrent import filenames
 from replicate_concurrent.errors import OutputLost
@@ -107,19 +108,25 @@ def _sources(made: Generation) -> Iterator[list[str] | tuple[str, bytes]]:
     """Each output: the addresses that may have it, or its extension and its content."""
     links = list(_links(made.output))
     if made.files or made.kind not in _TEXTS:
-        kept = made.files
-        if len(kept) == len(links) or not kept:
-            for pair in zip_longest(kept, links):
-                yield [each for each in pair if each]
+        kept = {_number(each): each for each in made.files}
+        numbers = range(1, len(links) + 1)
+        if kept.keys() <= set(numbers) and len(kept) == len(made.files):
+            yield from ([*filter(None, (kept.get(number), links[number - 1]))] for number in numbers)
         else:
-            yield from ([each] for each in kept)
-        if kept or links:
+            yield from ([each] for each in made.files)
+        if made.files or links:
             return
     if made.output and all(isinstance(each, str) for each in made.output):
         yield "txt", "".join(made.output).encode()
     elif made.output:
         shown = made.output[0] if len(made.output) == 1 else made.output
         yield "json", json.dumps(shown, ensure_ascii=False, indent=1).encode()
+
+
+def _number(link: str) -> int:
+    """The number of an output, from 1, by the link to the kept file: `gen_….jpg`, `gen_…-2.jpg`."""
+    found = re.search(r"-([0-9]{1,4})\Z", PurePosixPath(urlsplit(link).path).stem)
+    return int(found[1]) if found else 1
 
 
 def _links(output: Any) -> Iterator[str]:

@@ -38,8 +38,8 @@ _UNREACHED = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 """Seconds between attempts, when the service does not say how long."""
 
-_KEYED = ("/generate", "/generate-batch", "/configure")
-"""Where the service knows a repeated POST, or the POST is the same twice."""
+_KEYED = ("/generate", "/configure", "/semaphores/", "/_admin/semaphores", "/v1/")
+"""The beginnings of the paths at which the service knows a repeated POST, or the POST is the same twice."""
 
 _ADMIN = ("/configure", "/keys", "/audit", "/_admin/")
 """What the user does as the administrator of a service of this machine."""
