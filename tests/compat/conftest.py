@@ -5,6 +5,7 @@ import pytest
 from harness.service_process import running_service
 from media.formats import black_png
 from simulator import Options, running
+from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
 
 
 @pytest.fixture(scope="package")
@@ -16,7 +17,12 @@ def simulator():
 @pytest.fixture(scope="package")
 def service(simulator, tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
-    with running_service(REPLICATE_BASE_URL=simulator.url, DATA_DIR=data) as started:
+    with running_service(
+        REPLICATE_BASE_URL=simulator.url,
+        REPLICATE_API_TOKEN=SERVER_TOKEN,
+        CONCURRENT_DOCKER_ADMIN_API_KEY=ADMIN_KEY,
+        DATA_DIR=data,
+    ) as started:
         yield started
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.service_process import ROOT
+from tests.support.callers import ADMIN_KEY
 
 IMPORTS = os.pathsep.join(str(ROOT / each) for each in ("client", "client/compat"))
 
@@ -141,6 +142,17 @@ def test_a_script_for_the_original_runs_unchanged_and_prints_nothing(name, photo
 
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
     assert files == sorted(path.name for path in Path("output").iterdir())
+
+
+def test_the_examples_of_the_guide_run(monkeypatch):
+    guide = (ROOT / "docs" / "migrate.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    monkeypatch.setenv("RCG_API_KEY", ADMIN_KEY)
+
+    done = run("".join([*examples, "client.close()\n"]))  # they follow each other
+    assert (0, "") == (done.returncode, done.stderr)
+    assert ["lighthouse.jpg"] == [path.name for path in Path("out").iterdir()]
+    assert "rcg_" in done.stdout
 
 
 FOUND = [*ROOT.glob(".venv-bench/lib/*/site-packages/replicate_batch_process-*.dist-info/METADATA")]

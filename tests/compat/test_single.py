@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from replicate_batch_process import config, global_concurrency_manager, main, replicate_model_calling
+from replicate_batch_process import (
+    config,
+    global_concurrency_manager,
+    init_environment,
+    main,
+    replicate_model_calling,
+)
 from replicate_concurrent import InvalidRequest, Unauthenticated
 
 from tests.support.pictures import format_of, is_the_black_picture
@@ -210,3 +216,12 @@ def test_the_import_is_refused_beside_the_original(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert 1 == done.returncode
     assert "ImportError: replicate-batch-process 1.1.1 and replicate-batch-process-compat" in done.stderr
+
+
+def test_replicate_init_is_the_init_of_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["replicate-init", "--help"])
+
+    with pytest.raises(SystemExit) as ended:
+        init_environment.main()
+    assert 0 == ended.value.code
+    assert "rcg init" in capsys.readouterr().out

@@ -1,13 +1,10 @@
 """The command `replicate-init`: `rcg init`."""
 
 import sys
-from importlib import import_module
+
+from replicate_concurrent.cli import main as rcg
 
 
 def main() -> None:
-    """Ask for the address and the token, check them, and write the configuration file."""
-    sys.argv[1:] = ["init", *sys.argv[1:]]
-    try:
-        import_module("replicate_concurrent.cli").main()
-    except ImportError as missing:
-        sys.exit(f"replicate-init needs the command line: pip install './client[cli]' ({missing})")
+    """Ask for the address and the key, check them, and keep them in a file that only the user can read."""
+    rcg(["init", *sys.argv[1:]])
