@@ -219,5 +219,6 @@ def test_keys_are_made_changed_and_deleted(client, service):
     assert made.key != client.keys.rotate(made.id).key
     assert made.id in [each.id for each in client.keys.list()]
     client.keys.delete(made.id)
+    client.keys.delete(made.id)
     assert made.id not in [each.id for each in client.keys.list()]
     assert "shop" == on_asyncio(service, lambda client: client.keys.get(made.id)).name

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from replicate_concurrent import results
+from replicate_concurrent.errors import NotFound
 from replicate_concurrent.operations.looking import fetched, listed, request
 from replicate_concurrent.operations.sending import Service
 from replicate_concurrent.operations.steps import Operation
@@ -36,7 +37,12 @@ def rotate(service: Service, key_id: str, grace_seconds: float) -> Operation[res
 
 
 def delete(service: Service, key_id: str) -> Operation[None]:
-    yield from request(service, "DELETE", _path(key_id))
+    """Raises NotFound for a key that never was. One that is deleted stays so: the answer may have been lost."""
+    try:
+        yield from request(service, "DELETE", _path(key_id))
+    except NotFound:
+        if (yield from get(service, key_id)).deleted_at is None:
+            raise
 
 
 def own(service: Service) -> Operation[results.Key]:
