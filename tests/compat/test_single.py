@@ -85,8 +85,9 @@ def test_kontext_edits_an_image_by_any_name(photo, made):
     assert "input_image" in sent
 
 
-def test_several_reference_images_lead_to_a_model_that_takes_so_many(photo, made):
-    replicate_model_calling("Like these", QWEN, image_input=[photo, Path(photo)])
+@pytest.mark.parametrize("model", [QWEN, FLUX, KONTEXT])
+def test_several_reference_images_lead_to_a_model_that_takes_so_many(model, photo, made):
+    replicate_model_calling("Like these", model, image_input=[photo, Path(photo)])
 
     ((model, sent),) = models_and_inputs(made)
     assert "google/nano-banana" == model
@@ -198,7 +199,9 @@ def test_the_global_status_has_the_slots_of_the_service():
     status = global_concurrency_manager.get_global_status()
 
     assert status["global_max_concurrent"] == status["available_slots"] + status["current_concurrent"]
-    assert 0.0 == status["utilization_percentage"]
+    assert 100 * status["current_concurrent"] == (
+        status["utilization_percentage"] * status["global_max_concurrent"]
+    )
 
 
 def test_the_command_shows_the_path(capsys):

@@ -6,11 +6,12 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any
 
-from replicate_concurrent import ApiError, AsyncClient, Generation, ReplicateConcurrentError
+from replicate_concurrent import ApiError, AsyncBatchHandle, AsyncClient, Generation, ReplicateConcurrentError
 
 from replicate_batch_process import config, saving
 from replicate_batch_process.catalogue import Models
@@ -159,9 +160,8 @@ class _Run:
     async def process(self, client: AsyncClient, jobs: dict[int, Job], *, max_concurrent: int) -> None:
         """Generate and save. What the service refuses of it has its own error, and the others are sent without it."""
         while jobs:
-            items = [job.item for job in jobs.values()]
             try:
-                batch = await client.submit_batch(requests=items, max_concurrent=max_concurrent)
+                batch = await _submitted(client, [job.item for job in jobs.values()], max_concurrent)
             except ApiError as refusal:
                 refused = self._refused(jobs, refusal)
                 if not refused:
@@ -179,17 +179,18 @@ class _Run:
                     self._finish(number, success=False, error=text)
             return
 
-    async def _follow(self, client: AsyncClient, batch: Any, jobs: dict[int, Job]) -> None:
+    async def _follow(self, client: AsyncClient, batch: AsyncBatchHandle, jobs: dict[int, Job]) -> None:
         numbers = list(jobs)
         saving = set[asyncio.Task[None]]()
         try:
             async for made in batch.results():
-                number = numbers[made.index]
+                number = numbers[made.index or 0]
                 saving.add(asyncio.create_task(self._save(client, made, number, jobs[number].path)))
             await asyncio.gather(*saving)
         finally:
             for task in saving:
                 task.cancel()
+            await asyncio.gather(*saving, return_exceptions=True)
 
     async def _save(self, client: AsyncClient, made: Generation, number: int, path: str) -> None:
         """Write the files of one result. What cannot be written is a failure, in which the id names the work."""
@@ -199,7 +200,7 @@ class _Run:
                 async with self._savers:
                     paths = await saving.save_async(client, made, path, overwrite=config.OVERWRITE)
             except (ReplicateConcurrentError, OSError) as trouble:
-                error = f"{made.id} was made, but not saved: {trouble}"
+                error = error or f"{made.id} was made, but not saved: {trouble}"
         seconds = made.raw.get("timing", {}).get("total")
         self._finish(number, success=error is None, file_paths=paths or None, error=error, duration=seconds)
 
@@ -222,6 +223,19 @@ class _Run:
                 self._callback(len(self._done), len(self._requests), result)
             except Exception:
                 log.exception("progress_callback failed")
+
+
+async def _submitted(
+    client: AsyncClient, items: Sequence[dict[str, Any]], max_concurrent: int
+) -> AsyncBatchHandle:
+    """A batch that the service has accepted. If this is cancelled meanwhile, so is the batch."""
+    submission = asyncio.ensure_future(client.submit_batch(requests=items, max_concurrent=max_concurrent))
+    try:
+        return await asyncio.shield(submission)
+    except asyncio.CancelledError:
+        with suppress(ReplicateConcurrentError):
+            await (await submission).cancel()
+        raise
 
 
 async def intelligent_batch_process(

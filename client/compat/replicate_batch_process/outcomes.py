@@ -22,8 +22,7 @@ class BatchResult:
 
 
 class Files(list[str]):
-    """Paths of files. `success` says whether models made all of them, and `error` why not. `results` has the outcomes
-    of a batch."""
+    """Paths of files. Without `success`, `error` has the first reason. `results` has the outcomes of a batch."""
 
     def __init__(
         self, paths: Iterable[str], *, error: str | None = None, results: Iterable[BatchResult] = ()
@@ -34,7 +33,7 @@ class Files(list[str]):
 
     @property
     def success(self) -> bool:
-        return self.error is None and all(result.success for result in self.results)
+        return self.error is None
 
 
 def error_of(made: Generation) -> str | None:

@@ -49,14 +49,13 @@ def translated(
     kept = _known(_renamed(first, params, models), first, models)
     order = _order(first, rules)
     own = models.params(first)
-    decided = "reference_image" in rules.get(name, {}) or not any(
-        each in kept and each not in own for each in IMAGES
-    )
+    foreign = [each for each in IMAGES if each in kept and each not in own]
+    decided = not foreign or (_count(params) == 1 and "reference_image" in rules.get(name, {}))
     return first, {
         "prompt": prompt,
         **_format(extension, own),
         **{each: _value(each, value, first, models) for each, value in kept.items()},
-        "fallback": order if decided else True,
+        "fallback": order if decided else True,  # the service knows which model takes these images
         "placeholder": bool(order) and models.kind(first) == "image",
     }
 
@@ -92,10 +91,16 @@ def _renamed(first: str, params: Mapping[str, Any], models: Models) -> dict[str,
     """
     own, meant = models.params(first), models.image_parameter(first)
     foreign = [each for each in IMAGES if each in params and each not in own]
-    if len(foreign) != 1 or not (models.kind(first) == "video" or meant == EDITED):
+    if _count(params) != 1 or not (models.kind(first) == "video" or meant == EDITED):
         foreign, meant = [each for each in foreign if each == "reference_image"], EDITED
     names = {} if meant is None or meant in params else dict.fromkeys(foreign, meant)
     return {names.get(each, each): value for each, value in params.items()}
+
+
+def _count(params: Mapping[str, Any]) -> int:
+    """The number of reference images."""
+    images = [params[each] for each in IMAGES if each in params]
+    return sum(len(each) if isinstance(each, (list, tuple)) else 1 for each in images)
 
 
 def _known(params: Mapping[str, Any], first: str, models: Models) -> dict[str, Any]:
