@@ -98,9 +98,6 @@ class Batch:
     def __iter__(self) -> Iterator[Generation]:
         return iter(self.results)
 
-    def __len__(self) -> int:
-        return len(self.results)
-
 
 @dataclass(frozen=True)
 class Plan:

@@ -201,6 +201,14 @@ def test_a_certificate_that_is_not_trusted_is_no_lost_connection(scripted):
         generate(scripted(error))
 
 
+def test_an_id_is_one_part_of_a_path(scripted):
+    service = scripted(MADE)
+
+    service.run(generating.look(service.service, "../keys?x=1"))
+
+    assert b"/generations/..%2Fkeys%3Fx%3D1" == service.requests[0].url.raw_path
+
+
 def test_no_redirect_takes_the_key_elsewhere(scripted):
     service = scripted(answer(302, location="https://elsewhere.test/generate"))
 

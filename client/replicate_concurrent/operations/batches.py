@@ -8,7 +8,7 @@ from typing import Any
 from replicate_concurrent.errors import TimedOut, Unavailable
 from replicate_concurrent.operations.generating import HELD, Order
 from replicate_concurrent.operations.references import payload
-from replicate_concurrent.operations.sending import Call, Service, json_of, send
+from replicate_concurrent.operations.sending import Call, Service, json_of, quoted, send
 from replicate_concurrent.operations.steps import Emit, Operation, Pause, do, now
 from replicate_concurrent.results import Batch, batch
 
@@ -107,13 +107,17 @@ def results(service: Service, target: str) -> Operation[None]:
 def look(service: Service, target: str) -> Operation[Batch]:
     """The batch with this id, with the results so far. Raises NotFound."""
     deadline = (yield from now()) + service.timeout
-    return batch(json_of((yield from send(service, Call("GET", f"/batches/{target}"), deadline=deadline))))
+    return batch(
+        json_of((yield from send(service, Call("GET", f"/batches/{quoted(target)}"), deadline=deadline)))
+    )
 
 
 def cancel(service: Service, target: str) -> Operation[Batch]:
     """Cancel the generations of a batch that have not ended. Returns the batch as it then is."""
     deadline = (yield from now()) + service.timeout
-    return batch(json_of((yield from send(service, Call("DELETE", f"/batches/{target}"), deadline=deadline))))
+    return batch(
+        json_of((yield from send(service, Call("DELETE", f"/batches/{quoted(target)}"), deadline=deadline)))
+    )
 
 
 def _rest(started: float, looked: float, target: str, deadline: float) -> Operation[None]:

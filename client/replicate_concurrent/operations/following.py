@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 
 from replicate_concurrent.errors import ConnectionLost
-from replicate_concurrent.operations.sending import Call, Service, send
+from replicate_concurrent.operations.sending import Call, Service, quoted, send
 from replicate_concurrent.operations.steps import Chunk, Close, Emit, Operation, Pause, now
 from replicate_concurrent.results import Event
 
@@ -27,7 +27,7 @@ def events(service: Service, target: str) -> Operation[None]:
     seen: set[tuple[str, str]] = set()
     heard = yield from now()
     while True:
-        call = Call("GET", f"/generations/{target}/events", is_streamed=True)
+        call = Call("GET", f"/generations/{quoted(target)}/events", is_streamed=True)
         response = yield from send(service, call, deadline=heard + service.timeout)
         reader = _Reader()
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from replicate_concurrent.errors import Canceled, TimedOut, Unavailable
 from replicate_concurrent.operations.references import payload
-from replicate_concurrent.operations.sending import Call, Service, json_of, send
+from replicate_concurrent.operations.sending import Call, Service, json_of, quoted, send
 from replicate_concurrent.operations.steps import Operation, Pause, do, now
 from replicate_concurrent.results import Generation, generation
 
@@ -94,14 +94,14 @@ def wait(service: Service, target: str, *, timeout: float | None) -> Operation[G
 def look(service: Service, target: str) -> Operation[Generation]:
     """The generation with this id, in any state. Raises NotFound."""
     deadline = (yield from now()) + service.timeout
-    response = yield from send(service, Call("GET", f"/generations/{target}"), deadline=deadline)
+    response = yield from send(service, Call("GET", f"/generations/{quoted(target)}"), deadline=deadline)
     return generation(json_of(response))
 
 
 def cancel(service: Service, target: str) -> Operation[Generation]:
     """Cancel a generation. Returns it as it then is: one that had ended stays as it was."""
     deadline = (yield from now()) + service.timeout
-    response = yield from send(service, Call("DELETE", f"/generations/{target}"), deadline=deadline)
+    response = yield from send(service, Call("DELETE", f"/generations/{quoted(target)}"), deadline=deadline)
     return generation(json_of(response))
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 from replicate_concurrent import results
 from replicate_concurrent.errors import NotFound
 from replicate_concurrent.operations.looking import fetched, listed, request
-from replicate_concurrent.operations.sending import Service
+from replicate_concurrent.operations.sending import Service, quoted
 from replicate_concurrent.operations.steps import Operation
 
 
@@ -50,4 +49,4 @@ def own(service: Service) -> Operation[results.Key]:
 
 
 def _path(key_id: str) -> str:
-    return f"/keys/{quote(key_id, safe='')}"
+    return f"/keys/{quoted(key_id)}"

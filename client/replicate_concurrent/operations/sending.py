@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -44,9 +45,9 @@ _KEYED = ("/generate", "/configure", "/semaphores/", "/_admin/semaphores", "/v1/
 _ADMIN = ("/configure", "/keys", "/audit", "/_admin/")
 """What the user does as the administrator of a service of this machine."""
 
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
-_USELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.ProxyError)
+_USELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Errors that the next attempt would have, too."""
 
 
@@ -105,6 +106,11 @@ class Service:
 def new_key() -> str:
     """An idempotency key."""
     return f"rcg-{uuid.uuid4()}"
+
+
+def quoted(name: str) -> str:
+    """An id as one part of a path."""
+    return quote(name, safe="")
 
 
 def send(service: Service, call: Call, *, deadline: float) -> Operation[httpx.Response]:
