@@ -1,7 +1,8 @@
 """Deletes ended work from the ledger after some days, in small steps.
 
 Whole days (UTC) are deleted; `GET /usage` goes on counting them (`Ledger.delete`). Work is kept longer while an
-idempotency key, a pending webhook delivery, a stored file or the search for a lost creation needs it.
+idempotency key, a batch that has joined it, a pending webhook delivery, a stored file or the search for a lost creation
+needs it.
 """
 
 import asyncio

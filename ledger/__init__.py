@@ -237,7 +237,8 @@ class Queries(ModelQueries, AccessQueries, Protocol):
         """The batches of a caller, or of callers as in `Page`, accepted before this place, the latest first."""
 
     def batch_states(self, batch_ids: Collection[str]) -> Mapping[str, Mapping[State, tuple[int, float]]]:
-        """How many generations of each batch are in each state, and the USD that these have cost."""
+        """How many generations of each batch are in each state, and the USD that these have cost. Those that it has
+        joined count with no cost."""
 
     def batch_items(self, batch_id: str) -> Sequence[GenerationRecord]:
         """The generations of a batch, in input order."""
@@ -275,6 +276,9 @@ class Queries(ModelQueries, AccessQueries, Protocol):
 
     def key(self, caller_id: str, key: str) -> KeyRecord | None: ...
 
+    def keys(self, caller_id: str, keys: Collection[str]) -> Sequence[KeyRecord]:
+        """Those of these keys that the caller has, in any order."""
+
     def expired_keys(self, before: float) -> Sequence[KeyRecord]:
         """Idempotency keys that were created before this time and whose work has ended. It may not return all."""
 
@@ -305,8 +309,8 @@ class Queries(ModelQueries, AccessQueries, Protocol):
         """Work to delete, as kinds and ids: work that ended before `before`, and with stored files also before
         `files_before`. It covers about `most` generations and only whole batches, and is empty if nothing is left.
 
-        Work with an idempotency key or a pending webhook delivery is not included. If that holds for one generation of
-        a batch, the whole batch is not included."""
+        Work with an idempotency key or a pending webhook delivery is not included, and neither is a generation that a
+        batch has joined. If that holds for one generation of a batch, the whole batch is not included."""
 
     def semaphores(self) -> Sequence[SemaphoreRecord]: ...
 

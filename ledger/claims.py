@@ -4,8 +4,9 @@ A claim is a statement that changes a row only if its condition holds, in one tr
 of two processes, one makes the change and the other learns that it did not.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,6 +19,13 @@ class ClaimKey:
     """Insert an idempotency key that has no row, or one of the same work."""
 
     record: KeyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimKeys:
+    """The same for several keys. Either all are inserted or none."""
+
+    records: tuple[KeyRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,7 @@ class ClaimApiKey:
 
 Claim = (
     ClaimKey
+    | ClaimKeys
     | ClaimSuspended
     | ClaimBatch
     | ClaimCancelled
@@ -191,6 +200,13 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
         ON CONFLICT (caller_id, "key") DO UPDATE SET created_at = excluded.created_at
         WHERE idempotency_keys.work_id = excluded.work_id
     """,
+    ClaimKeys: """
+        INSERT INTO idempotency_keys (caller_id, "key", fingerprint, work_id, created_at, process)
+        SELECT caller_id, "key", fingerprint, work_id, created_at, process FROM key_rows
+        WHERE TRUE ORDER BY caller_id, "key"
+        ON CONFLICT (caller_id, "key") DO UPDATE SET created_at = excluded.created_at
+        WHERE idempotency_keys.work_id = excluded.work_id
+    """,
     ClaimSuspended: """
         UPDATE generations SET process = ?, suspended_at = NULL
         WHERE (id = ? OR batch_id = ?) AND suspended_at IS NOT NULL AND ended_at IS NULL
@@ -233,6 +249,15 @@ _IS_FREE: Final = {
 }
 """Whether no process has a batch, by whether several share the ledger."""
 
+_KEY_ROWS: Final = {
+    False: """(
+        SELECT json_extract(value, '$.caller_id') AS caller_id, json_extract(value, '$.key') AS "key",
+            json_extract(value, '$.fingerprint') AS fingerprint, json_extract(value, '$.work_id') AS work_id,
+            json_extract(value, '$.created_at') AS created_at, NULL AS process FROM json_each(?)
+    )""",
+    True: "json_populate_recordset(NULL::idempotency_keys, ?)",
+}
+"""The rows of a parameter that is JSON, in SQLite and in PostgreSQL."""
 
 _LOCK: Final = "SELECT FROM meta WHERE name = 'name' FOR UPDATE"
 
@@ -250,12 +275,19 @@ def lock_order(claim: Claim) -> tuple[str, ...]:
             return (lookup.reader, lookup.name)
         case TakeLostCall(lost):
             return (lost.caller_id, lost.work_id)
+        case ClaimKey(key) | ClaimKeys((key, *_)):
+            return (key.caller_id, key.key)
     return ()
 
 
 def written_with(claim: Claim) -> tuple[Record, ...]:
     """The records that are written in the transaction of a claim if it is made. Then its statement returns a row."""
     return (claim.record, claim.audit) if isinstance(claim, ClaimApiKey) else ()
+
+
+def keys_of(claim: ClaimKey | ClaimKeys) -> tuple[KeyRecord, ...]:
+    """The idempotency keys that it inserts."""
+    return (claim.record,) if isinstance(claim, ClaimKey) else claim.records
 
 
 def total_of(account: str, day: int, simulated: bool) -> tuple[Any, ...]:
@@ -275,7 +307,10 @@ def moment_of(day: str) -> float:
 
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
     """The statement of a claim of this process, with its parameters. It changes no row if the claim fails."""
-    sql = _STATEMENTS[type(claim)].replace("is_free", _IS_FREE[process is not None])
+    is_shared = process is not None
+    sql = _STATEMENTS[type(claim)].replace("is_free", _IS_FREE[is_shared])
+    if isinstance(claim, ClaimKeys):
+        sql = sql.replace("key_rows", _KEY_ROWS[is_shared])
     if isinstance(claim, WaitsElsewhere):
         sql = sql.replace("of_work", "batches" if claim.work_id.startswith("batch_") else "generations")
     return sql.replace("?", placeholder), _parameters(claim, process)
@@ -283,8 +318,8 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
 
 def _parameters(claim: Claim, process: str | None) -> tuple[Any, ...]:
     match claim:
-        case ClaimKey(record):
-            return *astuple(record)[:-1], process
+        case ClaimKey() | ClaimKeys():
+            return _about_keys(claim, process)
         case ClaimSuspended(work_id):
             return process, work_id, work_id
         case ClaimBatch(batch_id):
@@ -301,6 +336,14 @@ def _parameters(claim: Claim, process: str | None) -> tuple[Any, ...]:
             return (record.revision - 1,)
         case TakeLostCall() | WaitsElsewhere():
             return _about_calls(claim)
+
+
+def _about_keys(claim: ClaimKey | ClaimKeys, process: str | None) -> tuple[Any, ...]:
+    match claim:
+        case ClaimKey(record):
+            return *astuple(record)[:-1], process
+        case ClaimKeys(records):
+            return (json.dumps([asdict(each) | {"process": process} for each in records]),)
 
 
 def _about_lookups(claim: ClaimLookup | EndLookup) -> tuple[Any, ...]:

@@ -45,6 +45,23 @@ class JsonText(FunctionElement[str]):
     inherit_cache = True
 
 
+class MembersOf(FunctionElement[Any]):
+    """The names and values of a column of JSON objects of texts, as rows with `key` and `value`."""
+
+    name = "members_of"
+    inherit_cache = True
+
+
+@compiles(MembersOf)
+def _json_each(found: MembersOf, compiler: Any, **options: Any) -> str:
+    return f"json_each({compiler.process(found.clauses, **options)})"
+
+
+@compiles(MembersOf, "postgresql")
+def _json_each_text(found: MembersOf, compiler: Any, **options: Any) -> str:
+    return f"json_each_text(CAST({compiler.process(found.clauses, **options)} AS JSON))"
+
+
 @compiles(JsonText)
 def _json_text(found: JsonText, compiler: Any, **options: Any) -> str:
     column, name = (compiler.process(each, **options) for each in found.clauses)

@@ -20,15 +20,17 @@ from ledger.claims import (
     ClaimBudget,
     ClaimCancelled,
     ClaimKey,
+    ClaimKeys,
     ClaimNotice,
     ClaimSent,
     ClaimSpending,
     ClaimSuspended,
     TakeLostCall,
     WaitsElsewhere,
+    keys_of,
 )
 from ledger.memory_access import MemoryAccess
-from ledger.memory_lists import MemoryLists
+from ledger.memory_lists import MemoryLists, joined_by
 from ledger.memory_lost_calls import MemoryLostCalls
 from ledger.memory_money import MemoryMoney
 from ledger.memory_published import MemoryModels
@@ -98,10 +100,8 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
     async def claim(self, claim: Claim) -> bool:
         await self.flush()
         match claim:
-            case ClaimKey(record):
-                place = _place(KeyRecord, MAPPINGS[KeyRecord].key_of(record))
-                kept = self.rows[KeyRecord].setdefault(place, replace(record, process=self.process))
-                return cast("KeyRecord", kept).work_id == record.work_id
+            case ClaimKey() | ClaimKeys():
+                return self._claimed_keys(keys_of(claim))
             case ClaimSuspended(work_id):
                 return self._change_unfinished(
                     work_id,
@@ -127,6 +127,15 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
                 return self.claimed_call(claim)
             case _:
                 return self.claimed(claim)
+
+    def _claimed_keys(self, records: Sequence[KeyRecord]) -> bool:
+        rows = self.rows[KeyRecord]
+        places = {_place(KeyRecord, MAPPINGS[KeyRecord].key_of(each)): each for each in records}
+        earlier = [(rows[place], each) for place, each in places.items() if place in rows]
+        if any(cast("KeyRecord", kept).work_id != each.work_id for kept, each in earlier):
+            return False
+        rows |= {place: replace(each, process=self.process) for place, each in places.items()}
+        return True
 
     def _change_unfinished(
         self, work_id: str, condition: Callable[[GenerationRecord], bool], **changes: Any
@@ -269,6 +278,10 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
     def key(self, caller_id: str, key: str) -> KeyRecord | None:
         return cast("KeyRecord | None", self.rows[KeyRecord].get((caller_id, key)))
 
+    def keys(self, caller_id: str, keys: Collection[str]) -> Sequence[KeyRecord]:
+        found = (self.key(caller_id, key) for key in keys)
+        return [each for each in found if each is not None]
+
     def expired_keys(self, before: float) -> Sequence[KeyRecord]:
         return [
             each
@@ -305,24 +318,26 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
         self, before: float, *, files_before: float, most: int
     ) -> Sequence[tuple[type[Record], str]]:
         keyed = {each.work_id for each in self.all(KeyRecord)}
+        keyed |= {each for batch in self.all(BatchRecord) for each in joined_by(batch)}
         pending = {each.id for each in self.pending_deliveries()}
 
         def may_go(each: GenerationRecord | BatchRecord) -> bool:
             moment = (
                 min(before, files_before) if isinstance(each, GenerationRecord) and each.files else before
             )
-            return each.ended_at is not None and each.ended_at < moment and each.id not in pending
+            stays = each.id in pending or each.id in keyed
+            return each.ended_at is not None and each.ended_at < moment and not stays
 
         found: list[tuple[type[Record], str]] = []
         items = 0
         for batch in sorted(self.all(BatchRecord), key=lambda each: each.ended_at or 0.0):
             items_may_go = all(may_go(each) for each in self.batch_items(batch.id))
-            if may_go(batch) and items_may_go and batch.id not in keyed:
+            if may_go(batch) and items_may_go:
                 if found and items + batch.total > most:
                     break
                 found.append((BatchRecord, batch.id))
                 items += batch.total
-        singles = self._generations(lambda each: not each.batch_id and may_go(each) and each.id not in keyed)
+        singles = self._generations(lambda each: not each.batch_id and may_go(each))
         singles.sort(key=lambda each: each.ended_at or 0.0)
         return found or [(GenerationRecord, each.id) for each in singles[:most]]
 

@@ -3,12 +3,18 @@
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 from contract.states import State
 from ledger import Page, Place
 from ledger.access_records import ApiKeyRecord
 from ledger.memory_rows import MemoryRows
 from ledger.records import BatchRecord, GenerationRecord
+
+
+def joined_by(batch: BatchRecord) -> Collection[str]:
+    """The ids of the items that were there before this batch."""
+    return json.loads(batch.joined or "{}").values()  # type: ignore[no-any-return]
 
 
 class MemoryLists(MemoryRows):
@@ -51,6 +57,12 @@ class MemoryLists(MemoryRows):
             if each.batch_id is not None and each.batch_id in batch_ids:
                 count, usd = found[each.batch_id].get(each.state, (0, 0.0))
                 found[each.batch_id][each.state] = count + 1, usd + each.cost_usd
+        for batch in self.all(BatchRecord):
+            for work_id in joined_by(batch) if batch.id in batch_ids else ():
+                if (joined := self.rows[GenerationRecord].get((work_id,))) is not None:
+                    state = cast("GenerationRecord", joined).state
+                    count, usd = found[batch.id].get(state, (0, 0.0))
+                    found[batch.id][state] = count + 1, usd
         return found
 
     def _is_of_key(self, caller_id: str, name: str | None) -> bool:

@@ -129,8 +129,13 @@ def named_keys(driver: sqlite3.Connection) -> None:
     )
 
 
+def joined_items(driver: sqlite3.Connection) -> None:
+    """From version 7: add the items of a batch that were there before, NULL in existing rows."""
+    driver.execute("ALTER TABLE batches ADD COLUMN joined TEXT")
+
+
 STEPS: Final[Sequence[Step]] = (
-    facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores, published_models, named_keys,
+    facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores, published_models, named_keys, joined_items,
 )  # fmt: skip
 """Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
@@ -190,6 +195,7 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
             PRIMARY KEY (caller_id, body_fingerprint, work_id)
         )""",
     ),
+    7: ("ALTER TABLE batches ADD COLUMN joined TEXT",),
 }
 """The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first
 that PostgreSQL has. A released step is never changed. A version that changes only one of the two databases has an empty

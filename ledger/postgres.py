@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger import Profile
-from ledger.claims import LOCKS, SENT, Claim, ClaimSent, lock_order, statement, written_with
+from ledger.claims import LOCKS, SENT, Claim, ClaimKeys, ClaimSent, lock_order, statement, written_with
 from ledger.json_rows import statements_of
 from ledger.members import FENCE, LOCK_TIMEOUT, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES, Schema, TooNew
@@ -49,6 +49,9 @@ _MORE_CONNECTIONS: Final = 2
 
 _PATIENCE: Final = 10.0
 """Seconds without an answer until a connection is closed."""
+
+_DEADLOCKS: Final = 3
+"""How often a transaction is tried again after the server has ended a deadlock with it."""
 
 _ROW_ERRORS: Final = {"22", "23", "54"}
 """SQLSTATE classes of errors about a row: its data, a constraint, or a limit such as the length of an indexed value."""
@@ -166,6 +169,12 @@ class PostgresBackend:
         return is_lossy
 
     def write(self, changes: Changes, claims: Sequence[Claim] = ()) -> Sequence[bool]:
+        for _ in range(_DEADLOCKS):  # of claims of the same keys in another order, which leave nothing behind
+            with suppress(errors.DeadlockDetected):
+                return self._write(changes, claims)
+        return self._write(changes, claims)
+
+    def _write(self, changes: Changes, claims: Sequence[Claim]) -> Sequence[bool]:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is open
         rows = list(statements_of(changes))
@@ -197,12 +206,20 @@ class PostgresBackend:
 
     def _make(self, connection: psycopg.Connection[Any], claim: Claim) -> Cursor:
         """Make a claim in the present transaction. At the end of the pipeline, the cursor has a row if it was made."""
+        if isinstance(claim, ClaimKeys):
+            return self._make_all(connection, claim)
         made = connection.execute(*statement(claim, self.process, placeholder="%s"))
         records = written_with(claim)
         if records and made.fetchone() is not None:  # waits for the server, which others do not
             for sql, every in statements_of(as_changes(records)):
                 connection.cursor().executemany(sql, every)
         return made
+
+    def _make_all(self, connection: psycopg.Connection[Any], claim: ClaimKeys) -> Cursor:
+        with connection.pipeline():  # its end waits for the server, as above
+            connection.execute("SAVEPOINT keys")
+            made = connection.execute(*statement(claim, self.process, placeholder="%s"))
+        return made if made.rowcount == len(claim.records) else connection.execute("ROLLBACK TO keys")
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Cursor[Any]]:

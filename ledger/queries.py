@@ -17,14 +17,16 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    true,
     union_all,
 )
+from sqlalchemy.sql.selectable import TableValuedAlias
 
 from contract.callers import KEY_PREFIX
 from contract.states import State
 from ledger import Page, Place, Progress
 from ledger.access import SqlAccess
-from ledger.column_types import JsonText
+from ledger.column_types import JsonText, MembersOf
 from ledger.lost_calls import SqlLostCalls
 from ledger.money import SqlMoney
 from ledger.published import SqlModels
@@ -38,7 +40,7 @@ from ledger.records import (
     SemaphoreLeaseRecord,
     SemaphoreRecord,
 )
-from ledger.sql_reader import after, conditions_of
+from ledger.sql_reader import after, conditions_of, in_parts
 from ledger.tables import (
     API_KEYS,
     ATTEMPTS,
@@ -89,18 +91,35 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
             .where(_G.batch_id.in_(batch_ids))
             .group_by(_G.batch_id, _G.state)
         )
+        joined = _joined()
+        counted_of_others = (
+            select(_B.id, _G.state, func.count())
+            .select_from(BATCHES.join(joined, true()).join(GENERATIONS, _G.id == joined.c.value))
+            .where(_B.id.in_(batch_ids), _B.joined.is_not(None))
+            .group_by(_B.id, _G.state)
+        )
         with self._reading() as connection:
             for batch_id, state, count, usd in connection.execute(counted):
                 found[batch_id][state] = count, float(usd)
+            for batch_id, state, count in connection.execute(counted_of_others):
+                own, usd = found[batch_id].get(state, (0, 0.0))
+                found[batch_id][state] = own + count, usd
         return found
 
     def batch_items(self, batch_id: str) -> Sequence[GenerationRecord]:
         return self._generations(_G.batch_id == batch_id, order=_G.position)
 
     def members(self, work_ids: Collection[str]) -> Sequence[GenerationRecord]:
-        return self._generations(or_(_G.id.in_(work_ids), _G.batch_id.in_(work_ids)))
+        return [
+            each
+            for some in in_parts(work_ids)
+            for each in self._generations(or_(_G.id.in_(some), _G.batch_id.in_(some)))
+        ]
 
     def progress(self, work_ids: Collection[str]) -> Mapping[str, Progress]:
+        return {name: each for some in in_parts(work_ids) for name, each in self._progress(some).items()}
+
+    def _progress(self, work_ids: Sequence[str]) -> Mapping[str, Progress]:
         one = select(_G.id, _G.state, _G.ended_at, _G.suspended_at, literal(0)).where(_G.id.in_(work_ids))
         batch = (
             select(_B.id, literal(""), _B.ended_at, func.max(_G.suspended_at), func.count(_G.ended_at))
@@ -165,6 +184,13 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
     def key(self, caller_id: str, key: str) -> KeyRecord | None:
         return next(iter(self._records(KeyRecord, KEYS.c.caller_id == caller_id, KEYS.c.key == key)), None)
 
+    def keys(self, caller_id: str, keys: Collection[str]) -> Sequence[KeyRecord]:
+        return [
+            each
+            for some in in_parts(keys)
+            for each in self._records(KeyRecord, KEYS.c.caller_id == caller_id, KEYS.c.key.in_(some))
+        ]
+
     def expired_keys(self, before: float) -> Sequence[KeyRecord]:
         ended = not_(_is_unfinished(KEYS.c.work_id))
         return self._records(KeyRecord, KEYS.c.created_at < before, ended, limit=_KEYS_AT_ONCE)
@@ -209,9 +235,15 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
         self, before: float, *, files_before: float, most: int
     ) -> Sequence[tuple[type[Record], str]]:
         keyed = select(KEYS.c.work_id)
+        joined = _joined()
+        of_batches = (
+            select(joined.c.value).select_from(BATCHES.join(joined, true())).where(_B.joined.is_not(None))
+        )
         pending = select(DELIVERIES.c.id).where(DELIVERIES.c.state == "pending")
         may_go = and_(
-            _G.ended_at < before, or_(_G.files == "[]", _G.ended_at < files_before), _G.id.not_in(pending)
+            _G.ended_at < before,
+            or_(_G.files == "[]", _G.ended_at < files_before),
+            *(_G.id.not_in(each) for each in (pending, keyed, of_batches)),
         )
         item_stays = exists().where(_G.batch_id == BATCHES.c.id, or_(_UNFINISHED, not_(may_go)))
         batches = select(BATCHES.c.id, BATCHES.c.total).where(
@@ -220,7 +252,7 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
             BATCHES.c.id.not_in(pending),
             not_(item_stays),
         )
-        single = select(_G.id).where(may_go, _G.batch_id.is_(None), _G.id.not_in(keyed))
+        single = select(_G.id).where(may_go, _G.batch_id.is_(None))
         found: list[tuple[type[Record], str]] = []
         items = 0
         with self._reading() as connection:
@@ -262,6 +294,11 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
             finally:
                 connection.exec_driver_sql("ROLLBACK")  # the transaction only reads
         return [read.read(row, attempts=tuple(attempts[row.id])) for row in rows]
+
+
+def _joined() -> TableValuedAlias:
+    """The rows of the items that a batch has joined, beside the row of the batch."""
+    return MembersOf(_B.joined).table_valued("key", "value")
 
 
 def _of_keys(caller_id: ColumnElement[str], name: str | None) -> Sequence[ColumnElement[bool]]:

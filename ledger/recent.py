@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from ledger.access_records import LostCallRecord, SpendingRecord
-from ledger.claims import Claim, ClaimKey, ClaimSent, written_with
+from ledger.claims import Claim, ClaimKey, ClaimKeys, ClaimSent, keys_of, written_with
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -57,8 +57,9 @@ class RecentRows:
         for claim in made:
             for place, record in as_changes(written_with(claim)).items():
                 self._note(place, record, now)
-            if isinstance(claim, ClaimKey):
-                self._note((KeyRecord, MAPPINGS[KeyRecord].key_of(claim.record)), claim.record, now)
+            if isinstance(claim, ClaimKey | ClaimKeys):
+                for place, record in as_changes(keys_of(claim)).items():
+                    self._note(place, record, now)
             elif isinstance(claim, ClaimSent):
                 place = LeaseRecord, (claim.lease_id,)
                 lease = self._living.get(place)

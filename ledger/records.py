@@ -172,7 +172,8 @@ class PlanRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRecord:
     """One batch. `request` is the JSON that all items share. `metadata`, `door` and `body_fingerprint` are as in a
-    generation."""
+    generation. `joined` is a JSON object with the ids of items that were there before, by their places from 0: such a
+    generation belongs to another batch or to none."""
 
     id: str
     caller_id: str
@@ -191,6 +192,7 @@ class BatchRecord:
     metadata: str | None = None
     door: str | None = None
     body_fingerprint: str | None = None
+    joined: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What all queries of the ledger in SQL share: how records are read, and conditions that may be absent."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,6 +13,8 @@ from ledger.records import Record
 from ledger.tables import mapping
 
 R = TypeVar("R", bound=Record)
+
+_AT_ONCE: Final = 5_000
 
 
 class SqlReader:
@@ -38,6 +40,12 @@ class SqlReader:
             raise LedgerDown(
                 f"The ledger cannot be read: {getattr(error, 'orig', None) or error}."
             ) from error
+
+
+def in_parts(values: Collection[str]) -> Iterator[Sequence[str]]:
+    """The values, so many at a time that a statement may have all of them as parameters several times."""
+    every = list(values)
+    return (every[first : first + _AT_ONCE] for first in range(0, len(every), _AT_ONCE))
 
 
 def conditions_of(*comparisons: tuple[Any, Callable[[Any, Any], Any], Any]) -> list[ColumnElement[bool]]:

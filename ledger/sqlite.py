@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from ledger.claims import Claim, written_with
+from ledger.claims import Claim, ClaimKeys, written_with
 from ledger.claims import statement as claimed
 from ledger.migrations import TooNew, migrate, name_of
 from ledger.recent import Changes, as_changes
@@ -162,6 +162,8 @@ class SqliteBackend:
 
 def _make(connection: sqlite3.Connection, claim: Claim) -> bool:
     """Make a claim in the present transaction. Returns whether it was made."""
+    if isinstance(claim, ClaimKeys):
+        return _make_all(connection, claim)
     cursor = connection.execute(*claimed(claim, None, placeholder="?"))
     if not (records := written_with(claim)):
         return cursor.rowcount > 0
@@ -170,6 +172,14 @@ def _make(connection: sqlite3.Connection, claim: Claim) -> bool:
     for statement, every in by_statement(as_changes(records), _STATEMENTS).items():
         connection.executemany(statement, every)
     return True
+
+
+def _make_all(connection: sqlite3.Connection, claim: ClaimKeys) -> bool:
+    connection.execute("SAVEPOINT keys")
+    if connection.execute(*claimed(claim, None, placeholder="?")).rowcount == len(claim.records):
+        return True
+    connection.execute("ROLLBACK TO keys")
+    return False
 
 
 def _engine(url: str) -> Engine:

@@ -193,7 +193,7 @@ _NEVER_CHANGES: Final = {
     "seq", "id", "caller_id", "batch_id", "position", "requested_model", "prompt", "file_name", "lists_attempts",
     "request_id", "webhook", "address", "simulated", "accepted_at", "key", "total", "max_concurrent", "max_cost_usd",
     "plan_strategy", "plan_seconds", "plan_cost_usd", "plan_credits", "url", "name", "generation_id", "number",
-    "semaphore", "ttl", "metadata", "door", "body_fingerprint",
+    "semaphore", "ttl", "metadata", "door", "body_fingerprint", "joined",
 }  # fmt: skip
 
 

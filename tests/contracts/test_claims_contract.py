@@ -18,6 +18,7 @@ from ledger.claims import (
     ClaimBudget,
     ClaimCancelled,
     ClaimKey,
+    ClaimKeys,
     ClaimLookup,
     ClaimSuspended,
     EndLookup,
@@ -395,3 +396,71 @@ def test_a_caller_that_waits_in_another_process_is_not_lost_with_the_one_that_ru
         shared.queries.generation("gen_1").state,
         shared.queries.generation("gen_1").body_fingerprint,
     )
+
+
+def keys(*names, prefix="gen_") -> ClaimKeys:
+    return ClaimKeys(tuple(replace(KEY, key=name, work_id=prefix + name) for name in names))
+
+
+def test_several_keys_are_claimed_together_or_not_at_all(shared):
+    assert [True] == shared.claim((shared.one, keys("a", "b")))
+
+    assert [False] == shared.claim((shared.other, keys("c", "b", "d", prefix="other_")))
+    assert [True] == shared.claim((shared.other, keys("c", "d", prefix="other_")))
+
+    kept = shared.queries.keys("anna", ["a", "b", "c", "d", "e"])
+    assert {"a": "gen_a", "b": "gen_b", "c": "other_c", "d": "other_d"} == {
+        each.key: each.work_id for each in kept
+    }
+    assert {each.key for each in kept if each.process == shared.one.process} >= {"a", "b"}
+    assert [] == list(shared.queries.keys("bert", ["a"]))
+
+
+def test_a_claim_of_several_keys_that_fails_leaves_other_claims_and_changes_of_its_transaction(shared):
+    write(shared.one, replace(KEY, key="b"))
+
+    async def story():
+        shared.other.upsert(replace(KEY, key="w", work_id="gen_w"))
+        claims = keys("a", "b"), ClaimKey(replace(KEY, key="x", work_id="gen_x")), keys("y", "z")
+        return await asyncio.gather(*map(shared.other.claim, claims))
+
+    assert [False, True, True] == asyncio.run(story())
+    assert {"b", "w", "x", "y", "z"} == {
+        each.key for each in shared.queries.keys("anna", ["a", "b", "w", "x", "y", "z"])
+    }
+
+
+def test_several_keys_may_be_claimed_again_for_the_same_work_only(shared):
+    assert [True] == shared.claim((shared.one, keys("a", "b")))
+
+    assert [True] == shared.claim((shared.one, keys("a", "b")))
+    assert [False] == shared.claim((shared.other, keys("a", "b", prefix="other_")))
+
+
+def test_one_of_many_overlapping_claims_of_keys_gets_each_key(shared):
+    names = [f"k{number}" for number in range(30)]
+    wanted = [(names[at : at + 12], f"w{at}_") for at in range(0, 18, 2)]
+    ledgers = [shared.one, shared.other]
+
+    claims = [
+        (ledgers[at % 2], keys(*(some[::-1] if at % 3 else some), prefix=prefix))
+        for at, (some, prefix) in enumerate(wanted)
+    ]
+    made = shared.claim(*claims)
+
+    assert any(made)
+    expected = {
+        name: prefix + name
+        for (some, prefix), is_made in zip(wanted, made, strict=True)
+        if is_made
+        for name in some
+    }
+    assert expected == {each.key: each.work_id for each in shared.queries.keys("anna", names)}
+
+
+def test_ten_thousand_keys_are_claimed_and_found(shared):
+    names = [f"k{number}" for number in range(10_000)]
+
+    assert [True] == shared.claim((shared.one, keys(*names)))
+
+    assert set(names) == {each.key for each in shared.queries.keys("anna", names)}

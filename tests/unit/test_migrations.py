@@ -214,9 +214,25 @@ def test_a_ledger_of_version_6_keeps_its_rows_and_has_no_keys(old):
 
     for rows, query, added in zip(before, every, (4, 3), strict=True):
         assert rows
-        assert [(*row, *[None] * added) for row in rows] == fetched(old, query)
+        after = [row[: len(rows[0]) + added] for row in fetched(old, query)]
+        assert [(*row, *[None] * added) for row in rows] == after
     tables = ("api_keys", "spending", "audit", "lost_calls")
     assert [] == [row for table in tables for row in fetched(old, f"SELECT * FROM {table}")]
+
+
+def test_a_ledger_of_version_7_keeps_its_rows_and_its_batches_have_joined_nothing(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        for step in STEPS[:6]:
+            step(connection)
+        connection.execute("PRAGMA user_version = 7")
+    before = fetched(old, "SELECT * FROM batches"), fetched(old, "SELECT * FROM generations")
+
+    assert opened(old) is None
+
+    assert all(before)
+    assert [(*row, None) for row in before[0]] == fetched(old, "SELECT * FROM batches")
+    assert before[1] == fetched(old, "SELECT * FROM generations")
+    assert before[0] == fetched(old.with_name("ledger.db.version-7"), "SELECT * FROM batches")
 
 
 def test_the_old_ledger_is_copied_once_and_whole_and_only_its_owner_can_read_the_copy(old):

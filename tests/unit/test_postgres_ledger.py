@@ -14,7 +14,7 @@ from errors import LedgerDown
 from harness.postgres import server
 from harness.service_process import until
 from ledger import HASH_KEY, Page, Period
-from ledger.claims import ClaimSuspended
+from ledger.claims import ClaimKeys, ClaimSuspended
 from ledger.json_rows import statements_of
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
 from ledger.postgres import PostgresBackend
@@ -533,3 +533,30 @@ def test_of_two_equal_claims_in_one_transaction_one_is_made(url):
         assert [True, False] == one.write({}, [ClaimSuspended("a")] * 2)
     finally:
         one.close()
+
+
+def test_a_transaction_that_the_server_ends_for_a_deadlock_is_made_again(url):
+    key = KeyRecord("admin", "a", "f", "gen_1", 1.0)
+    inserted = "INSERT INTO idempotency_keys VALUES ('admin', '{}', 'f', 'gen_2', 1.0)"
+    with opened(url) as ledger, psycopg.connect(url) as other, ThreadPoolExecutor(1) as thread:
+        other.execute(
+            "SET deadlock_timeout = '1min'"
+        )  # so that the server ends the transaction of the ledger
+        other.execute(inserted.format("b"))
+        asyncio.run(
+            _while_claimed(ledger, key, lambda: thread.submit(other.execute, inserted.format("a")), other)
+        )
+
+        found = SqlQueries(ledger.engine).keys("admin", ["a", "b"])
+        assert ledger.trouble is None
+    assert {"a": "gen_1", "b": "gen_1"} == {each.key: each.work_id for each in found}
+
+
+async def _while_claimed(ledger, key, block, other):
+    """Claim the keys `a` and `b`, while the other session, which has locked `b`, waits for `a`, and then gives up."""
+    claiming = asyncio.ensure_future(ledger.claim(ClaimKeys((key, replace(key, key="b")))))
+    await asyncio.sleep(0.3)
+    blocked = asyncio.wrap_future(block())
+    await blocked
+    other.rollback()
+    assert await claiming
