@@ -82,6 +82,8 @@ class ServiceError(Exception):
     """Whether a fallback model is tried next."""
     may_be_paid: bool = False
     """Whether a prediction was created for the failed request, may have been, or will be after a restart."""
+    problems: tuple[Problem, ...] = ()
+    """The fields that are wrong."""
 
     def __init__(self, detail: str = "", *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.title)
@@ -95,7 +97,8 @@ class ServiceError(Exception):
 
     def as_item(self) -> dict[str, Any]:
         """The error as the JSON of a batch item."""
-        return {"code": self.code, "detail": self.detail, "retryable": self.retryable}
+        item = {"code": self.code, "detail": self.detail, "retryable": self.retryable}
+        return item | {"errors": [each.as_json() for each in self.problems]} if self.problems else item
 
     def as_problem(self, request_id: str, *, root: str = "") -> dict[str, Any]:
         """The error as a problem document. `root` is the path of PUBLIC_URL."""
@@ -126,9 +129,6 @@ class InvalidRequest(ServiceError):
         more = len(self.problems) - 1
         tail = f" (and {more} more)" if more else ""
         super().__init__(f"{_shown(first.field)}: {first.message}{tail}")
-
-    def as_item(self) -> dict[str, Any]:
-        return super().as_item() | {"errors": [problem.as_json() for problem in self.problems]}
 
 
 class Unauthenticated(ServiceError):

@@ -3,12 +3,16 @@
 All functions run in a Flask thread, inside a request.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from flask import Blueprint, Response, jsonify, request
 
 from api import incoming, responses
+from api.item_keys import item_keys as item_keys_of
 from auth import Caller
 from generations import views
-from generations.submission import Submission
+from generations.submission import ItemKey, Submission
 from parsing.batch import parse_batch
 from parsing.generation import parse_generation
 from parsing.shapes import BatchRequest
@@ -83,11 +87,21 @@ def _batch_of(service: Runtime, caller: Caller, preference: incoming.Preference)
     with incoming.body(caller.turn, forms=True) as body, incoming.turn_for(body, caller.turn):
         context = incoming.context(body, caller)
         wanted = parse_batch(incoming.with_files_on_disk(body, context), context)
+        item_keys = item_keys_of(wanted, body, context, beside=key)
         may_exist = key is not None and not wanted.dry_run
-        forecast = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
+        # Work under the key of the batch is answered as it is, whatever became of its items.
+        joined = {} if may_exist else _joined(service, caller, item_keys)
+        planned = wanted.without(joined) if joined else wanted
+        forecast = service.loop.run(service.generations.forecast(planned, caller, may_exist=may_exist))
         if wanted.dry_run:
-            return jsonify(views.forecast(len(wanted.requests), forecast))
-        return incoming.submission(
+            return jsonify(views.forecast(len(wanted.requests), forecast, joined))
+        submission = incoming.submission(
             "batch", wanted, body, context=context, caller=caller, address=address, key=key,
             seconds=preference.seconds, plan=forecast.plan,
         )  # fmt: skip
+        return replace(submission, item_keys=item_keys)
+
+
+def _joined(service: Runtime, caller: Caller, item_keys: Mapping[int, ItemKey]) -> Mapping[int, str]:
+    """The ids of the items that are there already, by their places."""
+    return service.loop.run(service.generations.joined(item_keys, caller)) if item_keys else {}

@@ -37,7 +37,7 @@ from generations.submission import (
 from generations.supervisor import new_id
 from ledger.records import PlanRecord
 from network.addresses import network_of
-from parsing import inline_files, strict_json
+from parsing import inline_files, shapes, strict_json
 from parsing.context import ParseContext
 from parsing.generation import names_in
 from parsing.hidden import hidden
@@ -49,7 +49,6 @@ from service import Runtime
 Sender = TypeVar("Sender", Caller, Principal)
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_KEY: Final = re.compile(r"[!-~]{1,255}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _UNREADABLE: Final = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
 """Malformed chunks, or a caller who stopped sending. Any other OSError is the service's, such as a full disk."""
@@ -161,9 +160,10 @@ def has_key() -> bool:
 def idempotency_key() -> str | None:
     """Raises InvalidRequest."""
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise InvalidRequest([Problem("Idempotency-Key", "must be 1 to 255 visible ASCII characters", key)])
-    return key
+    try:
+        return None if key is None else shapes.usable_key(key)
+    except ValueError as wrong:
+        raise InvalidRequest([Problem("Idempotency-Key", str(wrong), key)]) from None
 
 
 def preference() -> Preference:

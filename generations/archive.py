@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from errors import LedgerDown
 from generations import views
 from generations.batch import Batch
+from generations.joined import items_of_record
 from generations.recovery import stored_batch
 from ledger import Ledger, Queries
 from ledger.records import BatchRecord, GenerationRecord
@@ -50,7 +51,7 @@ class Archive:
 
     async def batch(self, batch_id: str) -> tuple[BatchRecord | None, Sequence[GenerationRecord]]:
         """A batch, and its generations in input order."""
-        return await self.read(lambda queries: (queries.batch(batch_id), queries.batch_items(batch_id)))
+        return await self.read(partial(_batch, batch_id))
 
     async def result(self, work_id: str) -> Message | None:
         """The message for a caller's webhook; None if the work has not ended or is not in the ledger.
@@ -70,3 +71,8 @@ class Archive:
             return json.dumps(work.result(work.address)).encode()
         body = self._doors.get(work.door or "", views.generation)
         return json.dumps(body(work, work.address)).encode()
+
+
+def _batch(batch_id: str, queries: Queries) -> tuple[BatchRecord | None, Sequence[GenerationRecord]]:
+    record = queries.batch(batch_id)
+    return record, () if record is None else items_of_record(queries, record)

@@ -1,23 +1,22 @@
 """A batch in memory or from the ledger: its items in input order, its plan, and its response body."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from catalog.prices import weakest
 from generations import views
-from generations.generation import Generation
+from generations.generation import Generation, Item
+from generations.joined import joined_json
 from generations.submission import Submission
 from ledger.records import BatchRecord, GenerationRecord, PlanRecord
 from parsing.shapes import BatchRequest, metadata_json
 
-Item = Generation | GenerationRecord
-
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Batch:
-    """Generations that were submitted together.
+    """Generations that were submitted together, and those that it has `joined`: ids by their places (`joined.py`).
 
     `accepted_at` and `ended_at` are times of the loop, `created_at` is the Unix time of acceptance. `max_cost` is USD,
     and `metadata` a JSON object. `request_json` is the part of the request that all items share. The other fields are
@@ -26,7 +25,7 @@ class Batch:
 
     id: str
     caller_id: str
-    items: Sequence[Item]
+    items: list[Item]
     max_concurrent: int | None
     max_cost: float | None
     plan: PlanRecord
@@ -41,13 +40,14 @@ class Batch:
     detached: bool = False
     door: str | None = None
     body_fingerprint: str | None = None
+    joined: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         submission: Submission,
         request: BatchRequest,
-        items: Sequence[Item],
+        items: list[Item],
         *,
         request_json: str,
         accepted_at: float,
@@ -71,6 +71,7 @@ class Batch:
             body_fingerprint=submission.body_fingerprint,
             created_at=submission.submitted_at,
             detached=submission.detached or request.webhook is not None,
+            joined={place: each.id for place, each in submission.joined.items()},
         )
 
     @property
@@ -81,14 +82,15 @@ class Batch:
     def expected_cost(self) -> float:
         """USD that it has cost so far and may still cost at the most."""
         return sum(
-            each.cost_usd if each.has_ended else max(each.cost_usd, each.reserved_usd) for each in self.items
+            each.cost_usd if each.has_ended else max(each.cost_usd, each.reserved_usd)
+            for each in own_items(self)
         )
 
     def summary(self) -> dict[str, Any]:
         """Its body without the results."""
         succeeded = sum(each.succeeded for each in self.items)
         ended = sum(each.has_ended for each in self.items)
-        total = len(self.items)
+        total, own = len(self.items), own_items(self)
         return {
             "success": succeeded == total,
             "id": self.id,
@@ -97,14 +99,16 @@ class Batch:
             "failed": ended - succeeded,
             **views.plan(self.plan),
             "actual_seconds": self._seconds(),
-            "actual_cost_usd": round(sum(each.cost_usd for each in self.items), 6),
-            "cost_basis": weakest((each.cost_basis or "declared" for each in self.items), "declared"),
+            "actual_cost_usd": round(sum(each.cost_usd for each in own), 6),
+            "cost_basis": weakest((each.cost_basis or "declared" for each in own), "declared"),
+            **views.joined(self.joined),
             **views.metadata(self.metadata),
         }
 
     def item(self, index: int, address: str) -> dict[str, Any]:
         """The result of one item that has ended."""
-        return views.item(index, self.items[index].record(), address)
+        body = views.item(index, self.items[index].record(), address)
+        return body | {"joined": True} if index in self.joined else body
 
     def result(self, address: str) -> dict[str, Any]:
         """The body of a batch that has ended."""
@@ -127,6 +131,7 @@ class Batch:
             accepted_at=self.created_at,
             door=self.door,
             body_fingerprint=self.body_fingerprint,
+            joined=joined_json(self.joined),
             ended_at=self.created_at + self._seconds() if self.has_ended else None,
         )
 
@@ -145,9 +150,16 @@ def items_of(work: Work | GenerationRecord) -> Sequence[Item]:
     return work.items if isinstance(work, Batch) else (work,)
 
 
+def own_items(work: Work | GenerationRecord) -> Sequence[Item]:
+    """The same without the items that a batch has joined."""
+    if not isinstance(work, Batch) or not work.joined:
+        return items_of(work)
+    return [each for place, each in enumerate(work.items) if place not in work.joined]
+
+
 def in_memory(work: Work) -> list[Generation]:
-    """The generations of the work, without those that are only in the ledger."""
-    return [each for each in items_of(work) if isinstance(each, Generation)]
+    """The generations of the work, without those that are only in the ledger or that a batch has joined."""
+    return [each for each in own_items(work) if isinstance(each, Generation)]
 
 
 def unfinished(work: Work) -> list[Generation]:

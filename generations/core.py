@@ -10,8 +10,6 @@ from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import Authenticator
-from catalog.families import TrainedModels
-from catalog.published import Published
 from catalog.tariff import PUBLISHED, Tariff
 from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
@@ -20,37 +18,35 @@ from concurrency import Gate
 from contract.door_facts import REPLICATE
 from errors import TokenRejected
 from files import Files
+from generations import parts
 from generations.archive import NO_DOORS, Archive, Body
 from generations.attempt import AttemptRunner
-from generations.budget import Budget
-from generations.budgets import Budgets, Spent
+from generations.budgets import Spent
+from generations.claiming import Claims
 from generations.creations import LatestVersions
 from generations.deadline import Bounds
 from generations.door_calls import StartWebhooks
 from generations.elsewhere import Elsewhere
 from generations.events import Events
 from generations.figures import WorkFigures, figures_of
+from generations.finding import Finder
+from generations.following import JoinedItems
 from generations.idempotency import IdempotencyKeys
-from generations.key_budgets import HasKeys, KeyBudgets, SharedKeyBudgets
 from generations.key_directory import KeyDirectory
 from generations.key_limits import KeyLimits
 from generations.keys import NamedKeys
 from generations.late import LatePredictions
-from generations.learned import Learned
 from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.limits import ConfiguredLimits
 from generations.lost_calls import LostCalls
 from generations.model_pages import ModelPages
-from generations.published_models import PublishedModels
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState, seconds_in_doubt
 from generations.remote import Remote
-from generations.resolver import AllowedModels, Resolver
-from generations.retention import Retention
+from generations.resolver import AllowedModels
 from generations.semaphores import NamedSemaphores
 from generations.service import GenerationService
 from generations.shared import SharedLimits, SharedSemaphores, keep_fresh
-from generations.shared_budget import SharedBudget
 from generations.status import Status
 from generations.supervisor import Supervisor
 from generations.suspension import Suspension
@@ -64,8 +60,6 @@ from providers.models import ModelSource
 from providers.pushes import PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings
-from webhooks.outbox import Outbox
-from webhooks.signing import SigningSecrets
 
 
 class FullProvider(
@@ -111,18 +105,18 @@ class Core:
         self.letters = letters
         self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
         """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""
-        self.budget = _budgets(settings, ledger, archive, authenticator)
-        self._learned = _learned(settings, ledger, archive)
-        self.models = _models(settings, ledger, archive, provider)
+        self.budget = parts.budgets(settings, ledger, archive, authenticator)
+        self._learned = parts.learned(settings, ledger, archive)
+        self.models = parts.models(settings, ledger, archive, provider)
         self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry, authenticator)
-        self.resolver = _resolver(settings, context, self.models, self._allowed, tariff)
+        self.resolver = parts.resolver(settings, context, self.models, self._allowed, tariff)
         self.pages = ModelPages(context.registry, provider, self.models, self.resolver)
         known = partial(self.resolver.restored, queries)
         self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
-        self.outbox = _outbox(settings, ledger, archive, authenticator)
+        self.outbox = parts.outbox(settings, ledger, archive, authenticator)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
-        self.supervisor = self._supervisor(settings, ledger, keys, attachments)
+        self.supervisor = self._supervisor(settings, ledger, keys, attachments, parts.joined(archive))
         self.keys = self._keys(ledger, archive, authenticator)
         self.suspension = self._suspension(ledger, archive)
         remote = None if letters is None else Remote(letters, self.supervisor, ledger)
@@ -130,7 +124,7 @@ class Core:
         self.shared_limits = None if letters is None else SharedLimits(self.limits, archive, letters)
         self.generations = self._service(ledger, archive, keys, cpu, remote)
         self.lost_calls = LostCalls(service=self.generations, ledger=ledger, archive=archive)
-        self.retention = _retention(settings, ledger, archive)
+        self.retention = parts.retention(settings, ledger, archive)
         self.push = self._push(archive, authenticator, remote)
 
     @property
@@ -145,7 +139,7 @@ class Core:
         """What this process publishes to the others on the ledger, as JSON."""
         return {
             **self.figures(others).as_json(),
-            **self.supervisor.key_limits.published(self.supervisor.queued()),
+            **self.supervisor.key_limits.published(self.supervisor.running.queued()),
             "environment": dict(self.limits.own),
             "measured": asdict(self.provider.measured),
         }
@@ -177,7 +171,7 @@ class Core:
 
     async def _probe(self) -> None:
         """Ask the upstream for the account of a caller whose work waits here, if there is one."""
-        waiting = next(self.supervisor.queued(), None)
+        waiting = next(self.supervisor.running.queued(), None)
         if waiting is not None:
             with suppress(TokenRejected):  # that is an answer, too
                 await self.provider.account_of(waiting.caller)
@@ -239,7 +233,12 @@ class Core:
         )
 
     def _supervisor(
-        self, settings: Settings, ledger: Ledger, keys: IdempotencyKeys, attachments: Attachments
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        keys: IdempotencyKeys,
+        attachments: Attachments,
+        joined: JoinedItems,
     ) -> Supervisor:
         return Supervisor(
             runner=self.runner,
@@ -250,6 +249,7 @@ class Core:
             attachments=attachments,
             max_queued=settings.MAX_QUEUED,
             key_limits=KeyLimits(self.gate),
+            joined=joined,
         )
 
     def _suspension(self, ledger: Ledger, archive: Archive) -> Suspension:
@@ -300,10 +300,27 @@ class Core:
         return push
 
     def _service(
-        self, ledger: Ledger, archive: Archive, keys: IdempotencyKeys, cpu: Pool, remote: Remote | None
+        self,
+        ledger: Ledger,
+        archive: Archive,
+        keys: IdempotencyKeys,
+        cpu: Pool,
+        remote: Remote | None,
     ) -> GenerationService:
         status = Status(supervisor=self.supervisor, gate=self.gate, threads=cpu, learned=self._learned)
-        elsewhere = Elsewhere(supervisor=self.supervisor, archive=archive, ledger=ledger)
+        elsewhere = Elsewhere(
+            supervisor=self.supervisor,
+            archive=archive,
+            ledger=ledger,
+            progress=self.supervisor.joined.progress,
+        )
+        finder = Finder(
+            supervisor=self.supervisor,
+            suspension=self.suspension,
+            archive=archive,
+            elsewhere=elsewhere,
+            ledger=ledger,
+        )
         events = Events(
             supervisor=self.supervisor,
             elsewhere=elsewhere,
@@ -316,6 +333,8 @@ class Core:
             suspension=self.suspension,
             archive=archive,
             keys=keys,
+            claims=Claims(keys=keys, finder=finder, status=status, ledger=ledger),
+            finder=finder,
             elsewhere=elsewhere,
             remote=remote,
             budget=self.budget,
@@ -324,73 +343,3 @@ class Core:
             outbox=self.outbox,
             ledger=ledger,
         )
-
-
-def _models(
-    settings: Settings, ledger: Ledger, archive: Archive, source: ModelSource
-) -> PublishedModels[Published]:
-    return PublishedModels(
-        ledger=ledger,
-        archive=archive,
-        source=source,
-        compiled=Published.of,
-        simulated=settings.REPLICATE_SIMULATE,
-    )
-
-
-def _resolver(
-    settings: Settings,
-    context: ParseContext,
-    models: PublishedModels[Published],
-    allowed: AllowedModels,
-    tariff: Tariff,
-) -> Resolver:
-    registry, lora = context.registry, settings.LORA_MODEL_ID
-    return Resolver(
-        registry=registry,
-        published=models,
-        allowed=allowed,
-        tariff=tariff,
-        lora=lora,
-        trained=TrainedModels({*context.trigger_words, *([lora] if lora else [])}),
-        simulated=settings.REPLICATE_SIMULATE,
-    )
-
-
-def _budgets(settings: Settings, ledger: Ledger, archive: Archive, keys: HasKeys) -> Budgets:
-    of_keys = KeyBudgets if ledger.process is None else SharedKeyBudgets
-    simulated = settings.REPLICATE_SIMULATE
-    return Budgets(
-        _budget(settings, ledger, archive),
-        of_keys(ledger=ledger, archive=archive, keys=keys, simulated=simulated),
-        simulated=simulated,
-    )
-
-
-def _budget(settings: Settings, ledger: Ledger, archive: Archive) -> Budget:
-    limit, simulated = settings.BUDGET_USD_PER_DAY, settings.REPLICATE_SIMULATE
-    if limit is None or ledger.process is None:
-        return Budget(limit, simulated=simulated)
-    return SharedBudget(limit, ledger=ledger, archive=archive, process=ledger.process, simulated=simulated)
-
-
-def _learned(settings: Settings, ledger: Ledger, archive: Archive) -> Learned:
-    clock = asyncio.get_running_loop().time
-    return Learned(ledger=ledger, archive=archive, simulated=settings.REPLICATE_SIMULATE, clock=clock)
-
-
-def _outbox(settings: Settings, ledger: Ledger, archive: Archive, authenticator: Authenticator) -> Outbox:
-    return Outbox(
-        ledger=ledger,
-        message=archive.result,
-        secrets=SigningSecrets(authenticator.keyed_hash, settings.webhook_secret),
-        loopback=settings.REPLICATE_SIMULATE,
-        allowed_hosts=settings.webhook_hosts,
-    )
-
-
-def _retention(settings: Settings, ledger: Ledger, archive: Archive) -> Retention | None:
-    days = settings.LEDGER_KEEP_DAYS
-    if days is None:
-        return None
-    return Retention(ledger=ledger, archive=archive, days=days, files_ttl=settings.FILES_TTL)

@@ -1,40 +1,31 @@
-"""Work that runs in another process on the same ledger: waits for it by reading its rows.
-
-All waits share one query, which is made each half second.
-"""
+"""Work that runs in another process on the same ledger: waits for it by reading its rows (`progress.py`)."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
 from errors import LedgerDown
 from generations.archive import Archive, Stored
-from generations.batch import Batch, Work
+from generations.batch import Batch, Work, own_items
+from generations.progress import PAUSE, ProgressOfRows
 from generations.supervisor import Supervisor
-from ledger import Ledger, Progress, Queries
+from ledger import Ledger, Queries
 from ledger.records import GenerationRecord
-from providers.single_flight import SingleFlight
-
-PAUSE: Final = 0.5
-"""Seconds from one query to the next."""
 
 _ITEMS_AT_ONCE: Final = 500
 """The items of a batch that one query reads."""
 
-_NOT_READ: Final = Progress("", has_ended=False, is_suspended=False)
-
 
 class Elsewhere:
-    def __init__(self, *, supervisor: Supervisor, archive: Archive, ledger: Ledger) -> None:
+    def __init__(
+        self, *, supervisor: Supervisor, archive: Archive, ledger: Ledger, progress: ProgressOfRows
+    ) -> None:
         self._supervisor = supervisor
         self._archive = archive
         self._ledger = ledger
-        self._watched: Counter[str] = Counter()
-        """How many waits there are for each id."""
-        self._queries: SingleFlight[Mapping[str, Progress | None]] = SingleFlight()
+        self._progress = progress
 
     def runs(self, work: Work | Stored) -> bool:
         """Whether another process runs this work, as far as its record says: it has neither ended nor been suspended,
@@ -60,7 +51,7 @@ class Elsewhere:
         if isinstance(work, Batch) and on_item_done is not None:
             follower = _Follower(work, self._archive, on_item_done)
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds), aclosing(self.progress(work.id)) as news:
+            async with asyncio.timeout(seconds), aclosing(self._progress.follow(work.id)) as news:
                 async for each in news:
                     if follower:
                         await follower.take(each.ended)
@@ -73,34 +64,12 @@ class Elsewhere:
         """The record of a generation in each state that it enters from now on, until it has ended or is suspended, or
         this process drains."""
         state = ""
-        async with aclosing(self.progress(work.id)) as news:
+        async with aclosing(self._progress.follow(work.id)) as news:
             async for each in news:
                 if each.state != state or each.is_suspended:
                     found = await self._load(work)
                     state = found.state
                     yield found
-
-    async def progress(self, work_id: str) -> AsyncGenerator[Progress, None]:
-        """How far the work has come, each half second; the last time when it has ended or is suspended, or when this
-        process drains. Ends at once if the work is not in the ledger."""
-        self._watched[work_id] += 1
-        try:
-            while not self._supervisor.is_draining:
-                found = await self._look(work_id)
-                if found is None:
-                    return
-                yield found
-                if found.has_ended or found.is_suspended:
-                    return
-        finally:
-            self._watched[work_id] -= 1
-            if not self._watched[work_id]:
-                del self._watched[work_id]
-
-    async def _look(self, work_id: str) -> Progress | None:
-        """The progress of watched work by the next query. None if it is not in the ledger."""
-        found = await self._queries.run("next", self._query)
-        return found.get(work_id, _NOT_READ)  # the wait began while the query was made
 
     async def _load(self, work: GenerationRecord) -> GenerationRecord:
         """The record as it is now. Waits while the ledger is down."""
@@ -112,15 +81,6 @@ class Elsewhere:
             else:
                 return found or work
 
-    async def _query(self) -> Mapping[str, Progress | None]:
-        await asyncio.sleep(PAUSE)
-        watched = list(self._watched)
-        try:
-            found = await self._archive.read(lambda queries: queries.progress(watched))
-        except LedgerDown:
-            return {}  # it may be readable again before the waits are over
-        return {each: found.get(each) for each in watched}
-
 
 class _Follower:
     """Reads the items of a batch as they end, and passes each on once."""
@@ -129,16 +89,21 @@ class _Follower:
         self._batch = batch
         self._archive = archive
         self._on_item_done = on_item_done
-        self._items = batch.items = list(batch.items)
+        self._items = batch.items
+        self._places = {each.id: place for place, each in enumerate(batch.items)}
         self._done: set[str] = set()
+        self._own_done = 0
         self.finish(batch)
 
     async def take(self, ended: int) -> None:
-        """Pass on the items that have ended since, if the number of those that `ended` says that there are some."""
-        if ended <= len(self._done):
-            return
+        """Pass on the items that have ended since. `ended` is the number of its own that have."""
         with suppress(LedgerDown):
-            ids = await self._archive.read(lambda queries: queries.ended_items(self._batch.id))
+            ids: list[str] = []
+            if ended > self._own_done:
+                ids += await self._archive.read(lambda queries: queries.ended_items(self._batch.id))
+            if joined := [each for each in self._batch.joined.values() if each not in self._done]:
+                found = await self._archive.read(lambda queries: queries.progress(joined))
+                ids += [each for each in joined if each in found and found[each].has_ended]
             new = [each for each in ids if each not in self._done]
             for first in range(0, len(new), _ITEMS_AT_ONCE):
                 some = new[first : first + _ITEMS_AT_ONCE]
@@ -146,23 +111,27 @@ class _Follower:
 
     def finish(self, work: Stored) -> None:
         """Pass on the other items that have ended in this batch."""
-        self._pass_on([each for each in records_of(work) if each.has_ended])
+        items = work.items if isinstance(work, Batch) else [work]
+        self._pass_on([each.record() for each in items if each.has_ended])
 
     def _pass_on(self, records: Collection[GenerationRecord]) -> None:
         for record in records:
-            if record.id not in self._done and record.position is not None:
+            if record.id not in self._done:
                 self._done.add(record.id)
-                self._items[record.position] = record
-                self._on_item_done(self._batch, record.position)
+                self._own_done += record.batch_id == self._batch.id
+                place = self._places[record.id]
+                self._items[place] = record
+                self._on_item_done(self._batch, place)
 
 
 def is_suspended(work: Work | Stored) -> bool:
-    """Whether it waits for its owner, as far as its record says. A batch does if one of its items does."""
+    """Whether it waits for its owner, as far as its record says. A batch does if one of its own items does."""
     return any(each.suspended_at is not None and not each.has_ended for each in records_of(work))
 
 
 def records_of(work: Work | Stored) -> Sequence[GenerationRecord]:
-    return [each.record() for each in work.items] if isinstance(work, Batch) else [work.record()]
+    """The records of a generation, or of the own items of a batch."""
+    return [each.record() for each in own_items(work)]
 
 
 def _members(ids: Collection[str], queries: Queries) -> Sequence[GenerationRecord]:

@@ -34,14 +34,14 @@ class WorkFigures:
 
 def figures_of(supervisor: Supervisor, runner: Runner, account: AccountSource, others: Gate) -> WorkFigures:
     """The figures of this process. `others` is the gate of requests that create nothing."""
-    waiting, in_flight = supervisor.counts()
+    waiting, in_flight = supervisor.running.counts()
     return WorkFigures(
         in_flight=in_flight,
         waiting=waiting,
         ended=dict(runner.ended),
         polls_per_minute=others.statistics().current_rate_per_minute,
         account_shared=account.account_shared,
-        oldest_waiting_seconds=supervisor.longest_waiting(),
+        oldest_waiting_seconds=supervisor.running.longest_waiting(),
     )
 
 

@@ -385,3 +385,7 @@ def failure(error: ServiceError) -> Failure:
     problems = tuple(each.as_json() for each in error.problems) if isinstance(error, InvalidRequest) else None
     # A database cannot store half of a surrogate pair.
     return Failure(error.code, error.detail.encode(errors="replace").decode(), error.retryable, problems)
+
+
+Item = Generation | GenerationRecord
+"""A generation in memory, or one that has ended or runs in another process."""

@@ -5,20 +5,22 @@ accepted, and get its work. The claim stays in memory until the work has ended; 
 
 If several processes share the ledger, a key is claimed there too, before its work is accepted: of two processes, one
 inserts the row, and the other waits for the work in it.
+
+A batch may have a key, and keys of its items. All are claimed together or none, so that no request that waits for a key
+holds one.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
-from errors import IdempotencyConflict
+from errors import IdempotencyConflict, InvalidRequest, Problem
 from generations.archive import Archive
 from generations.submission import BodyFingerprint
-from ledger import Ledger, Queries
-from ledger.claims import ClaimKey
+from ledger import Ledger, Progress
+from ledger.claims import ClaimKey, ClaimKeys
 from ledger.records import KeyRecord
 
 KEPT_FOR: Final = 86_400.0
@@ -33,6 +35,17 @@ _PAUSE: Final = 0.05
 
 OwnedKey = tuple[str, str]
 """A caller's id and one of its keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A key that a request wants for its new work `work_id`. `field` is the place of the key in the body if it is that
+    of an item of a batch. None means the key of the request itself, which comes first."""
+
+    key: str
+    fingerprint: BodyFingerprint
+    work_id: str
+    field: str | None = None
 
 
 @dataclass(slots=True)
@@ -57,24 +70,50 @@ class IdempotencyKeys:
         then call `settle` or `abandon`.
 
         Raises IdempotencyConflict if the body differs, and LedgerDown if the ledger cannot be read or written."""
-        owned = caller_id, key
-        while (other := self._claims.get(owned)) is not None:
+        return (await self.claim_all(caller_id, [Wanted(key, fingerprint, work_id)])).get(key)
+
+    async def claim_all(self, caller_id: str, wanted: Sequence[Wanted]) -> Mapping[str, str]:
+        """The ids of the works with these keys, by key. The others were free and are now claimed, all for their new
+        work: then call `settle` or `abandon` for each. If the request itself has earlier work, this is all that is
+        returned, and nothing is claimed.
+
+        Raises IdempotencyConflict if a body differs, and LedgerDown. Then nothing is claimed."""
+        while (other := self._undecided(caller_id, wanted)) is not None:
             await other.decided.wait()
-            if other.is_settled:
-                return _same(other.record, fingerprint)
-        claim = _Claim(
-            KeyRecord(caller_id, key, fingerprint.current, work_id, self._clock(), self._ledger.process)
-        )
-        self._claims[owned] = claim
+        live = {each.key: self._claims.get((caller_id, each.key)) for each in wanted}
+        earlier = {key: claim.record for key, claim in live.items() if claim is not None}
+        if (whole := _checked(wanted[:1], earlier)) is not None:
+            return whole
+        now = self._clock()
+        claims = {
+            each.key: _Claim(
+                KeyRecord(
+                    caller_id, each.key, each.fingerprint.current, each.work_id, now, self._ledger.process
+                )
+            )
+            for each in wanted
+            if each.key not in earlier
+        }
+        self._claims |= {(caller_id, key): claim for key, claim in claims.items()}
         try:
-            earlier = await self._claim_in_ledger(claim.record)
+            records = {key: each.record for key, each in claims.items()}
+            known = await self._claim_in_ledger(wanted, records, earlier)
         except BaseException:
-            self._drop(owned, claim)
+            self._drop(caller_id, claims)
             raise
-        if earlier is None:
-            return None
-        self._drop(owned, claim)
-        return _same(earlier, fingerprint)
+        if (whole := _checked(wanted, known)) is not None:
+            self._drop(caller_id, claims)
+            return whole
+        self._drop(caller_id, {key: claims[key] for key in known})
+        return {key: each.work_id for key, each in {**earlier, **known}.items()}
+
+    async def known(self, caller_id: str, wanted: Sequence[Wanted]) -> Mapping[str, str]:
+        """The ids of the works with these keys, by key, without claiming the others. Raises as `claim_all`."""
+        records = {each.key: self._claims.get((caller_id, each.key)) for each in wanted}
+        live = {key: claim.record for key, claim in records.items() if claim is not None and claim.is_settled}
+        found = live | await self._read(caller_id, [each.key for each in wanted if each.key not in live])
+        _checked(wanted, found)
+        return {key: each.work_id for key, each in found.items()}
 
     def settle(self, caller_id: str, key: str) -> None:
         """Assign the new work to its claimed key."""
@@ -97,7 +136,7 @@ class IdempotencyKeys:
         self.key_of.pop(work_id, None)
         if claim is not None:
             claim.is_settled = False
-            self._drop(owned, claim)
+            self._drop(caller_id, {key: claim})
 
     def release(self, work_id: str) -> None:
         """Forget the claim of work that has ended. From now on its key is looked up in the ledger."""
@@ -115,33 +154,48 @@ class IdempotencyKeys:
     def _is_shared(self) -> bool:
         return self._ledger.process is not None
 
-    async def _claim_in_ledger(self, record: KeyRecord) -> KeyRecord | None:
-        """The record of earlier work with this key. None if the key is free; in a shared ledger it then belongs to this
-        record."""
+    def _undecided(self, caller_id: str, wanted: Iterable[Wanted]) -> _Claim | None:
+        """A claim of one of these keys by another request whose work may not be accepted."""
+        found = (self._claims.get((caller_id, each.key)) for each in wanted)
+        return next((each for each in found if each is not None and not each.is_settled), None)
+
+    async def _claim_in_ledger(
+        self, wanted: Sequence[Wanted], records: Mapping[str, KeyRecord], live: Mapping[str, KeyRecord]
+    ) -> Mapping[str, KeyRecord]:
+        """The records of earlier work with the keys of these records, beside `live` ones with other keys. The rest is
+        free; in a shared ledger it then belongs to these records."""
         clock = asyncio.get_running_loop().time
         until = clock() + LONGEST_CLAIM
-        while True:
-            earlier = await self._archive.read(partial(_record_of, record))
-            if earlier is None or await self._has_expired(earlier):
-                if not self._is_shared:
-                    return None
-                if earlier is not None:
-                    self._delete(earlier)
-                if await self._insert(record):
-                    return None
-            elif (
-                not self._is_shared
-                or clock() >= until
-                or await self._archive.read(partial(_has_work, earlier))
-            ):
-                return earlier
-            else:
+        while records:
+            caller_id = next(iter(records.values())).caller_id
+            earlier = await self._read(caller_id, list(records))
+            if self._is_shared and clock() < until and not await self._have_work(earlier.values()):
                 await asyncio.sleep(_PAUSE)
+                continue
+            free = [each for key, each in records.items() if key not in earlier]
+            is_known = _checked(wanted, {**live, **earlier}) is not None
+            if not self._is_shared or not free or is_known or await self._insert(free):
+                return earlier
+        _checked(wanted, live)
+        return {}
 
-    async def _insert(self, record: KeyRecord) -> bool:
-        """Insert the key if no other process has. A row without work would keep the key from everyone, so it is deleted
-        if the outcome is not known."""
-        claiming = asyncio.ensure_future(self._ledger.claim(ClaimKey(record)))
+    async def _read(self, caller_id: str, keys: Sequence[str]) -> dict[str, KeyRecord]:
+        """The records of these keys that count, by key. In a shared ledger, others are deleted."""
+        found = await self._archive.read(lambda queries: queries.keys(caller_id, keys)) if keys else ()
+        old = [each for each in found if each.created_at + KEPT_FOR <= self._clock()]
+        progress = await self._progress(old)
+        over = [each for each in old if each.work_id not in progress or progress[each.work_id].has_ended]
+        if self._is_shared:
+            for each in over:
+                self._delete(each)
+        expired = {each.key for each in over}
+        return {each.key: each for each in found if each.key not in expired}
+
+    async def _insert(self, records: Sequence[KeyRecord]) -> bool:
+        """Insert these keys if no other process has one of them. A row without work would keep a key from everyone, so
+        all are deleted if the outcome is not known."""
+        claim = ClaimKey(records[0]) if len(records) == 1 else ClaimKeys(tuple(records))
+        claiming = asyncio.ensure_future(self._ledger.claim(claim))
         try:
             return await asyncio.shield(claiming)
         except BaseException:
@@ -149,38 +203,48 @@ class IdempotencyKeys:
             def undo(_: object) -> None:
                 if not claiming.cancelled():
                     claiming.exception()  # retrieved, so that asyncio does not log it if the caller has left
-                self._delete(record)
+                for each in records:
+                    self._delete(each)
 
             claiming.add_done_callback(undo)  # a deletion before its end would come first
             raise
 
-    async def _has_expired(self, record: KeyRecord) -> bool:
-        if record.created_at + KEPT_FOR > self._clock():
-            return False
-        return not await self._archive.read(lambda queries: queries.is_unfinished(record.work_id))
+    async def _have_work(self, records: Iterable[KeyRecord]) -> bool:
+        """Whether the work of each of these keys is on record. Another process may still be accepting it."""
+        ids = {each.work_id for each in records}
+        return ids <= (await self._progress(records)).keys()
+
+    async def _progress(self, records: Iterable[KeyRecord]) -> Mapping[str, Progress]:
+        ids = [each.work_id for each in records]
+        return await self._archive.read(lambda queries: queries.progress(ids)) if ids else {}
 
     def _delete(self, record: KeyRecord) -> None:
         self._ledger.delete(KeyRecord, record.caller_id, record.key, record.work_id)
 
-    def _drop(self, owned: OwnedKey, claim: _Claim) -> None:
-        if self._claims.get(owned) is claim:
-            del self._claims[owned]
-        claim.decided.set()
+    def _drop(self, caller_id: str, claims: Mapping[str, _Claim]) -> None:
+        for key, claim in claims.items():
+            if self._claims.get((caller_id, key)) is claim:
+                del self._claims[caller_id, key]
+            claim.decided.set()
 
 
-def _record_of(record: KeyRecord, queries: Queries) -> KeyRecord | None:
-    return queries.key(record.caller_id, record.key)
-
-
-def _has_work(record: KeyRecord, queries: Queries) -> bool:
-    """Whether the work of this key is on record. Another process may still be accepting it."""
-    return (queries.generation(record.work_id) or queries.batch(record.work_id)) is not None
-
-
-def _same(earlier: KeyRecord, fingerprint: BodyFingerprint) -> str:
-    """The id of the earlier work. Raises IdempotencyConflict if its body had another fingerprint."""
-    if not fingerprint.matches(earlier.fingerprint):
-        raise IdempotencyConflict(
-            "This Idempotency-Key was used with a different body. Use a new key for each request."
-        )
-    return earlier.work_id
+def _checked(wanted: Sequence[Wanted], earlier: Mapping[str, KeyRecord]) -> Mapping[str, str] | None:
+    """The id of the work of the request itself by its key, if there is one. Raises IdempotencyConflict if this work, or
+    else that of one of the items, had a body with another fingerprint."""
+    first = wanted[0] if wanted else None
+    if first is not None and first.field is None and (record := earlier.get(first.key)) is not None:
+        if not first.fingerprint.matches(record.fingerprint):
+            raise IdempotencyConflict(
+                "This Idempotency-Key was used with a different body. Use a new key for each request."
+            )
+        return {first.key: record.work_id}
+    problems = [
+        Problem(each.field or "", "was used for another request; use a new key for each")
+        for each in wanted
+        if (record := earlier.get(each.key)) is not None and not each.fingerprint.matches(record.fingerprint)
+    ]
+    if problems:
+        conflict = IdempotencyConflict(InvalidRequest(problems).detail)
+        conflict.problems = tuple(problems)
+        raise conflict
+    return None

@@ -207,7 +207,7 @@ class KeyDirectory:
 
     def _end_work(self) -> None:
         """Cancel the waiting work of keys that are over."""
-        for caller_id in self._supervisor.callers():
+        for caller_id in self._supervisor.running.callers():
             if caller_id.startswith(KEY_PREFIX) and self.with_id(caller_id) is None:
                 self._supervisor.cancel_queued(caller_id)
 

@@ -30,6 +30,7 @@ from generations.batch import Batch
 from generations.endings import cancelled, ended_record
 from generations.finished_attempt import FinishedAttempt
 from generations.generation import Attempt, Generation
+from generations.joined import items_of_record, joined_ids
 from ledger import Queries
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord
 from ledger.rivals import target_of
@@ -113,13 +114,17 @@ class Recovery:
         try:
             shared = self._attachments.read(record.id, record.request)
         except Gone as gone:
-            over = [item if item.has_ended else ended_record(item, Interrupted(str(gone))) for item in items]
+            over = [
+                ended_record(item, Interrupted(str(gone))) if _goes_on(item, record) else item
+                for item in items
+            ]
             ended += [item for item, before in zip(over, items, strict=True) if item is not before]
             return stored_batch(record, over)
-        return replace(
-            stored_batch(record, items),
-            items=[item if item.has_ended else self._restored(item, shared, caller, ended) for item in items],
-        )
+        batch = stored_batch(record, items)
+        batch.items = [
+            self._restored(item, shared, caller, ended) if _goes_on(item, record) else item for item in items
+        ]
+        return batch
 
     def _restored(
         self,
@@ -204,6 +209,11 @@ class Recovery:
         )
 
 
+def _goes_on(item: GenerationRecord, batch: BatchRecord) -> bool:
+    """Whether it is an item of its own that the batch goes on with."""
+    return item.batch_id == batch.id and not item.has_ended
+
+
 def _attempt(record: AttemptRecord, request: GenerationRequest, model: Model) -> Attempt | FinishedAttempt:
     if not record.open:
         return FinishedAttempt(model, record)
@@ -217,7 +227,8 @@ def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batc
     return Batch(
         id=record.id,
         caller_id=record.caller_id,
-        items=items,
+        items=[*items],
+        joined=joined_ids(record),
         max_concurrent=record.max_concurrent,
         max_cost=record.max_cost_usd,
         plan=record.plan,
@@ -311,9 +322,10 @@ def _restored(
     done: list[Batch] = []
     whole: defaultdict[str, list[StoredBatch]] = defaultdict(list)
     for batch in queries.unfinished_batches(process):
-        items = [ended_now.get(item.id, item) for item in queries.batch_items(batch.id)]
-        if all(item.has_ended for item in items):
-            # The mode has changed, or a crash came between the end of the last item and that of the batch.
+        items = [ended_now.get(item.id, item) for item in items_of_record(queries, batch)]
+        if not any(_goes_on(item, batch) for item in items):
+            # The mode has changed, a crash came between the end of the last item and that of the batch, or the batch
+            # waits only for items that it has joined.
             done.append(stored_batch(batch, items))
         elif caller_of(batch.caller_id) is not None:
             whole[batch.caller_id].append((batch, items))

@@ -91,7 +91,7 @@ class NamedSemaphores:
         await self._ledger.flush()  # so that the ledger has the ends of all work
         is_named = await self._archive.read(lambda queries: queries.names_semaphore(semaphore_id))
         seen = self._existing(semaphore_id)
-        if is_named or seen.in_use or seen.waiting or self._supervisor.names_semaphore(semaphore_id):
+        if is_named or seen.in_use or seen.waiting or self._supervisor.running.names_semaphore(semaphore_id):
             raise SemaphoreInUse(
                 f"{seen.in_use} permits are in use, and {seen.waiting} generations wait for one. Work that is "
                 "not finished may need one later."

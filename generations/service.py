@@ -6,7 +6,7 @@ back finds the work in memory or in the ledger, and resumes it if it is suspende
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,16 +17,18 @@ from generations.archive import Archive, Stored
 from generations.audit import Actor
 from generations.batch import Batch, Work, items_of
 from generations.budgets import Budgets
+from generations.claiming import Claims
 from generations.costs import Forecast, explained
 from generations.elsewhere import Elsewhere, is_suspended
 from generations.events import Events, Subscription
+from generations.finding import Finder
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
 from generations.remote import Remote
 from generations.status import Status
-from generations.submission import Submission
+from generations.submission import ItemKey, Submission
 from generations.supervisor import Supervisor
-from generations.suspension import Requested, Suspension
+from generations.suspension import Suspension, made_again
 from generations.views import ListedBatch
 from ledger import Ledger, Page, Period, Place, Queries
 from ledger.records import Delivery, GenerationRecord
@@ -65,6 +67,8 @@ class GenerationService:
         suspension: Suspension,
         archive: Archive,
         keys: IdempotencyKeys,
+        claims: Claims,
+        finder: Finder,
         elsewhere: Elsewhere,
         budget: Budgets,
         remote: Remote | None = None,
@@ -77,6 +81,8 @@ class GenerationService:
         self._suspension = suspension
         self._archive = archive
         self.keys = keys
+        self._claims = claims
+        self._finder = finder
         self._elsewhere = elsewhere
         self._remote = remote
         self._budget = budget
@@ -98,24 +104,35 @@ class GenerationService:
         self._expect_response()
         new = None
         try:
-            work = await self._existing(submission)
-            if work is None:
-                try:
-                    async with self._budget.admitted(
-                        submission.caller, submission.bound, submission.submitted_at
-                    ):
-                        work = new = self._supervisor.accept(submission)
-                except BaseException as error:
-                    self._abandon_key(submission)
-                    if isinstance(error, BudgetExceeded):
-                        raise explained(error, submission.request) from None
-                    raise
+            work = await self._claims.claimed(submission)
+            if isinstance(work, Submission):
+                submission = work
+                work = new = await self._accept(submission)
         finally:
             if new is None and any(UPLOADED in text for text in submission.request_json):
                 self._supervisor.forget_attachments(submission.id)
         if new is not None:
             await self._persist(submission, new)
         return await self._wait(work, submission, None if on_item_done is None else _once(on_item_done))
+
+    async def _accept(self, submission: Submission) -> Work:
+        """Accept a submission whose keys are claimed. They are settled with it, or abandoned if it is refused."""
+        paid = submission.caller, submission.bound, submission.submitted_at
+        try:
+            async with self._budget.admitted(*paid):
+                work = self._supervisor.accept(submission)
+                self._claims.settle(submission)
+                return work
+        except BaseException as error:
+            self._claims.abandon(submission)
+            if isinstance(error, BudgetExceeded):
+                raise explained(error, submission.request) from None
+            raise
+
+    async def joined(self, item_keys: Mapping[int, ItemKey], caller: Caller) -> Mapping[int, str]:
+        """The ids of those items of a batch that are there already, by their places. Raises IdempotencyConflict and
+        LedgerDown."""
+        return await self._claims.known(item_keys, caller)
 
     async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> Forecast:
         """The forecast of a batch if it were submitted now. Raises InvalidRequest, QueueFull, LedgerDown or
@@ -132,7 +149,7 @@ class GenerationService:
 
     async def find(self, work_id: str, owner: Caller) -> Work | Stored | None:
         """Work by its id, in any process. Suspended work of the `owner` is resumed."""
-        return await self._find(work_id, owner)
+        return await self._finder.find(work_id, owner)
 
     # ── Get, cancel, subscribe
 
@@ -180,7 +197,7 @@ class GenerationService:
             if work is None or isinstance(work, Generation) or not is_suspended(work):
                 break
             await self._suspension.cancel(work)
-            work = await self._find(work_id)
+            work = await self._finder.find(work_id)
         if work is None:
             raise _not_found()
         return work
@@ -272,13 +289,19 @@ class GenerationService:
             if self._supervisor.is_draining and not work.has_ended:
                 raise HandedOver(work, self._supervisor.shutting_down())
             if is_suspended(work):  # its process is dead, so it continues here
-                work = await self._find(work.id, submission.caller, submission.request) or work
+                work = (
+                    await self._finder.find(
+                        work.id, submission.caller, made_again(work.id, submission.request)
+                    )
+                    or work
+                )
             seconds = None if until is None else max(0.0, until - clock())
         if on_item_done is not None and isinstance(work, Batch):
             self._supervisor.follow(work, on_item_done)
         if seconds != 0 and not isinstance(work, GenerationRecord):
             try:
-                await self._supervisor.wait(work, seconds=seconds)
+                async with self._finder.resuming_joined(work, submission.caller, submission.request):
+                    await self._supervisor.wait(work, seconds=seconds)
             except ShuttingDown as error:
                 raise HandedOver(work, error) from None
         return work
@@ -295,37 +318,15 @@ class GenerationService:
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=_RESPONSE_TIMEOUT)
 
-    async def _existing(self, submission: Submission) -> Work | Stored | None:
-        """The work of the submission's key. None if the submission has no key, or is the first with this key."""
-        if submission.key is None:
-            return None
-        try:
-            work_id = await self.keys.claim(
-                submission.caller.id, submission.key, submission.fingerprint, submission.id
-            )
-            if work_id is None:
-                return None
-            found = await self._find(work_id, submission.caller, submission.request)
-            if found is None:
-                raise LedgerDown(f"The key belongs to {work_id}, which is not in the ledger.")
-            await self._ledger.flush()  # the first request may not have a response yet
-            return found
-        except LedgerDown as down:
-            # a new exception, since `down` is raised in all tasks that waited for the disk
-            unknown = LedgerDown(down.detail)
-            unknown.may_be_paid = True  # an earlier request with the key may have been paid
-            raise unknown from down
-
     async def _persist(self, submission: Submission, work: Work) -> None:
-        """Write accepted work and its key to the disk. A generation whose caller waits is written before it is sent."""
-        if submission.key is not None:
-            self.keys.settle(submission.caller.id, submission.key)
+        """Write accepted work and its keys to the disk. A generation with a waiting caller is written before it is
+        sent."""
         if not work.detached and isinstance(work, Generation):
             return
         try:
             await self._supervisor.persist(work)
         except LedgerDown:
-            self._abandon_key(submission)
+            self._claims.abandon(submission)
             raise
         except asyncio.CancelledError:
             # Its caller disconnected before the response, cannot come back, and has no webhook.
@@ -333,32 +334,8 @@ class GenerationService:
                 self._supervisor.abandon(work)
             raise
 
-    def _abandon_key(self, submission: Submission) -> None:
-        if submission.key is not None:
-            self.keys.abandon(submission.caller.id, submission.key, submission.id)
-
-    async def _find(
-        self, work_id: str, owner: Caller | None = None, again: Requested | None = None
-    ) -> Work | Stored | None:
-        """Work by its id, in memory or from the ledger. Suspended work of the `owner` is resumed, with the secrets of
-        its request, if that was made `again`."""
-        stored: Stored | None = None
-        for _ in range(3):  # try again if it was resumed or has ended meanwhile
-            if (running := self._supervisor.find(work_id)) is not None:
-                return running
-            stored = await self._archive.load(work_id)
-            if stored is None or stored.has_ended or self._elsewhere.runs(stored):
-                break
-            if is_suspended(stored):
-                if owner is None or owner.id != stored.caller_id:
-                    break
-                await self._suspension.resume_for(stored, owner, again)
-            if self._supervisor.find(work_id) is None:
-                await self._ledger.flush()  # it has ended, since it could not continue, or is being suspended
-        return self._supervisor.find(work_id) or stored
-
     async def _visible(self, principal: Principal, work_id: str) -> Work | Stored:
-        work = await self._find(work_id, principal.caller)
+        work = await self._finder.find(work_id, principal.caller)
         if work is None and self._remote is not None:
             # Fails if the server has failed over: it may lack the row for some seconds.
             await self._ledger.flush()
@@ -366,6 +343,7 @@ class GenerationService:
                 raise LedgerDown(self._ledger.trouble)
         if work is None or not principal.may_see(work.caller_id):
             raise _not_found()
+        await self._finder.resume_joined(work, principal.caller)
         return work
 
     async def _delivery(self, work: Work | Stored) -> Delivery | None:

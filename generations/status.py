@@ -98,7 +98,7 @@ class Status:
         """Its place in the queue; None if it is not queued."""
         if generation.state != "queued":
             return None
-        ahead = self._supervisor.queue_position(generation)
+        ahead = self._supervisor.running.queue_position(generation)
         return generation.caller.turn, generation.batch_id, ahead, generation.semaphore
 
     def _batch(self, batch: Batch) -> dict[str, Any]:

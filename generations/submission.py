@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 from auth import Caller
 from catalog.references import Upload
 from errors import LedgerDown
+from generations.generation import Item
 from ledger.records import PlanRecord
 from parsing.attachments import Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
@@ -33,6 +34,18 @@ NO_FINGERPRINT: Final = BodyFingerprint("", "")
 """The fingerprint of a submission without a key."""
 
 
+@dataclass(frozen=True, slots=True)
+class ItemKey:
+    """The idempotency key of one item of a batch. Its new generation is `work_id`, unless there is one with the key."""
+
+    key: str
+    fingerprint: BodyFingerprint
+    work_id: str
+
+
+NO_KEYS: Final[Mapping[int, ItemKey]] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One request of a caller.
@@ -40,7 +53,8 @@ class Submission:
     `request_json` is the request as text, for a batch first the shared fields and then each item. The next process
     parses it again after a crash. `wait_seconds` is how long the caller waits for the end: None without limit, 0 not
     at all. `submitted_at` (Unix time) counts as the time of its acceptance. `address` is the base URL under which the
-    caller reached this service. `door`, `door_facts` and `body_fingerprint` are as in `GenerationRecord`.
+    caller reached this service. `door`, `door_facts` and `body_fingerprint` are as in `GenerationRecord`. `item_keys`
+    are the keys of the items of a batch by their places, and `joined` are the items that were there before.
     """
 
     id: str
@@ -58,12 +72,19 @@ class Submission:
     door_facts: str | None = None
     submitted_at: float = field(default_factory=time.time)
     body_fingerprint: str | None = None
+    item_keys: Mapping[int, ItemKey] = field(default_factory=lambda: NO_KEYS)
+    joined: Mapping[int, Item] = field(default_factory=dict)
 
     @property
     def bound(self) -> float:
         """The most USD that it may cost without retries and fallbacks."""
-        each = self.request
-        return sum(one.bound for one in each.requests) if isinstance(each, BatchRequest) else each.bound
+        if not isinstance(self.request, BatchRequest):
+            return self.request.bound
+        return sum(each.bound for _, each in self.own_requests(self.request))
+
+    def own_requests(self, request: BatchRequest) -> Iterator[tuple[int, GenerationRequest]]:
+        """The requests that are not there yet, with their places."""
+        return ((place, each) for place, each in enumerate(request.requests) if place not in self.joined)
 
     @property
     def detached(self) -> bool:

@@ -12,8 +12,7 @@ continues it at the next start.
 import asyncio
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Literal, cast
@@ -26,7 +25,8 @@ from cluster import AnyGate
 from errors import InvalidRequest, LedgerDown, Problem, QueueFull, ShuttingDown
 from generations.batch import Batch, Work, in_memory, unfinished
 from generations.budgets import Budgets, check_cost
-from generations.generation import Generation
+from generations.following import JoinedItems
+from generations.generation import Generation, Item
 from generations.idempotency import IdempotencyKeys
 from generations.key_limits import KeyLimits
 from generations.lifecycle import Runner
@@ -60,6 +60,7 @@ class Supervisor:
         attachments: Attachments,
         max_queued: int,
         key_limits: KeyLimits,
+        joined: JoinedItems,
     ) -> None:
         self._runner = runner
         self._gate = gate
@@ -69,15 +70,14 @@ class Supervisor:
         self._attachments = attachments
         self._max_queued = max_queued
         self.key_limits = key_limits
-        self._running: dict[str, tuple[asyncio.Task[None], Generation]] = {}
-        self._running_of: Counter[str] = Counter()
-        """The number of unfinished generations of each caller."""
-        self._naming: Counter[str] = Counter()
-        """The number of unfinished generations that name each semaphore."""
-        self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
+        self.running = joined.running
+        self.joined = joined
         self.handed_over: dict[str, Work] = {}
         """Work that the drain left to the next process, by id."""
-        self.is_draining = False
+
+    @property
+    def is_draining(self) -> bool:
+        return self.running.is_draining
 
     # ── Accept
 
@@ -100,24 +100,39 @@ class Supervisor:
 
     @computing()
     def _accept_batch(self, submission: Submission, request: BatchRequest) -> Batch:
-        self.check_room(len(request.requests), submission.caller)
-        bounds = [each.bound for each in request.requests]
-        check_cost(sum(bounds), request.max_cost, where="The batch")
-        for index, (each, bound) in enumerate(zip(request.requests, bounds, strict=True)):
-            check_cost(bound, each.max_cost, where=f"requests[{index}]")
-        self._budget.reserve(submission.caller, sum(bounds), submission.submitted_at)
-        shared, *own = submission.request_json
-        items = [
-            self._new(submission, each, text, id=new_id("gen"), batch_id=submission.id, position=position)
-            for position, (each, text) in enumerate(zip(request.requests, own, strict=True))
-        ]
+        own = list(submission.own_requests(request))
+        self.check_room(len(own), submission.caller)
+        bound = submission.bound
+        check_cost(bound, request.max_cost, where="The batch")
+        for position, each in own:
+            check_cost(each.bound, each.max_cost, where=f"requests[{position}]")
+        self._budget.reserve(submission.caller, bound, submission.submitted_at)
+        shared, *texts = submission.request_json
+        generations = {
+            position: self._item(submission, each, texts[position], position) for position, each in own
+        }
+        new = list(generations.values())
+        items: list[Item] = [*new]
+        if submission.joined:
+            every = {**generations, **submission.joined}
+            items = [every[position] for position in range(len(every))]
         now = asyncio.get_running_loop().time()
         batch = Batch.of(submission, request, items, request_json=shared, accepted_at=now)
         self._ledger.mark_dirty(batch)
-        for generation in items:
+        for generation in new:
             self._ledger.mark_dirty(generation)
-        self._begin_batch(batch, items)
+        self._begin_batch(batch, new)
         return batch
+
+    def _item(
+        self, submission: Submission, request: GenerationRequest, text: str, position: int
+    ) -> Generation:
+        """A new item of a batch. One with a key continues without a waiting caller, who may come back for it."""
+        key = submission.item_keys.get(position)
+        work_id = new_id("gen") if key is None else key.work_id
+        item = self._new(submission, request, text, id=work_id, batch_id=submission.id, position=position)
+        item.detached |= key is not None
+        return item
 
     @staticmethod
     def _new(submission: Submission, request: GenerationRequest, text: str, **fields: Any) -> Generation:
@@ -152,7 +167,7 @@ class Supervisor:
     def resume(self, generations: Iterable[Generation], batches: Iterable[Batch] = ()) -> None:
         """Resume the work of an earlier process, unless it runs here already."""
         for batch in batches:
-            if batch.id not in self._batches:
+            if batch.id not in self.running.batches:
                 batch.accepted_at = _loop_time(batch.created_at)
                 items = in_memory(batch)
                 for generation in items:
@@ -160,7 +175,7 @@ class Supervisor:
                 self._ledger.mark_dirty(batch)  # this process has it now
                 self._begin_batch(batch, items)
         for generation in generations:
-            if generation.id not in self._running:
+            if generation.id not in self.running.generations:
                 self._adopt(generation)
                 self._begin(generation, None)
 
@@ -189,29 +204,28 @@ class Supervisor:
     def follow(self, batch: Batch, on_item_done: Callable[[Batch, int], object]) -> None:
         """Call `on_item_done` with the index of each item of a batch when it ends, or now if it has ended."""
         for index, item in enumerate(batch.items):
-            running = self._running.get(item.id)
-            if running is None:
+            running = self.running.generations.get(item.id)
+            task = self.joined.task(batch, index) or (running[0] if running else None)
+            if task is None:
                 on_item_done(batch, index)
             else:
-                running[0].add_done_callback(lambda _, index=index: on_item_done(batch, index))  # type: ignore[misc]
+                task.add_done_callback(lambda _, index=index: on_item_done(batch, index))  # type: ignore[misc]
 
     def find(self, work_id: str) -> Work | None:
         """A generation or batch that runs in this process."""
-        found = self._running.get(work_id) or self._batches.get(work_id)
-        return found[1] if found else None
+        return self.running.find(work_id)
 
     def task(self, work: Work) -> asyncio.Task[None] | None:
         """The task that ends when the work ends or is interrupted; None if it does not run in this process."""
-        running = self._batches if isinstance(work, Batch) else self._running
-        return running[work.id][0] if work.id in running else None
+        return self.running.task(work)
 
     @property
     def has_work(self) -> bool:
         """Whether any work runs or waits in this process. In any thread."""
-        return bool(self._running or self._batches)
+        return bool(self.running.generations or self.running.batches)
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        return [task for task, _ in (*self._running.values(), *self._batches.values())]
+        return self.running.tasks()
 
     def cancel(self, work: Work) -> None:
         """Cancel work and its predictions. Work that was handed over is cancelled by the next process."""
@@ -222,13 +236,9 @@ class Supervisor:
                 if (task := self.task(generation)) is not None:
                     _cancel(task)
 
-    def callers(self) -> Mapping[str, int]:
-        """The unfinished generations in this process of each turn that has some."""
-        return dict(self._running_of)
-
     def cancel_queued(self, caller_id: str) -> None:
         """Cancel the work of a caller that has not begun to run."""
-        for generation in list(self.queued()):
+        for generation in list(self.running.queued()):
             if generation.caller_id == caller_id:
                 self.cancel(generation)
 
@@ -240,30 +250,6 @@ class Supervisor:
             self.cancel(generation)
         return [task for each in abandoned if (task := self.task(each)) is not None]
 
-    def queue_position(self, generation: Generation) -> int:
-        """How many generations of the same caller and batch queue before this one."""
-        before = 0
-        for _, other in self._running.values():
-            if other is generation:
-                break
-            same = (other.caller.turn, other.batch_id) == (generation.caller.turn, generation.batch_id)
-            before += same and other.semaphore == generation.semaphore and other.state == "queued"
-        return before
-
-    def queued(self) -> Iterator[Generation]:
-        """The generations that wait in the queue here, the oldest first."""
-        return (each for _, each in self._running.values() if each.state == "queued")
-
-    def counts(self) -> tuple[int, int]:
-        """How many generations wait in the queue here, and how many run."""
-        queued = sum(1 for _ in self.queued())
-        return queued, len(self._running) - queued
-
-    def longest_waiting(self) -> float | None:
-        """Seconds since the oldest queued generation was accepted. None if the queue is empty."""
-        waiting = [each.accepted_at for each in self.queued()]
-        return asyncio.get_running_loop().time() - min(waiting) if waiting else None
-
     def forget_attachments(self, work_id: str) -> None:
         """Remove the uploaded files of work that has ended or was not accepted."""
         self._attachments.forget(work_id)
@@ -274,10 +260,13 @@ class Supervisor:
             raise ShuttingDown
         if self._ledger.trouble is not None:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
+        if more == 0:
+            return
         most = self._max_queued
-        waiting = len(self._running) - self._gate.slots_held - self._runner.fetching
-        own = self._running_of[caller.turn] - self._gate.in_flight(caller.turn)
-        self.key_limits.check_room(more, caller.turn, self._running_of[caller.turn], self.queued)
+        unfinished = self.running.of_turn(caller.turn)
+        waiting = len(self.running.generations) - self._gate.slots_held - self._runner.fetching
+        own = unfinished - self._gate.in_flight(caller.turn)
+        self.key_limits.check_room(more, caller.turn, unfinished, self.running.queued)
         too_many = more - room(most, waiting=waiting, own=own)
         if too_many > 0:
             retry_after = self._gate.seconds_per_release() * too_many
@@ -296,29 +285,25 @@ class Supervisor:
             reason = "is not the id of a semaphore; an operator creates them"
             raise InvalidRequest([Problem("external_semaphore_id", reason, semaphore)])
 
-    def names_semaphore(self, semaphore: str) -> bool:
-        """Whether unfinished work in this process names it."""
-        return self._naming[semaphore] > 0
-
     # ── Drain
 
     def refuse_work(self) -> None:
         """Refuse new work from now on. Call it in any thread or signal handler: it takes no lock, since one handler may
         interrupt another."""
-        self.is_draining = True
+        self.running.is_draining = True
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work, and wait up to `seconds` for running work. Queued work and the rest are left to the next
         process."""
         self.refuse_work()
         self._gate.close(self.shutting_down)
-        for task, generation in list(self._running.values()):
+        for task, generation in list(self.running.generations.values()):
             if generation.state == "queued":  # or uploading
                 task.cancel()
         await self._wait_for_all(seconds)
-        if self._running:
-            log.warning("drain_timeout", generations=len(self._running))
-        for task, _ in list(self._running.values()):
+        if self.running.generations:
+            log.warning("drain_timeout", generations=len(self.running.generations))
+        for task, _ in list(self.running.generations.values()):
             task.cancel()
         await self._wait_for_all(None)
 
@@ -343,10 +328,7 @@ class Supervisor:
 
     def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:
         task = asyncio.create_task(self._runner.run(generation, batch))
-        self._running[generation.id] = task, generation
-        self._running_of[generation.caller.turn] += 1
-        if generation.semaphore is not None:
-            self._naming[generation.semaphore] += 1
+        self.running.add(generation, task)
         if generation.is_cancelled:  # begun in an earlier process
             _cancel(task)
         task.add_done_callback(lambda _: self._ended(generation))
@@ -354,8 +336,9 @@ class Supervisor:
 
     def _begin_batch(self, batch: Batch, items: Sequence[Generation]) -> None:
         tasks = [self._begin(generation, batch) for generation in items]
+        tasks += self.joined.begin(batch)
         task = asyncio.create_task(self._run_batch(batch, tasks))
-        self._batches[batch.id] = task, batch
+        self.running.add(batch, task)
         task.add_done_callback(lambda _: self._ended(batch))
 
     async def _run_batch(self, batch: Batch, tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -366,13 +349,9 @@ class Supervisor:
             await self._runner.publish(batch)
 
     def _ended(self, work: Work) -> None:
+        self.running.remove(work)
         if isinstance(work, Batch):
-            del self._batches[work.id]
-        else:
-            del self._running[work.id]
-            self._running_of -= Counter((work.caller.turn,))  # removes callers whose count is zero
-            if work.semaphore is not None:
-                self._naming -= Counter((work.semaphore,))
+            self.joined.end(work)
         if not work.has_ended:
             self.handed_over[work.id] = work
             return

@@ -21,6 +21,7 @@ from generations.batch import Batch
 from generations.budgets import Budgets
 from generations.endings import cancelled, expired
 from generations.generation import Generation
+from generations.joined import items_of_record
 from generations.lifecycle import log_end
 from generations.recovery import Recovery, Restored, stored_batch
 from generations.supervisor import Supervisor
@@ -38,7 +39,10 @@ _AT_ONCE: Final = 500
 _PAUSE: Final = 0.05
 """Seconds between two looks at an item that another process is ending."""
 
-Requested = GenerationRequest | BatchRequest
+Requested = Mapping[str | tuple[str | None, int | None], GenerationRequest]
+"""Requests that were made again, by the id of the generation, or by that of its batch and the place in it."""
+
+NONE_AGAIN: Final[Requested] = {}
 
 Taken = Callable[[Sequence[str]], Awaitable[object]]
 """What to do with work that this process has taken over, by ids of generations or batches."""
@@ -75,9 +79,10 @@ class Suspension:
             if record.suspended_at is None:
                 self._ledger.upsert(replace(record, suspended_at=time.time()))
 
-    async def resume_for(self, work: Stored, owner: Caller, again: Requested | None = None) -> bool:
-        """Resume suspended work of this caller; for an item, its whole batch. Its request, made `again`, gives it its
-        secrets back. Returns whether this process did, and False if another one was faster. Raises LedgerDown."""
+    async def resume_for(self, work: Stored, owner: Caller, again: Requested = NONE_AGAIN) -> bool:
+        """Resume suspended work of this caller; for an item, its whole batch. Requests that are made `again` give their
+        generations the secrets back. Returns whether this process did, and False if another one was faster. Raises
+        LedgerDown."""
         # Work with a refused token is resumed too, and fails with that error.
         with suppress(TokenRejected):
             owner = await self._checks.check(owner)
@@ -128,7 +133,7 @@ class Suspension:
     def _lock(self, root: str) -> asyncio.Lock:
         return self._locks.setdefault(root, asyncio.Lock())
 
-    async def _restore_and_resume(self, owner: Caller, again: Requested | None, ids: Sequence[str]) -> None:
+    async def _restore_and_resume(self, owner: Caller, again: Requested, ids: Sequence[str]) -> None:
         for work_id in ids:
             while (restored := await self._archive.read(partial(self._restored, work_id, owner))) is None:
                 await asyncio.sleep(_PAUSE)
@@ -136,8 +141,7 @@ class Suspension:
             if restored.ended:
                 self._record_ends(restored.ended)
                 await self._ledger.flush()
-            if again is not None:
-                _give_secrets_back(restored.running, again)
+            _give_secrets_back(restored.running, again)
             # The last step, so that a caller who cancels it does so before anything is sent.
             self._supervisor.resume(restored.generations, restored.batches)
 
@@ -151,12 +155,12 @@ class Suspension:
             if record is None or not self._is_taken(record):
                 return no_work
             return self._recovery.restore([record], (), owner)
-        batch, items = queries.batch(work_id), queries.batch_items(work_id)
-        if batch is None or batch.ended_at is not None or not any(map(self._is_taken, items)):
+        batch, own = queries.batch(work_id), queries.batch_items(work_id)
+        if batch is None or batch.ended_at is not None or not any(map(self._is_taken, own)):
             return no_work
-        if not all(each.has_ended or self._is_taken(each) for each in items):
+        if not all(each.has_ended or self._is_taken(each) for each in own):
             return None
-        return self._recovery.restore((), [(batch, items)], owner)
+        return self._recovery.restore((), [(batch, items_of_record(queries, batch))], owner)
 
     async def _end(self, end: Callable[[GenerationRecord], GenerationRecord], ids: Sequence[str]) -> None:
         found = await self._archive.read(partial(_members, ids))
@@ -216,10 +220,23 @@ def _give_secrets_back(generations: Iterable[Generation], again: Requested) -> N
     """Give the generations the secrets of their request, but none whose prediction may exist: only a creation here lets
     the provider remove the secrets from what Replicate answers."""
     for each in generations:
-        request = again.requests[each.position or 0] if isinstance(again, BatchRequest) else again
-        if request.secrets and not (each.last and each.last.is_open):
+        request = again.get(each.id) or again.get((each.batch_id, each.position))
+        if request is not None and request.secrets and not (each.last and each.last.is_open):
             each.request = replace(each.request, secrets=request.secrets, lost_secrets=frozenset())
             each.secrets_lost = False
+
+
+def made_again(work_id: str, request: GenerationRequest | BatchRequest) -> Requested:
+    """The request of this work, made again, as far as it has secrets to give back."""
+    if not isinstance(request, BatchRequest):
+        return {work_id: request}
+    return {(work_id, place): each for place, each in enumerate(request.requests) if each.secrets}
+
+
+def joined_again(ids: Mapping[int, str], request: GenerationRequest | BatchRequest) -> Requested:
+    """The requests, made again, of the items with these ids in a batch, by their places."""
+    assert isinstance(request, BatchRequest)  # noqa: S101 - others have no items
+    return {work_id: request.requests[place] for place, work_id in ids.items()}
 
 
 def _members(ids: Collection[str], queries: Queries) -> Sequence[GenerationRecord]:

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from catalog.outputs import is_empty
 from contract.states import State, iso8601
@@ -19,6 +19,8 @@ from ledger.records import AttemptRecord, BatchRecord, Delivery, Failure, Genera
 from parsing.shapes import GenerationRequest
 
 Body = dict[str, Any]
+
+NO_IDS: Final[Mapping[int, str]] = {}
 
 
 def generation(record: GenerationRecord, address: str) -> Body:
@@ -85,6 +87,11 @@ def metadata(text: str | None) -> Body:
     return {} if text is None else {"metadata": json.loads(text)}
 
 
+def joined(ids: Mapping[int, str]) -> Body:
+    """The field of the items that were there before a batch, by their places. Empty without any."""
+    return {"joined": [{"index": place, "id": each} for place, each in sorted(ids.items())]} if ids else {}
+
+
 def failure(record: Failure) -> Body:
     """The error of a generation, an attempt or an item of a batch."""
     body = {"code": record.code, "detail": record.detail, "retryable": record.retryable}
@@ -127,14 +134,16 @@ def plan(record: PlanRecord) -> Body:
     }
 
 
-def forecast(total: int, found: Forecast) -> Body:
-    """The expected duration and cost of a request for `total` generations, and the most that it may cost."""
+def forecast(total: int, found: Forecast, ids: Mapping[int, str] = NO_IDS) -> Body:
+    """The expected duration and cost of a request for `total` generations, and the most that it may cost. Those with
+    these `ids` are there already, and cost nothing."""
     return {
         "dry_run": True,
         "total": total,
         **plan(found.plan),
         "cost_bound_usd": found.cost.bound,
         "cost_basis": found.cost.basis,
+        **joined(ids),
     }
 
 

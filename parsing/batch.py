@@ -10,11 +10,11 @@ from pydantic import TypeAdapter
 from errors import ABSENT, Problem
 from files.names import DownloadName, distinct_names, first_collision
 from parsing.context import ParseContext
-from parsing.generation import PROMPT, item_fields, read_normalised, read_webhook
+from parsing.generation import PROMPT, item_fields, read_normalised, read_webhook, request_fields
 from parsing.normal import normalised_batch
 from parsing.pairs import MOST_PAIRS
 from parsing.params import INPUT, LONGEST_INPUT, input_size, too_long, without_secrets
-from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
+from parsing.shapes import BatchFields, BatchRequest, GenerationRequest, ItemFields
 from parsing.validation import (
     MAX_PROBLEMS,
     not_a_field,
@@ -26,6 +26,8 @@ from parsing.validation import (
 )
 
 MAX_BATCH_ITEMS = 10_000
+
+KEY = "idempotency_key"
 
 _NAME: TypeAdapter[str] = TypeAdapter(DownloadName)
 
@@ -84,7 +86,7 @@ def _read_whole(
 ) -> list[GenerationRequest]:
     """`{"requests": [{…}, …]}`"""
     parameters = context.registry.takers
-    known = {*item_fields(parameters), *_fields_beside_prompts(parameters)}
+    known = {*request_fields(parameters), *_fields_beside_prompts(parameters)}
     own = ("requests", *BatchFields.model_fields)
     problems.extend(
         Problem(
@@ -102,17 +104,37 @@ def _read_whole(
         where = f"requests[{index}]"
         if unusable := unusable_reasons(where, item):
             problems += unusable
-        elif isinstance(found := read_normalised(item, context, item_fields), GenerationRequest):
-            requests.append(found)
+        elif isinstance(
+            found := read_normalised(item, context, request_fields, own_fields=ItemFields), GenerationRequest
+        ):
+            requests.append(found if found.idempotency_key is None else _without_key(found))
         else:
             problems.extend(problem.within(where) for problem in found)
         if len(problems) > MAX_PROBLEMS:
             break
+    problems += _repeated_keys(requests) if not problems else ()
     names = distinct_names([(each.file_name, each.outputs) if each.file_name else None for each in requests])
     return [
         each if name == each.file_name or name is None else each.named(name)
         for each, name in zip(requests, names, strict=True)
     ]
+
+
+def _without_key(request: GenerationRequest) -> GenerationRequest:
+    """The request, with what is read again after a restart: the key has been claimed then."""
+    return replace(request, given={name: each for name, each in request.given.items() if name != KEY})
+
+
+def _repeated_keys(requests: Sequence[GenerationRequest]) -> list[Problem]:
+    """The problems of idempotency keys that an earlier item has."""
+    first: dict[str, int] = {}
+    keys = ((index, each.idempotency_key) for index, each in enumerate(requests))
+    problems = [
+        Problem(f"requests[{index}].{KEY}", f"is that of requests[{first[key]}], too", key)
+        for index, key in keys
+        if key is not None and first.setdefault(key, index) != index
+    ]
+    return problems[: MAX_PROBLEMS + 1]
 
 
 def _read_inputs(

@@ -24,7 +24,7 @@ from network.urls import encoded_url
 from parsing.context import ParseContext
 from parsing.normal import normalised
 from parsing.params import INPUT, FieldsOf, names_of, params_of, without_secrets
-from parsing.shapes import BatchFields, GenerationRequest, OwnFields, SingleFields
+from parsing.shapes import BatchFields, GenerationRequest, ItemFields, OwnFields, SingleFields
 from parsing.validation import not_a_field, problems_with, refuse, refuse_if_any, unusable_reasons, validated
 
 PROMPT: Final = Input(name="prompt", type="string", content="prompt", required=True)
@@ -84,7 +84,7 @@ def read_normalised(
         webhook=webhook,
         metadata=fields.metadata or {},
         max_cost=fields.max_cost_usd,
-        **_of_single(fields),
+        **_of_kind(fields),
         longest=(fields.timeout or context.timeout) + (fields.start_timeout or context.start_timeout),
         secrets=secrets,
         lost_secrets=frozenset(named - secrets.keys()) if context.accepted else frozenset(),
@@ -94,8 +94,10 @@ def read_normalised(
     )
 
 
-def _of_single(fields: OwnFields) -> dict[str, Any]:
-    """What only `POST /generate` has."""
+def _of_kind(fields: OwnFields) -> dict[str, Any]:
+    """What only `POST /generate` has, or only one of the `requests` of a batch."""
+    if isinstance(fields, ItemFields):
+        return {"idempotency_key": fields.idempotency_key}
     if not isinstance(fields, SingleFields):
         return {}
     return {"dry_run": fields.dry_run, "semaphore": fields.external_semaphore_id}
@@ -175,8 +177,13 @@ def read_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> st
 
 
 def item_fields(inputs: Iterable[str]) -> tuple[str, ...]:
-    """The fields of one of the `requests` of a batch for a model with these inputs."""
+    """The fields of an item of a batch for a model with these inputs."""
     return (*inputs, *OwnFields.model_fields)
+
+
+def request_fields(inputs: Iterable[str]) -> tuple[str, ...]:
+    """The same for one of the `requests`."""
+    return (*inputs, *ItemFields.model_fields)
 
 
 def generation_fields(inputs: Iterable[str]) -> tuple[str, ...]:
@@ -229,7 +236,7 @@ def _of_batches(given: dict[str, Any], fields_of: FieldsOf) -> list[Problem]:
 
 def _of_a_batch(name: str, fields_of: FieldsOf) -> str:
     """The message that this field belongs to a batch and not to one generation."""
-    if fields_of is not item_fields:
+    if fields_of not in {item_fields, request_fields}:
         return "is for POST /generate-batch"
     return (
         "belongs to the batch, beside `requests`"

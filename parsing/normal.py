@@ -10,10 +10,18 @@ from typing import Any, Final
 
 from catalog.plain_schema import whole
 from catalog.registry import Registry
-from parsing.shapes import BatchFields, SingleFields
+from parsing.shapes import BatchFields, ItemFields, SingleFields
 
 OPTIONAL: Final = frozenset(
-    {*SingleFields.model_fields, *BatchFields.model_fields, "prompts", "file_names", "requests", "inputs"}
+    {
+        *SingleFields.model_fields,
+        *ItemFields.model_fields,
+        *BatchFields.model_fields,
+        "prompts",
+        "file_names",
+        "requests",
+        "inputs",
+    }
 ) - {"model_name"}
 """The optional fields of all routes."""
 

@@ -1,6 +1,7 @@
 """The fields of a body beside the parameters of a model, and the parsed requests."""
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from files.names import DownloadName
 from parsing.cautions import warnings_of
 from parsing.pairs import BoundedPairs
 
+_KEY = re.compile(r"[!-~]{1,255}")
+
 MAX_TIMEOUT = 1800
 """Seconds: Replicate ends every prediction that has run for 30 minutes. A wait for its start may last as long here."""
 
@@ -28,6 +31,13 @@ def _fallback(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(each, str) for each in value)):
         return value
     raise ValueError("must be true, false, or a list of models in the order to try them")
+
+
+def usable_key(value: str) -> str:
+    """An idempotency key. Raises ValueError if it cannot be one."""
+    if not _KEY.fullmatch(value):
+        raise ValueError("must be 1 to 255 visible ASCII characters")
+    return value
 
 
 def _word(value: str) -> str:
@@ -115,6 +125,23 @@ class OwnFields(BaseModel):
     )
 
 
+class ItemFields(OwnFields):
+    """The same for one of the `requests` of a batch."""
+
+    idempotency_key: (
+        Annotated[
+            str,
+            AfterValidator(usable_key),
+            WithJsonSchema({"type": "string", "pattern": f"^{_KEY.pattern}$"}),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="The key of this item, as in the header `Idempotency-Key` of `POST /generate`. A generation that "
+        "there is under this key is joined: it is shown in this place, not made again, and costs nothing more.",
+    )
+
+
 class SingleFields(OwnFields):
     """The same for `POST /generate`."""
 
@@ -144,8 +171,8 @@ class GenerationRequest:
     may take from its creation. `secrets` are inputs that must not be written anywhere, and `lost_secrets` the names of
     those that a process before a restart had. The `trigger_word` is in front of its prompt, and `model_word` is the one
     that the operator has named for the first model. `warned` has the warnings of a request that was accepted before.
-    `given` is the body without secrets that the request was read from; in a batch of prompts it is the request's own
-    part of the body."""
+    `given` is the body that the request was read from, without secrets and without the `idempotency_key` of an item. In
+    a batch of prompts it is the request's own part of the body."""
 
     first: Step
     requested_model: str
@@ -166,6 +193,7 @@ class GenerationRequest:
     model_word: str | None = None
     warned: tuple[str, ...] | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
 
     @property
     def model(self) -> Model:
@@ -261,3 +289,8 @@ class BatchRequest:
     max_cost: float | None = None
     semaphore: str | None = None
     shared: Mapping[str, Any] = field(default_factory=dict)
+
+    def without(self, places: Collection[int]) -> "BatchRequest":
+        """The batch without the items at these places."""
+        left = [each for place, each in enumerate(self.requests) if place not in places]
+        return replace(self, requests=left)

@@ -20,12 +20,12 @@ from catalog.model import Model, nullable
 from catalog.presets import PRESETS, SHAPE_INPUTS, shaped
 from catalog.references import LARGEST, NAMES
 from network.public_http import MAX_URL_LENGTH
-from parsing.batch import MAX_BATCH_ITEMS
+from parsing.batch import KEY, MAX_BATCH_ITEMS
 from parsing.keys import KeyChanges, KeyFields, RotateFields
 from parsing.limits import Limits
 from parsing.normal import OPTIONAL
 from parsing.semaphores import LeaseFields, SemaphoreFields
-from parsing.shapes import BatchFields, SingleFields
+from parsing.shapes import BatchFields, ItemFields, SingleFields
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -85,8 +85,9 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
     optional = OPTIONAL.union(NAMES, taken) - {"prompt"}
     requests = {schema_name(model): _with_nulls(_request_schema(model), optional) for model in models}
     with_fallback = _with_fallback(models)
+    any_request: JSON = {"oneOf": [*(ref(name) for name in requests), ref("WithFallback")]}
     return {
-        "GenerationRequest": {"oneOf": [*(ref(name) for name in requests), ref("WithFallback")]},
+        "GenerationRequest": {**any_request, "properties": {KEY: {"type": "null"}}},
         "BatchRequest": {"oneOf": [ref("BatchOfPrompts"), ref("BatchOfRequests")]},
         "BatchOfPrompts": {
             "oneOf": [
@@ -95,24 +96,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
             ],
             "description": "One model and many prompts. All other parameters apply to each prompt.",
         },
-        "BatchOfRequests": _with_nulls(
-            an_object(
-                {
-                    "requests": {
-                        "type": "array",
-                        "items": {
-                            **ref("GenerationRequest"),
-                            "properties": {"dry_run": {"type": "null"}, "external_semaphore_id": {"type": "null"}},
-                        },
-                        "minItems": 1, "maxItems": MAX_BATCH_ITEMS,
-                    },
-                    **_properties(BatchFields),
-                },
-                required=["requests"], additionalProperties=False,
-                description="A list of complete requests, each for any model.",
-            ),
-            optional,
-        ),
+        "BatchOfRequests": _with_nulls(_requests_schema(any_request), optional),
         **requests,
         "WithFallback": with_fallback,
         "Form": _form(),
@@ -139,7 +123,7 @@ def _body(shape: Any, **more: Any) -> JSON:
 
 def _request_schema(model: Model) -> JSON:
     schema = model.input_schema
-    own = _properties(SingleFields)
+    own = _own_properties()
     own["model_name"] = {"enum": list(model.names), "description": f"{model.name}, or an alias."}
     own["fallback"] = {"enum": [False, None], "default": False}
     own["preset"]["anyOf"] = [{"enum": [*(each for each in PRESETS if shaped(model, each)), None]}]
@@ -169,7 +153,7 @@ def _with_nulls(schema: JSON, optional: frozenset[str]) -> JSON:
 
 
 def _with_fallback(models: tuple[Model, ...]) -> JSON:
-    own = _properties(SingleFields)
+    own = _own_properties()
     own["model_name"] = {"enum": [name for model in models for name in model.names]}
     own["fallback"] = {
         "anyOf": [{"const": True}, {"type": "array", "items": {"enum": own["model_name"]["enum"]}}],
@@ -193,8 +177,23 @@ def _form() -> JSON:
     }
 
 
+def _requests_schema(any_request: JSON) -> JSON:
+    beside = {name: {"type": "null"} for name in ("dry_run", "external_semaphore_id")}
+    items = {**any_request, "properties": beside}
+    return an_object(
+        {
+            "requests": {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_BATCH_ITEMS},
+            **_properties(BatchFields),
+        },
+        required=["requests"],
+        additionalProperties=False,
+        description="A list of complete requests, each for any model.",
+    )
+
+
 def _prompts_schema(request: JSON) -> JSON:
     properties = {**request["properties"], **_properties(BatchFields)}
+    del properties[KEY]
     many = {"minItems": 1, "maxItems": MAX_BATCH_ITEMS}
     properties["prompts"] = {"type": "array", "items": properties.pop("prompt"), **many}
     file_name = properties.pop("file_name")["anyOf"][0]
@@ -205,6 +204,11 @@ def _prompts_schema(request: JSON) -> JSON:
     rest = {name: value for name, value in request.items() if name not in {"title", "examples"}}
     required = [name for name in request["required"] if name != "prompt"]
     return {**rest, "properties": properties, "required": [*required, "prompts"]}
+
+
+def _own_properties() -> JSON:
+    """The service's own fields of `/generate` and of the items of a batch. Each of both lacks some."""
+    return {**_properties(SingleFields), KEY: _properties(ItemFields)[KEY]}
 
 
 def _properties(shape: Any) -> JSON:

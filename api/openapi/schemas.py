@@ -71,6 +71,18 @@ _PROMPT: JSON = {"type": ["string", "null"], "description": "Null if its model t
 
 _NAMED_GROUPS: Final[JSON] = {"^(tag|metadata):": {"type": ["string", "null"]}}
 _STATUS: Final[JSON] = {"enum": ["queued", "running", "completed"]}
+_WAS_THERE: Final[JSON] = {
+    "const": True, "description": "It was there before under its `idempotency_key`. Its cost is not that of the batch.",
+}  # fmt: skip
+_JOINED: Final[JSON] = {
+    "type": "array",
+    "items": {
+        "type": "object", "additionalProperties": False, "required": ["index", "id"],
+        "properties": {"index": COUNT, "id": TEXT},
+    },
+    "minItems": 1,
+    "description": "The items that were there before under their `idempotency_key`. Absent if there are none.",
+}  # fmt: skip
 _COUNTS: Final[JSON] = {
     "type": "object",
     "properties": dict.fromkeys((*UNFINISHED, *ENDED), COUNT),
@@ -98,7 +110,9 @@ def _of_generations() -> JSON:
     alive: JSON = {**always, "status": {"enum": list(UNFINISHED)}}
     return {
         "Generation": an_object({**ended, **outcome}, required=list(ended)),
-        "BatchItem": an_object({"index": COUNT, **ended, **outcome}, required=["index", *ended]),
+        "BatchItem": an_object(
+            {"index": COUNT, **ended, **outcome, "joined": _WAS_THERE}, required=["index", *ended]
+        ),
         "KnownGeneration": an_object(
             {**ended, **outcome, "webhook": ref("Delivery")},
             required=list(ended),
@@ -211,7 +225,7 @@ def _of_batches() -> JSON:
     summary = {"success": YES_NO, **figures}
     items: JSON = {"type": "array", "items": ref("BatchItem")}
     return {
-        "BatchPlan": an_object(planned),
+        "BatchPlan": an_object({**planned, "joined": _JOINED}, required=list(planned)),
         "GenerationPlan": an_object(
             {
                 **planned, "model_name": TEXT, "requested_model": TEXT,
@@ -226,15 +240,16 @@ def _of_batches() -> JSON:
         "GenerationOrPlan": {"anyOf": [ref("Generation"), ref("GenerationPlan")]},
         "BatchOrPlan": {"anyOf": [ref("Batch"), ref("BatchPlan")]},
         "BatchSummary": an_object(
-            {**summary, "metadata": _METADATA, "error": _error()}, required=list(summary)
+            {**summary, "joined": _JOINED, "metadata": _METADATA, "error": _error()}, required=list(summary)
         ),
         "Batch": an_object(
-            {**summary, "metadata": _METADATA, "results": items}, required=[*summary, "results"]
+            {**summary, "joined": _JOINED, "metadata": _METADATA, "results": items},
+            required=[*summary, "results"],
         ),
         "Batches": _batches(),
         "AnyBatch": an_object(
             {
-                **summary, "status": _STATUS, "counts": _COUNTS, "metadata": _METADATA,
+                **summary, "status": _STATUS, "counts": _COUNTS, "joined": _JOINED, "metadata": _METADATA,
                 "results": {**items, "description": "The generations that have ended, in input order."},
                 **_SOON, "cost_bound_usd": _BOUND, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
             },

@@ -8,7 +8,7 @@ from catalog.texts import is_blank
 from parsing import generation
 from parsing.limits import parse_limits
 from parsing.normal import OPTIONAL
-from parsing.shapes import BatchFields, OwnFields
+from parsing.shapes import BatchFields, ItemFields, OwnFields
 from service import VERSION
 from tests.support.callers import ADMIN, PICTURE
 from tests.support.declarations import CONTEXT, MODELS, find, least, parse_batch, parse_generation
@@ -30,7 +30,7 @@ def is_published(name, body) -> bool:
 # ── null
 
 
-OWN = [name for name in OwnFields.model_fields if name != "model_name"]
+OWN = [name for name in ItemFields.model_fields if name != "model_name"]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -320,7 +320,7 @@ def test_the_list_of_known_fields_has_each_field_of_the_route_once_and_no_other(
     alone = {"model_name": model, "prompt": "a", "xyzzy": 1}
     cases = [
         (parse_generation, alone, "xyzzy", parameters | own | {"dry_run", "external_semaphore_id"}),
-        (parse_batch, {"requests": [alone]}, "requests[0].xyzzy", parameters | own),
+        (parse_batch, {"requests": [alone]}, "requests[0].xyzzy", parameters | own | {"idempotency_key"}),
         (
             parse_batch,
             {"model_name": model, "prompts": ["a"], "xyzzy": 1},

@@ -62,12 +62,14 @@ VALID = {
         {"model_name": "hailuo-2.3", "prompt": "a", "preset": None},
         PICTURE | {"external_semaphore_id": "gpu"},
         PICTURE | {"dry_run": None, "seed": None},
+        PICTURE | {"idempotency_key": None},
     ],
     "BatchRequest": [
         {"requests": EXAMPLES, "max_concurrent": 2},
         {"requests": FULL, "dry_run": False},
         {"requests": [PICTURE], "webhook": "https://a.com/b", "max_cost_usd": 3},
         {"requests": [PICTURE], "external_semaphore_id": "gpu"},
+        {"requests": [PICTURE | {"idempotency_key": "a/1"}, PICTURE | {"idempotency_key": None}]},
         {"model_name": "flux-dev", "prompts": ["a"], "webhook": "HTTPS://a.com", "max_cost_usd": 0},
         {"model_name": "flux-2-pro", "prompts": ["a"], "preset": "square"},
         {"model_name": "flux-dev", "prompts": ["a", "b"], "guidance": 2.5, "max_concurrent": None},
@@ -90,6 +92,7 @@ VALID = {
     "SemaphoreLimit": [{"semaphore_id": "gpu-1.x_Y", "limit": 1}, {"semaphore_id": "0", "limit": 10_000.0}],
     "LeaseTerms": [{"ttl": 5}, {"ttl": 3600}, {"ttl": 7.5}],
 }
+KEYED = PICTURE | {"idempotency_key": "k"}
 DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
 STRANGE = [
     None, True, False, 0, -1, 1, 2, 3, 4, 7, 99, 10**9, 2**63, 0.5, 2.5, -0.1, "", " ", "\n", "a", "1", "3:2", "jpg",
@@ -124,6 +127,7 @@ def mutations(body):
     yield from (
         body | {extra: 1} for extra in ("unknown", "prompt", "prompts", "requests", "max_concurrent", "image")
     )
+    yield body | {"idempotency_key": "a"}
     yield {}
 
 
@@ -249,6 +253,10 @@ def test_real_responses_match_the_document_exactly(client, simulator):
         ("/generate", PICTURE | {"guidance": 99, "x": None}, ADMIN),
         ("/generate", PICTURE | {"max_cost_usd": 0.01}, ADMIN),
         ("/generate", PICTURE | {"dry_run": True}, ADMIN),
+        ("/generate-batch", {"requests": [KEYED]}, ADMIN),
+        ("/generate-batch", {"requests": [KEYED, PICTURE]}, ADMIN),
+        ("/generate-batch", {"requests": [KEYED, PICTURE], "dry_run": True}, ADMIN),
+        ("/generate-batch", {"requests": [PICTURE | {"seed": 1, "idempotency_key": "k"}]}, ADMIN),
         (
             "/generate",
             PICTURE

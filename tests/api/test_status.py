@@ -89,13 +89,13 @@ def test_the_oldest_waiting_generation_is_the_first_accepted_but_not_admitted():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         inside = core(MemoryProvider(ends_after=20), gate=gate)
-        waited = [inside.supervisor.longest_waiting()]
+        waited = [inside.supervisor.running.longest_waiting()]
         for _ in range(3):
             inside.supervisor.accept(submission(pictures(["a"]), ANN))
             await asyncio.sleep(5)
-            waited.append(inside.supervisor.longest_waiting())
+            waited.append(inside.supervisor.running.longest_waiting())
         await asyncio.sleep(60)
-        return [*waited, inside.supervisor.longest_waiting()]
+        return [*waited, inside.supervisor.running.longest_waiting()]
 
     # The first is admitted at once, and the second, accepted at 5 s, is next.
     assert [None, None, 5.0, 10.0, None] == run(story())

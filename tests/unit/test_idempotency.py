@@ -16,6 +16,7 @@ from errors import IdempotencyConflict, LedgerDown
 from generations.archive import Archive
 from generations.idempotency import KEPT_FOR, IdempotencyKeys
 from generations.submission import BodyFingerprint, body_fingerprint
+from ledger import Progress
 from ledger.records import KeyRecord
 from parsing import strict_json
 from parsing.normal import normalised, normalised_batch
@@ -32,8 +33,8 @@ class Kept(Immediate):
         super().__init__()
         self.going_on: set[str] = set()
 
-    def is_unfinished(self, work_id: str) -> bool:
-        return work_id in self.going_on
+    def progress(self, work_ids):
+        return {each: Progress("running", False, False) for each in work_ids if each in self.going_on}
 
 
 @dataclass

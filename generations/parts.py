@@ -1,0 +1,102 @@
+"""Makes parts of the core from the settings."""
+
+import asyncio
+
+from auth import Authenticator
+from catalog.families import TrainedModels
+from catalog.published import Published
+from catalog.tariff import Tariff
+from generations.archive import Archive
+from generations.budget import Budget
+from generations.budgets import Budgets
+from generations.following import JoinedItems
+from generations.key_budgets import HasKeys, KeyBudgets, SharedKeyBudgets
+from generations.learned import Learned
+from generations.progress import ProgressOfRows
+from generations.published_models import PublishedModels
+from generations.resolver import AllowedModels, Resolver
+from generations.retention import Retention
+from generations.running import RunningWork
+from generations.shared_budget import SharedBudget
+from ledger import Ledger
+from parsing.context import ParseContext
+from providers.models import ModelSource
+from settings import Settings
+from webhooks.outbox import Outbox
+from webhooks.signing import SigningSecrets
+
+
+def joined(archive: Archive) -> JoinedItems:
+    running = RunningWork()
+    progress = ProgressOfRows(archive=archive, running=running)
+    return JoinedItems(running=running, progress=progress, archive=archive)
+
+
+def models(
+    settings: Settings, ledger: Ledger, archive: Archive, source: ModelSource
+) -> PublishedModels[Published]:
+    return PublishedModels(
+        ledger=ledger,
+        archive=archive,
+        source=source,
+        compiled=Published.of,
+        simulated=settings.REPLICATE_SIMULATE,
+    )
+
+
+def resolver(
+    settings: Settings,
+    context: ParseContext,
+    models: PublishedModels[Published],
+    allowed: AllowedModels,
+    tariff: Tariff,
+) -> Resolver:
+    registry, lora = context.registry, settings.LORA_MODEL_ID
+    return Resolver(
+        registry=registry,
+        published=models,
+        allowed=allowed,
+        tariff=tariff,
+        lora=lora,
+        trained=TrainedModels({*context.trigger_words, *([lora] if lora else [])}),
+        simulated=settings.REPLICATE_SIMULATE,
+    )
+
+
+def budgets(settings: Settings, ledger: Ledger, archive: Archive, keys: HasKeys) -> Budgets:
+    of_keys = KeyBudgets if ledger.process is None else SharedKeyBudgets
+    simulated = settings.REPLICATE_SIMULATE
+    return Budgets(
+        _budget(settings, ledger, archive),
+        of_keys(ledger=ledger, archive=archive, keys=keys, simulated=simulated),
+        simulated=simulated,
+    )
+
+
+def _budget(settings: Settings, ledger: Ledger, archive: Archive) -> Budget:
+    limit, simulated = settings.BUDGET_USD_PER_DAY, settings.REPLICATE_SIMULATE
+    if limit is None or ledger.process is None:
+        return Budget(limit, simulated=simulated)
+    return SharedBudget(limit, ledger=ledger, archive=archive, process=ledger.process, simulated=simulated)
+
+
+def learned(settings: Settings, ledger: Ledger, archive: Archive) -> Learned:
+    clock = asyncio.get_running_loop().time
+    return Learned(ledger=ledger, archive=archive, simulated=settings.REPLICATE_SIMULATE, clock=clock)
+
+
+def outbox(settings: Settings, ledger: Ledger, archive: Archive, authenticator: Authenticator) -> Outbox:
+    return Outbox(
+        ledger=ledger,
+        message=archive.result,
+        secrets=SigningSecrets(authenticator.keyed_hash, settings.webhook_secret),
+        loopback=settings.REPLICATE_SIMULATE,
+        allowed_hosts=settings.webhook_hosts,
+    )
+
+
+def retention(settings: Settings, ledger: Ledger, archive: Archive) -> Retention | None:
+    days = settings.LEDGER_KEEP_DAYS
+    if days is None:
+        return None
+    return Retention(ledger=ledger, archive=archive, days=days, files_ttl=settings.FILES_TTL)
