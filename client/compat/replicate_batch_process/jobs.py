@@ -13,8 +13,11 @@ from replicate_batch_process.translation import translated
 
 OUTPUT_DIR = "output"
 
-_MOST_ITEMS, _MOST_FILES = 10_000, 400
-"""What one batch of the service may have. Its form has at most 500 parts, one of them for each file."""
+_MOST_ITEMS, _MOST_FILES, _MOST_BYTES = 10_000, 400, 128 * 2**20
+"""What one batch may have. The service takes forms of 500 parts, one of them for each file, and of 320 MiB."""
+
+_UNKNOWN = 8 * 2**20
+"""The bytes for which a file counts that is none on disk, such as an image of PIL."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,13 @@ class Job:
         return {"model_name": self.model, **self.fields}
 
     @property
-    def files(self) -> int:
-        """How many files are sent with it."""
+    def sizes(self) -> list[int]:
+        """The bytes of each file that is sent with it."""
         values = (each if isinstance(each, list) else [each] for each in self.fields.values())
-        return sum(not isinstance(value, (str, int, float, dict)) for several in values for value in several)
+        files = (
+            each for several in values for each in several if not isinstance(each, (str, int, float, dict))
+        )
+        return [each.stat().st_size if isinstance(each, Path) else _UNKNOWN for each in files]
 
 
 class Jobs:
@@ -65,12 +71,14 @@ class Jobs:
 
 def portions(jobs: Mapping[int, Job]) -> Iterator[dict[int, Job]]:
     """The jobs in their order, in as few batches as the service takes."""
-    portion, files = dict[int, Job](), 0
+    portion, files = dict[int, Job](), list[int]()
     for number, job in jobs.items():
-        if len(portion) == _MOST_ITEMS or (portion and files + job.files > _MOST_FILES):
+        more = [*files, *job.sizes]
+        is_too_large = len(more) > _MOST_FILES or sum(more) > _MOST_BYTES
+        if len(portion) == _MOST_ITEMS or (portion and is_too_large):
             yield portion
-            portion, files = {}, 0
+            portion, more = {}, job.sizes
         portion[number] = job
-        files += job.files
+        files = more
     if portion:
         yield portion
