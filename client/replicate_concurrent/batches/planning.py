@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from operator import add, gt
 from pathlib import Path
 from typing import Any, Final
@@ -18,22 +18,23 @@ from replicate_concurrent.client import Client
 from replicate_concurrent.errors import InvalidRequest
 from replicate_concurrent.results import Plan, plan
 
-MOST_ROWS: Final = 10_000
-"""Items of one batch at the service."""
-
-_MOST_PARTS: Final = 450
-"""Local files of one request. The service accepts 500 parts."""
-
-_MOST_TEXT: Final = 12 * 1024 * 1024
-_MOST_FILES: Final = 256 * 1024 * 1024
-"""Bytes of one request. By default the service accepts 16 MiB of JSON, and 320 MiB of files."""
-
 _KEYS: Final = 300
 """Bytes that the key of an item and its metadata add."""
 
 _FIELD: Final = re.compile(r"requests\[(\d+)\]\.?(.*)")
 _UNSENT: Final = "https://example.com/a-local-file.png"
 """What stands for a local file in a forecast, which needs none."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may have: rows, bytes of JSON, local files, and their bytes. By default a service accepts 10,000
+    rows, 16 MiB of JSON, 500 parts of a form, and 320 MiB of files."""
+
+    rows: int = 10_000
+    text: int = 12 * 1024 * 1024
+    files: int = 450
+    file_bytes: int = 256 * 1024 * 1024
 
 
 class RowsRefused(ValueError):
@@ -135,15 +136,14 @@ def explained(error: InvalidRequest, rows: Sequence[Row]) -> str:
     return "\n".join(lines) or error.detail
 
 
-def chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """The rows in as few requests as the service accepts."""
-    most = (MOST_ROWS, _MOST_TEXT, _MOST_PARTS, _MOST_FILES)
+def chunks(rows: Sequence[Row], limits: Limits = Limits()) -> Iterator[list[Row]]:
+    """The rows in as few requests as the limits allow, each with one row at least."""
     chunk: list[Row] = []
     sizes: tuple[int, ...] = (0, 0, 0, 0)
     for row in rows:
         own = _sizes(row)
         sums = tuple(map(add, sizes, own))
-        if chunk and any(map(gt, sums, most)):
+        if chunk and any(map(gt, sums, astuple(limits))):
             yield chunk
             chunk, sums = [], own
         chunk.append(row)
@@ -153,7 +153,7 @@ def chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def _sizes(row: Row) -> tuple[int, ...]:
-    """One row: 1, the bytes of its JSON with its key and metadata, its local files, and their bytes."""
+    """What a row adds to each of `Limits`."""
     found = [path for value in row.request.values() for path in _paths(value)]
     text = len(json.dumps(row.request, default=str)) + _KEYS
     return 1, text, len(found), sum(path.stat().st_size for path in found)

@@ -47,5 +47,7 @@ def init() -> NoReturn:
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
-    sys.stderr.write(f"rcg: {sentence}\n")
+    from replicate_concurrent.cli.session import say
+
+    say(f"rcg: {sentence}")
     sys.exit(status)

@@ -12,18 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from replicate_concurrent import filenames
-from replicate_concurrent.batches import planning, rows, summary, tables
-from replicate_concurrent.batches.rows import Row
+from replicate_concurrent.batches import planning, summary
+from replicate_concurrent.batches.inputs import rows_of
 from replicate_concurrent.batches.runner import BatchRun, Ended
 from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
 from replicate_concurrent.cli.session import Session, emit, say, usd
 from replicate_concurrent.cli.waiting import AGAIN
-from replicate_concurrent.client import Client
-
-_OF_ROWS: Final = ("index", "slug", "model", "prompt")
-"""The fields of file names that each row has, beside its columns."""
 
 _CANCELLING: Final = 15.0
 """Seconds in which cancelled rows are waited for."""
@@ -51,7 +46,10 @@ class Wanted:
 def run(session: Session, wanted: Wanted) -> int:
     """Run the batch. Returns the exit status. Raises ValueError for its input, and ReplicateConcurrentError."""
     with session.client() as client:
-        listed = _rows(client, wanted)
+        listed = rows_of(
+            client, wanted.input, wanted.common, prompt=wanted.prompt, name=wanted.name, form=wanted.form,
+            typed=False, stdin=sys.stdin,
+        )  # fmt: skip
         if wanted.dry_run and not wanted.out.exists():
             _show_forecast(session, len(listed), planning.forecast(client, listed, wanted.options))
             return 0
@@ -66,18 +64,6 @@ def run(session: Session, wanted: Wanted) -> int:
                 return FAILED
             status = _View(session, batch, len(listed), wanted.out).follow()
             return _finish(batch, wanted, status)
-
-
-def _rows(client: Client, wanted: Wanted) -> list[Row]:
-    entries = tables.read(wanted.input, form=wanted.form, stdin=sys.stdin)
-    columns = frozenset().union(*(entry.columns for entry in entries))
-    filenames.check(wanted.name, [*_OF_ROWS, *columns])
-    schemas = planning.schemas(client, rows.models(entries, wanted.common))
-    source = Path() if wanted.input == "-" else Path(wanted.input).parent
-    shape = rows.Shape(
-        wanted.common, wanted.name, schemas, prompt=wanted.prompt, typed=False, directory=source
-    )
-    return rows.made(entries, shape)
 
 
 def _show_forecast(session: Session, total: int, forecast: planning.Forecast) -> None:

@@ -15,6 +15,9 @@ from replicate_concurrent.cli.session import Session, emit, facts, say
 if TYPE_CHECKING:
     from replicate_concurrent.config import Settings
 
+_FORECAST = {"model_name": "flux-schnell", "prompt": "a check of a key", "dry_run": True}
+"""A request that spends nothing, before which the service checks a token at Replicate."""
+
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -154,13 +157,17 @@ def _asked_key(interactive: bool) -> str:
 def _checked(settings: Settings) -> str:
     """A sentence about the check of the key. Raises ApiError if it is refused, and ConnectionLost."""
     from replicate_concurrent.client import Client
-    from replicate_concurrent.errors import NoServer
+    from replicate_concurrent.errors import ApiError, NoServer, Unauthenticated
 
     try:
         with Client(
             settings.url, settings.api_key, replicate_api_token=settings.replicate_api_token
         ) as client:
-            client.request("GET", "/generations", params={"limit": 1})
+            client.request("POST", "/generate", json=_FORECAST)
     except NoServer as error:
         return f"The key is not checked: {error}"
-    return "The key is accepted."
+    except Unauthenticated:
+        raise
+    except ApiError as error:  # a key that may not generate, or a model that is not allowed: the key is known
+        return f"The service knows the key, but answers: {error.detail}"
+    return "The service accepts the key."

@@ -11,6 +11,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+_SHORTEST, _LONGEST, _BESIDE = 8, 60, 68
+"""Columns of the bar, and of what stands beside it at most. The line must not fill the terminal, or the `^C` of the
+terminal would be on a line of its own, and the bar be drawn twice."""
+
 
 class Bar:
     """The progress of a batch on standard error."""
@@ -20,7 +24,7 @@ class Bar:
     ) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._progress = Progress(
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=max(_SHORTEST, min(_LONGEST, self._console.width - _BESIDE))),
             TextColumn("{task.completed}/{task.total}"),
             _Failed(),
             TextColumn("{task.fields[in_flight]} in flight"),
@@ -28,7 +32,6 @@ class Bar:
             _Left(),
             TextColumn("{task.fields[usd]:.2f} USD", style="bold"),
             console=self._console,
-            expand=True,
         )
         self._expected = expected_seconds
         self._first = done

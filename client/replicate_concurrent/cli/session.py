@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,7 +51,13 @@ def emit(text: str) -> None:
 
 
 def say(sentence: str) -> None:
-    """Write a sentence for people to standard error."""
+    """Write sentences for people to standard error; on a terminal no word is broken."""
+    if sys.stderr.isatty():
+        width = max(20, shutil.get_terminal_size().columns)
+        lines = (
+            fill(line, width, break_long_words=False, break_on_hyphens=False) for line in sentence.split("\n")
+        )
+        sentence = "\n".join(lines)
     sys.stderr.write(f"{sentence}\n")
     sys.stderr.flush()
 
@@ -67,8 +75,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        drawn.add_column(column, overflow="fold", no_wrap=number == 0)  # ids and names can be copied
     for row in texts:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
