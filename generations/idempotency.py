@@ -231,8 +231,10 @@ class IdempotencyKeys:
 def _checked(wanted: Sequence[Wanted], earlier: Mapping[str, KeyRecord]) -> Mapping[str, str] | None:
     """The id of the work of the request itself by its key, if there is one. Raises IdempotencyConflict if this work, or
     else that of one of the items, had a body with another fingerprint."""
-    first = wanted[0] if wanted else None
-    if first is not None and first.field is None and (record := earlier.get(first.key)) is not None:
+    if not earlier:
+        return None
+    first = wanted[0]
+    if first.field is None and (record := earlier.get(first.key)) is not None:
         if not first.fingerprint.matches(record.fingerprint):
             raise IdempotencyConflict(
                 "This Idempotency-Key was used with a different body. Use a new key for each request."

@@ -253,7 +253,7 @@ def _of_batches() -> JSON:
                 "results": {**items, "description": "The generations that have ended, in input order."},
                 **_SOON, "cost_bound_usd": _BOUND, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
             },
-            required=[*figures, "status", "counts", "results"],
+            required=[*(name for name in figures if name != "estimated_seconds"), "status", "counts", "results"],
             description="A batch. `success` is present only after all of its generations have ended.",
         ),
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Batches with items that other requests made: they are waited for, wherever these run, and made once."""
 
 import asyncio
+import functools
 import time
 from dataclasses import replace
 
@@ -18,6 +19,17 @@ from providers.memory import MemoryProvider
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, USER, Immediate, a_picture, core, pictures, submission, succeeded
 from tests.unit.test_shared_suspension import LEADS, OWNER, World, later
+
+
+def bounded(test):
+    """A test that fails after some virtual time. Without an end, it would look at rows for ever."""
+
+    @functools.wraps(test)
+    async def in_time(*arguments, **named):
+        async with asyncio.timeout(1000):
+            await test(*arguments, **named)
+
+    return in_time
 
 
 def batch_of(names, *, by=USER, key=None, **fields):
@@ -45,6 +57,7 @@ def prompts(world) -> list[str]:
 @pytest.mark.parametrize("lead", LEADS)
 @pytest.mark.parametrize("other", ["bcd", "dcb", "cd", "abc", "xa"])
 @in_virtual_time
+@bounded
 async def test_overlapping_batches_in_two_processes_at_one_moment_make_each_item_once(lead, other):
     world = World()
     one, two = world.process("one"), world.process("two")
@@ -62,6 +75,7 @@ async def test_overlapping_batches_in_two_processes_at_one_moment_make_each_item
 
 
 @in_virtual_time
+@bounded
 async def test_a_batch_shows_each_item_once_as_it_ends_also_one_that_runs_in_another_process():
     world = World()
     one, two = world.process("one"), world.process("two")
@@ -83,6 +97,7 @@ async def test_a_batch_shows_each_item_once_as_it_ends_also_one_that_runs_in_ano
 
 
 @in_virtual_time
+@bounded
 async def test_a_repeated_batch_in_a_third_process_shows_each_item_once():
     world = World()
     one, two, three = map(world.process, ("one", "two", "three"))
@@ -103,6 +118,7 @@ async def test_a_repeated_batch_in_a_third_process_shows_each_item_once():
 
 
 @in_virtual_time
+@bounded
 async def test_a_waiting_owner_resumes_a_joined_item_whose_process_has_died():
     world = World()
     dead, here = world.process("dead"), world.process("here")
@@ -121,6 +137,7 @@ async def test_a_waiting_owner_resumes_a_joined_item_whose_process_has_died():
 
 
 @in_virtual_time
+@bounded
 async def test_an_owner_who_looks_a_batch_up_resumes_the_items_that_it_joined():
     world = World()
     dead, here = world.process("dead"), world.process("here")
@@ -143,6 +160,7 @@ async def test_an_owner_who_looks_a_batch_up_resumes_the_items_that_it_joined():
 
 
 @in_virtual_time
+@bounded
 async def test_a_batch_that_waits_only_for_joined_items_goes_on_after_a_restart():
     world = World()
     dead, other = world.process("dead"), world.process("other")
@@ -174,6 +192,7 @@ async def test_a_batch_that_waits_only_for_joined_items_goes_on_after_a_restart(
 
 
 @in_virtual_time
+@bounded
 async def test_a_drain_leaves_a_batch_that_waits_for_a_joined_item_to_the_next_process():
     world = World()
     one, two = world.process("one"), world.process("two")
@@ -190,6 +209,7 @@ async def test_a_drain_leaves_a_batch_that_waits_for_a_joined_item_to_the_next_p
 
 
 @in_virtual_time
+@bounded
 async def test_items_with_a_key_go_on_when_the_caller_of_their_batch_leaves():
     world = World()
     process = world.process("one")
@@ -205,6 +225,7 @@ async def test_items_with_a_key_go_on_when_the_caller_of_their_batch_leaves():
 
 
 @in_virtual_time
+@bounded
 async def test_a_caller_who_leaves_and_a_cancelled_batch_leave_the_joined_items():
     world = World()
     process = world.process("one")
@@ -226,6 +247,7 @@ async def test_a_caller_who_leaves_and_a_cancelled_batch_leave_the_joined_items(
 
 @pytest.mark.parametrize("lead", LEADS)
 @in_virtual_time
+@bounded
 async def test_a_key_of_a_batch_that_is_one_of_an_item_elsewhere_holds_up_no_request(lead):
     """Each wants what the other has, in the other order."""
     world = World()
@@ -243,6 +265,7 @@ async def test_a_key_of_a_batch_that_is_one_of_an_item_elsewhere_holds_up_no_req
 
 
 @in_virtual_time
+@bounded
 async def test_a_refused_batch_leaves_its_new_keys_free_and_those_that_it_knew():
     world = World()
     process = world.process("one")
@@ -258,6 +281,7 @@ async def test_a_refused_batch_leaves_its_new_keys_free_and_those_that_it_knew()
 
 
 @in_virtual_time
+@bounded
 async def test_a_batch_that_cannot_be_written_leaves_its_keys_free():
     provider, ledger = MemoryProvider(succeeded(), ends_after=1.0), Immediate()
     inside = core(provider, ledger=ledger)
@@ -273,6 +297,7 @@ async def test_a_batch_that_cannot_be_written_leaves_its_keys_free():
 
 
 @in_virtual_time
+@bounded
 async def test_a_joined_item_that_the_ledger_has_lost_ends_the_wait_as_not_found():
     world = World()
     one, two = world.process("one"), world.process("two")
@@ -294,6 +319,7 @@ async def test_a_joined_item_that_the_ledger_has_lost_ends_the_wait_as_not_found
 
 @pytest.mark.parametrize("own", ["c", "C"])
 @in_virtual_time
+@bounded
 async def test_an_owner_who_repeats_a_batch_after_a_restart_resumes_also_what_it_joined(own):
     rows, provider = MemoryLedger().rows, MemoryProvider(ends_after=10.0)
     before = core(provider, ledger=(killed := MemoryLedger(rows)))
@@ -317,6 +343,7 @@ async def test_an_owner_who_repeats_a_batch_after_a_restart_resumes_also_what_it
 
 
 @in_virtual_time
+@bounded
 async def test_a_batch_is_answered_under_its_key_although_keys_of_its_items_have_expired_and_were_used_again():
     world = World()
     process = world.process("one")
