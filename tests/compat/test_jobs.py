@@ -2,7 +2,6 @@
 
 from replicate_batch_process.connection import options, variables
 from replicate_batch_process.file_names import distinct, numbered
-from replicate_batch_process.jobs import Job, portions
 
 
 def test_several_outputs_are_numbered_before_the_ending():
@@ -13,21 +12,6 @@ def test_several_outputs_are_numbered_before_the_ending():
 
 def test_only_names_that_repeat_are_numbered():
     assert ["a_1.png", "b.png", "a_2.png"] == distinct(["a.png", "b.png", "a.png"])
-
-
-def test_a_batch_has_at_most_as_many_requests_and_files_as_the_service_takes(tmp_path):
-    small, large = tmp_path / "small.jpg", tmp_path / "large.jpg"
-    small.write_bytes(b"123")
-    with large.open("wb") as file:
-        file.truncate(60 * 2**20)
-    text = Job("a.png", "flux-dev", {"prompt": "a", "fallback": True, "num_outputs": 2})
-    photo = Job("a.png", "kontext", {"prompt": "a", "input_image": small, "fallback": ["flux-dev"]})
-    photos = Job("a.png", "nano-banana", {"prompt": "a", "image_input": [small, small, large]})
-    jobs = dict(enumerate([text] * 10_001 + [photo] * 398 + [photos] * 3))
-
-    assert ([], [3], [3, 3, 60 * 2**20]) == (text.sizes, photo.sizes, photos.sizes)
-    assert [10_000, 399, 2, 1] == [len(portion) for portion in portions(jobs)]
-    assert list(jobs) == [number for portion in portions(jobs) for number in portion]
 
 
 def test_the_lines_of_a_dotenv_file_are_read_as_the_shell_would(tmp_path):

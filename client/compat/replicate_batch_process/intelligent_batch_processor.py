@@ -12,13 +12,14 @@ from os import PathLike, fspath
 from typing import Any
 
 from replicate_concurrent import ApiError, AsyncBatchHandle, AsyncClient, Generation, ReplicateConcurrentError
+from replicate_concurrent.batches.planning import chunks
 
 from replicate_batch_process import config, saving
 from replicate_batch_process.catalogue import Models
 from replicate_batch_process.connection import options
 from replicate_batch_process.file_names import distinct, ending, new_stem
 from replicate_batch_process.global_concurrency_manager import GlobalReplicateConcurrencyManager
-from replicate_batch_process.jobs import Job, Jobs, portions
+from replicate_batch_process.jobs import Job, Jobs
 from replicate_batch_process.outcomes import BatchResult, Files, error_of
 
 __all__ = ["BatchRequest", "BatchResult", "IntelligentBatchProcessor", "intelligent_batch_process"]
@@ -30,7 +31,7 @@ _SAVED_AT_ONCE = 8
 
 _PATH = "output_filepath"
 
-_ITEM = re.compile(r"requests\[(\d+)\]")
+_ITEM = re.compile(r"requests\[(\d+)\]\.?(.*)")
 
 
 @dataclass
@@ -107,8 +108,8 @@ class IntelligentBatchProcessor:
         run, started = _Run(requests, self.progress_callback), time.time()
         if jobs := await run.prepare(Jobs(self._token)):
             async with AsyncClient(**options(self._token)) as client:
-                for portion in portions(jobs):
-                    await run.process(client, portion, max_concurrent=min(filter(None, bounds)))
+                for chunk in chunks(jobs):
+                    await run.process(client, chunk, max_concurrent=min(filter(None, bounds)))
         results = run.results
         self.completed_results = [each for each in results if each.success]
         self.failed_tasks = [each for each in results if not each.success]
@@ -138,35 +139,35 @@ class _Run:
     def results(self) -> list[BatchResult]:
         return [self._done[number] for number in range(len(self._requests))]
 
-    async def prepare(self, maker: Jobs) -> dict[int, Job]:
-        """What to send, by the number of the request. Any other request has its result."""
+    async def prepare(self, maker: Jobs) -> list[Job]:
+        """What to send. Any other request has its result."""
         made = await asyncio.to_thread(self._made, maker)
-        for number, job in made.items():
+        for number, job in enumerate(made):
             if isinstance(job, Exception):
                 self._finish(number, success=False, error=str(job), duration=0.0)
-        return {number: job for number, job in made.items() if isinstance(job, Job)}
+        return [job for job in made if isinstance(job, Job)]
 
-    def _made(self, maker: Jobs) -> dict[int, Job | Exception]:
-        found = dict[int, Job | Exception]()
+    def _made(self, maker: Jobs) -> list[Job | Exception]:
+        found = list[Job | Exception]()
         paths = iter(distinct([each.path for each in self._requests if each.path]))
         for number, each in enumerate(self._requests):
             path = next(paths) if each.path else None
             try:
-                found[number] = maker.job(each.prompt, each.model_name, path, each.params)
+                found.append(maker.job(each.prompt, each.model_name, path, each.params, number=number))
             except (ValueError, OSError) as error:
-                found[number] = error
+                found.append(error)
         return found
 
-    async def process(self, client: AsyncClient, jobs: dict[int, Job], *, max_concurrent: int) -> None:
+    async def process(self, client: AsyncClient, jobs: list[Job], *, max_concurrent: int) -> None:
         """Generate and save. What the service refuses of it has its own error, and the others are sent without it."""
         while jobs:
             try:
-                batch = await _submitted(client, [job.item for job in jobs.values()], max_concurrent)
+                batch = await _submitted(client, [job.request for job in jobs], max_concurrent)
             except ApiError as refusal:
                 refused = self._refused(jobs, refusal)
                 if not refused:
                     raise
-                jobs = {number: job for number, job in jobs.items() if number not in refused}
+                jobs = [job for job in jobs if job.number not in refused]
                 continue
             try:
                 await self._follow(client, batch, jobs)
@@ -174,47 +175,47 @@ class _Run:
                 await asyncio.shield(batch.cancel())
                 raise
             except ReplicateConcurrentError as trouble:
-                for number in jobs.keys() - self._done.keys():
-                    text = f"{batch.id} goes on at the service, but cannot be followed: {trouble}"
-                    self._finish(number, success=False, error=text)
+                text = f"{batch.id} goes on at the service, but cannot be followed: {trouble}"
+                for job in jobs:
+                    if job.number not in self._done:
+                        self._finish(job.number, success=False, error=text)
             return
 
-    async def _follow(self, client: AsyncClient, batch: AsyncBatchHandle, jobs: dict[int, Job]) -> None:
-        numbers = list(jobs)
+    async def _follow(self, client: AsyncClient, batch: AsyncBatchHandle, jobs: list[Job]) -> None:
         saving = set[asyncio.Task[None]]()
         try:
             async for made in batch.results():
-                number = numbers[made.index or 0]
-                saving.add(asyncio.create_task(self._save(client, made, number, jobs[number].path)))
+                saving.add(asyncio.create_task(self._save(client, made, jobs[made.index or 0])))
             await asyncio.gather(*saving)
         finally:
             for task in saving:
                 task.cancel()
             await asyncio.gather(*saving, return_exceptions=True)
 
-    async def _save(self, client: AsyncClient, made: Generation, number: int, path: str) -> None:
+    async def _save(self, client: AsyncClient, made: Generation, job: Job) -> None:
         """Write the files of one result. What cannot be written is a failure, in which the id names the work."""
         error, paths = error_of(made), list[str]()
         if error is None or made.placeholder:
             try:
                 async with self._savers:
-                    paths = await saving.save_async(client, made, path, overwrite=config.OVERWRITE)
+                    paths = await saving.save_async(client, made, job.path, overwrite=config.OVERWRITE)
             except (ReplicateConcurrentError, OSError) as trouble:
                 error = error or f"{made.id} was made, but not saved: {trouble}"
         seconds = made.raw.get("timing", {}).get("total")
-        self._finish(number, success=error is None, file_paths=paths or None, error=error, duration=seconds)
+        self._finish(
+            job.number, success=error is None, file_paths=paths or None, error=error, duration=seconds
+        )
 
-    def _refused(self, jobs: dict[int, Job], refusal: ApiError) -> set[int]:
-        """The numbers of the requests that a refusal names. Each has its result then."""
-        numbers, reasons = list(jobs), dict[int, list[str]]()
+    def _refused(self, jobs: list[Job], refusal: ApiError) -> set[int]:
+        """The numbers of the jobs that a refusal names. Each has its result then."""
+        reasons = dict[int, list[str]]()
         for problem in refusal.fields:
             if item := _ITEM.match(problem.field):
-                name = problem.field[item.end() :].lstrip(".")
-                reasons.setdefault(numbers[int(item[1])], []).append(f"{name}: {problem.message}")
-        for number, problems in reasons.items():
+                reasons.setdefault(int(item[1]), []).append(f"{item[2]}: {problem.message}")
+        for index, problems in reasons.items():
             text = f"{refusal.code}: {'; '.join(problems)}"
-            self._finish(number, success=False, error=text, duration=0.0)
-        return set(reasons)
+            self._finish(jobs[index].number, success=False, error=text, duration=0.0)
+        return {jobs[index].number for index in reasons}
 
     def _finish(self, number: int, **outcome: Any) -> None:
         result = self._done[number] = self._requests[number].result(**outcome)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from operator import add, gt
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 from replicate_concurrent.batches.manifest import Manifest
@@ -20,6 +20,11 @@ from replicate_concurrent.results import Plan, plan
 
 _KEYS: Final = 300
 """Bytes that the key of an item and its metadata add."""
+
+_UNKNOWN: Final = 8 * 1024 * 1024
+"""The bytes for which a file counts that is not on disk, such as an image of PIL."""
+
+_OF_JSON: Final = (str, int, float, dict, type(None))
 
 _FIELD: Final = re.compile(r"requests\[(\d+)\]\.?(.*)")
 _UNSENT: Final = "https://example.com/a-local-file.png"
@@ -35,6 +40,16 @@ class Limits:
     text: int = 12 * 1024 * 1024
     files: int = 450
     file_bytes: int = 256 * 1024 * 1024
+
+
+class HasRequest(Protocol):
+    """A row of any kind: the item as the API takes it."""
+
+    @property
+    def request(self) -> Mapping[str, Any]: ...
+
+
+Item = TypeVar("Item", bound=HasRequest)
 
 
 class RowsRefused(ValueError):
@@ -136,9 +151,9 @@ def explained(error: InvalidRequest, rows: Sequence[Row]) -> str:
     return "\n".join(lines) or error.detail
 
 
-def chunks(rows: Sequence[Row], limits: Limits = Limits()) -> Iterator[list[Row]]:
+def chunks(rows: Sequence[Item], limits: Limits = Limits()) -> Iterator[list[Item]]:
     """The rows in as few requests as the limits allow, each with one row at least."""
-    chunk: list[Row] = []
+    chunk: list[Item] = []
     sizes: tuple[int, ...] = (0, 0, 0, 0)
     for row in rows:
         own = _sizes(row)
@@ -152,15 +167,21 @@ def chunks(rows: Sequence[Row], limits: Limits = Limits()) -> Iterator[list[Row]
         yield chunk
 
 
-def _sizes(row: Row) -> tuple[int, ...]:
+def _sizes(row: HasRequest) -> tuple[int, ...]:
     """What a row adds to each of `Limits`."""
-    found = [path for value in row.request.values() for path in _paths(value)]
-    text = len(json.dumps(row.request, default=str)) + _KEYS
-    return 1, text, len(found), sum(path.stat().st_size for path in found)
+    values = [
+        each for value in row.request.values() for each in (value if isinstance(value, list) else [value])
+    ]
+    sizes = [_size(each) for each in values if not isinstance(each, _OF_JSON)]
+    return 1, len(json.dumps(row.request, default=_named)) + _KEYS, len(sizes), sum(sizes)
 
 
-def _paths(value: Any) -> list[Path]:
-    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, Path)]
+def _size(file: object) -> int:
+    return file.stat().st_size if isinstance(file, Path) else _UNKNOWN
+
+
+def _named(file: object) -> str:
+    return str(file) if isinstance(file, Path) else ""
 
 
 def _without_files(request: Mapping[str, Any]) -> dict[str, Any]:
