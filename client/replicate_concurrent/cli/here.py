@@ -128,16 +128,17 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def completion(shell: Annotated[str, typer.Argument(help=", ".join(_SHELLS))]) -> None:
+def completion(
+    context: typer.Context, shell: Annotated[str, typer.Argument(help=", ".join(_SHELLS))]
+) -> None:
     """Print the completion for a shell.
 
     Example: rcg completion bash >> ~/.bashrc
     """
-    from typer._completion_shared import get_completion_script
-
     if shell not in _SHELLS:
         raise typer.BadParameter(f"{shell!r} must be one of {', '.join(_SHELLS)}")
-    emit(get_completion_script(prog_name="rcg", complete_var="_RCG_COMPLETE", shell=shell))
+    os.environ["_RCG_COMPLETE"] = f"source_{shell}"  # what makes a command print it
+    context.find_root().command.main(args=[], prog_name="rcg")
 
 
 def _asked_key(interactive: bool) -> str:

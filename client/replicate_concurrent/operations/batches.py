@@ -15,7 +15,7 @@ from replicate_concurrent.results import Batch, batch
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.25, 2.0
 """Seconds between two looks. They grow by a twentieth of the time that has passed."""
 
-_SHARE = 9.0
+_SHARE = 4.0
 """How much longer the client rests than a look took, since each look at a large batch has all results so far."""
 
 
