@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.against import PINNED_HELP, REFERENCE_HELP, against
 from bench.background import in_background
+from bench.command import command
 from bench.commits import Commit, NoCommit, find
 from bench.comparison import comparison
 from bench.comparison_faults import comparison_with_faults
@@ -69,6 +70,7 @@ def _sections(commit: Commit, *, with_pinned: bool) -> Iterator[Section]:
         yield section
     yield overhead()
     yield ledger()
+    yield command()
     yield keys()
     yield doors()
     yield kills()
