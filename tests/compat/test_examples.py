@@ -14,6 +14,8 @@ import pytest
 from harness.service_process import ROOT
 from tests.support.callers import ADMIN_KEY
 
+pytestmark = pytest.mark.slow
+
 IMPORTS = os.pathsep.join(str(ROOT / each) for each in ("client", "client/compat"))
 
 SINGLE = """
@@ -161,7 +163,6 @@ NO_PROGRAMS = ("process_batch", "process_large_batch")
 """In the examples that are no programs: they await outside of functions."""
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not FOUND, reason="`make bench` installs the original")
 def test_the_examples_of_the_readme_run_unchanged(photos, tmp_path):
     examples = re.findall(r"```python\n(.*?)```", FOUND[0].read_text(), re.DOTALL)
