@@ -106,7 +106,7 @@ def test_rows_that_the_service_does_not_know_any_more_have_failed_and_are_not_ma
     path.write_text(path.read_text().replace('"id": "batch_', '"id": "batch_0'))
     before = simulator.counts().creations_accepted
 
-    assert [("failed", ())] * 3 == run(client, tmp_path)
+    assert [("unknown", ())] * 3 == run(client, tmp_path)
     assert before == simulator.counts().creations_accepted
 
 

@@ -20,9 +20,9 @@ from simulator import Simulator
 
 ADMIN_KEY = "the-admin-key-of-tests"
 
-_RCG = "from replicate_concurrent.cli import main; main()"
+RCG = "from replicate_concurrent.cli import main; main()"
 
-_CLIENT = Path(__file__).parents[2] / "client"
+CLIENT = Path(__file__).parents[2] / "client"
 
 _LONGEST = 240.0
 """Seconds for the last run of the client. It only bounds a failing test."""
@@ -96,7 +96,7 @@ class KilledBatch:
         self._starts += 1
         environ = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(_CLIENT),
+            "PYTHONPATH": str(CLIENT),
             "RCG_URL": f"http://127.0.0.1:{self._port}",
             "RCG_API_KEY": ADMIN_KEY,
             "RCG_CONFIG": os.devnull,
@@ -104,7 +104,7 @@ class KilledBatch:
         arguments = ["batch", str(self._folder / "prompts.txt"), "-m", "flux-dev", "-o", str(self._out)]
         with (self._folder / "client.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", _RCG, *arguments], env=environ, stdout=log, stderr=log
+                [sys.executable, "-c", RCG, *arguments], env=environ, stdout=log, stderr=log
             )
 
     def _report(self, status: int, seconds: float) -> Report:

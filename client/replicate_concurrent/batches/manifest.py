@@ -27,6 +27,9 @@ from replicate_concurrent.batches import locking
 from replicate_concurrent.filenames import same
 
 NAME: Final = "manifest.jsonl"
+UNKNOWN: Final = "unknown"
+"""The status of a row that the service does not know by its ids."""
+
 _VERSION: Final = 1
 
 
@@ -61,6 +64,12 @@ class Line:
     @property
     def has_failed(self) -> bool:
         return self.status is not None and not self.is_done
+
+    @property
+    def may_appear(self) -> bool:
+        """Whether it failed only since its outputs, or the row itself, were not found: perhaps at a wrong address, or
+        with another key. Each run asks again."""
+        return self.status == UNKNOWN or bool(self.lost)
 
 
 class Manifest:

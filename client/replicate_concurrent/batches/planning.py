@@ -89,7 +89,7 @@ def standing(rows: Sequence[Row], manifest: Manifest, directory: Path, *, retry_
         outcome = Outcome(row, line)
         if line is None or (line.has_failed and retry_failed):
             new.append(row)
-        elif line.has_failed:
+        elif line.has_failed and not line.may_appear:
             failed.append(outcome)
         elif line.is_done and all((directory / name).is_file() for name in line.files):
             done.append(outcome)
@@ -122,7 +122,7 @@ def forecast(client: Client, rows: Sequence[Row], options: Mapping[str, Any]) ->
     """
     plans = []
     for chunk in chunks(rows):
-        body = {"requests": [_without_files(row.request) for row in chunk], "dry_run": True, **options}
+        body = {"requests": [_unsent(row.request) for row in chunk], "dry_run": True, **options}
         try:
             plans.append(plan(client.request("POST", "/generate-batch", json=body).json()))
         except InvalidRequest as error:
@@ -169,11 +169,17 @@ def chunks(rows: Sequence[Item], limits: Limits = Limits()) -> Iterator[list[Ite
 
 def _sizes(row: HasRequest) -> tuple[int, ...]:
     """What a row adds to each of `Limits`."""
-    values = [
-        each for value in row.request.values() for each in (value if isinstance(value, list) else [value])
-    ]
-    sizes = [_size(each) for each in values if not isinstance(each, _OF_JSON)]
+    sizes = [_size(each) for each in _leaves(row.request) if not isinstance(each, _OF_JSON)]
     return 1, len(json.dumps(row.request, default=_named)) + _KEYS, len(sizes), sum(sizes)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The values in lists and objects."""
+    if isinstance(value, (Mapping, list)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def _size(file: object) -> int:
@@ -184,11 +190,10 @@ def _named(file: object) -> str:
     return str(file) if isinstance(file, Path) else ""
 
 
-def _without_files(request: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _unsent(value) for name, value in request.items()}
-
-
 def _unsent(value: Any) -> Any:
+    """The value with an address in place of each local file."""
+    if isinstance(value, Mapping):
+        return {name: _unsent(each) for name, each in value.items()}
     if isinstance(value, list):
         return [_unsent(each) for each in value]
     return _UNSENT if isinstance(value, Path) else value

@@ -176,7 +176,10 @@ def _converted(
         described = inputs.get(name) or SERVICE_FIELDS.get(name) or {}
         if not typed and isinstance(value, str) and name not in MODEL and name != "prompt":
             value = from_text(value.strip(), described)
-        converted[name] = files.found(value, described)
+        if name == "input" and isinstance(value, Mapping):
+            converted[name] = {key: files.found(each, inputs.get(key) or {}) for key, each in value.items()}
+        else:
+            converted[name] = files.found(value, described)
     return converted
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from replicate_concurrent.batches import planning
 from replicate_concurrent.batches.following import Accepted, Arrived, Begun, Follower, News, Over, Unknown
-from replicate_concurrent.batches.manifest import Line, Manifest
+from replicate_concurrent.batches.manifest import UNKNOWN, Line, Manifest
 from replicate_concurrent.batches.naming import Names
 from replicate_concurrent.batches.rows import Row
 from replicate_concurrent.batches.saving import Saved, Savers, remove_partial
@@ -191,7 +191,7 @@ class BatchRun:
             return None
         if isinstance(news, Unknown):
             self.in_flight -= 1
-            return self._ended(replace(line, status="failed", error=news.error), None)
+            return self._ended(replace(line, status=UNKNOWN, error=news.error), None)
         self._left -= 1
         return self._ended(replace(line, **news.facts), news.generation, news.trouble)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,23 +22,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if missing.name is None or missing.name.startswith("replicate_concurrent"):
             raise
         _fail(f"{missing.name} is missing: pip install 'replicate-concurrent[cli]'", USAGE)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a pipe of Windows has few letters; JSON reads these escapes
+            stream.reconfigure(errors="backslashreplace")
     session = Session()
     try:
         app(list(sys.argv[1:] if arguments is None else arguments), prog_name="rcg", obj=session)
-    except ApiError as error:
-        session.refused(error)
-        _fail(str(error), FAILED)
-    except ConfigError as error:
-        _fail(str(error), USAGE)
-    except ReplicateConcurrentError as error:
-        _fail(str(error), FAILED)
-    except ValueError as error:  # of a table, a name, a date: each has a sentence
-        _fail(str(error), USAGE)
     except BrokenPipeError:  # `rcg list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILED)
+    except ApiError as error:
+        session.refused(error)
+        _fail(str(error), FAILED)
+    except (ConfigError, ValueError) as error:  # the ValueError of a table, a name or a date is a sentence
+        _fail(str(error), USAGE)
+    except (ReplicateConcurrentError, OSError) as error:
+        _fail(str(error), FAILED)
     sys.exit(0)
 
 

@@ -19,6 +19,7 @@ from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
 from replicate_concurrent.cli.session import Session, emit, say, usd
 from replicate_concurrent.cli.waiting import AGAIN
+from replicate_concurrent.errors import ReplicateConcurrentError
 
 _CANCELLING: Final = 15.0
 """Seconds in which cancelled rows are waited for."""
@@ -147,6 +148,10 @@ class _View:
                 while not self._batch.is_over:
                     self._took(self._batch.next())
                 return 0
+            except ReplicateConcurrentError:
+                stack.close()
+                say(f"{self._done} of {self._total} rows done. The same command goes on with the others.")
+                raise
             except KeyboardInterrupt:
                 stack.close()
                 self._bar = None

@@ -109,6 +109,7 @@ def doctor(json: Json = False) -> None:
 
     settings = config.load()
     found = local.doctor(settings)
+    reached, check = (True, None) if settings.url is None else _reached(settings)
     if json:
         from dataclasses import asdict
         from json import dumps
@@ -118,13 +119,14 @@ def doctor(json: Json = False) -> None:
         limits = ", ".join(f"{name} {value}" for name, value in found.limits.items())
         facts([
             ("configuration", config.path_of()), ("address", settings.url or "the service of this machine"),
-            ("service here", f"{found.service}{' (simulated)' if found.simulated else ''}"), ("at", found.url),
+            ("check", check), ("service here", f"{found.service}{' (simulated)' if found.simulated else ''}"),
+            ("at", found.url),
             ("process", found.pid), ("version", found.version), ("token", "yes" if found.has_token else "none"),
             ("limits", limits or None), ("data", found.directory), ("log", found.log),
             *(("cannot start", reason) for reason in found.cannot_start),
             *(("problem", problem) for problem in found.problems),
         ])  # fmt: skip
-    if found.problems:
+    if found.problems or not reached:
         raise typer.Exit(FAILED)
 
 
@@ -138,7 +140,10 @@ def completion(
     if shell not in _SHELLS:
         raise typer.BadParameter(f"{shell!r} must be one of {', '.join(_SHELLS)}")
     os.environ["_RCG_COMPLETE"] = f"source_{shell}"  # what makes a command print it
-    context.find_root().command.main(args=[], prog_name="rcg")
+    try:
+        context.find_root().command.main(args=[], prog_name="rcg")
+    finally:
+        del os.environ["_RCG_COMPLETE"]
 
 
 def _asked_key(interactive: bool) -> str:
@@ -153,6 +158,16 @@ def _asked_key(interactive: bool) -> str:
             "there is no key; on a terminal it is asked for, else the first line of input is it"
         )
     return str(key.strip())
+
+
+def _reached(settings: Settings) -> tuple[bool, str]:
+    """Whether the service accepts the key, and a sentence about it."""
+    from replicate_concurrent.errors import ReplicateConcurrentError
+
+    try:
+        return True, _checked(settings)
+    except ReplicateConcurrentError as error:
+        return False, str(error)
 
 
 def _checked(settings: Settings) -> str:

@@ -30,6 +30,11 @@ def ended(client: Client, target: str) -> Generation:
     """The generation, once it has ended. Ctrl-C leaves it to the service."""
     handle = client.handle(target)
     with _interruptible(client, f"/generations/{target}", target):
+        if sys.stderr.isatty():
+            with _shown(target) as show:
+                for event in handle.events():
+                    done = "" if event.progress is None else f"  {event.progress:.0f} %"
+                    show(f"{target}  {event.name}{done}")
         return _looked(handle.status, target)
 
 
