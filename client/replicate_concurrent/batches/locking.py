@@ -24,6 +24,8 @@ else:
         """Lock the file for this process. Returns whether no other has it."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return False
+        except OSError:  # a file system without locks
+            return True
         return True

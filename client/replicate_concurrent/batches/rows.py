@@ -113,7 +113,7 @@ def _item(entry: Entry, shape: Shape, filed: set[str]) -> tuple[dict[str, Any], 
     own = _converted(entry.values, entry.typed, schema, _Files(entry.place, (shape.directory, Path())))
     common = _converted(shape.common, shape.typed, schema, _Files(entry.place, (Path(),)))
     request = {**common, **own}
-    model = next(str(request.pop(name)) for name in MODEL if request.get(name))
+    model = next(str(request.pop(name)).strip() for name in MODEL if request.get(name))
     for name in MODEL:
         request.pop(name, None)
     cells = {name: entry.values.get(name, "") for name in entry.columns - {"prompt"}}

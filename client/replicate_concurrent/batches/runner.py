@@ -166,7 +166,8 @@ class BatchRun:
     def _begun(self, row: Row) -> Line:
         earlier = self._lines.get(row.digest)
         name = self._names.reserve(row) if earlier is None else earlier.name
-        key = self._manifest.key(row.digest, self._manifest.attempts(row.digest))
+        attempts = 0 if earlier is None else self._manifest.attempts(row.digest)
+        key = self._manifest.key(row.digest, attempts)
         return Line(key, row.digest, row.index, name, round(self._at, 3))
 
     def _taken(self, news: News | Saved) -> Ended | None:

@@ -6,9 +6,15 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from replicate_concurrent.cli.exits import FAILED, USAGE
+from replicate_concurrent.version import VERSION
+
+if TYPE_CHECKING:
+    from replicate_concurrent.errors import ApiError
+
+_OLDER = f" The service may be older than this rcg ({VERSION})."
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -35,12 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(FAILED)
     except ApiError as error:
         session.refused(error)
-        _fail(str(error), FAILED)
+        _fail(f"{error}{_OLDER}" if _has_no_route(error) else str(error), FAILED)
     except (ConfigError, ValueError) as error:  # the ValueError of a table, a name or a date is a sentence
         _fail(str(error), USAGE)
     except (ReplicateConcurrentError, OSError) as error:
         _fail(str(error), FAILED)
     sys.exit(0)
+
+
+def _has_no_route(error: ApiError) -> bool:
+    """Whether the service lacks the whole route, as one of an earlier version does."""
+    return error.status == 404 and error.detail.startswith("No route")
 
 
 def init() -> NoReturn:

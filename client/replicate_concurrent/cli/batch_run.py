@@ -17,7 +17,7 @@ from replicate_concurrent.batches.inputs import rows_of
 from replicate_concurrent.batches.runner import BatchRun, Ended
 from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
-from replicate_concurrent.cli.session import Session, emit, say, usd
+from replicate_concurrent.cli.session import Session, duration, emit, say, usd
 from replicate_concurrent.cli.waiting import AGAIN
 from replicate_concurrent.errors import ReplicateConcurrentError
 
@@ -95,8 +95,6 @@ def _begin(batch: BatchRun, wanted: Wanted) -> bool:
 
 
 def _spent(forecast: planning.Forecast) -> str:
-    from replicate_concurrent.cli.screen import duration
-
     most = f" (at most {usd(forecast.bound_usd)})" if forecast.bound_usd > forecast.usd else ""
     return f"{usd(forecast.usd)} USD{most}, about {duration(forecast.seconds)}, strategy {forecast.strategy}"
 
@@ -128,6 +126,7 @@ class _View:
         self._done = len(batch.standing.done)
         self._failed = len(batch.standing.failed)
         self._usd = 0.0
+        self._simulated = False
         self._bar: Any = None
 
     def follow(self) -> int:
@@ -147,6 +146,8 @@ class _View:
                 self._draw()
                 while not self._batch.is_over:
                     self._took(self._batch.next())
+                if self._simulated:
+                    say("The service is simulated: these outputs are fakes.")
                 return 0
             except ReplicateConcurrentError:
                 stack.close()
@@ -162,6 +163,7 @@ class _View:
         if ended is not None:
             line = ended.outcome.line
             self._usd += line.cost_usd if line else 0.0
+            self._simulated |= ended.generation is not None and ended.generation.raw.get("simulated") is True
             self._done += ended.outcome.is_done
             self._failed += not ended.outcome.is_done
             if self._writes_lines:

@@ -109,6 +109,7 @@ def doctor(json: Json = False) -> None:
 
     settings = config.load()
     found = local.doctor(settings)
+    problems = found.problems if settings.url is None else ()  # a service elsewhere needs none here
     reached, check = (True, None) if settings.url is None else _reached(settings)
     if json:
         from dataclasses import asdict
@@ -124,9 +125,9 @@ def doctor(json: Json = False) -> None:
             ("process", found.pid), ("version", found.version), ("token", "yes" if found.has_token else "none"),
             ("limits", limits or None), ("data", found.directory), ("log", found.log),
             *(("cannot start", reason) for reason in found.cannot_start),
-            *(("problem", problem) for problem in found.problems),
+            *(("problem", problem) for problem in problems),
         ])  # fmt: skip
-    if found.problems or not reached:
+    if problems or not reached:
         raise typer.Exit(FAILED)
 
 

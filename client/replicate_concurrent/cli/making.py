@@ -177,6 +177,8 @@ def _report(made: Generation, paths: list[Path], json: bool) -> None:
     """Print where a generation was saved, or raise its error."""
     for path in paths:
         (say if json else emit)(str(path))
+    if made.raw.get("simulated") is True:
+        say("The service is simulated: this output is a fake.")
     for warning in (*made.warnings, *([made.raw["files_error"]] if made.raw.get("files_error") else [])):
         say(f"rcg: {warning}")
     if made.error is not None:

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from replicate_concurrent.cli.session import duration
+
 _SHORTEST, _LONGEST, _BESIDE = 8, 60, 68
 """Columns of the bar, and of what stands beside it at most. The line must not fill the terminal, or the `^C` of the
 terminal would be on a line of its own, and the bar be drawn twice."""
@@ -110,10 +112,3 @@ class _Left(ProgressColumn):
     def render(self, task: Task) -> Text:
         left = task.fields["left"]
         return Text("ETA -" if left is None else f"ETA {duration(left)}", style="magenta")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 0:07 or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

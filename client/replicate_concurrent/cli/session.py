@@ -93,3 +93,10 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
 def usd(amount: object) -> str | None:
     """An amount for people; None if it is none."""
     return f"{amount:.4f}".rstrip("0").rstrip(".") if isinstance(amount, (int, float)) else None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0:07 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
