@@ -37,7 +37,7 @@ _Ticket: TypeAlias = tuple[int, int]
 
 _SIMULATED: Final = 2_000
 _MOST_SIMULATIONS: Final = 50
-"""A plan simulates about `_SIMULATED` admissions in all, in 1 to `_MOST_SIMULATIONS` runs."""
+"""A plan takes 1 to `_MOST_SIMULATIONS` draws of all durations, with about `_SIMULATED` admissions in all."""
 
 _OVERDUE: Final = 0.1
 """The part of its usual time that an overdue generation is assumed to need still."""
@@ -88,20 +88,17 @@ def plan(
     chance = random.Random(0)  # noqa: S311 - equal requests get equal plans
     expected = {item.model: durations.of(item.model) or (Took(item.usual_seconds),) for item in items}
     admissions = len(items) + sum(flow.waiting for flow in seen.flows)
-    runs = [
-        Simulation(
-            [chance.choice(expected[item.model]) for item in items],
-            seen,
-            caller,
-            max_concurrent,
-            semaphore,
-            [item.boots for item in items],
-        ).run()
-        for _ in range(max(1, min(_MOST_SIMULATIONS, _SIMULATED // max(1, admissions))))
-    ]
+    boots = [item.boots for item in items]
+    runs = max(1, min(_MOST_SIMULATIONS, _SIMULATED // max(1, admissions)))
+    drawn = [tuple(chance.choice(expected[item.model]) for item in items) for _ in range(runs)]
+    # Equal draws have equal outcomes. Until a model of the batch has been measured, all draws are equal.
+    outcomes = {
+        draws: Simulation(draws, seen, caller, max_concurrent, semaphore, boots).run()
+        for draws in dict.fromkeys(drawn)
+    }
     return Plan(
-        strategy=_strategy(len(items), seen, at_once=runs[0][1]),
-        seconds=fmean(seconds for seconds, _ in runs),
+        strategy=_strategy(len(items), seen, at_once=outcomes[drawn[0]][1]),
+        seconds=fmean(outcomes[draws][0] for draws in drawn),
         cost_usd=round(math.fsum(item.cost_usd for item in items), 6),
         credits=sum(item.credits for item in items),
     )
