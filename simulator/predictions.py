@@ -372,7 +372,7 @@ class PredictionStore:
 
 def timestamp(moment: datetime) -> str:
     """A date in Replicate's form: ISO 8601 with microseconds and a Z."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _longest(plan: Plan) -> float:

@@ -11,16 +11,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.test_utils import make_mocked_request
-from aiohttp.web import Application, Response
-from multidict import CIMultiDict
+from aiohttp.web import Application, Request, Response
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from simulator import Options
 from simulator.server import application
 from simulator.state import SimulatorState
 from tests.support.connections import FakeConnections
 from tests.support.wiring import Parts, parts
+
+_MOST_BYTES = 2**20
+"""The longest body that aiohttp reads where nothing else is set."""
 
 
 class _Line:
@@ -41,11 +45,15 @@ class _Line:
 
 
 class _Protocol:
-    """The server's side of a connection, as aiohttp needs it. Mocks in its place take most of a test's time."""
+    """The server's side of a connection, as aiohttp needs it."""
 
     max_field_size = max_line_length = 8190
     max_headers = 128
-    peername = sockname = ssl_context = transport = writer = None
+    peername = sockname = ssl_context = None
+
+    def __init__(self, line: _Line, writer: "_Writer") -> None:
+        self.transport = line
+        self.writer = writer
 
 
 class _Writer:
@@ -76,16 +84,7 @@ class Loopback(FakeConnections, httpx.AsyncBaseTransport):
         body = StreamReader(_Unlimited(), 2**16, loop=loop)  # type: ignore[arg-type]
         body.feed_data(await request.aread())
         body.feed_eof()
-        asked = make_mocked_request(
-            request.method,
-            request.url.raw_path.decode(),
-            headers=CIMultiDict(request.headers.multi_items()),
-            transport=line,
-            protocol=_Protocol(),
-            writer=_Writer(),
-            payload=body,
-            app=self._app,
-        )
+        asked = _asked(request, body, line)
         found = await self._app.router.resolve(asked)
         asked._match_info = found  # noqa: SLF001 - as aiohttp's own router does
         response = await found.handler(asked)
@@ -180,6 +179,36 @@ class Losing(FakeConnections):
         if drawn < self._answers:
             await self._connections.respond(request)
         raise httpx.ReadError("the connection was reset")
+
+
+def _asked(request: httpx.Request, body: StreamReader, line: _Line) -> Request:
+    """A request as aiohttp reads it from a connection. Its own `make_mocked_request` makes mocks, which take longer
+    than all that a handler does."""
+    headers = CIMultiDictProxy(CIMultiDict(request.headers.multi_items()))
+    path = request.url.raw_path.decode()
+    message = RawRequestMessage(
+        request.method,
+        path,
+        HttpVersion11,
+        headers,
+        raw_headers=tuple(request.headers.raw),
+        should_close=False,
+        compression=None,
+        upgrade=False,
+        chunked=False,
+        url=URL(path),
+    )
+    writer: Any = _Writer()
+    protocol: Any = _Protocol(line, writer)
+    return Request(
+        message,
+        body,
+        protocol,
+        writer,
+        asyncio.current_task(),  # type: ignore[arg-type]
+        asyncio.get_running_loop(),
+        client_max_size=_MOST_BYTES,
+    )
 
 
 def simulator_here(options: Options) -> tuple[SimulatorState, Loopback]:
