@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.support.recipes import RECIPES, copied, edit
+from tests.support.recipes import RECIPES, copied, edit, restored
 
 pytestmark = pytest.mark.slow
 
@@ -18,16 +18,23 @@ TESTS_FAILED = 1
 """The status of pytest. Any other failure, such as a test that does not exist, is an error of the recipe."""
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy for all changes, so that its modules are compiled once."""
+    return copied(tmp_path_factory.mktemp("project") / "copy")
+
+
 @pytest.fixture
-def copy(tmp_path):
-    return copied(tmp_path / "copy")
+def copy(project):
+    return restored(project)
+
+
+NOT_INHERITED = ("PYTEST", "COV", "PYTHONDONTWRITEBYTECODE")
+"""What pytest-xdist and coverage set for this process is not for one started here. It keeps what it compiles."""
 
 
 def run(copy, *arguments):
-    # What pytest-xdist and coverage set for this process is not for the one that is started here.
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=copy, env=environment, capture_output=True, text=True, timeout=120, check=False,

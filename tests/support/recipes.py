@@ -1,5 +1,7 @@
 """Copies of the project, and the changes of `tests/data/recipes.toml` to them."""
 
+import filecmp
+import os
 import shutil
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -25,6 +27,22 @@ _NOT_COPIED = {
 def copied(to: Path) -> Path:
     """Copy the project there."""
     return shutil.copytree(_ROOT, to, ignore=_ignored)
+
+
+def restored(copy: Path) -> Path:
+    """Undo all changes to a copy of the project. Compiled modules stay, each valid for one version of its source."""
+    for directory, inner, names in os.walk(copy):
+        here, original = Path(directory), _ROOT / Path(directory).relative_to(copy)
+        inner[:] = [each for each in inner if each != "__pycache__"]
+        for name in [each for each in inner if not (original / each).exists()]:
+            shutil.rmtree(here / name)
+            inner.remove(name)
+        for name in names:
+            if not (original / name).exists():
+                (here / name).unlink()
+            elif not filecmp.cmp(original / name, here / name):
+                shutil.copy2(original / name, here / name)
+    return copy
 
 
 def edit(copy: Path, step: Mapping[str, Any]) -> None:

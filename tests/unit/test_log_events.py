@@ -42,7 +42,9 @@ def logged(tree):
     """The event and the level of each call of a logger. Fails for a call whose event or level cannot be read."""
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Attribute) or not is_logger(node.value):
+        if not isinstance(node, ast.Attribute) or node.attr not in LEVELS.keys() | OTHERS:
+            continue
+        if not is_logger(node.value):
             continue
         assert node.attr not in OTHERS, f"line {node.lineno}: name the level"
         if node.attr in LEVELS and is_of_the_server(node.value):
