@@ -4,7 +4,7 @@ implementation answers a query alike."""
 import asyncio
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from contract.states import ENDED, UNFINISHED
 from errors import LedgerDown
 from harness.postgres import NEWEST, server
 from ledger import Ledger, Page, Period, Queries
+from ledger.access_records import ApiKeyRecord
 from ledger.memory import MemoryLedger
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
 from ledger.postgres import PostgresBackend
@@ -33,8 +34,10 @@ from ledger.records import (
     PlanRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
+    UsageRecord,
 )
 from ledger.sqlite import SqliteBackend
+from ledger.tables import MAPPINGS
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running, write
 from tests.support.pooler import pooled
@@ -122,6 +125,35 @@ SLOW = {"postgresql 16", "postgresql behind a pooler"}
 def opened(request) -> Iterator[Opened]:
     with LEDGERS[request.param]() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def each_ledger() -> Iterator[list[Opened]]:
+    """One ledger of each implementation, for many examples: each keeps the statements that it has compiled. The slow
+    implementations run the statements of another one."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(LEDGERS[name]()) for name in LEDGERS.keys() - SLOW]
+
+
+WRITTEN = (GenerationRecord, AttemptRecord, BatchRecord, KeyRecord, UsageRecord, ApiKeyRecord)
+"""The kinds of records that a ledger has after an example."""
+
+
+def emptied(ledgers: list[Opened]) -> list[Opened]:
+    """The ledgers without the records of the last example. Their numbers begin again."""
+    for opened in ledgers:
+        if isinstance(opened.ledger, MemoryLedger):
+            for rows in opened.ledger.rows.values():
+                rows.clear()
+            continue
+        with opened.ledger.engine.begin() as connection:
+            for kind in WRITTEN:
+                name = MAPPINGS[kind].table.name
+                is_numbered = connection.dialect.name == "postgresql"
+                connection.exec_driver_sql(
+                    f"TRUNCATE {name} RESTART IDENTITY" if is_numbered else f"DELETE FROM {name}"
+                )
+    return ledgers
 
 
 FAILURE = Failure(
@@ -552,7 +584,7 @@ def unowned(answer: Any) -> Any:
     MOMENTS,
     st.integers(1, 9),
 )
-def test_every_ledger_answers_every_query_alike(generations, keys, is_over, since, before):
+def test_every_ledger_answers_every_query_alike(each_ledger, generations, keys, is_over, since, before):
     records = [
         *NAMED,
         *(recorded(number, facts) for number, facts in enumerate(generations)),
@@ -560,15 +592,14 @@ def test_every_ledger_answers_every_query_alike(generations, keys, is_over, sinc
         replace(BATCH, id="batch_0", ended_at=3.0 if is_over else None),
         *(KeyRecord("anna", f"k{number}", "f", f"gen_{number}", moment) for number, moment in keys),
     ]
-    every = {}
-    for name in LEDGERS.keys() - SLOW:  # those run the statements of another one
-        with LEDGERS[name]() as opened:
-            opened.write(*records)
-            every[name] = [answers(opened.queries, since, before)]
-            opened.delete(*opened.queries.forgettable(1e6, files_before=since, most=9))
-            every[name].append(answers(opened.queries, since, before))
+    every = []
+    for opened in emptied(each_ledger):
+        opened.write(*records)
+        written = answers(opened.queries, since, before)
+        opened.delete(*opened.queries.forgettable(1e6, files_before=since, most=9))
+        every.append([written, answers(opened.queries, since, before)])
 
-    (first, *others) = [unowned(each) for each in every.values()]
+    (first, *others) = [unowned(each) for each in every]
     for other in others:
         assert first == other
 
@@ -596,25 +627,24 @@ def usage(queries: Queries) -> list[Any]:
 @pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.lists(FACTS, max_size=8), st.sets(st.integers(0, 7)), st.booleans())
-def test_usage_is_the_same_by_whole_days_whatever_was_deleted(generations, deleted, is_batch_deleted):
+def test_usage_is_the_same_by_whole_days_whatever_was_deleted(
+    each_ledger, generations, deleted, is_batch_deleted
+):
     generations = [facts if facts["state"] in ENDED else facts | {"state": "failed"} for facts in generations]
     records = [recorded(number, facts) for number, facts in enumerate(generations)]
-    for name in LEDGERS.keys() - SLOW:  # those run the statements of another one
-        with LEDGERS[name]() as opened:
-            opened.write(*records, BATCH)
-            before = usage(opened.queries)
+    for opened in emptied(each_ledger):
+        opened.write(*records, BATCH)
+        before = usage(opened.queries)
 
-            opened.delete(*((GenerationRecord, f"gen_{number}") for number in deleted))
-            if is_batch_deleted:
-                opened.delete((BatchRecord, "batch_1"))
+        opened.delete(*((GenerationRecord, f"gen_{number}") for number in deleted))
+        if is_batch_deleted:
+            opened.delete((BatchRecord, "batch_1"))
 
-            assert before == usage(opened.queries)
-            left = [each.id for each in records if int(each.id[4:]) not in deleted]
-            if is_batch_deleted:
-                left = [each for each in left if records[int(each[4:])].batch_id != "batch_1"]
-            assert left == [
-                each for each in (f"gen_{n}" for n in range(8)) if opened.queries.generation(each)
-            ]
+        assert before == usage(opened.queries)
+        left = [each.id for each in records if int(each.id[4:]) not in deleted]
+        if is_batch_deleted:
+            left = [each for each in left if records[int(each[4:])].batch_id != "batch_1"]
+        assert left == [each for each in (f"gen_{n}" for n in range(8)) if opened.queries.generation(each)]
 
 
 def test_a_deleted_generation_goes_with_its_attempts_and_its_delivery(opened):
