@@ -10,6 +10,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,21 @@ def own_server() -> Iterator[postgres.Server]:
     started = postgres.Server()
     yield started
     started.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each worker of pytest-xdist begins with tests that have the marker `long`, so that none of them ends last. A
+    worker gets an equal part of the list, in its order, and later takes tests from the ends of the others' parts."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    long = [each for each in items if each.get_closest_marker("long")]
+    others = iter([each for each in items if not each.get_closest_marker("long")])
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        size = (len(items) - len(ordered)) // (workers - number)
+        first = long[number::workers]
+        ordered += [*first, *islice(others, max(0, size - len(first)))]
+    items[:] = [*ordered, *others]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

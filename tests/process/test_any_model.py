@@ -75,6 +75,7 @@ def run(ledger, size, tmp_path, kill):
         assert found.in_flight_peak <= SLOTS
 
 
+@pytest.mark.long
 def test_kills_of_one_process_with_any_model_keep_all_promises(tmp_path):
     run(LedgerFile(tmp_path / "data"), 1, tmp_path, kill_one)
 

@@ -274,9 +274,11 @@ def kill_some(fleet, seed):
     fleet.kill_at_random(1, interval=(0.0, 0.2), seed=seed)
 
 
+@pytest.mark.long
 def test_no_key_is_billed_above_its_budget_on_one_process(tmp_path):
     run(LedgerFile(tmp_path), 1, kill_one, tmp_path)
 
 
+@pytest.mark.long
 def test_no_key_is_billed_above_its_budget_on_three_processes(own_server, tmp_path):
     run(own_server, 3, kill_some, tmp_path)

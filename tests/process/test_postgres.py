@@ -27,6 +27,7 @@ def settings(simulator, tmp_path, url) -> dict[str, object]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", [16, 18])
 def test_kills_lose_nothing_and_pay_nothing_twice(tmp_path, version):
     options = Options(prediction_seconds=0.25, jitter=0.8, answer_delay=(0.0, 0.2), seed=1)

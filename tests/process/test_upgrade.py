@@ -42,6 +42,7 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.long
 def test_an_upgrade_under_load_and_the_way_back_lose_nothing_and_pay_nothing_twice(own_server, successor):
     def count(condition):
         [[found]] = own_server.execute(f"SELECT count(*) FROM {condition}")
