@@ -78,9 +78,14 @@ def tree(path):
 MODULES = {module(path): path for path in OURS}
 
 
+@cache
 def imports(path):
     """Every imported name, as a pair of a module and a name in it; the name is None for a whole module."""
-    for node in ast.walk(tree(path)):
+    return tuple(imports_of(tree(path)))
+
+
+def imports_of(parsed):
+    for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
