@@ -134,8 +134,12 @@ def write(settings: Settings, path: Path) -> None:
 
 
 def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or set(url) & set('"\\ \n'):
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above 65535, or half an address of IPv6
+        is_one = False
+    if not is_one or set(url) & set('"\\ \n'):
         raise ConfigError(f"The address of the service must be like http://localhost:5000, got {url!r}.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError("The address of the service must have no user name, query or fragment.")

@@ -1,11 +1,19 @@
-"""`rcg` starts quickly. The modules that it loads are counted, since a clock would measure the machine."""
+"""What `rcg` does without a service: it starts quickly, and says what is wrong with an address.
 
+The modules that it loads are counted, since a clock would measure the machine.
+"""
+
+import io
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from replicate_concurrent.cli import main
+from replicate_concurrent.cli.session import facts, say, table
 
 CLIENT = Path(__file__).parents[2] / "client"
 
@@ -35,6 +43,61 @@ def loaded(*arguments):
         check=True,
     )
     return json.loads(done.stderr.splitlines()[-1])
+
+
+@pytest.fixture
+def page():
+    """The address of a program that answers each request with a page, as a login does."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>Log in</html>")
+
+        do_POST = do_DELETE = do_GET  # noqa: N815 - the names that the server looks for
+
+        def log_message(self, *_):
+            """Nothing is printed."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "status", "status --json", "models", "models flux-dev", "usage", "list", "get gen_1", "cancel gen_1",
+        "keys list", "keys self", "configure --concurrent-limit 3", "generate A -m flux-dev", "init",
+    ],
+)  # fmt: skip
+def test_an_address_that_is_no_service_is_a_sentence(page, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("r8_key\n"))
+    for name, value in (("URL", page), ("API_KEY", "r8_key"), ("CONFIG", str(tmp_path / "config.toml"))):
+        monkeypatch.setenv(f"RCG_{name}", value)
+
+    with pytest.raises(SystemExit) as end:
+        main(arguments.split())
+
+    output, errors = capsys.readouterr()
+    assert (1, "") == (end.value.code, output)
+    assert "which is no answer of this service. Is the address right?" in errors
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_text_of_someone_else_does_not_command_the_terminal(capsys):
+    table(["prompt"], [["a \x1b]0;title\x07 fox"]])
+    facts([("prompt", "\x9b31m red")])
+    say("rcg: \x1b[2J\nA second line.")
+
+    output, errors = capsys.readouterr()
+    assert "a �]0;title� fox\nprompt\t�31m red\n" == output
+    assert "rcg: �[2J\nA second line.\n" == errors
 
 
 @pytest.mark.parametrize(

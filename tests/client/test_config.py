@@ -42,8 +42,12 @@ def test_the_file_is_for_its_user_alone_and_no_key_is_in_a_repr(load, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:5000", "ftp://a.test", "http://", "http://u:p@a.test", "http://a.test/?x=1"]
-)
+    "url",
+    [
+        "localhost:5000", "ftp://a.test", "http://", "http://u:p@a.test", "http://a.test/?x=1",
+        "http://a.test:99999", "http://a.test:0", "http://a.test:abc", "http://[::1",
+    ],
+)  # fmt: skip
 def test_an_address_that_is_none_is_refused(load, url):
     with pytest.raises(ConfigError):
         load(url)

@@ -71,7 +71,7 @@ def test_standard_input_is_read_as_prompts_or_as_json_lines(text, values):
         ("a.jsonl", '{"prompt": "A"}\n{"prompt": \n', "line 2: is not JSON"),
         ("a.jsonl", "[1]\n", "line 1: must be a text or an object"),
         ("a.txt", b"good\nf\xfcchse\n", "line 2: is not UTF-8"),
-        ("a.xlsx", "PK", "its ending must be one of"),
+        ("a.xlsx", "PK", r"^a\.xlsx: its ending must be one of"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path, name, text, message):

@@ -15,7 +15,7 @@ from replicate_concurrent import (
     TimedOut,
     errors,
 )
-from replicate_concurrent.operations import generating, looking
+from replicate_concurrent.operations import batches, generating, looking
 from replicate_concurrent.operations.generating import Order
 
 from tests.support.scripted_service import ScriptedService, answer, problem
@@ -105,6 +105,17 @@ def test_no_pause_goes_beyond_the_timeout(scripted):
         generate(service)
 
     assert [60.0, 60.0] == service.pauses
+
+
+@pytest.mark.parametrize("digits", [10, 400, 5000])
+def test_a_pause_that_no_call_has_ends_it_at_once(scripted, digits):
+    endless = {"Retry-After": "1" + "0" * (digits - 1)}
+    service = scripted(problem(429, "queue_full", retryable=True, headers=endless))
+
+    with pytest.raises(QueueFull):
+        generate(service)
+
+    assert [] == service.pauses
 
 
 def test_x_should_retry_is_obeyed(scripted):
@@ -218,9 +229,24 @@ def test_no_redirect_takes_the_key_elsewhere(scripted):
     assert ["service.test"] == [each.url.host for each in service.requests]
 
 
-def test_a_page_of_another_program_is_named(scripted):
+def test_a_redirect_without_an_address_is_no_answer(scripted):
+    with pytest.raises(BadAnswer, match="redirects to no address"):
+        generate(scripted(answer(302)))
+
+
+@pytest.mark.parametrize("text", ["<html>", "[1]", '{"id": ', "[" * 100_000, "{}", '{"id": 5}', '{"id": ""}'])
+def test_an_answer_of_another_program_is_named(scripted, text):
     with pytest.raises(BadAnswer, match="Is the address right"):
-        generate(scripted(httpx.Response(200, text="<html>")))
+        generate(scripted(httpx.Response(200, text=text)))
+
+
+def test_a_batch_without_an_id_is_not_looked_for(scripted):
+    service = scripted(answer(200, {}))
+
+    with pytest.raises(BadAnswer):
+        service.run(batches.run(service.service, Order({"requests": []})))
+
+    assert 1 == len(service.requests)
 
 
 def test_a_502_of_a_proxy_is_sent_again(scripted):

@@ -18,6 +18,7 @@ from replicate_concurrent.batches.planning import RowsRefused, chunks, explained
 from replicate_concurrent.batches.rows import Row
 from replicate_concurrent.client import Client
 from replicate_concurrent.errors import InvalidRequest, NotFound, ReplicateConcurrentError
+from replicate_concurrent.operations.sending import json_of
 from replicate_concurrent.results import Generation
 
 METADATA: Final = "rcg_row"
@@ -174,7 +175,7 @@ class Follower:
         if line.generation is not None:
             return self._client.handle(line.generation).status()
         query = {f"metadata.{METADATA}": line.key}
-        listed = self._client.request("GET", "/generations", params=query).json()["generations"]
+        listed = json_of(self._client.request("GET", "/generations", params=query))["generations"]
         return self._client.handle(listed[0]["id"]).status() if listed else None
 
     def _ended(self, generation_id: str) -> Generation:

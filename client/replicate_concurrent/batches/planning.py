@@ -16,6 +16,7 @@ from replicate_concurrent.batches.rows import Row
 from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.client import Client
 from replicate_concurrent.errors import InvalidRequest
+from replicate_concurrent.operations.sending import json_of
 from replicate_concurrent.results import Plan, plan
 
 _KEYS: Final = 300
@@ -104,7 +105,7 @@ def schemas(client: Client, models: Iterable[str]) -> dict[str, Mapping[str, Any
     """The JSON Schema of the inputs of each model. Raises ApiError, such as NotFound for an unknown model."""
     found = {}
     for name in models:
-        body = client.request("GET", model_path(name)).json()
+        body = json_of(client.request("GET", model_path(name)))
         found[name] = body.get("input_schema") or {}
     return found
 
@@ -124,7 +125,7 @@ def forecast(client: Client, rows: Sequence[Row], options: Mapping[str, Any]) ->
     for chunk in chunks(rows):
         body = {"requests": [_unsent(row.request) for row in chunk], "dry_run": True, **options}
         try:
-            plans.append(plan(client.request("POST", "/generate-batch", json=body).json()))
+            plans.append(plan(json_of(client.request("POST", "/generate-batch", json=body))))
         except InvalidRequest as error:
             raise RowsRefused(explained(error, chunk)) from error
     strategies = sorted({each.strategy for each in plans}, key=["", "immediate", "window", "queue"].index)

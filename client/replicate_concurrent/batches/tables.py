@@ -54,7 +54,7 @@ def read(path: str | Path, *, form: str | None = None, stdin: TextIO | None = No
         form = form or ("jsonl" if text.lstrip()[:1] == "{" else "txt")
     else:
         path = Path(path)
-        form, name = form or FORMATS.get(path.suffix.lower()), path.name
+        form, name = form or FORMATS.get(path.suffix.lower()), path.name or str(path)
         if form is None:
             raise TableError(f"{name}: its ending must be one of {', '.join(FORMATS)}, or name its format")
         text = _text(path)

@@ -97,7 +97,8 @@ def status(
                 time.sleep(1)
         from replicate_concurrent.cli.screen import live_status
 
-        live_status(lambda: _status(client.request("GET", "/status").json()))
+        session.json = False
+        live_status(lambda: _status(session.answer(client.request("GET", "/status")) or {}))
 
 
 def configure(

@@ -172,15 +172,16 @@ def _reached(settings: Settings) -> tuple[bool, str]:
 
 
 def _checked(settings: Settings) -> str:
-    """A sentence about the check of the key. Raises ApiError if it is refused, and ConnectionLost."""
+    """A sentence about the check of the key. Raises ApiError if it is refused, ConnectionLost, and BadAnswer."""
     from replicate_concurrent.client import Client
     from replicate_concurrent.errors import ApiError, NoServer, Unauthenticated
+    from replicate_concurrent.operations.sending import json_of
 
     try:
         with Client(
             settings.url, settings.api_key, replicate_api_token=settings.replicate_api_token
         ) as client:
-            client.request("POST", "/generate", json=_FORECAST)
+            json_of(client.request("POST", "/generate", json=_FORECAST))
     except NoServer as error:
         return f"The key is not checked: {error}"
     except Unauthenticated:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from replicate_concurrent.cli.options import Json, number_or_none, parameters
-from replicate_concurrent.cli.session import Session, emit, facts, say, table
+from replicate_concurrent.cli.session import Session, facts, say, table
 
 app = typer.Typer(
     help="Make, change, rotate and delete named keys.", no_args_is_help=True, rich_markup_mode=None
@@ -198,10 +198,9 @@ def _sent(context: typer.Context, method: str, path: str, body: object, *, json:
     if not response.content:
         say("Done.")
         return
-    if json:
-        emit(response.text)
+    answer = session.answer(response)
+    if answer is None:
         return
-    answer: dict[str, Any] = response.json()
     facts((name, _plain(value)) for name, value in answer.items() if value not in (None, {}, []))
     if "key" in answer and method == "POST":
         say("Keep the text of the key now: no later answer has it.")

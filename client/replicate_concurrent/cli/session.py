@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import httpx
 
     from replicate_concurrent.client import Client
     from replicate_concurrent.errors import ApiError
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Letters that are no text, without line breaks and tabs."""
 
 
 @dataclass
@@ -31,11 +35,13 @@ class Session:
         return Client(self.url)
 
     def answer(self, response: httpx.Response) -> dict[str, Any] | None:
-        """Print the answer if JSON is wanted, else return it."""
+        """Print the answer if JSON is wanted, else return it. Raises BadAnswer for one of another program."""
+        from replicate_concurrent.operations.sending import json_of
+
+        body = json_of(response)
         if self.json:
             emit(response.text)
             return None
-        body: dict[str, Any] = response.json()
         return body
 
     def refused(self, error: ApiError) -> None:
@@ -58,13 +64,13 @@ def say(sentence: str) -> None:
             fill(line, width, break_long_words=False, break_on_hyphens=False) for line in sentence.split("\n")
         )
         sentence = "\n".join(lines)
-    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.write(f"{visible(sentence)}\n")
     sys.stderr.flush()
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """Print a table: drawn on a terminal, else one line for each row with tabs, without the header."""
-    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    texts = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in texts:
             emit("\t".join(" ".join(cell.split()) for cell in row))
@@ -84,10 +90,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names with their values, without those that are None."""
-    shown = [(name, str(value)) for name, value in pairs if value is not None]
+    shown = [(name, visible(str(value))) for name, value in pairs if value is not None]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         emit(f"{name:<{width}}  {value}" if sys.stdout.isatty() else f"{name}\t{value}")
+
+
+def visible(text: str) -> str:
+    """A text whose letters cannot command the terminal, as a prompt of someone else might."""
+    return _CONTROL.sub("�", text)
 
 
 def usd(amount: object) -> str | None:

@@ -68,7 +68,7 @@ def submit(service: Service, wanted: Order, *, wait: int = 0) -> Operation[Batch
         if error.id is None:
             raise
         return batch({"id": error.id, "status": "queued"})  # the next process continues it
-    return batch(json_of(response))
+    return batch(json_of(response, has_id=True))
 
 
 def run(service: Service, wanted: Order) -> Operation[Batch]:
@@ -107,17 +107,15 @@ def results(service: Service, target: str) -> Operation[None]:
 def look(service: Service, target: str) -> Operation[Batch]:
     """The batch with this id, with the results so far. Raises NotFound."""
     deadline = (yield from now()) + service.timeout
-    return batch(
-        json_of((yield from send(service, Call("GET", f"/batches/{quoted(target)}"), deadline=deadline)))
-    )
+    response = yield from send(service, Call("GET", f"/batches/{quoted(target)}"), deadline=deadline)
+    return batch(json_of(response, has_id=True))
 
 
 def cancel(service: Service, target: str) -> Operation[Batch]:
     """Cancel the generations of a batch that have not ended. Returns the batch as it then is."""
     deadline = (yield from now()) + service.timeout
-    return batch(
-        json_of((yield from send(service, Call("DELETE", f"/batches/{quoted(target)}"), deadline=deadline)))
-    )
+    response = yield from send(service, Call("DELETE", f"/batches/{quoted(target)}"), deadline=deadline)
+    return batch(json_of(response, has_id=True))
 
 
 def _rest(started: float, looked: float, target: str, deadline: float) -> Operation[None]:

@@ -72,7 +72,7 @@ def submit(
         if error.id is None:
             raise
         return generation({"id": error.id, "status": "queued"})  # the next process continues it
-    return generation(json_of(response))
+    return generation(json_of(response, has_id=True))
 
 
 def generate(service: Service, wanted: Order) -> Operation[Generation]:
@@ -95,14 +95,14 @@ def look(service: Service, target: str) -> Operation[Generation]:
     """The generation with this id, in any state. Raises NotFound."""
     deadline = (yield from now()) + service.timeout
     response = yield from send(service, Call("GET", f"/generations/{quoted(target)}"), deadline=deadline)
-    return generation(json_of(response))
+    return generation(json_of(response, has_id=True))
 
 
 def cancel(service: Service, target: str) -> Operation[Generation]:
     """Cancel a generation. Returns it as it then is: one that had ended stays as it was."""
     deadline = (yield from now()) + service.timeout
     response = yield from send(service, Call("DELETE", f"/generations/{quoted(target)}"), deadline=deadline)
-    return generation(json_of(response))
+    return generation(json_of(response, has_id=True))
 
 
 def raise_if_failed(made: Generation) -> None:

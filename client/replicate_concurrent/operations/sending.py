@@ -39,6 +39,9 @@ _UNREACHED = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 """Seconds between attempts, when the service does not say how long."""
 
+_FOREVER = 1e9
+"""Seconds that no call has. A `Retry-After` may be any number, and a clock cannot wait for each."""
+
 _KEYED = ("/generate", "/configure", "/semaphores/", "/_admin/semaphores", "/v1/")
 """The beginnings of the paths at which the service knows a repeated POST, or the POST is the same twice."""
 
@@ -142,13 +145,10 @@ def send(service: Service, call: Call, *, deadline: float) -> Operation[httpx.Re
         yield Pause(pause)
 
 
-def json_of(response: httpx.Response) -> dict[str, Any]:
-    """The JSON object of a response. Raises BadAnswer."""
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
+def json_of(response: httpx.Response, *, has_id: bool = False) -> dict[str, Any]:
+    """The JSON object of a response. Raises BadAnswer, also for one without the id of its work where it `has_id`."""
+    body = _json(response)
+    if not isinstance(body, dict) or (has_id and not (isinstance(body.get("id"), str) and body["id"])):
         raise BadAnswer(
             f"{response.request.url} answered {response.status_code} with {response.headers.get('content-type')}, "
             "which is no answer of this service. Is the address right?"
@@ -161,13 +161,10 @@ def error_of(response: httpx.Response) -> ReplicateConcurrentError:
     status, request_id = response.status_code, response.headers.get("x-request-id")
     if response.is_redirect:
         return BadAnswer(
-            f"{response.request.url} redirects to {response.headers['location']}. "
+            f"{response.request.url} redirects to {response.headers.get('location', 'no address')}. "
             "The key is not sent there; set that address if it is the service."
         )
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
+    body = _json(response)
     if isinstance(body, dict) and "code" in body:
         return api_error(body, status=status, request_id=request_id)
     shown = {
@@ -183,13 +180,20 @@ def pause_after(answer: httpx.Response | httpx.RequestError | None, attempt: int
         return _backoff(attempt, jitter)
     wanted = answer.headers.get("retry-after", "").strip()
     if wanted.isascii() and wanted.isdigit():
-        return int(wanted) * (1 + jitter / 10)
+        return min(float(wanted), _FOREVER) * (1 + jitter / 10)
     try:
         at = parsedate_to_datetime(wanted)
     except ValueError:
         return _backoff(attempt, jitter)
     at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
     return max(0.0, (at - datetime.now(timezone.utc)).total_seconds()) * (1 + jitter / 10)
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
 
 
 def _request(address: Address, call: Call, left: float) -> Request:
