@@ -6,8 +6,8 @@ back finds the work in memory or in the ledger, and resumes it if it is suspende
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from auth import Caller, Principal
@@ -107,27 +107,14 @@ class GenerationService:
             work = await self._claims.claimed(submission)
             if isinstance(work, Submission):
                 submission = work
-                work = new = await self._accept(submission)
+                async with self._admitted(submission):
+                    work = new = self._supervisor.accept(submission)
         finally:
             if new is None and any(UPLOADED in text for text in submission.request_json):
                 self._supervisor.forget_attachments(submission.id)
         if new is not None:
             await self._persist(submission, new)
         return await self._wait(work, submission, None if on_item_done is None else _once(on_item_done))
-
-    async def _accept(self, submission: Submission) -> Work:
-        """Accept a submission whose keys are claimed. They are settled with it, or abandoned if it is refused."""
-        paid = submission.caller, submission.bound, submission.submitted_at
-        try:
-            async with self._budget.admitted(*paid):
-                work = self._supervisor.accept(submission)
-                self._claims.settle(submission)
-                return work
-        except BaseException as error:
-            self._claims.abandon(submission)
-            if isinstance(error, BudgetExceeded):
-                raise explained(error, submission.request) from None
-            raise
 
     async def joined(self, item_keys: Mapping[int, ItemKey], caller: Caller) -> Mapping[int, str]:
         """The ids of those items of a batch that are there already, by their places. Raises IdempotencyConflict and
@@ -317,6 +304,20 @@ class GenerationService:
         """After a drain: wait until every waiting caller has a response. When the loop stops, the others get none."""
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=_RESPONSE_TIMEOUT)
+
+    @asynccontextmanager
+    async def _admitted(self, submission: Submission) -> AsyncIterator[None]:
+        """Reserve the money of a submission whose keys are claimed, while it is accepted. The keys are settled with it,
+        or abandoned if it is refused."""
+        try:
+            async with self._budget.admitted(submission.caller, submission.bound, submission.submitted_at):
+                yield
+                self._claims.settle(submission)
+        except BaseException as error:
+            self._claims.abandon(submission)
+            if isinstance(error, BudgetExceeded):
+                raise explained(error, submission.request) from None
+            raise
 
     async def _persist(self, submission: Submission, work: Work) -> None:
         """Write accepted work and its keys to the disk. A generation with a waiting caller is written before it is

@@ -11,6 +11,7 @@ from generations.archive import Archive
 from generations.audit import Actor
 from generations.key_directory import FRESH, KeyDirectory
 from generations.keys import NamedKeys
+from generations.running import RunningWork
 from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.memory import MemoryLedger
 from providers.memory import MemoryProvider
@@ -51,8 +52,7 @@ class Slow(AtOnce):
 class NoWork:
     """A supervisor without work."""
 
-    def callers(self):
-        return {}
+    running = RunningWork()
 
 
 class Process:

@@ -73,7 +73,7 @@ async def test_trap_2_more_than_a_hundred_requests_run_at_once():
 
     async with (
         wire(answer_when_all_are_here) as server,
-        parts(server.url, concurrent_limit=150, create_timeout=5) as service,
+        parts(server.url, concurrent_limit=150, create_timeout=60) as service,
     ):
         batch = await service.run_batch(["a fox"] * 150)
 

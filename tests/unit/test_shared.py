@@ -9,6 +9,7 @@ from cluster.letters import Letters
 from concurrency import Gate
 from errors import LeaseExpired, LedgerDown, NotFound, SemaphoreFull
 from generations.limits import ConfiguredLimits
+from generations.running import RunningWork
 from generations.semaphores import NamedSemaphores
 from generations.shared import REFRESH, SharedLimits, SharedSemaphores, keep_fresh
 from ledger.memory import MemoryLedger
@@ -23,13 +24,11 @@ class Reader:
 
     def __init__(self, ledger):
         self._ledger = ledger
+        self.running = RunningWork()
 
     async def read(self, query):
         await asyncio.sleep(0.001)
         return query(self._ledger)
-
-    def names_semaphore(self, _semaphore):
-        return False
 
 
 class Process:
