@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects import sqlite
 
 from ledger import HASH_KEY
+from ledger.creation import create_tables
 from ledger.tables import META, METADATA, Insert
 from ledger.to_version_2 import facts_in_columns
 
@@ -253,7 +254,7 @@ def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
         if version > present:
             raise TooNew(f"it is of version {version}, and this service knows {present}")
         if version == 0:
-            METADATA.create_all(connection)
+            create_tables(connection, METADATA, sqlite.dialect)
         else:
             for step in steps[version - 1 :]:
                 step(driver)

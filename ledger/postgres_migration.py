@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
+from ledger.creation import create_tables
 from ledger.members import OWN, Cursor, Member
 from ledger.migrations import TooNew, add_first_values
 from ledger.tables import META, METADATA, SHARED
@@ -41,7 +42,7 @@ def make_tables(connection: Connection, cursor: Cursor, member: Member) -> None:
         raise TooNew(f"it is of version {version}, and this service knows {schema.version}")
     if version == 0:
         for metadata in (METADATA, SHARED, OWN):
-            metadata.create_all(connection)
+            create_tables(connection, metadata, postgresql.dialect)
     elif version < schema.version:
         member.shut_out_older(cursor)
         for number in range(version, schema.version):
