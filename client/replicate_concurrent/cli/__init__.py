@@ -54,11 +54,6 @@ def _has_no_route(error: ApiError) -> bool:
     return error.status == 404 and error.detail.startswith("No route")
 
 
-def init() -> NoReturn:
-    """The command `replicate-init`."""
-    main(["init", *sys.argv[1:]])
-
-
 def _fail(sentence: str, status: int) -> NoReturn:
     from replicate_concurrent.cli.session import say
 
