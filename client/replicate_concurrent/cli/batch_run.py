@@ -17,7 +17,7 @@ from replicate_concurrent.batches.inputs import rows_of
 from replicate_concurrent.batches.runner import BatchRun, Ended
 from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
-from replicate_concurrent.cli.session import Session, duration, emit, say, usd
+from replicate_concurrent.cli.session import Session, duration, emit, say, usd, visible
 from replicate_concurrent.cli.waiting import AGAIN
 from replicate_concurrent.errors import ReplicateConcurrentError
 
@@ -284,6 +284,6 @@ def _table(outcomes: Iterable[Outcome], failed: list[Outcome]) -> None:
         models.add_row(Text(model), f"{count:.0f}", f"{done:.0f}", f"{lost:.0f}", usd(cost) or "")
     console.print(models)
     for each in failed[:_SHOWN_FAILURES]:
-        console.print(Text(f"{each.row.place}: {each.trouble}", style="red"))
+        console.print(Text(visible(f"{each.row.place}: {each.trouble}"), style="red"))
     if len(failed) > _SHOWN_FAILURES:
         console.print(f"(and {len(failed) - _SHOWN_FAILURES} more)")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from replicate_concurrent.cli.session import duration
+from replicate_concurrent.cli.session import duration, visible
 
 _SHORTEST, _LONGEST, _BESIDE = 8, 60, 68
 """Columns of the bar, and of what stands beside it at most. The line must not fill the terminal, or the `^C` of the
@@ -75,7 +75,7 @@ class Bar:
 
     def print(self, text: str, *, style: str = "") -> None:
         """Print a line above the bar."""
-        self._console.print(Text(text, style=style))
+        self._console.print(Text(visible(text), style=style))
 
 
 def live_status(facts: Callable[[], Sequence[tuple[str, object]]]) -> None:
