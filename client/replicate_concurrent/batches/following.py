@@ -175,8 +175,9 @@ class Follower:
         if line.generation is not None:
             return self._client.handle(line.generation).status()
         query = {f"metadata.{METADATA}": line.key}
-        listed = json_of(self._client.request("GET", "/generations", params=query))["generations"]
-        return self._client.handle(listed[0]["id"]).status() if listed else None
+        listed = json_of(self._client.request("GET", "/generations", params=query)).get("generations") or []
+        found = [each["id"] for each in listed if (each.get("metadata") or {}).get(METADATA) == line.key]
+        return self._client.handle(found[0]).status() if found else None
 
     def _ended(self, generation_id: str) -> Generation:
         """The generation, once it has ended."""
