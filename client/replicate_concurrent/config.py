@@ -62,7 +62,8 @@ def load(
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings of a client. The first place that has a key or a token decides for both. Those of a file that names
-    an address are only for this address.
+    an address are only for this address. With RCG_SIMULATE=1 and no other address the file is not read, since work that
+    is to cost nothing must not reach the service in it.
 
     Raises ConfigError if the address is none, a key cannot be sent, or the file cannot be read.
     """
@@ -74,7 +75,9 @@ def load(
         environ.get("REPLICATE_API_TOKEN") or None,
     )
     places = [passed, named]
-    if not ((passed.url or named.url) and (passed.key or named.key)):
+    has_address = bool(passed.url or named.url)
+    is_simulated = not has_address and is_true("RCG_SIMULATE", environ.get("RCG_SIMULATE", ""))
+    if not is_simulated and not (has_address and (passed.key or named.key)):
         places.append(read(path_of(environ)))
     address = next((_checked_url(each.url) for each in places if each.url), None)
     kept = places[2:]
@@ -87,6 +90,14 @@ def load(
         api_key=_visible(keys.api_key),
         replicate_api_token=_visible(keys.replicate_api_token),
     )
+
+
+def is_true(name: str, value: str) -> bool:
+    """Raises ConfigError for what is neither yes nor no, since a misspelt one must not be taken for either."""
+    word = value.strip().lower()
+    if word not in {"", "0", "1", "false", "true", "no", "yes", "off", "on"}:
+        raise ConfigError(f"{name}: must be 1 or 0.")
+    return word in {"1", "true", "yes", "on"}
 
 
 def path_of(environ: Mapping[str, str] | None = None) -> Path:

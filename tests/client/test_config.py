@@ -21,6 +21,14 @@ def test_arguments_come_before_the_environment_and_it_before_the_file(load, tmp_
     assert Settings("http://env.test", "rcg_arg") == load(None, "rcg_arg", RCG_URL="http://env.test/")
 
 
+def test_simulated_work_never_reaches_the_service_of_the_file(load, tmp_path):
+    config.write(Settings("http://file.test", "rcg_file"), tmp_path / "config.toml")
+
+    assert Settings() == load(RCG_SIMULATE="1")
+    assert Settings("http://file.test", "rcg_file") == load(RCG_SIMULATE="0")
+    assert "http://env.test" == load(RCG_SIMULATE="1", RCG_URL="http://env.test").url
+
+
 def test_the_key_of_a_file_is_only_for_its_address(load, tmp_path):
     config.write(Settings("http://file.test", "rcg_file"), tmp_path / "config.toml")
 

@@ -63,6 +63,8 @@ def simulate(
 
     Example: rcg simulate batch prompts.txt -m flux-dev -o out/
     """
+    if context.obj.url is not None:
+        raise typer.BadParameter("--url names another service; leave it out")
     os.environ["RCG_SIMULATE"] = "1"
     for name in ("RCG_URL", "RCG_API_KEY"):
         os.environ.pop(name, None)
@@ -83,7 +85,10 @@ def serve() -> None:
 
     found = local.find_or_start(config.load())
     emit(str(found.url))
-    say("Scripts of yours find it by themselves. `rcg stop` ends it.")
+    if config.is_true("RCG_SIMULATE", os.environ.get("RCG_SIMULATE", "")):
+        say("Scripts of yours find it with RCG_SIMULATE=1. `rcg simulate stop` ends it.")
+    else:
+        say("Scripts of yours find it by themselves. `rcg stop` ends it.")
 
 
 def stop() -> None:

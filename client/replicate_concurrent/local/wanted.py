@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from replicate_concurrent.config import is_true
 from replicate_concurrent.errors import ConfigError
 
 CONCURRENT, PER_MINUTE = "REPLICATE_CONCURRENT_LIMIT", "REPLICATE_REQUESTS_PER_MINUTE"
@@ -44,14 +45,6 @@ def wanted(environ: Mapping[str, str]) -> Wanted:
     }
     passed = {name: environ[name] for name in _PASSED if environ.get(name)}
     return Wanted(is_true("RCG_SIMULATE", environ.get("RCG_SIMULATE", "")), limits, passed)
-
-
-def is_true(name: str, value: str) -> bool:
-    """Raises ConfigError for what is neither yes nor no, since a misspelt one must not be taken for either."""
-    word = value.strip().lower()
-    if word not in {"", "0", "1", "false", "true", "no", "yes", "off", "on"}:
-        raise ConfigError(f"{name}: must be 1 or 0.")
-    return word in {"1", "true", "yes", "on"}
 
 
 def _number(name: str, value: str) -> int:
