@@ -114,6 +114,19 @@ def test_tables_are_lines_with_tabs_without_a_terminal(rcg):
     assert output.splitlines()[-1].startswith("total\t")
 
 
+def test_a_list_has_one_line_for_each_row_on_a_terminal_of_80_columns(rcg, monkeypatch):
+    rcg("generate", "A narrow fox", "-m", "flux-schnell")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    _, output, _ = rcg("list", "--prompt", "A narrow", "--limit", "1")
+
+    _, header, _, row = output.rstrip().splitlines()
+    assert ["id", "status", "created", "prompt"] == header.split()
+    assert ("succeeded", "A narrow fox") == (row.split()[1], row.strip()[-12:])
+
+
 def test_an_administrator_makes_changes_and_deletes_keys(rcg):
     _, output, _ = rcg("keys", "create", "shop", "--max-concurrent", "2", "--tag", "team=web", "--json")
     key = json.loads(output)

@@ -103,8 +103,9 @@ def _table(text: str, name: str, *, separator: str) -> Iterator[Entry]:
         columns = [column.strip() for column in next(lines, [])]
         if len({*columns, ""}) != len(columns) + 1:
             raise TableError(f"{name} line 1: each column needs a name of its own")
+        begins = lines.line_num + 1
         for cells in lines:
-            place = f"{name} line {lines.line_num}"
+            place, begins = f"{name} line {begins}", lines.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) > len(columns):
@@ -123,9 +124,14 @@ def _separator(text: str) -> str:
 
 def _json(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as reason:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as reason:
         raise TableError(f"{place}: is not JSON ({reason})") from None
+
+
+def _no_number(name: str) -> None:
+    """Python reads NaN and Infinity, which no request may have."""
+    raise ValueError(f"{name} is no number")
 
 
 def _typed(item: object, place: str) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,12 @@ from replicate_concurrent.cli.session import Session, emit, say, table, usd
 
 if TYPE_CHECKING:
     from replicate_concurrent.results import Generation
+
+_WIDE = 110
+"""Columns of a terminal on which a list has all of its columns."""
+
+_FEW = 26
+"""Letters of a prompt in a list on a narrower one."""
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="A generation (gen_…) or a batch (batch_…).")]
 
@@ -168,9 +175,11 @@ def list_(
     with session.client() as client:
         body = session.answer(client.request("GET", "/generations", params={**query, "limit": limit}))
     if body is not None:
-        table(
-            ["id", "status", "model", "USD", "created", "prompt"], map(_cells, body.get("generations") or [])
-        )
+        listed = list(map(_cells, body.get("generations") or []))
+        if sys.stdout.isatty() and shutil.get_terminal_size().columns < _WIDE:
+            table(["id", "status", "created", "prompt"], map(_few, listed))
+        else:
+            table(["id", "status", "model", "USD", "created", "prompt"], listed)
 
 
 def _report(made: Generation, paths: list[Path], json: bool) -> None:
@@ -200,6 +209,12 @@ def _cells(raw: Mapping[str, Any]) -> list[object]:
     created = str(raw.get("created_at") or "")[:19].replace("T", " ")
     model = str(raw.get("requested_model") or raw.get("model_name") or "")
     return [raw.get("id"), raw.get("status"), model, usd(raw.get("cost_usd")), created, shown]
+
+
+def _few(cells: list[object]) -> list[object]:
+    """What of a row fits a narrow terminal: the time without year and seconds, and few words of the prompt."""
+    target, status, _, _, created, prompt = map(str, cells)
+    return [target, status, created[5:16], prompt if len(prompt) <= _FEW else f"{prompt[: _FEW - 1]}…"]
 
 
 def _line(raw: Mapping[str, Any]) -> str:
