@@ -5,7 +5,7 @@ from datetime import date
 
 import httpx
 import pytest
-from replicate_concurrent import ConnectionLost, TimedOut, results
+from replicate_concurrent import BadAnswer, ConnectionLost, TimedOut, results
 from replicate_concurrent.operations import batches, following, keys, looking
 from replicate_concurrent.operations.generating import Order
 
@@ -95,7 +95,8 @@ def test_a_model_beside_requests_is_that_of_all_without_their_own():
 
 def stream(*events):
     text = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
-    return httpx.Response(200, text=f": still here\n\n{text}")
+    headers = {"Content-Type": "text/event-stream"}
+    return httpx.Response(200, text=f": still here\n\n{text}", headers=headers)
 
 
 def test_events_come_once_each_over_streams_that_end_early(scripted):
@@ -113,6 +114,15 @@ def test_events_come_once_each_over_streams_that_end_early(scripted):
     found = service.emitted(following.events(service.service, "gen_1"))
 
     assert ["queued", "shutting_down", "running", "done"] == [each.name for each in found]
+
+
+def test_a_page_of_another_program_is_no_stream_of_events(scripted):
+    service = scripted(httpx.Response(200, text="<html>"))
+
+    with pytest.raises(BadAnswer, match="no stream of events"):
+        service.emitted(following.events(service.service, "gen_1"))
+
+    assert 1 == len(service.requests)
 
 
 def test_streams_that_bring_nothing_end_after_the_timeout(scripted):

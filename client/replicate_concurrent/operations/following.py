@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 
-from replicate_concurrent.errors import ConnectionLost
+from replicate_concurrent.errors import BadAnswer, ConnectionLost
 from replicate_concurrent.operations.sending import Call, Service, quoted, send
 from replicate_concurrent.operations.steps import Chunk, Close, Emit, Operation, Pause, now
 from replicate_concurrent.results import Event
@@ -22,13 +22,17 @@ _AGAIN = 1.0
 def events(service: Service, target: str) -> Operation[None]:
     """Emit each event of the generation once, from its start to its end.
 
-    Raises ApiError, and ConnectionLost if no stream brings anything within the client's timeout.
+    Raises ApiError, BadAnswer for no stream, and ConnectionLost if none brings anything within the client's timeout.
     """
     seen: set[tuple[str, str]] = set()
     heard = yield from now()
     while True:
         call = Call("GET", f"/generations/{quoted(target)}/events", is_streamed=True)
         response = yield from send(service, call, deadline=heard + service.timeout)
+        kind = response.headers.get("content-type", "nothing")
+        if not kind.startswith("text/event-stream"):
+            yield Close(response)
+            raise BadAnswer(f"{response.request.url} answered with {kind}, which is no stream of events.")
         reader = _Reader()
         try:
             while (chunk := (yield Chunk(response))) is not None:
