@@ -11,7 +11,8 @@ from replicate_concurrent.cli.session import Session, emit
 from replicate_concurrent.version import VERSION
 
 app = typer.Typer(
-    help="Generate with Replicate's models through one service, for all scripts of a team.",
+    help="Generate with Replicate's models through one service, for all scripts of a team.\n\n"
+    'Example: rcg generate "A red fox" -m flux-dev -o out/',
     no_args_is_help=True,
     rich_markup_mode=None,  # rich would take a third of the start
     pretty_exceptions_enable=False,  # they print the values of variables, such as keys

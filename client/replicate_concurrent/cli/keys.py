@@ -11,7 +11,9 @@ from replicate_concurrent.cli.options import Json, number_or_none, parameters
 from replicate_concurrent.cli.session import Session, facts, say, table
 
 app = typer.Typer(
-    help="Make, change, rotate and delete named keys.", no_args_is_help=True, rich_markup_mode=None
+    help="Make, change, rotate and delete named keys.\n\nExample: rcg keys list",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Id = Annotated[str, typer.Argument(help="The id of a key (key_…).")]
