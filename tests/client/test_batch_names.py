@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from replicate_concurrent.batches import planning
@@ -41,6 +42,34 @@ def test_the_second_output_of_a_row_does_not_get_the_name_of_another_row(tmp_pat
     first, _second = names.reserve(row("A")), names.reserve(row("A-2"))
 
     assert ["A.{ext}", "A_.{ext}"] == [names.of_outputs(first, 1), names.of_outputs(first, 2)]
+
+
+@pytest.mark.parametrize(
+    ("existing", "template", "name"),
+    [
+        ("1.jpg", "{number}.{ext}", "{number}_2.{ext}"),
+        ("A-12.JPG", "{sku}-{number}.{ext}", "A-{number}_2.{ext}"),
+        ("A-b.jpg", "{sku}-{number}.{ext}", "A-{number}.{ext}"),
+        ("a-fox-2.jpg", "{slug}.{ext}", "a-fox_2.{ext}"),
+        ("a-fox-2.jpg", "{slug}.jpg", "a-fox_2.jpg"),
+        ("a-fox-b.jpg", "{slug}.{ext}", "a-fox.{ext}"),
+        ("2/a-fox.jpg", "{number}/{slug}.{ext}", "{number}/a-fox_2.{ext}"),
+        ("webp/a-fox.webp", "{ext}/{slug}.{ext}", "{ext}/a-fox_2.{ext}"),
+    ],
+)
+def test_no_output_of_a_row_gets_the_name_of_a_file_of_the_user(tmp_path, existing, template, name):
+    (tmp_path / existing).parent.mkdir(exist_ok=True)
+    (tmp_path / existing).touch()
+
+    assert name == Names(tmp_path, template, set()).reserve(row("A"))
+
+
+def test_the_other_name_for_several_outputs_replaces_only_files_of_the_row_itself(tmp_path):
+    (tmp_path / "A_.jpg").touch()
+    taken = {"a.{ext}", "a-2.{ext}"}
+
+    assert "A__.{ext}" == Names(tmp_path, "{sku}.{ext}", taken).of_outputs("A.{ext}", 2)
+    assert "A_.{ext}" == Names(tmp_path, "{sku}.{ext}", taken).of_outputs("A.{ext}", 2, ["A_.jpg"])
 
 
 @given(sizes=st.lists(st.integers(1, 2000), max_size=40))

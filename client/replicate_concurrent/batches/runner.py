@@ -187,7 +187,8 @@ class BatchRun:
         if isinstance(news, Arrived):
             self._left += 1
             self.in_flight -= 1
-            name = self._names.of_outputs(line.name, len(news.generation.files or news.generation.output))
+            count = len(news.generation.files or news.generation.output)
+            name = self._names.of_outputs(line.name, count, line.files)
             self._savers.save(news, name)
             return None
         if isinstance(news, Unknown):
