@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from replicate_concurrent.batches.manifest import Line
 from replicate_concurrent.batches.rows import Row
-from replicate_concurrent.batches.summary import Outcome, contact_sheet, failures
+from replicate_concurrent.batches.summary import Outcome, contact_sheet, failures, keep_failures
 
 EVIL = '"><script>alert(1)</script>'
 
@@ -49,6 +49,28 @@ def test_the_failures_are_a_table_and_rows_that_are_done_are_not_in_it():
         (row["index"], row["row"], row["code"]) for row in table
     ]
     assert "no place keeps b.png any more" == table[1]["detail"]
+
+
+def test_the_table_of_an_earlier_run_is_replaced_and_removed(tmp_path):
+    path = tmp_path / "failures.csv"
+
+    assert [path] * 2 == [keep_failures([failed(number)], tmp_path, "a.csv") for number in (1, 2)]
+    assert failures([failed(2)]) == path.read_text()
+    assert path == keep_failures([outcome()], tmp_path, "a.csv")
+    assert not path.exists()
+
+
+def test_neither_the_input_nor_a_file_of_the_user_is_replaced_or_removed(tmp_path):
+    rows, own = tmp_path / "failures.csv", tmp_path / "failures_2.csv"
+    rows.write_text(failures([failed()]))
+    own.write_text("prompt\nA fox\n")
+    before = [rows.read_bytes(), own.read_bytes()]
+    keep_failures([outcome()], tmp_path, str(rows))
+
+    assert {rows, own} == set(tmp_path.iterdir())
+    assert tmp_path / "failures_3.csv" == keep_failures([failed(2)], tmp_path, str(rows))
+    assert failures([failed(2)]) == (tmp_path / "failures_3.csv").read_text()
+    assert before == [rows.read_bytes(), own.read_bytes()]
 
 
 def test_no_cell_of_the_failures_is_a_formula():

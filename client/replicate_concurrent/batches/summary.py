@@ -3,8 +3,10 @@
 import csv
 import io
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
+from itertools import count
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -13,6 +15,7 @@ from replicate_concurrent.batches.manifest import Line
 from replicate_concurrent.batches.rows import Row
 
 FAILURES: Final = "failures.csv"
+_COLUMNS: Final = ("index", "row", "model", "prompt", "code", "detail", "generation")
 CONTACT_SHEET: Final = "contact-sheet.html"
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -83,13 +86,38 @@ def failures(outcomes: Iterable[Outcome]) -> str:
     """The failed rows as CSV, with a header."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["index", "row", "model", "prompt", "code", "detail", "generation"])
+    writer.writerow(_COLUMNS)
     for each in outcomes:
         if each.line is not None and each.line.has_failed:
             facts = [each.row.place, each.row.request["model_name"], each.row.request.get("prompt", "")]
             texts = [*facts, each.code, each.trouble, each.line.generation or ""]
             writer.writerow([each.row.index, *(_plain(str(text)) for text in texts)])
     return table.getvalue()
+
+
+def keep_failures(outcomes: Iterable[Outcome], directory: Path, source: str) -> Path:
+    """Write the table of failures, or remove that of an earlier run if there are none. Returns its path:
+    `failures_2.csv`, and so on, where `failures.csv` is the input itself (`source`) or another file of the user."""
+    names = (FAILURES if number == 1 else f"failures_{number}.csv" for number in count(1))
+    path = next(each for each in (directory / name for name in names) if _may_replace(each, source))
+    listed = list(outcomes)
+    if any(each.line is not None and each.line.has_failed for each in listed):
+        path.write_text(failures(listed), encoding="utf-8", newline="\n")
+    else:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def _may_replace(path: Path, source: str) -> bool:
+    """Whether nothing is there, or a table of failures that is not the input."""
+    try:
+        with path.open("rb") as file:
+            is_ours = file.readline(200).rstrip(b"\r\n") == ",".join(_COLUMNS).encode()
+    except OSError:
+        return not path.exists() and not path.is_symlink()
+    with suppress(OSError):
+        return is_ours and not path.samefile(source)
+    return is_ours
 
 
 def contact_sheet(outcomes: Iterable[Outcome], *, title: str) -> str:

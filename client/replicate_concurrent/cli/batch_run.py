@@ -231,11 +231,7 @@ def _finish(batch: BatchRun, wanted: Wanted, status: int) -> int:
     """Write the summary. Returns the exit status."""
     outcomes = batch.outcomes()
     failed = [each for each in outcomes if each.line is not None and each.line.has_failed]
-    file = wanted.out / summary.FAILURES
-    if failed:
-        file.write_text(summary.failures(outcomes), encoding="utf-8", newline="\n")
-    else:
-        file.unlink(missing_ok=True)
+    file = summary.keep_failures(outcomes, wanted.out, wanted.input)
     if wanted.contact_sheet:
         page = wanted.out / summary.CONTACT_SHEET
         page.write_text(summary.contact_sheet(outcomes, title=wanted.out.resolve().name), encoding="utf-8")
