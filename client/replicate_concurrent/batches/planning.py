@@ -27,6 +27,9 @@ _UNKNOWN: Final = 8 * 1024 * 1024
 
 _OF_JSON: Final = (str, int, float, dict, type(None))
 
+_SLOWNESS: Final = {"": 0, "immediate": 1, "window": 2, "queue": 3}
+"""The strategies in order. One of a newer service comes after them."""
+
 _FIELD: Final = re.compile(r"requests\[(\d+)\]\.?(.*)")
 _UNSENT: Final = "https://example.com/a-local-file.png"
 """What stands for a local file in a forecast, which needs none."""
@@ -128,10 +131,10 @@ def forecast(client: Client, rows: Sequence[Row], options: Mapping[str, Any]) ->
             plans.append(plan(json_of(client.request("POST", "/generate-batch", json=body))))
         except InvalidRequest as error:
             raise RowsRefused(explained(error, chunk)) from error
-    strategies = sorted({each.strategy for each in plans}, key=["", "immediate", "window", "queue"].index)
+    strategies = [each.strategy for each in plans]
     return Forecast(
         total=sum(each.total for each in plans),
-        strategy=strategies[-1] if strategies else "",
+        strategy=max(strategies, key=lambda each: _SLOWNESS.get(each, len(_SLOWNESS)), default=""),
         seconds=sum(each.estimated_seconds or 0.0 for each in plans),
         usd=sum(each.estimated_cost_usd or 0.0 for each in plans),
         bound_usd=sum(each.cost_bound_usd or 0.0 for each in plans),

@@ -1,0 +1,45 @@
+"""What a run expects, from the dry runs of its requests."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from replicate_concurrent import Client
+from replicate_concurrent.batches import planning
+from replicate_concurrent.batches.rows import Row
+
+ROWS = [
+    Row(number, f"item {number}", {"model_name": "m", "images": [Path(__file__)] * 400}, "d")
+    for number in (1, 2)
+]
+"""Each is too large for the request of the other."""
+
+
+def forecast(*plans):
+    """The forecast for rows of which each is a request of its own."""
+    answers = iter(plans)
+
+    def answered(_):
+        return httpx.Response(200, json={"total": 1, **next(answers)})
+
+    with (
+        httpx.Client(transport=httpx.MockTransport(answered)) as http,
+        Client("http://service.test", "rcg_secret", http=http) as client,
+    ):
+        return planning.forecast(client, ROWS[: len(plans)], {})
+
+
+@pytest.mark.parametrize(
+    ("strategies", "strategy"),
+    [
+        (["queue", "immediate"], "queue"),
+        (["window", "immediate"], "window"),
+        (["auction", "queue"], "auction"),
+    ],
+)
+def test_the_slowest_strategy_is_shown_and_one_of_a_newer_service_as_it_is(strategies, strategy):
+    assert strategy == forecast(*({"strategy": each} for each in strategies)).strategy
+
+
+def test_nothing_new_has_no_strategy():
+    assert "" == forecast().strategy
