@@ -1,4 +1,4 @@
-"""What a run expects, from the dry runs of its requests."""
+"""What a run expects, from the dry runs of its requests, and when it asks."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from replicate_concurrent import Client
 from replicate_concurrent.batches import planning
 from replicate_concurrent.batches.rows import Row
+from replicate_concurrent.cli.batch_run import question
 
 ROWS = [
     Row(number, f"item {number}", {"model_name": "m", "images": [Path(__file__)] * 400}, "d")
@@ -43,3 +44,17 @@ def test_the_slowest_strategy_is_shown_and_one_of_a_newer_service_as_it_is(strat
 
 def test_nothing_new_has_no_strategy():
     assert "" == forecast().strategy
+
+
+@pytest.mark.parametrize(
+    ("bounds", "ask_above", "asked"),
+    [
+        ([2.0, 3.0], 5.0, ""),
+        ([2.0, 3.5], 5.0, "This may cost 5.5 USD."),
+        ([2.0, None], 5.0, "The cost of 1 rows is not known."),
+        ([6.0, None], 5.0, "This may cost 6 USD. The cost of 1 rows is not known."),
+        ([None, None], None, ""),
+    ],
+)
+def test_it_asks_above_an_amount_and_if_the_cost_is_not_known(bounds, ask_above, asked):
+    assert asked == question(forecast(*({"cost_bound_usd": each} for each in bounds)), ask_above)

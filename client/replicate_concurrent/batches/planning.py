@@ -74,13 +74,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast for new rows. `seconds` and `usd` are estimates, `bound_usd` is the most that they may cost."""
+    """The forecast for new rows. `seconds` and `usd` are estimates, `bound_usd` is the most that they may cost, without
+    the `unbounded` rows, of which that is not known."""
 
     total: int = 0
     strategy: str = ""
     seconds: float = 0.0
     usd: float = 0.0
     bound_usd: float = 0.0
+    unbounded: int = 0
     plans: tuple[Plan, ...] = ()
 
 
@@ -138,6 +140,7 @@ def forecast(client: Client, rows: Sequence[Row], options: Mapping[str, Any]) ->
         seconds=sum(each.estimated_seconds or 0.0 for each in plans),
         usd=sum(each.estimated_cost_usd or 0.0 for each in plans),
         bound_usd=sum(each.cost_bound_usd or 0.0 for each in plans),
+        unbounded=sum(each.total for each in plans if each.cost_bound_usd is None),
         plans=tuple(plans),
     )
 

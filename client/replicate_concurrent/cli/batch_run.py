@@ -89,13 +89,25 @@ def _begin(batch: BatchRun, wanted: Wanted) -> bool:
         say(
             f"{standing.orphans} rows of earlier runs are not in the input any more; `rcg list` shows their work."
         )
-    if wanted.ask_above is None or forecast.bound_usd <= wanted.ask_above:
-        return True
-    return _confirmed(f"This may cost {usd(forecast.bound_usd)} USD. Go on? [y/N] ")
+    doubt = question(forecast, wanted.ask_above)
+    return not doubt or _confirmed(f"{doubt} Go on? [y/N] ")
+
+
+def question(forecast: planning.Forecast, ask_above: float | None) -> str:
+    """Why to ask before anything is sent; empty without a reason."""
+    if ask_above is None:
+        return ""
+    reasons = [
+        f"This may cost {usd(forecast.bound_usd)} USD." if forecast.bound_usd > ask_above else "",
+        f"The cost of {forecast.unbounded} rows is not known." if forecast.unbounded else "",
+    ]
+    return " ".join(filter(None, reasons))
 
 
 def _spent(forecast: planning.Forecast) -> str:
     most = f" (at most {usd(forecast.bound_usd)})" if forecast.bound_usd > forecast.usd else ""
+    if forecast.unbounded:
+        most += f" (the cost of {forecast.unbounded} rows is not known)"
     return f"{usd(forecast.usd)} USD{most}, about {duration(forecast.seconds)}, strategy {forecast.strategy}"
 
 
