@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -56,7 +57,13 @@ class TimedOut(ReplicateConcurrentError, TimeoutError):
 
 
 class OutputLost(ReplicateConcurrentError):
-    """Neither the service nor Replicate keeps an output any more."""
+    """Neither the service nor Replicate keeps an output any more. `lost` has a sentence for each such output, and
+    `saved` the paths of the others."""
+
+    def __init__(self, *lost: str, saved: Iterable[Path] = ()) -> None:
+        super().__init__("; ".join(lost))
+        self.lost = lost
+        self.saved = tuple(saved)
 
 
 class BadOutput(ReplicateConcurrentError):

@@ -3,6 +3,7 @@
 import json
 import queue
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -115,16 +116,27 @@ def test_an_output_that_no_place_keeps_is_lost_and_one_that_cannot_be_written_is
         made = Generation("gen_1", "succeeded", True, files=("a",), cost_usd=0.5, saver=Failing(error))
         return saved(Arrived("k", made), "a.{ext}", tmp_path)
 
-    lost, unsaved = facts_after(OutputLost("gone")), facts_after(OSError(28, "No space left on device"))
+    lost = facts_after(OutputLost("2 is gone", "3 is gone", saved=[tmp_path / "a.jpg"]))
+    unsaved = facts_after(OSError(28, "No space left on device"))
     line = Line("k", "d", 1, "a.{ext}", 0.0)
 
-    assert ({"generation": "gen_1", "cost_usd": 0.5, "status": "succeeded", "lost": ("gone",)}, "") == (
-        lost.facts, lost.trouble,
-    )  # fmt: skip
+    sentences = ("2 is gone", "3 is gone")
+    facts = {
+        "generation": "gen_1", "cost_usd": 0.5, "status": "succeeded", "lost": sentences, "files": ("a.jpg",),
+    }  # fmt: skip
+    assert (facts, "") == (lost.facts, lost.trouble)
     assert ({"generation": "gen_1"}, "OSError: [Errno 28] No space left on device") == (
         unsaved.facts, unsaved.trouble,
     )  # fmt: skip
     assert line.status is None
+
+
+def test_an_output_that_is_found_again_is_lost_no_more(tmp_path):
+    made = Generation("gen_1", "succeeded", True, files=("a",), saver=lambda *_, **__: [tmp_path / "a.jpg"])
+    line = Line("k", "d", 1, "a.{ext}", 0.0, status="succeeded", lost=("gone",))
+
+    assert not line.is_done
+    assert replace(line, **saved(Arrived("k", made), "a.{ext}", tmp_path).facts).is_done
 
 
 class Failing:

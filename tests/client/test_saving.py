@@ -65,6 +65,17 @@ def test_an_output_that_no_place_keeps_is_lost(save, tmp_path):
     assert {} == contents(tmp_path)
 
 
+def test_the_other_outputs_are_saved_and_all_lost_ones_named(save, tmp_path):
+    kept = [KEPT, KEPT.replace(".jpg", "-2.jpg"), KEPT.replace(".jpg", "-3.jpg")]
+    gone = httpx.Response(404)
+    with pytest.raises(OutputLost) as caught:
+        save(gone, picture(), gone, made=generation(files=kept, output=[]), name="fox.{ext}")
+
+    assert {"fox-2.jpg": JPEG} == contents(tmp_path)
+    assert (tmp_path / "fox-2.jpg",) == caught.value.saved
+    assert [f"No place keeps this output any more: {kept[at]}" for at in (0, 2)] == [*caught.value.lost]
+
+
 def test_an_output_that_could_not_be_kept_comes_from_replicate(save):
     made = generation(files=[], files_error="The volume is full.")
 

@@ -8,6 +8,7 @@ from replicate_concurrent.batches.manifest import Line
 from replicate_concurrent.batches.rows import Row
 from replicate_concurrent.batches.summary import Outcome, contact_sheet, failures, keep_failures
 
+LOST = "No place keeps this output any more: http://service.test/1.png"
 EVIL = '"><script>alert(1)</script>'
 
 
@@ -43,12 +44,14 @@ class Page(HTMLParser):
 
 
 def test_the_failures_are_a_table_and_rows_that_are_done_are_not_in_it():
-    table = list(csv.DictReader(io.StringIO(failures([outcome(1), failed(2), outcome(3, lost=("b.png",))]))))
+    table = list(
+        csv.DictReader(io.StringIO(failures([outcome(1), failed(2), outcome(3, lost=(LOST, LOST))])))
+    )
 
     assert [("2", "a.csv line 3", "generation_failed"), ("3", "a.csv line 4", "output_lost")] == [
         (row["index"], row["row"], row["code"]) for row in table
     ]
-    assert "no place keeps b.png any more" == table[1]["detail"]
+    assert f"{LOST}; {LOST}" == table[1]["detail"]
 
 
 def test_the_table_of_an_earlier_run_is_replaced_and_removed(tmp_path):

@@ -7,7 +7,7 @@ The file only grows. A line is an object with a `type`:
 | `manifest` | the first line: `version`, and `id`, a random part of the keys of all items |
 | `row` | before the POST: `digest`, `index`, `key` of the item, `name` of its files, `at` (Unix time) |
 | `batch` | after the answer to the POST: `id`, and `keys` of its items in their order |
-| `result` | `key`, `generation`, `status`, `files`, `cost_usd`, `error`; `lost` for files that are kept nowhere |
+| `result` | `key`, `generation`, `status`, `files`, `cost_usd`, `error`; `lost`: a sentence for each lost output |
 
 Since the `id` is random, equal rows of two directories are different work. A later line about a key completes the
 earlier ones. A last line that a kill has cut short is dropped.

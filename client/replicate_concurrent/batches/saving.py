@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,18 +60,29 @@ class Savers:
 def saved(arrived: Arrived, name: str, directory: Path) -> Saved:
     """Save the files of a generation that has ended."""
     made = arrived.generation
-    facts: dict[str, Any] = {"generation": made.id, "cost_usd": made.cost_usd, "status": "succeeded"}
+    facts: dict[str, Any] = {
+        "generation": made.id,
+        "cost_usd": made.cost_usd,
+        "status": "succeeded",
+        "lost": (),
+    }
     if made.error is not None:
         facts |= {"status": made.status, "error": made.raw.get("error")}
     try:
         if made.error is None or made.placeholder:
             paths = made.save(directory, name, overwrite=True)
-            facts["files"] = tuple(path.relative_to(directory).as_posix() for path in paths)
+            facts["files"] = _names(paths, directory)
     except OutputLost as error:
-        facts["lost"] = (str(error),)
+        facts["lost"] = error.lost
+        if error.saved:
+            facts["files"] = _names(error.saved, directory)
     except (ReplicateConcurrentError, OSError) as error:
         return Saved(arrived.key, made, {"generation": made.id}, f"{type(error).__name__}: {error}")
     return Saved(arrived.key, made, facts)
+
+
+def _names(paths: Iterable[Path], directory: Path) -> tuple[str, ...]:
+    return tuple(path.relative_to(directory).as_posix() for path in paths)
 
 
 def remove_partial(directory: Path) -> None:

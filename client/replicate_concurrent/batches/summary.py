@@ -70,7 +70,7 @@ class Outcome:
         if self.line is None or self.is_done:
             return ""
         if self.line.lost:
-            return f"no place keeps {', '.join(self.line.lost)} any more"
+            return "; ".join(self.line.lost)
         error = self.line.error or {}
         return str(error.get("detail") or error.get("code") or self.line.status or "")
 

@@ -64,7 +64,7 @@ def run(session: Session, wanted: Wanted) -> int:
                 say("Nothing was sent.")
                 return FAILED
             status = _View(session, batch, len(listed), wanted.out).follow()
-            return _finish(batch, wanted, status)
+            return finish(batch, wanted, status)
 
 
 def _show_forecast(session: Session, total: int, forecast: planning.Forecast) -> None:
@@ -239,7 +239,7 @@ def _line(outcome: Outcome, trouble: str, out: Path) -> dict[str, Any]:
     return found | ({"error": error} if error["detail"] else {})
 
 
-def _finish(batch: BatchRun, wanted: Wanted, status: int) -> int:
+def finish(batch: BatchRun, wanted: Wanted, status: int) -> int:
     """Write the summary. Returns the exit status."""
     outcomes = batch.outcomes()
     failed = [each for each in outcomes if each.line is not None and each.line.has_failed]

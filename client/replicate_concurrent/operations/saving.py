@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,7 +33,7 @@ def save(
     """Write the outputs into the directory, by the template `name`. Returns their paths, in order.
 
     Raises FileExistsError before anything is fetched where that is known, ValueError for a name that is none,
-    OutputLost, BadOutput, ConnectionLost, and the error of a generation that failed.
+    OutputLost when the other outputs are saved, BadOutput, ConnectionLost, and the error of a generation that failed.
     """
     filenames.check(name, FIELDS)
     if not made.has_ended:
@@ -45,15 +45,22 @@ def save(
         raise OutputLost(f"{made.id} has no output: {made.raw.get('files_error') or made.status}")
     yield from do(target.check, [_expected(each) for each in sources])
     deadline = (yield from now()) + service.timeout
-    fetched: list[Fetched] = []
+    fetched: dict[int, Fetched] = {}
+    lost: list[str] = []
     try:
-        for each in sources:
-            one = yield from _source(service, each, target.folder, deadline)
-            fetched += [one]
-        return (yield from do(target.publish, fetched))
+        for number, each in enumerate(sources, 1):
+            found = yield from _source(service, each, target.folder, deadline)
+            if isinstance(found, OutputLost):
+                lost += found.lost
+            else:
+                fetched[number] = found
+        paths = yield from do(target.publish, fetched)
     finally:
-        for left in fetched:
+        for left in fetched.values():
             remove(left.path)
+    if lost:
+        raise OutputLost(*lost, saved=paths)
+    return paths
 
 
 class _Target:
@@ -83,12 +90,12 @@ class _Target:
                 if (extension or "{ext}" not in self._name) and path.exists():
                     raise _taken(path)
 
-    def publish(self, fetched: Sequence[Fetched]) -> list[Path]:
-        """Give the files their names. Raises FileExistsError, and then no file has its name."""
-        paths = [self._path(number, each.extension) for number, each in enumerate(fetched, 1)]
+    def publish(self, fetched: Mapping[int, Fetched]) -> list[Path]:
+        """Give the files their names, by their numbers from 1. Raises FileExistsError, and then none has one."""
+        paths = [self._path(number, each.extension) for number, each in fetched.items()]
         done: list[Path] = []
         try:
-            for each, path in zip(fetched, paths, strict=True):
+            for each, path in zip(fetched.values(), paths, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _renamed(each.path, path, overwrite=self._overwrite)
                 done.append(path)
@@ -148,9 +155,13 @@ def _expected(source: list[str] | tuple[str, bytes]) -> str | None:
 
 def _source(
     service: Service, source: list[str] | tuple[str, bytes], folder: Path, deadline: float
-) -> Operation[Fetched]:
+) -> Operation[Fetched | OutputLost]:
+    """The output in a file, or the error if no place keeps it: the others are saved all the same."""
     if isinstance(source, list):
-        return (yield from fetch(service, source, folder, deadline=deadline))
+        try:
+            return (yield from fetch(service, source, folder, deadline=deadline))
+        except OutputLost as error:
+            return error
     extension, content = source
     return Fetched((yield from do(write_beside, folder, content)), extension)
 
