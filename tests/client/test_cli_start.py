@@ -12,8 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from replicate_concurrent import local
 from replicate_concurrent.cli import main
 from replicate_concurrent.cli.session import facts, say, table
+from replicate_concurrent.errors import NoServer
 
 CLIENT = Path(__file__).parents[2] / "client"
 
@@ -108,3 +110,22 @@ def test_help_loads_few_modules_and_none_that_are_slow(arguments):
 
     assert set() == SLOW & {name.partition(".")[0] for name in modules}
     assert MOST >= len(modules)
+
+
+def test_init_asks_the_address_that_was_typed_and_not_that_of_the_older_file(page, tmp_path, monkeypatch):
+    def none_here(settings):
+        assert (None, "r8_new") == (settings.url, settings.replicate_api_token)
+        raise NoServer("There is none here.")
+
+    path = tmp_path / "config.toml"
+    path.write_text(f'url = "{page}"\napi_key = "rcg_old"\n')
+    monkeypatch.setenv("RCG_CONFIG", str(path))
+    for name in ("RCG_URL", "RCG_API_KEY", "REPLICATE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO("r8_new\n"))
+    monkeypatch.setattr(local, "find_or_start", none_here)
+
+    with pytest.raises(SystemExit) as end:
+        main(["init", "--force"])
+
+    assert (0, 'replicate_api_token = "r8_new"\n') == (end.value.code, path.read_text())

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _FORECAST = {"model_name": "flux-schnell", "prompt": "a check of a key", "dry_run": True}
 """A request that spends nothing, before which the service checks a token at Replicate."""
 
+_TIMEOUT = 600.0
+"""Seconds that the check may take."""
+
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -177,20 +180,25 @@ def _reached(settings: Settings) -> tuple[bool, str]:
 
 
 def _checked(settings: Settings) -> str:
-    """A sentence about the check of the key. Raises ApiError if it is refused, ConnectionLost, and BadAnswer."""
-    from replicate_concurrent.client import Client
-    from replicate_concurrent.errors import ApiError, NoServer, Unauthenticated
-    from replicate_concurrent.operations.sending import json_of
+    """A sentence about the check of the key, at the address of these settings alone.
 
+    Raises ApiError if it is refused, ConnectionLost, and BadAnswer."""
+    from replicate_concurrent.errors import ApiError, NoServer, Unauthenticated
+    from replicate_concurrent.local import find_or_start
+    from replicate_concurrent.operations.drivers import Driver
+    from replicate_concurrent.operations.looking import request
+    from replicate_concurrent.operations.sending import Service, json_of
+
+    # A `Client` would fill an empty address from the file that is about to be replaced.
+    service, driver = Service(settings, _TIMEOUT, find=find_or_start), Driver(None)
     try:
-        with Client(
-            settings.url, settings.api_key, replicate_api_token=settings.replicate_api_token
-        ) as client:
-            json_of(client.request("POST", "/generate", json=_FORECAST))
+        json_of(driver.run(request(service, "POST", "/generate", json=_FORECAST)))
     except NoServer as error:
         return f"The key is not checked: {error}"
     except Unauthenticated:
         raise
     except ApiError as error:  # a key that may not generate, or a model that is not allowed: the key is known
         return f"The service knows the key, but answers: {error.detail}"
+    finally:
+        driver.close()
     return "The service accepts the key."
