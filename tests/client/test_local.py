@@ -17,6 +17,7 @@ from replicate_concurrent.config import Settings
 from replicate_concurrent.errors import ConfigError, NoServer
 from replicate_concurrent.local import caring, starting, state
 from replicate_concurrent.local.finding import Local
+from replicate_concurrent.local.installed import WAYS
 from replicate_concurrent.local.places import place
 from replicate_concurrent.local.wanted import wanted
 
@@ -148,6 +149,28 @@ def test_without_the_extra_the_error_names_three_ways_to_a_service(environ, monk
     for way in ("flask cannot be imported", "RCG_URL", "pip install 'replicate-concurrent[serve]'", "Docker"):
         assert way in str(refused.value)
     assert ["flask" in reason for reason in local.doctor(TOKEN).problems] == [True]
+
+
+def test_without_the_extra_and_a_token_the_error_names_the_ways_to_a_service_too(environ, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flask", None)
+
+    with pytest.raises(NoServer) as refused:
+        local.find_or_start(Settings())
+    with pytest.raises(ConfigError) as useless:
+        local.find_or_start(Settings(api_key="rcg_of_a_service"))
+
+    for way in ("rcg init", "flask cannot be imported", WAYS):
+        assert way in str(refused.value)
+    assert (ConfigError, True) == (type(useless.value), WAYS in str(useless.value))
+
+
+def test_on_windows_the_error_names_the_ways_to_a_service(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+
+    with pytest.raises(NoServer, match="On Windows no script can start a service") as refused:
+        local.find_or_start(TOKEN)
+
+    assert WAYS in str(refused.value)
 
 
 @pytest.mark.parametrize(

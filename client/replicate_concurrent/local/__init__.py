@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from replicate_concurrent.config import Address, Settings
 from replicate_concurrent.errors import ConfigError, NoServer
+from replicate_concurrent.local import installed
+from replicate_concurrent.local.installed import WAYS
 
 if TYPE_CHECKING:
     from replicate_concurrent.local.caring import Diagnosis, Stopped
@@ -28,7 +30,7 @@ def find_or_start(settings: Settings) -> Address:
     variable, and NoServer if none runs and none can be started."""
     local, token = _local(), _token(settings)
     if token is None and not local.wanted.simulated:
-        raise ConfigError(_no_token(settings))
+        raise _no_token(settings)
     found = local.find_or_start().state
     key = found.key if local.wanted.simulated else token
     return Address(found.url, key, found.key, is_current=partial(local.is_at, found.url))
@@ -51,7 +53,7 @@ def doctor(settings: Settings) -> Diagnosis:
 def _local() -> Local:
     """Raises NoServer on a system that has no such services, and ConfigError."""
     if sys.platform == "win32":  # it has no `fcntl`
-        raise NoServer("On Windows no script can start a service. Set RCG_URL to the address of one.")
+        raise NoServer(f"On Windows no script can start a service.{WAYS}")
     from replicate_concurrent.local.finding import Local  # most clients need none of it
 
     return Local.of(os.environ)
@@ -63,10 +65,17 @@ def _token(settings: Settings) -> str | None:
     return next((each for each in named if each and each.startswith("r8_")), None)
 
 
-def _no_token(settings: Settings) -> str:
+def _no_token(settings: Settings) -> ConfigError:
+    """The error of a script without a token. It has the ways to a service if none can run here either."""
+    why = installed.missing(simulated=False)
+    ways = f" {' '.join(why)}{WAYS}" if why else ""
     if settings.key:
-        return "The key is no token of Replicate (r8_…). If it is that of a service, set RCG_URL to its address, too."
-    return (
+        return ConfigError(
+            "The key is no token of Replicate (r8_…). If it is that of a service, set RCG_URL to its address, too."
+            f"{ways}"
+        )
+    sentence = (
         "There is no token of Replicate. `rcg init` asks for it and keeps it; REPLICATE_API_TOKEN has it for one "
         "script. Without one, RCG_SIMULATE=1 makes simulated pictures."
     )
+    return NoServer(f"{sentence}{ways}") if why else ConfigError(sentence)
