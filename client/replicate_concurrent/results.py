@@ -119,6 +119,11 @@ class Event:
     data: Json = field(default_factory=dict)
 
     @property
+    def raw(self) -> Json:
+        """The service's own JSON of the event, as `data` has it."""
+        return self.data
+
+    @property
     def progress(self) -> float | None:
         """Per cent, where the model reports it."""
         value = self.data.get("progress", self.data.get("percent"))

@@ -114,6 +114,7 @@ def test_events_come_once_each_over_streams_that_end_early(scripted):
     found = service.emitted(following.events(service.service, "gen_1"))
 
     assert ["queued", "shutting_down", "running", "done"] == [each.name for each in found]
+    assert [{"id": "gen_1"}, {}] == [each.raw for each in found[:2]]
 
 
 def test_a_page_of_another_program_is_no_stream_of_events(scripted):
