@@ -190,3 +190,16 @@ def test_all_mistakes_are_reported_at_once(tmp_path):
 
     with pytest.raises(TableError, match=r"item 1: (.|\n)*item 5: (.|\n)*\(and 2 more\)"):
         rows.made(entries, shape(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "text", "value"),
+    [
+        ("boolean", "TRUE", True), ("boolean", "False", False), ("boolean", "1", True), ("boolean", "0", False),
+        ("boolean", "2", "2"), (["boolean", "integer"], "1", 1), (["boolean", "string"], "0", "0"),
+    ],
+)  # fmt: skip
+def test_a_boolean_may_be_written_as_1_or_0_where_nothing_else_is_meant(kinds, text, value):
+    found = rows.from_text(text, {"type": kinds})
+
+    assert (type(value), value) == (type(found), found)

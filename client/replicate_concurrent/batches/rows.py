@@ -36,6 +36,8 @@ _SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]+:")
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?")
 _WHOLE: Final = re.compile(r"[+-]?\d+")
 _BOOLEANS: Final = {"true": True, "yes": True, "false": False, "no": False}
+_BITS: Final = {"1": True, "0": False}
+"""Booleans as spreadsheets write them, unless the schema takes a number or a text, too."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def from_text(text: str, schema: Mapping[str, Any]) -> Any:
     kinds = _kinds(schema)
     if "boolean" in kinds and text.lower() in _BOOLEANS:
         return _BOOLEANS[text.lower()]
+    if "boolean" in kinds and text in _BITS and not kinds & {"number", "integer", "string"}:
+        return _BITS[text]
     if kinds & {"number", "integer"} and _NUMBER.fullmatch(text):
         return int(text) if _WHOLE.fullmatch(text) else float(text)
     if kinds & {"array", "object"} and text[:1] in ("[", "{"):
