@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from replicate_concurrent.batches import cancelling
 from replicate_concurrent.batches.manifest import Line
 from replicate_concurrent.batches.planning import RowsRefused, chunks, explained
 from replicate_concurrent.batches.rows import Row
@@ -92,6 +93,9 @@ class Follower:
         self._at = at
         self.batches: list[str] = []
         """The ids of all batches that were sent or joined."""
+        self._single: list[str] = []
+        """The ids of the running generations that no known batch has."""
+        self._is_cancelled = threading.Event()
 
     def start(self, opened: Sequence[Line], new: Sequence[Line], rows: Mapping[str, Row]) -> int:
         """Follow the opened lines, and send the new ones; `rows` has the row of each by its digest. Returns the number
@@ -114,9 +118,10 @@ class Follower:
         return len(joined)
 
     def cancel(self) -> None:
-        """Cancel what has not ended of all batches."""
-        for batch in list(self.batches):
-            self._client.request("DELETE", f"/batches/{batch}")
+        """Cancel what has not ended. Rows that are not sent stay so, and a batch whose answer is not here yet is
+        cancelled when it comes."""
+        self._is_cancelled.set()  # before the lists are read: what is appended later looks at it
+        cancelling.cancel(self._client, list(self.batches), list(self._single))
 
     def _source(self, function: Callable[..., None], *arguments: Any) -> None:
         threading.Thread(target=self._run, args=(function, arguments), daemon=True).start()
@@ -159,14 +164,21 @@ class Follower:
                 self._news.put(Arrived(line.key, generation))
             else:
                 running.append((line.key, generation.id))
+                self._single.append(generation.id)
+                if self._is_cancelled.is_set():
+                    cancelling.cancel(self._client, [], [generation.id])
         of_row = {line.digest: line.key for line in to_send}
         for chunk in chunks([rows[line.digest] for line in to_send]):
+            if self._is_cancelled.is_set():
+                break
             keys = [of_row[row.digest] for row in chunk]
             batch = self._sent(chunk, keys)
             self.batches.append(batch)
             self._news.put(Accepted(batch, tuple(keys)))
             self._news.put(Begun())
             self._source(self._join, batch, dict(enumerate(keys)))
+            if self._is_cancelled.is_set():
+                cancelling.cancel(self._client, [batch])
         for key, generation_id in running:
             self._news.put(Arrived(key, self._ended(generation_id)))
 

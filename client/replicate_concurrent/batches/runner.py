@@ -160,7 +160,7 @@ class BatchRun:
                 yield ended
 
     def cancel(self) -> None:
-        """Cancel what has not ended. The service may take ten seconds to answer."""
+        """Cancel what has not ended, and send no more. The service may take ten seconds to answer."""
         self._follower.cancel()
 
     def _begun(self, row: Row) -> Line:
