@@ -144,6 +144,46 @@ def test_what_is_no_picture_is_no_file(save, tmp_path, content, kind):
     assert {} == contents(tmp_path)
 
 
+def linked(name):
+    return generation(files=[], output=[f"https://replicate.delivery/{name}"])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avif", "a.mov", "a.webm", "a.wav", "a.mp3", "a.ogg", "a.flac"])
+@pytest.mark.parametrize("content", [b'{"error": "gone"}', b"<Error><Code>NoSuchKey", "Zu spät".encode()])
+def test_a_text_is_no_audio_video_or_picture(save, tmp_path, name, content):
+    with pytest.raises(BadOutput):
+        save(picture(content, "application/octet-stream"), made=linked(name))
+
+    assert {} == contents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "extension"),
+    [
+        (b"\0\0\0\x20ftypisom", "a.mp4", "mp4"),
+        (b"\0\0\0\x20ftypisom", "a", "mp4"),
+        (b"\0\0\0\x14ftypqt  ", "a", "mov"),
+        (b"\0\0\0\x14ftypqt  ", "a.mp4", "mp4"),
+        (b"\0\0\0\x1cftypavif", "a", "avif"),
+        (b"\x1a\x45\xdf\xa3\x9fB\x86\x81\x01B\x82\x84webm", "a", "webm"),
+        (b"\x1a\x45\xdf\xa3\xa3B\x86\x81\x01B\x82\x88matroska", "a", "mkv"),
+        (b"RIFF\x24\x08\0\0WAVEfmt ", "a.mp3", "wav"),
+        (b"ID3\x04\0\0", "a", "mp3"),
+        (b"ID3\x04\0\0", "a.flac", "flac"),
+        (b"\xff\xfb\x90\x64", "a", "mp3"),
+        (b"OggS\0\x02", "a.opus", "opus"),
+        (b"OggS\0\x02", "a", "ogg"),
+        (b"\xff\xfb\x90\x64", "a.gguf", "gguf"),
+        (b"\0\0\x01\xba", "a.mp4", "mp4"),
+        (b'{"mesh": []}', "a.gltf", "gltf"),
+    ],
+)
+def test_media_are_known_by_their_first_bytes_and_other_files_keep_their_extension(
+    save, content, name, extension
+):
+    assert [f"gen_1.{extension}"] == save(picture(content, "application/octet-stream"), made=linked(name))
+
+
 def test_an_output_that_comes_short_is_fetched_again(save, tmp_path):
     def short(_):
         return httpx.Response(200, headers={"content-length": "99"}, stream=httpx.ByteStream(JPEG))

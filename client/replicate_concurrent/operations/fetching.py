@@ -16,7 +16,16 @@ from urllib.parse import unquote_to_bytes
 import httpx
 
 from replicate_concurrent.errors import BadOutput, ConnectionLost, OutputLost, ReplicateConcurrentError
-from replicate_concurrent.filetypes import PICTURES, extension_of, is_page, of_type, sniffed
+from replicate_concurrent.filetypes import (
+    MEDIA,
+    PICTURES,
+    extension_of,
+    is_page,
+    is_text,
+    medium,
+    of_type,
+    sniffed,
+)
 from replicate_concurrent.operations.sending import Service, pause_after
 from replicate_concurrent.operations.steps import Chunk, Close, Open, Operation, Pause, Request, do, now
 
@@ -157,7 +166,9 @@ def _checked(url: str, head: bytes, named: str | None) -> str:
     found = sniffed(head)
     if named in PICTURES and found is None:
         raise BadOutput(f"{shown} is no {named} picture")
-    return found or named or "bin"
+    if named in MEDIA and found is None and is_text(head):
+        raise BadOutput(f"{shown} is a text, and no {named} file")
+    return found or medium(head, named) or named or "bin"
 
 
 def _decoded(uri: str, path: Path) -> bytes:
