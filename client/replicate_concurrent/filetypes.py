@@ -33,9 +33,8 @@ _MEDIA = (
     (re.compile(rb"ID3"), ("mp3", "aac", "flac")),
     (re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"), ("mp3",)),
 )
-"""Media beside those pictures: how they begin, and the extensions that they may have, the usual one first. `ftyp` is the
-first box of ISO/IEC 14496-12, 1A 45 DF A3 the header of EBML, and the last line that of a frame of MPEG audio, layer III.
-"""
+"""Media beside those pictures: how they begin, and the extensions that they may have, the usual one first. `ftyp` is
+the first box of ISO/IEC 14496-12, 1A 45 DF A3 begins EBML, and the last line is a frame of MPEG audio, layer III."""
 
 MEDIA = {extension for _, extensions in _MEDIA for extension in extensions} | {
     *PICTURES, "aif", "bmp", "ico", "mpeg", "mpg", "tif", "tiff", "wmv",
