@@ -30,6 +30,7 @@ def _prompt(number):
     return f"picture {number}" if number % 2 else "the same picture"
 
 
+@pytest.mark.long
 def test_twenty_five_kills_lose_nothing_and_pay_nothing_twice(tmp_path):
     options = Options(
         prediction_seconds=0.25,
