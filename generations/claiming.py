@@ -1,4 +1,4 @@
-"""Claims the idempotency keys of a submission, and finds what is there under them: its work, or items of its batch."""
+"""Claims the idempotency keys of a submission, and finds earlier work under them: of the request, or of its items."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace

@@ -46,7 +46,7 @@ def _always() -> bool:
 @dataclass(frozen=True)
 class Address:
     """A service, and the keys to send there. A service of this machine has an `admin_key` beside the user's token, and
-    `is_current` tells whether it still runs; if not, another program may have its port."""
+    `is_current` is true while it runs; afterwards, another program may have its port."""
 
     url: str
     key: str | None = field(default=None, repr=False)
@@ -93,7 +93,7 @@ def load(
 
 
 def is_true(name: str, value: str) -> bool:
-    """Raises ConfigError for what is neither yes nor no, since a misspelt one must not be taken for either."""
+    """Raises ConfigError for a value other than yes or no, since a misspelt one must not be taken for either."""
     word = value.strip().lower()
     if word not in {"", "0", "1", "false", "true", "no", "yes", "off", "on"}:
         raise ConfigError(f"{name}: must be 1 or 0.")

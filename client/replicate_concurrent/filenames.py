@@ -1,6 +1,6 @@
 """Names of files, from a template such as `{index:04d}-{slug}.{ext}` and the facts of a generation.
 
-Each part of a name is valid on Windows, macOS and Linux, whatever a prompt or a table contains. Only the template may
+Each part of a name is valid on Windows, macOS and Linux, for any content of a prompt or a table. Only the template may
 name directories, and none of them leaves the directory of the outputs. Names that differ only in case count as equal,
 since macOS and Windows keep one file for both.
 """

@@ -38,7 +38,7 @@ class Keys:
         self._driver.run(keys.delete(self._service, id))
 
     def self(self) -> Key:
-        """The key of this client. `raw` has what is used of its limits."""
+        """The key of this client. `raw` shows how much of its limits is used."""
         return self._driver.run(keys.own(self._service))
 
     def list(self) -> list[Key]:
@@ -74,7 +74,7 @@ class AsyncKeys:
         await self._driver.run(keys.delete(self._service, id))
 
     async def self(self) -> Key:
-        """The key of this client. `raw` has what is used of its limits."""
+        """The key of this client. `raw` shows how much of its limits is used."""
         return await self._driver.run(keys.own(self._service))
 
     async def list(self) -> list[Key]:

@@ -120,7 +120,7 @@ class Follower:
     def cancel(self) -> None:
         """Cancel what has not ended. Rows that are not sent stay so, and a batch whose answer is not here yet is
         cancelled when it comes."""
-        self._is_cancelled.set()  # before the lists are read: what is appended later looks at it
+        self._is_cancelled.set()  # before the lists are read: a batch that is appended later looks at it
         cancelling.cancel(self._client, list(self.batches), list(self._single))
 
     def _source(self, function: Callable[..., None], *arguments: Any) -> None:

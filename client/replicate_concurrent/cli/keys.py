@@ -150,7 +150,7 @@ def delete(context: typer.Context, id: Id, json: Json = False) -> None:  # noqa:
 
 @app.command("self")
 def own(context: typer.Context, json: Json = False) -> None:
-    """Show the key that this command has, with what is used of its limits.
+    """Show the key that this command has, and how much of its limits is used.
 
     Example: rcg keys self
     """

@@ -59,7 +59,7 @@ class _Reader:
         self._rest = ""
 
     def read(self, chunk: bytes) -> Iterator[tuple[Event, tuple[str, str]]]:
-        """The events that are whole now, each with what tells it from others."""
+        """The events that are whole now, each with its identity among the others."""
         *whole, self._rest = (self._rest + self._decode.decode(chunk)).replace("\r\n", "\n").split("\n\n")
         for block in whole:
             fields: dict[str, str] = {}

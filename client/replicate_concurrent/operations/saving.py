@@ -167,7 +167,7 @@ def _source(
 
 
 def _renamed(beside: Path, path: Path, *, overwrite: bool) -> None:
-    """Rename a file. Unless told to overwrite, this fails if the name is taken, also by another process just now."""
+    """Rename a file. Without `overwrite`, this fails if the name is taken, also by another process just now."""
     if overwrite:
         beside.replace(path)
         return
