@@ -75,9 +75,10 @@ class Suspension:
 
     def suspend(self, records: Iterable[GenerationRecord]) -> None:
         """Suspend these until their owner returns. An earlier process may have suspended them already."""
+        now = time.time()
         for record in records:
             if record.suspended_at is None:
-                self._ledger.upsert(replace(record, suspended_at=time.time()))
+                self._ledger.upsert(replace(record, suspended_at=now))
 
     async def resume_for(self, work: Stored, owner: Caller, again: Requested = NONE_AGAIN) -> bool:
         """Resume suspended work of this caller; for an item, its whole batch. Requests that are made `again` give their
