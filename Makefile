@@ -21,10 +21,10 @@ client: .venv/build ## build the Python client, as a wheel and an sdist in clien
 	rm -rf client/dist
 	$(BIN)/python -m build --no-isolation --outdir client/dist client
 
-test: .venv/dev ## run the tests but the slow ones: four minutes
+test: .venv/dev ## run the tests but the slow ones: five minutes
 	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m "not slow" $(TEST)
 
-test-all: test ## run all tests, with kills, long state machines and sockets at scale: eleven minutes
+test-all: test ## run all tests, with kills, long state machines and sockets at scale: fourteen minutes
 	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m slow $(TEST)
 
 check: .venv/dev ## everything CI checks: format, lint, types, tests
