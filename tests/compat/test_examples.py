@@ -1,13 +1,12 @@
-"""Scripts written for `replicate-batch-process`, run unchanged: the calls of each example in its README.
-
-Where `make bench` has installed the original, the examples of its README themselves are run, too.
-"""
+"""Scripts written for `replicate-batch-process`, run unchanged: the calls of each example in its README, and these
+examples themselves, which its wheel carries."""
 
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -157,15 +156,26 @@ def test_the_examples_of_the_guide_run(monkeypatch):
     assert "rcg_" in done.stdout
 
 
-FOUND = [*ROOT.glob(".venv-bench/lib/*/site-packages/replicate_batch_process-*.dist-info/METADATA")]
-
 NO_PROGRAMS = ("process_batch", "process_large_batch")
 """In the examples that are no programs: they await outside of functions."""
 
 
-@pytest.mark.skipif(not FOUND, reason="`make bench` installs the original")
+def readme_of_the_original(directory):
+    """The README of the original package, which its wheel carries. It is fetched and not installed."""
+    [pinned] = re.findall(
+        r"^replicate-batch-process==\S+", (ROOT / "requirements-bench.txt").read_text(), re.MULTILINE
+    )
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    subprocess.run([*pip, "--dest", str(directory), pinned], check=True, capture_output=True, timeout=120)
+    [wheel] = directory.glob("replicate_batch_process-*.whl")
+    with ZipFile(wheel) as files:
+        [metadata] = [name for name in files.namelist() if name.endswith(".dist-info/METADATA")]
+        return files.read(metadata).decode()
+
+
 def test_the_examples_of_the_readme_run_unchanged(photos, tmp_path):
-    examples = re.findall(r"```python\n(.*?)```", FOUND[0].read_text(), re.DOTALL)
+    readme = readme_of_the_original(tmp_path / "wheel")
+    examples = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     programs = [each for each in examples if not any(name in each for name in NO_PROGRAMS)]
     imported = "from replicate_batch_process import replicate_model_calling\n"
 
