@@ -93,7 +93,7 @@ class AsyncClient:
 
         Raises ApiError if the request was refused or the generation failed, and TimedOut after the client's timeout.
         """
-        wanted = generating.order(
+        requested = generating.order(
             prompt,
             model,
             idempotency_key=idempotency_key,
@@ -101,7 +101,7 @@ class AsyncClient:
             metadata=metadata,
             parameters=parameters,
         )
-        return await self._driver.run(generating.generate(self._service, wanted))
+        return await self._driver.run(generating.generate(self._service, requested))
 
     async def submit(
         self,
@@ -114,7 +114,7 @@ class AsyncClient:
         **parameters: Any,
     ) -> AsyncHandle:
         """Submit a generation, as `generate`, without waiting for it."""
-        wanted = generating.order(
+        requested = generating.order(
             prompt,
             model,
             idempotency_key=idempotency_key,
@@ -122,7 +122,7 @@ class AsyncClient:
             metadata=metadata,
             parameters=parameters,
         )
-        return self.handle((await self._driver.run(generating.submit(self._service, wanted))).id)
+        return self.handle((await self._driver.run(generating.submit(self._service, requested))).id)
 
     def handle(self, id: str) -> AsyncHandle:  # noqa: A002 - the service's name for it
         """The handle of the generation with this id."""
@@ -148,7 +148,7 @@ class AsyncClient:
 
         Raises ApiError if the batch was refused.
         """
-        wanted = batches.order(
+        requested = batches.order(
             prompts,
             model,
             requests=requests,
@@ -157,7 +157,7 @@ class AsyncClient:
             metadata=metadata,
             common=common,
         )
-        return await self._driver.run(batches.run(self._service, wanted))
+        return await self._driver.run(batches.run(self._service, requested))
 
     async def submit_batch(
         self,
@@ -171,7 +171,7 @@ class AsyncClient:
         **common: Any,
     ) -> AsyncBatchHandle:
         """Submit a batch, as `batch`, without waiting for it."""
-        wanted = batches.order(
+        requested = batches.order(
             prompts,
             model,
             requests=requests,
@@ -180,7 +180,7 @@ class AsyncClient:
             metadata=metadata,
             common=common,
         )
-        return self.batch_handle((await self._driver.run(batches.submit(self._service, wanted))).id)
+        return self.batch_handle((await self._driver.run(batches.submit(self._service, requested))).id)
 
     def batch_handle(self, id: str) -> AsyncBatchHandle:  # noqa: A002 - the service's name for it
         """The handle of the batch with this id."""

@@ -95,7 +95,7 @@ class Client:
 
         Raises ApiError if the request was refused or the generation failed, and TimedOut after the client's timeout.
         """
-        wanted = generating.order(
+        requested = generating.order(
             prompt,
             model,
             idempotency_key=idempotency_key,
@@ -103,7 +103,7 @@ class Client:
             metadata=metadata,
             parameters=parameters,
         )
-        return savable(self._driver.run(generating.generate(self._service, wanted)), self._saver)
+        return savable(self._driver.run(generating.generate(self._service, requested)), self._saver)
 
     def submit(
         self,
@@ -116,7 +116,7 @@ class Client:
         **parameters: Any,
     ) -> Handle:
         """Submit a generation, as `generate`, without waiting for it."""
-        wanted = generating.order(
+        requested = generating.order(
             prompt,
             model,
             idempotency_key=idempotency_key,
@@ -124,7 +124,7 @@ class Client:
             metadata=metadata,
             parameters=parameters,
         )
-        return self.handle(self._driver.run(generating.submit(self._service, wanted)).id)
+        return self.handle(self._driver.run(generating.submit(self._service, requested)).id)
 
     def handle(self, id: str) -> Handle:  # noqa: A002 - the service's name for it
         """The handle of the generation with this id."""
@@ -150,7 +150,7 @@ class Client:
 
         Raises ApiError if the batch was refused.
         """
-        wanted = batches.order(
+        requested = batches.order(
             prompts,
             model,
             requests=requests,
@@ -159,7 +159,7 @@ class Client:
             metadata=metadata,
             common=common,
         )
-        return savable_batch(self._driver.run(batches.run(self._service, wanted)), self._saver)
+        return savable_batch(self._driver.run(batches.run(self._service, requested)), self._saver)
 
     def submit_batch(
         self,
@@ -173,7 +173,7 @@ class Client:
         **common: Any,
     ) -> BatchHandle:
         """Submit a batch, as `batch`, without waiting for it."""
-        wanted = batches.order(
+        requested = batches.order(
             prompts,
             model,
             requests=requests,
@@ -182,7 +182,7 @@ class Client:
             metadata=metadata,
             common=common,
         )
-        return self.batch_handle(self._driver.run(batches.submit(self._service, wanted)).id)
+        return self.batch_handle(self._driver.run(batches.submit(self._service, requested)).id)
 
     def batch_handle(self, id: str) -> BatchHandle:  # noqa: A002 - the service's name for it
         """The handle of the batch with this id."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from replicate_concurrent.errors import TimedOut, Unavailable
-from replicate_concurrent.operations.generating import HELD, Order
-from replicate_concurrent.operations.references import payload
+from replicate_concurrent.errors import TimedOut
+from replicate_concurrent.operations.generating import HELD, Order, accepted
 from replicate_concurrent.operations.sending import Call, Service, json_of, quoted, send
-from replicate_concurrent.operations.steps import Emit, Operation, Pause, do, now
+from replicate_concurrent.operations.steps import Emit, Operation, Pause, now
 from replicate_concurrent.results import Batch, batch
 
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.25, 2.0
@@ -57,23 +56,15 @@ def body(
     return {**common, "requests": [{**of_all, **each} for each in requests]}
 
 
-def submit(service: Service, wanted: Order, *, wait: int = 0) -> Operation[Batch]:
+def submit(service: Service, requested: Order, *, wait: int = 0) -> Operation[Batch]:
     """A batch that the service has accepted. It has ended if it did within `wait` seconds. Raises ApiError."""
     deadline = (yield from now()) + service.timeout
-    sent = yield from do(payload, wanted.body)
-    call = Call("POST", "/generate-batch", json=sent.json, parts=sent.parts, key=wanted.key, wait=wait)
-    try:
-        response = yield from send(service, call, deadline=deadline)
-    except Unavailable as error:
-        if error.id is None:
-            raise
-        return batch({"id": error.id, "status": "queued"})  # the next process continues it
-    return batch(json_of(response, has_id=True))
+    return batch((yield from accepted(service, "/generate-batch", requested, wait=wait, deadline=deadline)))
 
 
-def run(service: Service, wanted: Order) -> Operation[Batch]:
+def run(service: Service, requested: Order) -> Operation[Batch]:
     """The batch with all results, in input order. Failed items do not raise. Raises ApiError if it is refused."""
-    made = yield from submit(service, wanted, wait=HELD)
+    made = yield from submit(service, requested, wait=HELD)
     return made if made.has_ended else (yield from wait(service, made.id, timeout=None))
 
 

@@ -55,8 +55,23 @@ def order(
     return Order(body, idempotency_key)
 
 
+def accepted(
+    service: Service, path: str, requested: Order, *, wait: int, deadline: float
+) -> Operation[Mapping[str, Any]]:
+    """The JSON of work that the service has accepted, a generation or a batch. Raises ApiError."""
+    sent = yield from do(payload, requested.body)
+    call = Call("POST", path, json=sent.json, parts=sent.parts, key=requested.key, wait=wait)
+    try:
+        response = yield from send(service, call, deadline=deadline)
+    except Unavailable as error:
+        if error.id is None:
+            raise
+        return {"id": error.id, "status": "queued"}  # the next process continues it
+    return json_of(response, has_id=True)
+
+
 def submit(
-    service: Service, wanted: Order, *, wait: int = 0, deadline: float | None = None
+    service: Service, requested: Order, *, wait: int = 0, deadline: float | None = None
 ) -> Operation[Generation]:
     """A generation that the service has accepted. It has ended if it did within `wait` seconds.
 
@@ -64,24 +79,16 @@ def submit(
     """
     if deadline is None:
         deadline = (yield from now()) + service.timeout
-    sent = yield from do(payload, wanted.body)
-    call = Call("POST", "/generate", json=sent.json, parts=sent.parts, key=wanted.key, wait=wait)
-    try:
-        response = yield from send(service, call, deadline=deadline)
-    except Unavailable as error:
-        if error.id is None:
-            raise
-        return generation({"id": error.id, "status": "queued"})  # the next process continues it
-    return generation(json_of(response, has_id=True))
+    return generation((yield from accepted(service, "/generate", requested, wait=wait, deadline=deadline)))
 
 
-def generate(service: Service, wanted: Order) -> Operation[Generation]:
+def generate(service: Service, requested: Order) -> Operation[Generation]:
     """The generation with its outputs.
 
     Raises ApiError if it failed, and TimedOut after the client's timeout.
     """
     deadline = (yield from now()) + service.timeout
-    made = yield from submit(service, wanted, wait=HELD, deadline=deadline)
+    made = yield from submit(service, requested, wait=HELD, deadline=deadline)
     return (yield from _ended(service, made, deadline))
 
 
