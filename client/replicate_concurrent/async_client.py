@@ -194,7 +194,7 @@ class AsyncClient:
         requests: Sequence[Mapping[str, Any]] | None = None,
         **parameters: Any,
     ) -> Plan:
-        """The forecast of `generate`, for one prompt, or else of `batch`: seconds and USD. Nothing is spent."""
+        """The forecast of `generate`, for one prompt, or else of `batch`: seconds and USD. No money is spent."""
         return await self._driver.run(looking.estimate(self._service, prompts, model, requests, parameters))
 
     async def save(

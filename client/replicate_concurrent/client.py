@@ -196,7 +196,7 @@ class Client:
         requests: Sequence[Mapping[str, Any]] | None = None,
         **parameters: Any,
     ) -> Plan:
-        """The forecast of `generate`, for one prompt, or else of `batch`: seconds and USD. Nothing is spent."""
+        """The forecast of `generate`, for one prompt, or else of `batch`: seconds and USD. No money is spent."""
         return self._driver.run(looking.estimate(self._service, prompts, model, requests, parameters))
 
     def save(

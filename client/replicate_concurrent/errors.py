@@ -146,7 +146,7 @@ class BudgetExceeded(ApiError):
 
 
 class NotFound(ApiError):
-    """There is nothing with this id, or it belongs to another caller."""
+    """No work has this id, or it belongs to another caller."""
 
     codes = ("not_found",)
 

@@ -1,4 +1,4 @@
-"""What a run has to do: by the manifest, and for new rows by the service's own forecast. Nothing is spent here."""
+"""What a run has to do: by the manifest, and for new rows by the service's own forecast. No money is spent here."""
 
 from __future__ import annotations
 

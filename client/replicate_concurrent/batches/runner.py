@@ -4,7 +4,7 @@ Before a row is sent, its key is on the disk. So after the end of this process, 
 service by id what became of its rows, joins those that still run, and sends the others. No row is made twice.
 
     with BatchRun(client, rows, directory) as run:
-        run.forecast                      # what the new rows will cost; nothing is spent so far
+        run.forecast                      # the cost of the new rows; no money is spent so far
         for ended in run.results(): ...   # sends, follows and saves; may be left at any time
         run.outcomes()
 """
@@ -123,7 +123,7 @@ class BatchRun:
         """Write the new rows to the manifest, send them, and ask for those of earlier runs.
 
         Raises:
-            ValueError: If a value of a row does not fit the template of names. Nothing is sent then.
+            ValueError: If a value of a row does not fit the template of names. No row is sent then.
         """
         begun = [self._begun(row) for row in self.standing.new]
         self._manifest.begin(begun)

@@ -48,7 +48,7 @@ class Savers:
             self._threads[-1].start()
 
     def close(self) -> None:
-        """End the threads when they have nothing to do."""
+        """End the threads once they are idle."""
         for _ in self._threads:
             self._jobs.put(None)
 

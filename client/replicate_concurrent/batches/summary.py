@@ -109,7 +109,7 @@ def keep_failures(outcomes: Iterable[Outcome], directory: Path, source: str) -> 
 
 
 def _may_replace(path: Path, source: str) -> bool:
-    """Whether nothing is there, or a table of failures that is not the input."""
+    """Whether the path is free, or has a table of failures that is not the input."""
     try:
         with path.open("rb") as file:
             is_ours = file.readline(200).rstrip(b"\r\n") == ",".join(_COLUMNS).encode()

@@ -62,7 +62,7 @@ def simulate(
         typer.Argument(help="A command of rcg, to run on the simulator.", metavar="[COMMAND...]"),
     ] = None,
 ) -> None:
-    """Run a command on a simulated service of this machine, or start one. Its pictures are fakes, and cost nothing.
+    """Run a command on a simulated service of this machine, or start one. Its pictures are fakes, and free.
 
     Example: rcg simulate batch prompts.txt -m flux-dev -o out/
     """

@@ -68,7 +68,7 @@ def _shown(target: str) -> Iterator[Any]:
 
 
 def _ignore(_: str) -> None:
-    """Show nothing."""
+    """Show no output."""
 
 
 def _standing(raw: Mapping[str, Any]) -> str:

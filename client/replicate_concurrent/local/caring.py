@@ -71,7 +71,7 @@ def stop(place: Place, *, seconds: float = STOP_SECONDS) -> Stopped:
 
 
 def doctor(local: Local, *, has_token: bool) -> Diagnosis:
-    """How the service is. Starts and changes nothing."""
+    """The state of the service. It starts no process and changes no file."""
     found, place = local.find(), local.place
     silent = found is None and state.is_held(place.lock)
     simulated = local.wanted.simulated

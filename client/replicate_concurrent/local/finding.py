@@ -52,7 +52,7 @@ class Local:
         return Found(known, figures) if self.is_at(known.url) else None
 
     def is_at(self, url: str | None) -> bool:
-        """Whether the service runs or starts at this address. Asks nothing but the lock and the file."""
+        """Whether the service runs or starts at this address. It reads the lock and the file only."""
         known = state.read(self.place.state) if state.is_held(self.place.lock) else None
         return known is not None and known.url == url
 

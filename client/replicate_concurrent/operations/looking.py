@@ -129,7 +129,7 @@ def estimate(
     requests: Sequence[Mapping[str, Any]] | None,
     parameters: Mapping[str, Any],
 ) -> Operation[results.Plan]:
-    """The forecast of a generation, if `prompts` is one text or none, or else of a batch. Nothing is spent."""
+    """The forecast of a generation, if `prompts` is one text or none, or else of a batch. No money is spent."""
     if requests is None and "inputs" not in parameters and (prompts is None or isinstance(prompts, str)):
         body = {"model_name": model, **parameters, **_present(prompt=prompts)}
         path = "/generate"
