@@ -359,10 +359,10 @@ class ServerOutOfCredit(AccountError):
 
 
 def every_error() -> tuple[type[ServiceError], ...]:
-    """The errors that callers can receive: the leaves of the tree in source order, one per code."""
+    """The errors that callers can receive: the leaves of this module's tree in source order, one per code."""
 
     def leaves(kind: type[ServiceError]) -> Iterable[type[ServiceError]]:
-        below = kind.__subclasses__()
+        below = [child for child in kind.__subclasses__() if child.__module__ == __name__]
         return (leaf for child in below for leaf in leaves(child)) if below else (kind,)
 
     by_code: dict[str, type[ServiceError]] = {}
