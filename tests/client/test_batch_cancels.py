@@ -139,3 +139,20 @@ def test_an_error_is_raised_when_all_others_are_cancelled(monkeypatch):
         cancelling.cancel(service, [], [f"gen_{number}" for number in range(1, 21)])
 
     assert 20 == len(service.deleted)
+
+
+def test_a_batch_that_cannot_be_read_is_cancelled_and_so_are_all_others(monkeypatch):
+    service = FakeService(joined=["gen_3"])
+    batch_handle = service.batch_handle
+
+    def failing(batch):
+        if batch == "batch_1":
+            raise ConnectionLost("lost")
+        return batch_handle(batch)
+
+    monkeypatch.setattr(service, "batch_handle", failing)
+    with pytest.raises(ConnectionLost):
+        cancelling.cancel(service, ["batch_1", "batch_2"], ["gen_1"])
+
+    expected = ["/batches/batch_1", "/batches/batch_2", "/generations/gen_1", "/generations/gen_3"]
+    assert expected == sorted(service.deleted)

@@ -21,12 +21,14 @@ _POLL: Final = 0.5
 
 def cancel(client: Client, batches: Iterable[str], generations: Iterable[str] = ()) -> None:
     """Cancel what has not ended of these, with the items that the batches have joined, which the service leaves to run.
-    Returns when all are answered. Raises the first error of a request."""
+    Returns when all are answered. Raises the first error of a request, once all others are cancelled."""
     named = list(dict.fromkeys(batches))
-    joined = _each(partial(_joined, client), named)
+    joined, unread = _each(partial(_joined, client), named)
     single = dict.fromkeys([*generations, *(each for found in joined for each in found)])
     paths = [*(f"/batches/{each}" for each in named), *(f"/generations/{each}" for each in single)]
-    _each(partial(_cancelled, client), paths)
+    _, refused = _each(partial(_cancelled, client), paths)
+    for error in (*unread, *refused):
+        raise error
 
 
 def _joined(client: Client, batch: str) -> list[str]:
@@ -44,8 +46,9 @@ def _cancelled(client: Client, path: str) -> None:
         client.request("DELETE", path)
 
 
-def _each(function: Callable[[str], Any], arguments: Sequence[str]) -> list[Any]:
-    """The results of the function, in any order. Its threads are daemons, so they hold up no end of a program."""
+def _each(function: Callable[[str], Any], arguments: Sequence[str]) -> tuple[list[Any], list[Exception]]:
+    """The results of the function and its errors, in any order. Its threads are daemons, so they hold up no end of a
+    program."""
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
     for argument in arguments:
@@ -53,10 +56,10 @@ def _each(function: Callable[[str], Any], arguments: Sequence[str]) -> list[Any]
     for _ in arguments[:_AT_ONCE]:
         threading.Thread(target=_work, args=(function, waiting, done), daemon=True).start()
     answers = [_next(done) for _ in arguments]
-    for _, error in answers:
-        if error is not None:
-            raise error
-    return [found for found, _ in answers]
+    return (
+        [found for found, error in answers if error is None],
+        [error for _, error in answers if error is not None],
+    )
 
 
 def _work(
@@ -72,7 +75,7 @@ def _work(
         try:
             done.put((function(argument), None))
         except Exception as error:
-            done.put((None, error))  # raised in the thread that waits
+            done.put((None, error))
 
 
 def _next(done: queue.SimpleQueue[Any]) -> tuple[Any, Exception | None]:
