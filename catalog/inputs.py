@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, Protocol
 
 from catalog import references
 from catalog.plain_schema import whole
-from catalog.texts import PROMPT_SCHEMA, TEXT_SCHEMA, FormText, is_blank, usable_text
+from catalog.text_values import PROMPT_SCHEMA, TEXT_SCHEMA, FormText, is_blank, usable_text
 from errors import ABSENT, Problem
 
 Schema = dict[str, Any]

@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
-from catalog.texts import usable_text
+from catalog.text_values import usable_text
 from media.formats import GIF, HEAD, JPEG, PNG, UNKNOWN, WEBP, media_type
 from media.pictures import check_whole
 from network.addresses import public_host

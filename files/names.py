@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, ValidationInfo, WithJsonSchema
 
-from catalog.texts import Text, was_accepted
+from catalog.text_values import Text, was_accepted
 from contract.ids import GENERATION
 from media.files import FILE_TYPES
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from catalog.model import Model
 from catalog.registry import Registry
-from catalog.texts import ACCEPTED
+from catalog.text_values import ACCEPTED
 from catalog.trigger_words import TriggerWords
 from network.host_rules import NO_HOSTS, HostRules
 from parsing.shapes import MAX_TIMEOUT

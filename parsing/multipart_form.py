@@ -24,7 +24,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 from catalog.model import text_fields
 from catalog.references import Upload
 from catalog.registry import Registry
-from catalog.texts import FormText
+from catalog.text_values import FormText
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
 from parsing import strict_json
 from parsing.normal import OPTIONAL

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator
 
-from catalog.texts import usable_text
+from catalog.text_values import usable_text
 
 MOST_PAIRS: Final = 16
 LONGEST_PAIR_NAME: Final = 64

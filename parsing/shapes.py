@@ -15,7 +15,7 @@ from catalog.fallback import Route
 from catalog.model import Model
 from catalog.presets import Preset
 from catalog.prices import LONGEST
-from catalog.texts import Text, is_blank, usable_text
+from catalog.text_values import Text, is_blank, usable_text
 from catalog.trigger_words import FIELD, has_word, put_in_front, told_missing
 from files.names import DownloadName
 from parsing.cautions import warnings_of

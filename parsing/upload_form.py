@@ -14,7 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import File
 
 from catalog.references import LARGEST
-from catalog.texts import usable_text
+from catalog.text_values import usable_text
 from errors import InvalidRequest, PayloadTooLarge, Problem
 from parsing.multipart_form import SpooledPart, read_parts
 

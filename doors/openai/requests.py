@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from catalog.adaptation import Change, is_taken
 from catalog.model import Model
-from catalog.texts import FormText
+from catalog.text_values import FormText
 from doors.openai.images import put_images
 from doors.openai.sizes import SIZE, sized
 from errors import Problem

@@ -4,7 +4,7 @@ import jsonschema_rs
 import pytest
 
 from api.openapi.document import openapi_document
-from catalog.texts import is_blank
+from catalog.text_values import is_blank
 from parsing import generation
 from parsing.limits import parse_limits
 from parsing.normal import OPTIONAL

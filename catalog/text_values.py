@@ -1,4 +1,4 @@
-"""What a text of a request may contain."""
+"""What a text value of a request may contain."""
 
 import unicodedata
 from typing import Annotated, Any, Final
