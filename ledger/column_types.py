@@ -2,14 +2,21 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Integer, Text
+from sqlalchemy import Integer, Text, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import UserDefinedType
 
 from ledger import DAY
+from ledger.records import CALL_COUNTS
+
+DEFAULTS: Final = {
+    "warnings": text("'[]'"), "has_secrets": text("false"), "started": text("false"),
+    **dict.fromkeys(CALL_COUNTS, text("0")),
+}  # fmt: skip
+"""The values of columns in rows of processes that do not know them, which an upgrade leaves beside this one."""
 
 
 class JsonList(UserDefinedType[tuple[Any, ...]]):

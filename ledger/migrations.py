@@ -22,6 +22,12 @@ from ledger.to_version_2 import facts_in_columns
 
 Step = Callable[[sqlite3.Connection], None]
 
+_TOKENS: Final = tuple(f"{name}_tokens INTEGER" for name in ("prompt", "cached", "completion", "thinking"))
+_COUNTS: Final = tuple(
+    f"{name} INTEGER NOT NULL DEFAULT 0"
+    for name in ("calls", "prompt_tokens", "completion_tokens", "thinking_tokens")
+)
+
 
 def clock_skew_of_attempts(driver: sqlite3.Connection) -> None:
     """From version 2 (0.5.0): add the skew of the upstream's clock, NULL in existing rows."""
@@ -135,8 +141,19 @@ def joined_items(driver: sqlite3.Connection) -> None:
     driver.execute("ALTER TABLE batches ADD COLUMN joined TEXT")
 
 
+def calls(driver: sqlite3.Connection) -> None:
+    """From version 8 (0.11.0): add the tokens and the text of calls, none in existing rows."""
+    for column in (*_TOKENS, "model_version TEXT", "finish_reason TEXT"):
+        driver.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
+    driver.execute("ALTER TABLE generations ADD COLUMN text TEXT")
+    for table in ("generations", "usage_by_day"):
+        for column in _COUNTS:
+            driver.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
 STEPS: Final[Sequence[Step]] = (
     facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores, published_models, named_keys, joined_items,
+    calls,
 )  # fmt: skip
 """Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
@@ -197,6 +214,18 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         )""",
     ),
     7: ("ALTER TABLE batches ADD COLUMN joined TEXT",),
+    8: (
+        *(f"ALTER TABLE attempts ADD COLUMN {each}" for each in _TOKENS),
+        "ALTER TABLE attempts ADD COLUMN model_version TEXT",
+        "ALTER TABLE attempts ADD COLUMN finish_reason TEXT",
+        "ALTER TABLE generations ADD COLUMN text TEXT",
+        *(f"ALTER TABLE generations ADD COLUMN {each}" for each in _COUNTS),
+        *(f"ALTER TABLE usage_by_day ADD COLUMN {each}" for each in _COUNTS),
+        "ALTER TABLE leases ADD COLUMN account TEXT",
+        "ALTER TABLE leases ADD COLUMN model TEXT",
+        "ALTER TABLE leases ADD COLUMN tokens INTEGER",
+        "ALTER TABLE leases ADD COLUMN micro_usd BIGINT",
+    ),
 }
 """The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first
 that PostgreSQL has. A released step is never changed. A version that changes only one of the two databases has an empty

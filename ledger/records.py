@@ -15,6 +15,9 @@ from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRec
 
 Json = Mapping[str, Any]
 
+CALL_COUNTS: Final = ("calls", "prompt_tokens", "completion_tokens", "thinking_tokens")
+"""The fields that count calls and their tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -34,6 +37,10 @@ class AttemptRecord:
     input that was sent. `created_at` is the prediction's date by the upstream's clock. A model that was `passed_over`
     was not called, for the reason in `error`. `clock_skew` is the number of seconds by which the upstream's clock was
     ahead of ours at `submitted_at`, if known.
+
+    Only calls that are their own answers have tokens. `prompt_tokens` is an upper bound until the upstream has counted
+    them, and includes `cached_tokens`. `model_version` is the model that answered, and `finish_reason` why it stopped,
+    both as the upstream spells them.
     """
 
     generation_id: str
@@ -50,6 +57,17 @@ class AttemptRecord:
     created_at: float | None = None
     passed_over: bool = False
     clock_skew: float | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    thinking_tokens: int | None = None
+    model_version: str | None = None
+    finish_reason: str | None = None
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it is a call that is its own answer, and not a creation."""
+        return self.prompt_tokens is not None
 
     @property
     def is_in_doubt(self) -> bool:
@@ -83,6 +101,9 @@ class GenerationRecord:
     `metadata` is a JSON object of texts. `door` is the interface of another service by which it came, and
     `body_fingerprint` identifies the body that came by it. `door_facts` is a JSON object with what the door remembers
     (`contract/door_facts.py`).
+
+    `text` is the text of an answer that is no success: cut off, or not valid. `calls` counts the calls that were sent,
+    and the tokens are sums over them.
     """
 
     seq: int | None = None
@@ -130,6 +151,11 @@ class GenerationRecord:
     door: str | None = None
     body_fingerprint: str | None = None
     door_facts: str | None = None
+    text: str | None = None
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    thinking_tokens: int = 0
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property
@@ -244,6 +270,10 @@ class UsageRecord:
     video_seconds: float
     usd: float
     credits: int
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +334,9 @@ class LeaseRecord:
     `reference` is the id of the attempt at its provider, once it is known. `sent_ago` is the number of seconds since
     the creation was sent, if its answer was lost. `boots` is the version whose boot the prediction may wait for, and
     `started` whether it has started since.
+
+    A call is admitted by its `account` and `model`, its `tokens` and its `micro_usd`: upper bounds, until the upstream
+    has counted them. A creation has none of these.
     """
 
     id: str
@@ -317,6 +350,10 @@ class LeaseRecord:
     sent_ago: float | None = None
     boots: str | None = None
     started: bool = False
+    account: str | None = None
+    model: str | None = None
+    tokens: int | None = None
+    micro_usd: int | None = None
 
 
 Record = (

@@ -39,13 +39,18 @@ LEASES: Final = Table(
     Column("seen", SmallInteger, nullable=False, server_default=text("-1")),
     Column("boots", Text),
     Column("started", Boolean, nullable=False, server_default=text("false")),
+    Column("account", Text),
+    Column("model", Text),
+    Column("tokens", Integer),
+    Column("micro_usd", BigInteger),
     # Rows are written again and again, and live for about a minute.
     postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
 )
 """Requests to the gate. The process writes `state`, `reference`, `runs_for`, `boots`, `started` and the dates. The
 holder of the gate writes `granted`, and in `seen` the last state that it has seen. `runs_for` are the most seconds that
-the prediction may run. `boots` is the version whose boot it may wait for, until it has `started`. `left_at` is the time
-until which a dead process may have sent the creation. All times are by the clock of the database."""
+the prediction may run. `boots` is the version whose boot it may wait for, until it has `started`. Calls have an
+`account`, a `model`, `tokens` and `micro_usd` (`ledger/records.py`). `left_at` is the time until which a dead process
+may have sent the creation. All times are by the clock of the database."""
 
 Index("leases_unseen", LEASES.c.id, postgresql_where=text("seen <> state"))
 Index("leases_of_process", LEASES.c.process)
@@ -81,13 +86,16 @@ LETTERS: Final = Table(
 LEASE_STATEMENTS: Final = Statements(
     """
     INSERT INTO leases
-        (id, process, caller, batch, max_concurrent, semaphore, state, reference, boots, started, sent_at, answered_at)
-    SELECT id, process, caller, batch, max_concurrent, semaphore, state, reference, boots, started,
+        (id, process, caller, batch, max_concurrent, semaphore, state, reference, boots, started, account, model,
+        tokens, micro_usd, sent_at, answered_at)
+    SELECT id, process, caller, batch, max_concurrent, semaphore, state, reference, boots, started, account, model,
+        tokens, micro_usd,
         clock_timestamp() - make_interval(secs => sent_ago),
         CASE WHEN state >= 4 THEN clock_timestamp() END
     FROM json_to_recordset(%s) AS rows (
         id text, process text, caller text, batch text, max_concurrent int, semaphore text, state smallint,
-        reference text, sent_ago float8, boots text, started boolean
+        reference text, sent_ago float8, boots text, started boolean, account text, model text, tokens int,
+        micro_usd bigint
     )
     ORDER BY id
     ON CONFLICT (id) DO UPDATE SET
@@ -96,7 +104,12 @@ LEASE_STATEMENTS: Final = Statements(
         sent_at = coalesce(excluded.sent_at, leases.sent_at),
         answered_at = coalesce(leases.answered_at, excluded.answered_at),
         started = leases.started OR excluded.started,
-        seen = CASE WHEN excluded.started AND NOT leases.started THEN -1 ELSE leases.seen END
+        tokens = coalesce(excluded.tokens, leases.tokens),
+        micro_usd = coalesce(excluded.micro_usd, leases.micro_usd),
+        seen = CASE WHEN excluded.started AND NOT leases.started
+                OR excluded.tokens IS DISTINCT FROM leases.tokens
+                OR excluded.micro_usd IS DISTINCT FROM leases.micro_usd
+            THEN -1 ELSE leases.seen END
     WHERE leases.process = excluded.process
     """,
     ["DELETE FROM leases WHERE id = %s"],

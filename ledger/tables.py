@@ -42,14 +42,14 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    text,
 )
 
 from contract.callers import ADMIN, KEY_PREFIX
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
-from ledger.column_types import DayOf, JsonList
+from ledger.column_types import DEFAULTS, DayOf, JsonList
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
 from ledger.records import (
+    CALL_COUNTS,
     AttemptRecord,
     BatchRecord,
     BudgetRecord,
@@ -84,9 +84,6 @@ _TYPES: Final[Mapping[Any, Any]] = {
 }  # fmt: skip
 """The type of the column for the type of a field."""
 
-_DEFAULTS: Final = {"warnings": text("'[]'"), "has_secrets": text("false"), "started": text("false")}
-"""The values of columns in rows of processes that do not know them, which an upgrade leaves beside this one."""
-
 _SEQUENCE: Final = BigInteger().with_variant(Integer, "sqlite")
 """Each write of a row takes a number in PostgreSQL, also if the row exists."""
 
@@ -103,7 +100,7 @@ def _columns(record: type, *key: str, prefix: str = "", all_optional: bool = Fal
             name = f"{prefix}{field}"
             nullable = (is_optional or all_optional) and name not in key
             column_type = _SEQUENCE if name == "seq" else _TYPES[get_origin(kind) or kind]
-            default = _DEFAULTS.get(name)
+            default = None if nullable else DEFAULTS.get(name)
             yield Column(
                 name, column_type, primary_key=name in key, nullable=nullable, server_default=default
             )
@@ -183,6 +180,7 @@ USAGE_OF_ONE: Final[Mapping[str, ColumnElement[Any]]] = {
     "video_seconds": GENERATIONS.c.video_seconds,
     "usd": GENERATIONS.c.cost_usd,
     "credits": GENERATIONS.c.credits,
+    **{name: GENERATIONS.c[name] for name in CALL_COUNTS},
 }
 """What one generation adds to each figure of `GET /usage`."""
 

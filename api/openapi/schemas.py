@@ -274,7 +274,8 @@ def _of_the_ledger() -> JSON:
     moment = OPTIONAL_MOMENT
     used: JSON = {
         "generations": COUNT, "succeeded": COUNT, "failures": COUNT, "canceled": COUNT, "images": COUNT,
-        "video_seconds": NUMBER, "usd": NUMBER, "credits": COUNT,
+        "video_seconds": NUMBER, "usd": NUMBER, "credits": COUNT, "calls": COUNT, "prompt_tokens": COUNT,
+        "completion_tokens": COUNT, "thinking_tokens": COUNT,
     }  # fmt: skip
     groups: JSON = {
         **dict.fromkeys(GROUPS, TEXT), "key": an_object({"id": TEXT, "name": OPTIONAL_TEXT}),

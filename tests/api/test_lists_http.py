@@ -175,7 +175,10 @@ def usage(client, query, *, by=ADMIN):
     ]
 
 
-FIGURES = {"generations", "succeeded", "failures", "canceled", "images", "video_seconds", "usd", "credits"}
+FIGURES = {
+    "generations", "succeeded", "failures", "canceled", "images", "video_seconds", "usd", "credits", "calls",
+    "prompt_tokens", "completion_tokens", "thinking_tokens",
+}  # fmt: skip
 
 
 @pytest.fixture

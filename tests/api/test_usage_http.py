@@ -77,6 +77,10 @@ def test_usage_equals_what_replicate_billed_in_every_grouping(busy, simulator):
         "video_seconds": 4 + 10 + 5,
         "usd": billed,
         "credits": 2 + 2 + 2 + 10 + 400 + 180 + 180 + 2 + 2,
+        "calls": 0,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "thinking_tokens": 0,
     } == usage(busy)["total"]
 
     by_model = {each.pop("model"): each for each in usage(busy, "?group_by=model")["usage"]}
