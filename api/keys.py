@@ -20,11 +20,12 @@ routes = Blueprint("keys", __name__)
 
 @routes.post("/keys")
 def create_key() -> tuple[Response, int]:
-    """Make a key. Its text is in this response only."""
+    """Make a key. Its text is in this response only, and in those to repetitions with the same idempotency key."""
     service, keys = _for_admin()
+    idempotency_key = incoming.idempotency_key()
     with incoming.body(g.caller) as body:
         fields = parse_key(body, service.context.registry, time.time())
-    made, text = service.loop.run(keys.create(fields, roles.actor()))
+    made, text = service.loop.run(keys.create(fields, roles.actor(), idempotency_key))
     log.info("key_created", request=g.request_id, key=made.id, name=made.name, role=made.role)
     return _with_text(view(made), text), 201
 
@@ -80,8 +81,9 @@ def delete_key(key_id: str) -> Response:
 def rotate_key(key_id: str) -> Response:
     """Give a key another text. Its identity stays."""
     service, keys = _for_admin()
+    idempotency_key = incoming.idempotency_key()
     grace = _grace()
-    rotated, text = service.loop.run(keys.rotate(key_id, grace, roles.actor()))
+    rotated, text = service.loop.run(keys.rotate(key_id, grace, roles.actor(), idempotency_key))
     log.info("key_rotated", request=g.request_id, key=key_id, grace_seconds=grace)
     return _with_text(view(rotated), text)
 

@@ -24,11 +24,19 @@ class Actor:
     name: str
     request_id: str
 
-    def act(self, action: str, target: str, details: Mapping[str, Any] | None = None) -> AuditRecord:
-        """The record of an act now, such as `keys.create` of the key with the id `target`."""
+    def act(
+        self,
+        action: str,
+        target: str,
+        details: Mapping[str, Any] | None = None,
+        *,
+        act_id: str | None = None,
+    ) -> AuditRecord:
+        """The record of an act now, such as `keys.create` of the key with the id `target`. Its own id is random unless
+        there is an `act_id`."""
         return AuditRecord(
             at=time.time(),
-            id=secrets.token_hex(8),
+            id=act_id or secrets.token_hex(8),
             actor=self.id,
             actor_name=self.name,
             action=action,

@@ -1,7 +1,8 @@
 """Named keys: made, changed, rotated and deleted by administrators, in the ledger of all processes.
 
 Changes of keys come one after the other. Each writes the next revision, and fails if another change took it meanwhile.
-Then it is tried again with the key as it is now. It is written together with its entry in the audit trail.
+Then it is tried again with the key as it is now. It is written together with its entry in the audit trail, by which a
+request with an idempotency key finds what an earlier one with the same key has done.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from admission.sliding_window import WINDOW
@@ -18,11 +19,12 @@ from auth import KEY_START, Principal
 from cluster.letters import Letters
 from contract.callers import KEY_PREFIX
 from contract.states import iso8601
-from errors import InvalidRequest, LedgerDown, NotFound
+from errors import IdempotencyConflict, InvalidRequest, LedgerDown, NotFound
 from generations.archive import Archive
 from generations.audit import Actor
 from generations.key_budgets import KeyBudgets
 from generations.key_directory import KeyDirectory
+from generations.key_texts import NewText, new_text
 from generations.shared import announce
 from ledger import ActsPage, Ledger, Place, Queries
 from ledger.access_records import MAY_GENERATE, ApiKeyRecord, AuditRecord
@@ -40,6 +42,40 @@ _TRIES: Final = 50
 _UNKNOWN: Final = "No key has this id."
 
 _BUSY: Final = "Other processes keep changing keys. The change was not made."
+
+
+_OTHER_REQUEST: Final = "This Idempotency-Key was used for another request. Use a new key for each request."
+
+_OTHER_TEXT: Final = (
+    "The key of this request was rotated or deleted since. Use a new Idempotency-Key for each request."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A change of the key with the id `key_id`, or a new key if that is None. `apply` returns the changed key, and
+    `text` is its new text if it gets one."""
+
+    key_id: str | None
+    apply: Callable[[Any], ApiKeyRecord]
+    action: str
+    details: Mapping[str, Any]
+    actor: Actor
+    text: NewText | None = None
+
+    @property
+    def act_id(self) -> str | None:
+        return None if self.text is None else self.text.act_id
+
+    def act(self, key: ApiKeyRecord) -> AuditRecord:
+        details = {"name": key.name, **_as_json(self.details)}
+        return self.actor.act(f"keys.{self.action}", key.id, details, act_id=self.act_id)
+
+    def is_of(self, act: AuditRecord) -> bool:
+        """Whether an act of the same idempotency key did this change. A key may have another name since."""
+        before, now = json.loads(act.details), json.loads(json.dumps(_as_json(self.details)))
+        is_same = act.action == f"keys.{self.action}" and self.key_id in {None, act.target}
+        return is_same and before == {"name": before["name"], **now}
 
 
 class NamedKeys:
@@ -72,17 +108,21 @@ class NamedKeys:
         self._now = now
         self._changing = asyncio.Lock()
 
-    async def create(self, fields: Mapping[str, Any], actor: Actor) -> tuple[ApiKeyRecord, str]:
-        """A new key with these fields (`parsing.keys.parse_key`), and its text, which is kept nowhere."""
-        text = _new_text()
+    async def create(
+        self, fields: Mapping[str, Any], actor: Actor, idempotency_key: str | None = None
+    ) -> tuple[ApiKeyRecord, str]:
+        """A new key with these fields (`parsing.keys.parse_key`), and its text, which is kept nowhere. A repetition
+        with the same idempotency key returns the same. Raises IdempotencyConflict."""
+        new = new_text(actor.id, idempotency_key, self._digest)
         key = ApiKeyRecord(
             id=KEY_PREFIX + secrets.token_hex(16),
-            digest=self._digest(text),
-            prefix=text[:_SHOWN],
+            digest=self._digest(new.text),
+            prefix=new.text[:_SHOWN],
             created_at=self._now(),
             **_as_columns(fields),
         )
-        return await self._change(None, lambda _: key, "create", fields, actor), text
+        made = await self._change(_Change(None, lambda _: key, "create", fields, actor, new))
+        return made, new.text
 
     async def change(self, key_id: str, fields: Mapping[str, Any], actor: Actor) -> ApiKeyRecord:
         """Change these fields (`parsing.keys.parse_changes`). Raises NotFound, and InvalidRequest if the key would have
@@ -98,23 +138,27 @@ class NamedKeys:
                 raise InvalidRequest(problems)
             return made
 
-        return await self._change(key_id, changed, "update", fields, actor)
+        return await self._change(_Change(key_id, changed, "update", fields, actor))
 
-    async def rotate(self, key_id: str, grace: float, actor: Actor) -> tuple[ApiKeyRecord, str]:
-        """Give the key another text, and accept the present one for `grace` more seconds. Raises NotFound."""
-        text = _new_text()
+    async def rotate(
+        self, key_id: str, grace: float, actor: Actor, idempotency_key: str | None = None
+    ) -> tuple[ApiKeyRecord, str]:
+        """Give the key another text, and accept the present one for `grace` more seconds. A repetition with the same
+        idempotency key returns the same. Raises NotFound and IdempotencyConflict."""
+        new = new_text(actor.id, idempotency_key, self._digest)
 
         def rotated(key: ApiKeyRecord) -> ApiKeyRecord:
             return replace(
                 key,
-                digest=self._digest(text),
-                prefix=text[:_SHOWN],
+                digest=self._digest(new.text),
+                prefix=new.text[:_SHOWN],
                 previous_digest=key.digest if grace > 0 else None,
                 previous_until=self._now() + grace if grace > 0 else None,
             )
 
         details = {"grace_seconds": grace}
-        return await self._change(key_id, rotated, "rotate", details, actor), text
+        made = await self._change(_Change(key_id, rotated, "rotate", details, actor, new))
+        return made, new.text
 
     async def delete(self, key_id: str, actor: Actor) -> None:
         """Delete a key. Its waiting work is cancelled in every process. Raises NotFound."""
@@ -122,7 +166,7 @@ class NamedKeys:
         def deleted(key: ApiKeyRecord) -> ApiKeyRecord:
             return replace(key, deleted_at=self._now())
 
-        await self._change(key_id, deleted, "delete", {}, actor)
+        await self._change(_Change(key_id, deleted, "delete", {}, actor))
 
     async def get(self, key_id: str) -> ApiKeyRecord:
         """A key, which may be deleted. Raises NotFound."""
@@ -157,48 +201,46 @@ class NamedKeys:
         more = replace(page, limit=page.limit + 1)
         return await self._archive.read(lambda queries: queries.acts(more))
 
-    async def _change(
-        self,
-        key_id: str | None,
-        change: Callable[[Any], ApiKeyRecord],
-        action: str,
-        details: Mapping[str, Any],
-        actor: Actor,
-    ) -> ApiKeyRecord:
-        """Change a key, or add one without an id. Returns when all processes know the change, but for those
-        that do not answer soon. If the wait is cancelled, the change goes on, since it may be done."""
+    async def _change(self, change: _Change) -> ApiKeyRecord:
+        """Change a key, or add one. Returns when all processes know the change, but for those that do not answer soon.
+        If the wait is cancelled, the change goes on, since it may be done."""
+        return await finish(self._write(change))
 
-        def act(key: ApiKeyRecord) -> AuditRecord:
-            return actor.act(f"keys.{action}", key.id, {"name": key.name, **_as_json(details)})
-
-        return await finish(self._write(key_id, change, act))
-
-    async def _write(
-        self,
-        key_id: str | None,
-        change: Callable[[Any], ApiKeyRecord],
-        act: Callable[[ApiKeyRecord], AuditRecord],
-    ) -> ApiKeyRecord:
-        def read(queries: Queries) -> tuple[int, ApiKeyRecord | None]:
+    async def _write(self, change: _Change) -> ApiKeyRecord:
+        def read(queries: Queries) -> tuple[int, ApiKeyRecord | None, bool]:
             # In this order: a later change is found by its revision.
-            return queries.last_key_revision(), None if key_id is None else queries.api_key(key_id)
+            last = queries.last_key_revision()
+            earlier = None if change.act_id is None else queries.act(change.act_id)
+            key_id = change.key_id if earlier is None else earlier.target
+            if earlier is not None and not change.is_of(earlier):
+                raise IdempotencyConflict(_OTHER_REQUEST)
+            return last, None if key_id is None else queries.api_key(key_id), earlier is not None
 
         async with self._changing:
             for _ in range(_TRIES):
-                last, before = await self._archive.read(read)
-                if key_id is not None:
+                last, before, is_done = await self._archive.read(read)
+                if is_done:
+                    record = self._with_text(before, change.text)
+                    break
+                if change.key_id is not None:
                     _require_present(before)
-                record = replace(change(before), revision=last + 1)
-                if await self._ledger.claim(ClaimApiKey(record, act(record))):
-                    # The change is made, and requests read it once the ledger answers.
-                    with suppress(LedgerDown):
-                        await self.directory.refresh()
+                record = replace(change.apply(before), revision=last + 1)
+                if await self._ledger.claim(ClaimApiKey(record, change.act(record))):
                     break
             else:
                 raise LedgerDown(_BUSY)
+            # The change is made, and requests read it once the ledger answers.
+            with suppress(LedgerDown):
+                await self.directory.refresh()
         if self._letters is not None:
             await announce(self._letters, "keys")
         return record
+
+    def _with_text(self, key: ApiKeyRecord | None, new: NewText | None) -> ApiKeyRecord:
+        """The key of an earlier request. Raises IdempotencyConflict unless it still has the text of that request."""
+        if key is None or new is None or key.deleted_at is not None or key.digest != self._digest(new.text):
+            raise IdempotencyConflict(_OTHER_TEXT)
+        return key
 
 
 def view(key: ApiKeyRecord) -> dict[str, Any]:
@@ -228,10 +270,6 @@ def _require_present(key: ApiKeyRecord | None) -> None:
         raise NotFound(_UNKNOWN)
     if key.deleted_at is not None:
         raise NotFound(f"The key with this id was deleted at {iso8601(key.deleted_at)}.")
-
-
-def _new_text() -> str:
-    return KEY_START + secrets.token_urlsafe(32)
 
 
 def _as_columns(fields: Mapping[str, Any]) -> dict[str, Any]:

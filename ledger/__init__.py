@@ -222,6 +222,9 @@ class AccessQueries(Protocol):
     def acts(self, page: ActsPage) -> Sequence[AuditRecord]:
         """The acts of a page, the latest first."""
 
+    def act(self, act_id: str) -> AuditRecord | None:
+        """The act with this id."""
+
 
 class Queries(ModelQueries, AccessQueries, Protocol):
     """Reads records. Every method blocks, is safe on any thread, and raises LedgerDown. Records that are not flushed

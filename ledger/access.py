@@ -66,3 +66,6 @@ class SqlAccess(SqlReader):
         if (action := page.action) is not None:
             conditions.append(or_(_A.action == action, _A.action.startswith(f"{action}.", autoescape=True)))
         return self._records(AuditRecord, *conditions, order=(_A.at.desc(), _A.id.desc()), limit=page.limit)
+
+    def act(self, act_id: str) -> AuditRecord | None:
+        return next(iter(self._records(AuditRecord, _A.id == act_id)), None)

@@ -78,3 +78,6 @@ class MemoryAccess(MemoryRows):
             and (page.since is None or each.at >= page.since)
         ]
         return sorted(found, key=lambda each: (each.at, each.id), reverse=True)[: page.limit]
+
+    def act(self, act_id: str) -> AuditRecord | None:
+        return next((each for each in self.all(AuditRecord) if each.id == act_id), None)

@@ -12,6 +12,7 @@ from api.openapi.operations import (
     VIEWERS,
     Operation,
     as_paths,
+    header,
     in_path,
     json_of,
     operation,
@@ -22,6 +23,12 @@ from ledger.access_records import Role
 
 _ID: Final = in_path("key_id", "The id of the key.")
 
+_KEY: Final = header(
+    "Idempotency-Key",
+    {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    "A repeated request with the same key and body gets the same text, as long as the named key has it.",
+)
+
 
 def paths() -> JSON:
     return as_paths({
@@ -29,7 +36,7 @@ def paths() -> JSON:
             "post": replace(
                 operation(
                     "createKey", "Make a named key; its text is in this answer only", "KeyWithText",
-                    who=ADMIN_ONLY, takes=json_of("NewKey"), errors=BODY_ERRORS,
+                    who=ADMIN_ONLY, parameters=(_KEY,), takes=json_of("NewKey"), errors=(*BODY_ERRORS, "409"),
                 ),
                 answers={"201": {"description": "The key is made", "content": json_of("KeyWithText")}},
             ),
@@ -65,8 +72,8 @@ def _of_one() -> dict[str, dict[str, Operation]]:
         "/keys/{key_id}/rotate": {
             "post": operation(
                 "rotateKey", "Give a key another text; its identity stays", "KeyWithText", who=ADMIN_ONLY,
-                parameters=(_ID,), takes=json_of("Rotation"), needs_body=False,
-                errors=(*BODY_ERRORS, "404"),
+                parameters=(_ID, _KEY), takes=json_of("Rotation"), needs_body=False,
+                errors=(*BODY_ERRORS, "404", "409"),
             )
         },
     }  # fmt: skip

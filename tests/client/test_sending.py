@@ -175,12 +175,21 @@ def test_a_code_of_a_newer_service_is_an_api_error(scripted):
     assert "teapot" == refused.value.code
 
 
-@pytest.mark.parametrize("path", ["/keys", "/keys/key_1/rotate"])
-def test_a_post_that_the_service_does_not_know_again_is_sent_once(scripted, path):
+@pytest.mark.parametrize("path", ["/keys", "/keys/key_1/rotate", "/generate-batch", "/v1/images/generations"])
+def test_a_post_is_sent_again_with_its_key_after_a_lost_answer(scripted, path):
+    service = scripted(httpx.ReadError("lost"), answer(201))
+
+    service.run(looking.request(service.service, "POST", path, json={}))
+
+    assert 1 == len({each.headers["idempotency-key"] for each in service.requests})
+    assert 2 == len(service.requests)
+
+
+def test_a_post_of_replicates_api_is_sent_once_since_that_has_no_keys(scripted):
     service = scripted(httpx.ReadError("lost"), answer(201))
 
     with pytest.raises(ConnectionLost):
-        service.run(looking.request(service.service, "POST", path, json={}))
+        service.run(looking.request(service.service, "POST", "/replicate/v1/predictions", json={}))
 
     assert 1 == len(service.requests)
 
@@ -188,7 +197,7 @@ def test_a_post_that_the_service_does_not_know_again_is_sent_once(scripted, path
 def test_a_post_that_was_never_sent_is_sent_again(scripted):
     service = scripted(httpx.ConnectError("refused"), answer(201))
 
-    assert 201 == service.run(looking.request(service.service, "POST", "/keys", json={})).status_code
+    assert 201 == service.run(looking.request(service.service, "POST", "/replicate/v1/files")).status_code
 
 
 def test_an_address_that_never_answers_is_given_up_after_ten_seconds(scripted):

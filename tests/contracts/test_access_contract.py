@@ -44,6 +44,13 @@ def test_a_key_is_read_as_it_was_written_with_its_act(shared):
     assert [act(2.0, "key_2 2"), act(1.0, "key_1 1")] == shared.queries.acts(ActsPage(5))
 
 
+def test_an_act_is_found_by_its_id(shared):
+    shared.claim((shared.one, change(KEY)), (shared.one, change(BARE)))
+
+    assert act(2.0, "key_2 2") == shared.queries.act("key_2 2")
+    assert shared.queries.act("key_2") is None
+
+
 def test_each_field_of_a_key_may_change(shared):
     shared.claim((shared.one, change(KEY)))
     changed = replace(

@@ -1,5 +1,7 @@
 """Named keys in real processes: one on SQLite, and three on PostgreSQL."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import requests
 
@@ -21,8 +23,9 @@ def fleet(request, tmp_path):
         yield started
 
 
-def call(member, method, path, *, by, body=None):
-    return requests.request(method, f"{member.running.url}{path}", json=body, headers=by, timeout=60)
+def call(member, method, path, *, by, body=None, key=None):
+    headers = {**by, **({} if key is None else {"Idempotency-Key": key})}
+    return requests.request(method, f"{member.running.url}{path}", json=body, headers=headers, timeout=60)
 
 
 def make(member, **fields):
@@ -60,6 +63,26 @@ def test_a_rotated_key_is_one_caller_everywhere_and_its_old_text_ends(fleet):
     new = {"X-API-Key": rotated["key"]}
     for each in fleet.members:
         assert work == call(each, "GET", f"/generations/{work}", by=new).json()["id"]
+
+
+def test_a_key_is_made_and_rotated_once_though_every_process_gets_the_request_at_once(fleet):
+    members = fleet.members * 4
+
+    with ThreadPoolExecutor(len(members)) as threads:
+        made = [
+            *threads.map(
+                lambda each: call(each, "POST", "/keys", by=ADMIN, body={"name": "a"}, key="k"), members
+            )
+        ]
+        path = f"/keys/{made[0].json()['id']}/rotate"
+        rotated = [*threads.map(lambda each: call(each, "POST", path, by=ADMIN, body={}, key="r"), members)]
+
+    assert {201} == {each.status_code for each in made}
+    assert {200} == {each.status_code for each in rotated}
+    assert 1 == len({each.text for each in made})
+    assert 1 == len({each.text for each in rotated})
+    assert 1 == len(call(fleet.members[0], "GET", "/keys", by=ADMIN).json()["keys"])
+    assert {200} == statuses(fleet, {"X-API-Key": rotated[0].json()["key"]})
 
 
 def test_a_process_that_stood_still_refuses_a_key_that_was_deleted_meanwhile(fleet):

@@ -42,8 +42,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 _FOREVER = 1e9
 """Seconds that no call has. A `Retry-After` may be any number, and a clock cannot wait for each."""
 
-_KEYED = ("/generate", "/configure", "/semaphores/", "/_admin/semaphores", "/v1/")
-"""The beginnings of the paths at which the service knows a repeated POST, or the POST is the same twice."""
+_UNKEYED = "/replicate/"
+"""The beginning of the paths at which the service knows no repeated POST, since Replicate's API has no keys for it."""
 
 _ADMIN = ("/configure", "/keys", "/audit", "/_admin/")
 """What the user does as the administrator of a service of this machine."""
@@ -71,7 +71,7 @@ class Call:
 
     @property
     def is_repeatable(self) -> bool:
-        return self.method != "POST" or self.path.startswith(_KEYED)
+        return self.method != "POST" or not self.path.startswith(_UNKEYED)
 
 
 class Service:
