@@ -6,6 +6,7 @@
     overhead.py    the cost of the path through it         comparison_faults.py  the same, at a limit and with faults
     window.py      the limits, in real time                contenders/, contender_run.py   those other ways
     kills.py       200 kills without a loss                ledger.py             the cost of the ledger
+    batch_kills.py the same for `rcg batch`                command.py            the speed of `rcg batch`
     crowd.py       greedy callers beside others            stalls.py             a stalled Replicate
     against.py     this commit against an earlier one      pinned.py             with PIN_TO_CORE=1 and without
     doors.py       named keys, and both doors

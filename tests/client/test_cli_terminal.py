@@ -13,9 +13,9 @@ from contextlib import suppress
 import pytest
 import requests
 
+from harness.killed_batch import CLIENT, RCG
 from harness.service_process import until
 from tests.client.conftest import ADMIN
-from tests.support.killed_batch import CLIENT, RCG
 
 pytestmark = pytest.mark.slow
 

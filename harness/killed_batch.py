@@ -1,4 +1,8 @@
-"""`rcg batch` on a service before the simulator, while the client and the service are killed again and again."""
+"""`rcg batch` on a service before the simulator, while the client and the service are killed again and again.
+
+The simulator runs in this process, so its counts survive the service. `tests/client/test_batch_kills.py` and
+`bench/batch_kills.py` check the report.
+"""
 
 import json
 import os
@@ -15,14 +19,14 @@ from urllib.parse import urlsplit
 
 import requests
 
-from harness.service_process import ServiceProcess, free_port, launched_service
+from harness.service_process import ROOT, ServiceProcess, free_port, launched_service
 from simulator import Simulator
 
 ADMIN_KEY = "the-admin-key-of-tests"
 
 RCG = "from replicate_concurrent.cli import main; main()"
 
-CLIENT = Path(__file__).parents[2] / "client"
+CLIENT = ROOT / "client"
 
 _LONGEST = 240.0
 """Seconds for the last run of the client. It only bounds a failing test."""
@@ -39,9 +43,10 @@ class Report:
     repeated: dict[str, int]
     """Prompts that were predicted more than once."""
     foreign: list[str]
-    """Files that are not the output of the generation with their prompt."""
-    starts: int
-    """How often a client was started."""
+    """Files with another row's name, or another generation's output."""
+    client_kills: int
+    """Kills that hit a client while it ran."""
+    service_kills: int
     seconds: float
 
 
@@ -64,7 +69,7 @@ class KilledBatch:
         (folder / "service").mkdir()
         (folder / "prompts.txt").write_text("\n".join(prompts))
         self._out = folder / "out"
-        self._starts = 0
+        self._client_kills = self._service_kills = 0
 
     def run(self, *, client_kills: int, service_kills: int, seed: int, longest: float) -> Report:
         """Kill the client so often, each time after at most `longest` seconds, and the service during some of its runs;
@@ -78,10 +83,12 @@ class KilledBatch:
                 with self._client() as client:
                     time.sleep(chance.uniform(0.2, longest))
                     if number in with_service:
+                        self._service_kills += service.process.poll() is None
                         service.kill()
                         stack.close()
                         service = self._started(stack)
                         time.sleep(chance.uniform(0.0, longest))
+                    self._client_kills += client.poll() is None
                     client.kill()
             with self._client() as client:
                 status = client.wait(timeout=_LONGEST)
@@ -93,7 +100,6 @@ class KilledBatch:
         return service
 
     def _client(self) -> "subprocess.Popen[bytes]":
-        self._starts += 1
         environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(CLIENT),
@@ -113,22 +119,20 @@ class KilledBatch:
         lines = [json.loads(line) for line in (self._out / "manifest.jsonl").read_text().splitlines()]
         rows = {line["key"]: line["index"] for line in lines if line["type"] == "row"}
         results = [line for line in lines if line["type"] == "result" and line.get("files")]
-        foreign = [
-            line["files"][0]
-            for line in results
-            if not self._is_its_own(line, self._prompts[rows[line["key"]] - 1])
-        ]
+        foreign = [line["files"][0] for line in results if not self._is_its_own(line, rows[line["key"]])]
         repeated = {prompt: count for prompt, count in made.items() if count > 1}
-        return Report(status, files, made.total(), repeated, foreign, self._starts, seconds)
+        kills = (self._client_kills, self._service_kills)
+        return Report(status, files, made.total(), repeated, foreign, *kills, seconds)
 
-    def _is_its_own(self, line: dict[str, Any], prompt: str) -> bool:
-        """Whether the file of a result is the output of its generation, and that has this prompt."""
+    def _is_its_own(self, line: dict[str, Any], index: int) -> bool:
+        """Whether the file of a result has the name of its row, and the output of the generation with its prompt."""
         url = f"http://127.0.0.1:{self._port}"
         headers = {"X-API-Key": ADMIN_KEY}
         body = requests.get(f"{url}/generations/{line['generation']}", headers=headers, timeout=30).json()
         kept = requests.get(url + urlsplit(body["files"][0]).path, timeout=30)
         (name,) = line["files"]
-        return bool(body["prompt"] == prompt and (self._out / name).read_bytes() == kept.content)
+        is_named = name.startswith(f"{index:04d}-") and body["prompt"] == self._prompts[index - 1]
+        return bool(is_named and (self._out / name).read_bytes() == kept.content)
 
     def _prompts_of_predictions(self) -> list[str]:
         listed = requests.get(f"{self._simulator.url}/simulator/predictions", timeout=30).json()[
