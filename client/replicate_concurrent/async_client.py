@@ -39,6 +39,8 @@ class AsyncClient:
         replicate_api_token: The user's own Replicate token; else that of `REPLICATE_API_TOKEN` or the file.
         timeout: Seconds that `generate` takes at most, and in which any other request must be answered. Requests are
             repeated meanwhile where that is safe.
+        connect_timeout: Seconds after which an address that has never answered is not called again; by default
+            `timeout`.
         http: A client of httpx to use. By default one is made that takes proxies and certificates from the
             environment.
 
@@ -54,9 +56,11 @@ class AsyncClient:
         *,
         replicate_api_token: str | None = None,
         timeout: float = 600.0,
+        connect_timeout: float | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._service = Service(config.load(url, api_key, replicate_api_token), timeout, find=find_or_start)
+        settings = config.load(url, api_key, replicate_api_token)
+        self._service = Service(settings, timeout, find=find_or_start, connect_timeout=connect_timeout)
         self._driver = AsyncDriver(http)
         self.keys = AsyncKeys(self._service, self._driver)
 

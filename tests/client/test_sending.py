@@ -200,17 +200,76 @@ def test_a_post_that_was_never_sent_is_sent_again(scripted):
     assert 201 == service.run(looking.request(service.service, "POST", "/replicate/v1/files")).status_code
 
 
-def test_an_address_that_never_answers_is_given_up_after_ten_seconds(scripted):
-    service = scripted(httpx.ConnectError("refused"))
+def test_an_address_that_never_answers_is_called_for_the_timeout_of_the_client(scripted):
+    service = scripted(httpx.ConnectError("refused"), timeout=60)
+
+    with pytest.raises(ConnectionLost):
+        generate(service)
+
+    assert 50.0 < sum(service.pauses) <= 60.0
+
+
+def test_a_service_that_starts_later_than_its_client_is_reached(scripted):
+    assert "gen_1" == generate(scripted(*[httpx.ConnectError("refused")] * 20, MADE)).id
+
+
+def test_a_shorter_time_may_be_set_for_an_address_that_never_answers(scripted):
+    service = scripted(httpx.ConnectError("refused"), connect_timeout=10)
     with pytest.raises(ConnectionLost):
         generate(service)
     assert 10.0 >= sum(service.pauses)
 
     restarting = scripted(
-        answer(202, {"id": "gen_1", "status": "running"}), *[httpx.ConnectError("x")] * 20, MADE
+        answer(202, {"id": "gen_1", "status": "running"}),
+        *[httpx.ConnectError("x")] * 20,
+        MADE,
+        connect_timeout=10,
     )
     assert "gen_1" == generate(restarting).id
     assert 60.0 < sum(restarting.pauses)
+
+
+@pytest.mark.parametrize("timeout", [0.5, 5, 30, 600])
+def test_a_service_that_hangs_takes_no_more_than_the_timeout(scripted, timeout):
+    service = scripted(MADE, timeout=timeout)
+    service.answers = [service.hang]
+
+    with pytest.raises(ConnectionLost):
+        generate(service)
+
+    assert timeout / 2 < service.time - 1000.0 <= timeout + 0.1
+
+
+@pytest.mark.parametrize("timeout", [5, 90])
+def test_work_at_a_service_that_hangs_meanwhile_is_named_when_the_timeout_is_over(scripted, timeout):
+    running = answer(202, {"id": "gen_9", "status": "running"})
+    service = scripted(running, timeout=timeout)
+    service.answers = [running] * 3 + [service.hang]
+
+    with pytest.raises(TimedOut) as over:
+        generate(service)
+
+    assert "gen_9" == over.value.id
+    assert service.time - 1000.0 <= timeout + 0.1
+
+
+def test_a_wait_for_a_batch_takes_no_more_than_its_timeout(scripted):
+    service = scripted(MADE)
+    service.answers = [answer(200, {"id": "batch_1", "status": "running"}), service.hang]
+
+    with pytest.raises(TimedOut) as over:
+        service.run(batches.wait(service.service, "batch_1", timeout=3))
+
+    assert "batch_1" == over.value.id
+    assert service.time - 1000.0 <= 3.1
+
+
+def test_the_service_is_asked_to_answer_before_the_timeout(scripted):
+    service = scripted(MADE, timeout=8)
+
+    generate(service)
+
+    assert "wait=4" == service.requests[0].headers["prefer"]
 
 
 def test_a_certificate_that_is_not_trusted_is_no_lost_connection(scripted):

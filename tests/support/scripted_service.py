@@ -36,13 +36,24 @@ class ScriptedService:
     """
 
     def __init__(
-        self, answers: Sequence[Answer], *, on_asyncio: bool = False, timeout: float = 600.0
+        self,
+        answers: Sequence[Answer],
+        *,
+        on_asyncio: bool = False,
+        timeout: float = 600.0,
+        connect_timeout: float | None = None,
     ) -> None:
         self.requests: list[httpx.Request] = []
         self.pauses: list[float] = []
         self.time = 1000.0
-        self.service = Service(Settings(URL, "rcg_secret"), timeout, find=_no_service, jitter=lambda: 0.0)
-        self._answers = list(answers)
+        self.service = Service(
+            Settings(URL, "rcg_secret"),
+            timeout,
+            find=_no_service,
+            connect_timeout=connect_timeout,
+            jitter=lambda: 0.0,
+        )
+        self.answers = list(answers)
         self._on_asyncio = on_asyncio
 
     def run(self, operation: Operation[Any]) -> Any:
@@ -60,6 +71,12 @@ class ScriptedService:
             return asyncio.run(self._emitted_on_asyncio(transport, operation))
         with httpx.Client(transport=transport) as http:
             return [*Driver(http, clock=self._now, sleep=self._sleep).iterate(operation)]
+
+    def hang(self, request: httpx.Request) -> httpx.Response:
+        """An answer that does not come: the client waits for as long as it does for each read."""
+        seconds = request.extensions["timeout"]["read"]
+        self.time += seconds
+        raise httpx.ReadTimeout(f"nothing came within {seconds} s", request=request)
 
     def bodies(self) -> list[Any]:
         return [json.loads(each.content) for each in self.requests]
@@ -81,7 +98,7 @@ class ScriptedService:
     def _answer(self, request: httpx.Request) -> httpx.Response:
         request.read()
         self.requests.append(request)
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
         if isinstance(answer, httpx.Response):

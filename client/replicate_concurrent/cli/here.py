@@ -10,7 +10,7 @@ import typer
 
 from replicate_concurrent.cli.exits import FAILED
 from replicate_concurrent.cli.options import Json
-from replicate_concurrent.cli.session import Session, emit, facts, say
+from replicate_concurrent.cli.session import CONNECT_TIMEOUT, Session, emit, facts, say
 
 if TYPE_CHECKING:
     from replicate_concurrent.config import Settings
@@ -190,7 +190,8 @@ def _checked(settings: Settings) -> str:
     from replicate_concurrent.operations.sending import Service, json_of
 
     # A `Client` would fill an empty address from the file that is about to be replaced.
-    service, driver = Service(settings, _TIMEOUT, find=find_or_start), Driver(None)
+    service = Service(settings, _TIMEOUT, find=find_or_start, connect_timeout=CONNECT_TIMEOUT)
+    driver = Driver(None)
     try:
         json_of(driver.run(request(service, "POST", "/generate", json=_FORECAST)))
     except NoServer as error:

@@ -21,6 +21,10 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Letters that are no text, without line breaks and tabs."""
 
 
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds after which a command gives up an address that has never answered: someone waits for it."""
+
+
 @dataclass
 class Session:
     """One run of `rcg`. `json` is whether the service's own answers are printed."""
@@ -32,7 +36,7 @@ class Session:
         """A client, to be closed. Raises ConfigError."""
         from replicate_concurrent.client import Client
 
-        return Client(self.url)
+        return Client(self.url, connect_timeout=CONNECT_TIMEOUT)
 
     def answer(self, response: httpx.Response) -> dict[str, Any] | None:
         """Print the answer if JSON is wanted, else return it. Raises BadAnswer for one of another program."""

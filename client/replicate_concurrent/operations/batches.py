@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from replicate_concurrent.errors import TimedOut
-from replicate_concurrent.operations.generating import HELD, Order, accepted
+from replicate_concurrent.operations.generating import HELD, Order, accepted, late, looked
 from replicate_concurrent.operations.sending import Call, Service, json_of, quoted, send
 from replicate_concurrent.operations.steps import Emit, Operation, Pause, now
 from replicate_concurrent.results import Batch, batch
@@ -71,12 +70,13 @@ def run(service: Service, requested: Order) -> Operation[Batch]:
 def wait(service: Service, target: str, *, timeout: float | None) -> Operation[Batch]:
     """The batch with this id, once it has ended. Raises TimedOut after `timeout` seconds."""
     started = yield from now()
+    deadline = float("inf") if timeout is None else started + timeout
     while True:
         at = yield from now()
-        made = yield from look(service, target)
+        made = yield from look(service, target, deadline=deadline)
         if made.has_ended:
             return made
-        yield from _rest(started, at, target, float("inf") if timeout is None else started + timeout)
+        yield from _rest(started, at, target, deadline)
 
 
 def results(service: Service, target: str) -> Operation[None]:
@@ -95,10 +95,9 @@ def results(service: Service, target: str) -> Operation[None]:
         yield from _rest(started, at, target, float("inf"))
 
 
-def look(service: Service, target: str) -> Operation[Batch]:
-    """The batch with this id, with the results so far. Raises NotFound."""
-    deadline = (yield from now()) + service.timeout
-    response = yield from send(service, Call("GET", f"/batches/{quoted(target)}"), deadline=deadline)
+def look(service: Service, target: str, *, deadline: float = float("inf")) -> Operation[Batch]:
+    """The batch with this id, with the results so far. Raises NotFound, and TimedOut if the `deadline` passes."""
+    response = yield from looked(service, Call("GET", f"/batches/{quoted(target)}"), target, deadline)
     return batch(json_of(response, has_id=True))
 
 
@@ -113,7 +112,7 @@ def _rest(started: float, looked: float, target: str, deadline: float) -> Operat
     """Pause until the next look. `looked` is when the last one began."""
     at = yield from now()
     if at >= deadline:
-        raise TimedOut(f"{target} has not ended in time. It goes on at the service.", id=target)
+        raise late(target)
     pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, (at - started) / 20))
     yield Pause(min(max(pause, _SHARE * (at - looked)), deadline - at))
 

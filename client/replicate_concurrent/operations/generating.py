@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replicate_concurrent.errors import Canceled, TimedOut, Unavailable
+import httpx
+
+from replicate_concurrent.errors import Canceled, ConnectionLost, TimedOut, Unavailable
 from replicate_concurrent.operations.references import payload
 from replicate_concurrent.operations.sending import Call, Service, json_of, quoted, send
 from replicate_concurrent.operations.steps import Operation, Pause, do, now
@@ -95,14 +97,31 @@ def generate(service: Service, requested: Order) -> Operation[Generation]:
 def wait(service: Service, target: str, *, timeout: float | None) -> Operation[Generation]:
     """The generation with this id, once it has ended. Raises as `generate`; without `timeout` only if it failed."""
     deadline = float("inf") if timeout is None else (yield from now()) + timeout
-    return (yield from _ended(service, (yield from look(service, target)), deadline))
+    made = yield from look(service, target, deadline=deadline)
+    return (yield from _ended(service, made, deadline))
 
 
-def look(service: Service, target: str) -> Operation[Generation]:
-    """The generation with this id, in any state. Raises NotFound."""
-    deadline = (yield from now()) + service.timeout
-    response = yield from send(service, Call("GET", f"/generations/{quoted(target)}"), deadline=deadline)
+def look(service: Service, target: str, *, deadline: float = float("inf")) -> Operation[Generation]:
+    """The generation with this id, in any state. Raises NotFound, and TimedOut if the `deadline` passes."""
+    call = Call("GET", f"/generations/{quoted(target)}")
+    response = yield from looked(service, call, target, deadline)
     return generation(json_of(response, has_id=True))
+
+
+def looked(service: Service, call: Call, target: str, deadline: float) -> Operation[httpx.Response]:
+    """The answer to a look at the work with this id. Raises ConnectionLost if there is none within the client's
+    timeout, and TimedOut if the `deadline` is earlier."""
+    usual = (yield from now()) + service.timeout
+    try:
+        return (yield from send(service, call, deadline=min(usual, deadline)))
+    except ConnectionLost as lost:
+        if usual < deadline:
+            raise
+        raise late(target) from lost
+
+
+def late(target: str) -> TimedOut:
+    return TimedOut(f"{target} has not ended in time. It goes on at the service.", id=target)
 
 
 def cancel(service: Service, target: str) -> Operation[Generation]:
@@ -125,9 +144,9 @@ def _ended(service: Service, made: Generation, deadline: float) -> Operation[Gen
     while not made.has_ended:
         at = yield from now()
         if at >= deadline:
-            raise TimedOut(f"{made.id} has not ended in time. It goes on at the service.", id=made.id)
+            raise late(made.id)
         pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, (at - started) / 10))
         yield Pause(min(pause, deadline - at))
-        made = yield from look(service, made.id)
+        made = yield from look(service, made.id, deadline=deadline)
     raise_if_failed(made)
     return made

@@ -33,8 +33,8 @@ from replicate_concurrent.version import VERSION
 _READ = 60.0
 """Seconds in which a service answers that is not asked to wait."""
 
-_UNREACHED = 10.0
-"""Seconds to try to connect to an address that never answered, which may be wrong."""
+_BRIEFEST = 0.05
+"""Seconds that an attempt has at least."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 """Seconds between attempts, when the service does not say how long."""
@@ -83,10 +83,13 @@ class Service:
         timeout: float,
         *,
         find: Callable[[Settings], Address],
+        connect_timeout: float | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.timeout = timeout
         """Seconds that a call may take, unless it says otherwise."""
+        self.connect_timeout = timeout if connect_timeout is None else connect_timeout
+        """Seconds for which a service is called that has not answered so far: its address may be wrong."""
         self.jitter = jitter
         self.has_answered = False
         self._wanted = settings
@@ -139,7 +142,7 @@ def send(service: Service, call: Call, *, deadline: float) -> Operation[httpx.Re
         trouble = _trouble(address.url, call, answer)
         pause = pause_after(answer, attempt, service.jitter())
         attempt += 1
-        last = deadline if service.has_answered else min(deadline, started + _UNREACHED)
+        last = deadline if service.has_answered else min(deadline, started + service.connect_timeout)
         if (yield from now()) + pause > last:
             raise trouble
         yield Pause(pause)
@@ -206,7 +209,7 @@ def _request(address: Address, call: Call, left: float) -> Request:
         headers["Idempotency-Key"] = call.key
     wait = call.wait
     if wait is not None:
-        wait = int(max(0.0, min(wait, left)))
+        wait = int(max(0.0, min(wait, left / 2)))  # so that the answer still comes in time
         headers["Prefer"] = f"wait={wait}" if wait else "respond-async"
     return Request(
         call.method,
@@ -215,7 +218,7 @@ def _request(address: Address, call: Call, left: float) -> Request:
         json=call.json,
         params=call.params,
         parts=call.parts,
-        timeout=max(1.0, min(_READ, left)) + (wait or 0),
+        timeout=max(_BRIEFEST, min(_READ + (wait or 0), left)),
     )
 
 
