@@ -9,7 +9,8 @@ from flask import Blueprint, Response, g, jsonify, render_template, request
 from api import incoming
 from api.openapi.document import openapi_document
 from doors import OPENAI_ROOT, REPLICATE_ROOT, error_shapes
-from errors import InvalidRequest, Problem, every_error
+from errors import InvalidRequest, Problem
+from errors.listing import every_error
 from service import NAME, VERSION
 from settings import SIMULATED_TOKEN
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from catalog.adaptation import Adaptation, Change, Step, is_taken, makes_enough
 from catalog.model import Fallback, Model
 from catalog.registry import Registry, Rules
-from errors import every_error
+from errors.listing import every_error
 from settings import SettingsError
 from settings.tables import read_table
 

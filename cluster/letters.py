@@ -14,7 +14,8 @@ from typing import Any, Final, NoReturn
 
 import structlog
 
-from errors import Internal, LedgerDown, ServiceError, restored
+from errors import Internal, LedgerDown, ServiceError
+from errors.listing import restored
 from ledger.post import GATE, Letter, Post
 from loop_thread import wait_for_event
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.model import Fallback, Model
-from errors import every_error
+from errors.listing import every_error
 from models import MODELS
 from settings import Settings
 

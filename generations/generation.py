@@ -16,7 +16,7 @@ from catalog.outputs import Produced
 from catalog.prices import LONGEST, NOTHING, Basis, seconds, weakest
 from concurrency import Lease
 from contract.states import ENDED, State
-from errors import InvalidRequest, OutcomeUnknown, ServiceError
+from errors import OutcomeUnknown, ServiceError
 from generations.costs import charge, measured
 from generations.finished_attempt import FinishedAttempt
 from ledger import Ledger
@@ -382,7 +382,7 @@ class Generation:
 
 def failure(error: ServiceError) -> Failure:
     """The record of an error."""
-    problems = tuple(each.as_json() for each in error.problems) if isinstance(error, InvalidRequest) else None
+    problems = tuple(each.as_json() for each in error.problems) or None
     # A database cannot store half of a surrogate pair.
     return Failure(error.code, error.detail.encode(errors="replace").decode(), error.retryable, problems)
 

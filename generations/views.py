@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from catalog.outputs import is_empty
 from contract.states import State, iso8601
-from errors import ServiceError, restored
+from errors import ServiceError
+from errors.listing import restored
 from files import names
 from generations.costs import Forecast
 from ledger.records import AttemptRecord, BatchRecord, Delivery, Failure, GenerationRecord, PlanRecord

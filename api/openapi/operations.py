@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from api.openapi.schemas import JSON, TEXT, ref
-from errors import every_error
+from errors.listing import every_error
 from parsing.queries import LONGEST_PAGE, USUAL_PAGE
 
 ADMIN_ONLY: Final = ("admin",)

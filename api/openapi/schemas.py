@@ -5,7 +5,7 @@ from typing import Any, Final
 from catalog.model import KINDS
 from catalog.prices import BASES
 from contract.states import ENDED, UNFINISHED
-from errors import every_error
+from errors.listing import every_error
 from ledger import GROUPS
 
 JSON = dict[str, Any]

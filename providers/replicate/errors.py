@@ -39,6 +39,8 @@ _PROBLEMS = 100
 """The most invalid fields that are passed on."""
 
 
+_THROTTLED = "Replicate's rate limit was exceeded repeatedly."
+
 _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
 
 
@@ -55,12 +57,13 @@ def service_error(refusal: Refusal, caller: Caller, redact: Redaction | None = N
             return TokenRejected() if caller.kind == "user" else ServerTokenRejected()
         case 402:
             if caller.kind == "user":
-                return InsufficientCredit(_quoted(refusal.document.get("detail"), redact, most=1_000))
-            return ServerOutOfCredit()
+                said = _quoted(refusal.document.get("detail"), redact, most=1_000)
+                return InsufficientCredit(said or "Your Replicate account is out of credit.")
+            return ServerOutOfCredit("The service's Replicate account is out of credit.")
         case 422:
             return _invalid_input(refusal, redact)
         case 429:
-            return UpstreamRateLimited()
+            return UpstreamRateLimited(_THROTTLED)
         case 404:
             return UpstreamError("Replicate does not have the requested resource.")
     return UpstreamError(f"Replicate answered with status {refusal.status}.")
@@ -119,7 +122,7 @@ def is_final(refusal: Refusal) -> bool:
 def passing_error(refusal: Refusal) -> ServiceError:
     """The caller's error for a temporary refusal when no attempt is left."""
     if refusal.status == 429:
-        return UpstreamRateLimited()
+        return UpstreamRateLimited(_THROTTLED)
     by = "Replicate" if refusal.is_replicates or refusal.status >= 500 else "A proxy before Replicate"
     return UpstreamError(f"{by} answered with status {refusal.status}.")
 

@@ -10,7 +10,18 @@ from collections import Counter
 import pytest
 
 import errors
-from errors import Problem, ServiceError, every_error, restored
+from errors import Problem, ServiceError
+from errors.calls import (
+    GeminiKeyRejected,
+    ModelUnavailable,
+    OutputInvalid,
+    OutputTruncated,
+    PromptTooLarge,
+    QuotaExhausted,
+    SchemaRefused,
+    ServerGeminiKeyRejected,
+)
+from errors.listing import every_error, restored
 from providers import Created
 from providers.memory import MemoryProvider
 from tests.support.callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
@@ -19,8 +30,11 @@ from tests.support.problem_documents import problem
 TABLE = {
     "invalid_json": 400,
     "invalid_request": 400,
+    "prompt_too_large": 400,
+    "schema_refused": 400,
     "unauthenticated": 401,
     "replicate_token_rejected": 401,
+    "gemini_key_rejected": 401,
     "insufficient_credit": 402,
     "budget_exceeded": 402,
     "forbidden": 403,
@@ -42,7 +56,12 @@ TABLE = {
     "outcome_unknown": 500,
     "upstream_error": 500,
     "upstream_rate_limited": 500,
+    "quota_exhausted": 500,
+    "model_unavailable": 500,
+    "output_truncated": 500,
+    "output_invalid": 500,
     "server_token_rejected": 500,
+    "server_gemini_key_rejected": 500,
     "server_out_of_credit": 500,
     "interrupted": 500,
     "secret_lost": 500,
@@ -146,6 +165,15 @@ def test_only_internal_errors_share_a_code():
         *(error for error, _ in ENDS),
         errors.Interrupted("no"),
         errors.Internal(),
+        OutputTruncated("The thinking took all tokens."),
+        OutputInvalid([Problem("characters[0].name", "must be a text")]),
+        PromptTooLarge([Problem("prompt", "has 1,300,000 tokens, and the model takes 1,048,576")]),
+        SchemaRefused([Problem("json_schema", "has too many states")]),
+        QuotaExhausted("The day's calls are used up.", resets_at="2026-11-29T08:00:00Z"),
+        QuotaExhausted("The account is out of money."),
+        ModelUnavailable("The model has ended."),
+        GeminiKeyRejected("no"),
+        ServerGeminiKeyRejected(),
         errors.InvalidRequest(
             [
                 Problem("prompt", "is too long", "x" * 5000),

@@ -17,7 +17,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from api.openapi.document import openapi_document, schema_name
-from errors import InvalidRequest, every_error
+from errors import InvalidRequest
+from errors.listing import every_error
 from harness.service_process import until
 from parsing.limits import parse_limits
 from parsing.semaphores import parse_lease, parse_semaphore

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from errors import OutcomeUnknown, every_error, restored
+from errors import OutcomeUnknown
+from errors.listing import every_error, restored
 from providers.calls import CallLost, Partial, Usage, attach_partial, partial_of
 
 

@@ -17,6 +17,8 @@ same request may succeed later. One handler in `app.py` turns it into the respon
     ├── IdempotencyConflict     409 idempotency_conflict
     ├── SemaphoreInUse          409 semaphore_in_use
     ├── LeaseExpired            410 lease_expired
+    ├── PromptTooLarge          400 prompt_too_large
+    ├── SchemaRefused           400 schema_refused
     ├── ContentRefused          422 content_refused
     ├── QueueFull               429 queue_full              carries Retry-After
     ├── SemaphoreFull           429 semaphore_full          carries Retry-After
@@ -29,15 +31,23 @@ same request may succeed later. One handler in `app.py` turns it into the respon
     ├── OutcomeUnknown          500 outcome_unknown         the prediction may have been billed
     ├── UpstreamError           500 upstream_error
     ├── UpstreamRateLimited     500 upstream_rate_limited
+    ├── QuotaExhausted          500 quota_exhausted         carries the end, if it is known
+    ├── ModelUnavailable        500 model_unavailable
+    ├── OutputTruncated         500 output_truncated        the output was billed
+    ├── OutputInvalid           500 output_invalid          the output was billed; carries every problem of it
     ├── Interrupted             500 interrupted
     ├── SecretLost              500 secret_lost             nothing was spent
     ├── Internal                500 internal
     ├── LedgerDown              500 internal                new work is refused, since it could be lost
     └── AccountError                                        every other request of the account fails, too
         ├── TokenRejected       401 replicate_token_rejected
+        ├── GeminiKeyRejected   401 gemini_key_rejected
         ├── InsufficientCredit  402 insufficient_credit
         ├── ServerTokenRejected 500 server_token_rejected
+        ├── ServerGeminiKeyRejected 500 server_gemini_key_rejected
         └── ServerOutOfCredit   500 server_out_of_credit
+
+The errors of calls to text models are in `calls.py`. `listing.py` lists all errors, and reads recorded ones.
 
 The response is a problem document (RFC 9457) with the added fields `code`, `request_id` and `retryable`. A client that
 repeats a request for which a prediction was created may pay twice, so the response to such a failure has the header
@@ -116,12 +126,8 @@ class InvalidJSON(ServiceError):
     title = "The body is not valid JSON"
 
 
-class InvalidRequest(ServiceError):
-    """All problems of a request at once, by field."""
-
-    status, code = 400, "invalid_request"
-    title = "The request is not valid"
-    falls_back = True
+class InvalidFields(ServiceError):
+    """All problems of a request or an output at once, by field."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -129,6 +135,12 @@ class InvalidRequest(ServiceError):
         more = len(self.problems) - 1
         tail = f" (and {more} more)" if more else ""
         super().__init__(f"{_shown(first.field)}: {first.message}{tail}")
+
+
+class InvalidRequest(InvalidFields):
+    status, code = 400, "invalid_request"
+    title = "The request is not valid"
+    falls_back = True
 
 
 class Unauthenticated(ServiceError):
@@ -323,14 +335,14 @@ class OutcomeUnknown(ServiceError):
 
 class UpstreamError(ServiceError):
     code = "upstream_error"
-    title = "Replicate failed"
+    title = "The provider failed"
     falls_back = True
     retryable = True
 
 
 class UpstreamRateLimited(ServiceError):
     code = "upstream_rate_limited"
-    title = "Replicate's rate limit was exceeded repeatedly"
+    title = "The provider's rate limit was exceeded repeatedly"
     retryable = True
 
 
@@ -345,7 +357,7 @@ class TokenRejected(AccountError):
 
 class InsufficientCredit(AccountError):
     status, code = 402, "insufficient_credit"
-    title = "Your Replicate account is out of credit"
+    title = "Your account at the provider is out of credit"
 
 
 class ServerTokenRejected(AccountError):
@@ -355,32 +367,7 @@ class ServerTokenRejected(AccountError):
 
 class ServerOutOfCredit(AccountError):
     code = "server_out_of_credit"
-    title = "The service's Replicate account is out of credit"
-
-
-def every_error() -> tuple[type[ServiceError], ...]:
-    """The errors that callers can receive: the leaves of this module's tree in source order, one per code."""
-
-    def leaves(kind: type[ServiceError]) -> Iterable[type[ServiceError]]:
-        below = [child for child in kind.__subclasses__() if child.__module__ == __name__]
-        return (leaf for child in below for leaf in leaves(child)) if below else (kind,)
-
-    by_code: dict[str, type[ServiceError]] = {}
-    for error in leaves(ServiceError):
-        by_code.setdefault(error.code, error)
-    return tuple(by_code.values())
-
-
-def restored(item: Mapping[str, Any]) -> ServiceError:
-    """The error that an item describes (`ServiceError.as_item`)."""
-    kind = next((error for error in every_error() if error.code == item["code"]), Internal)
-    if issubclass(kind, InvalidRequest):
-        return kind(
-            Problem(each["field"], each["message"], each.get("given", ABSENT)) for each in item["errors"]
-        )
-    error = kind(item["detail"])
-    error.retryable = item["retryable"]
-    return error
+    title = "The service's account at the provider is out of credit"
 
 
 def _shown(given: Any) -> Any:
