@@ -63,7 +63,7 @@ class Redaction:
 
 @lru_cache(64)
 def redaction_of(caller: Caller, *more: str) -> Redaction:
-    """The redaction of all answers to this caller. `more` are other secrets that Replicate knows."""
+    """The redaction of all answers to this caller. `more` are other secrets that the provider knows."""
     return Redaction(*caller.credentials.values(), *more)
 
 

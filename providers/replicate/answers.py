@@ -1,7 +1,7 @@
 """Reads Replicate's answers into values that the rest of the service trusts.
 
 Reading is lenient: real answers leave fields out, and that is no error. But only usable values are passed on:
-an id fits into an address and a log, an address is valid, and every text is redacted (`redaction.py`).
+an id fits into an address and a log, an address is valid, and every text is redacted (`providers/redaction.py`).
 
 Facts: replicate.com/docs/reference/http, and recorded answers.
 """
@@ -19,9 +19,9 @@ from auth import Secret
 from errors import UpstreamError
 from providers import ENDED, Prediction
 from providers.origins import Origin
+from providers.redaction import Redaction
 from providers.replicate.errors import LONGEST_WAIT, cause_of
 from providers.replicate.outputs import read_output
-from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, Refusal
 
 _METRICS = 50

@@ -25,7 +25,7 @@ from errors import (
 )
 from providers import Cause
 from providers.outcomes import relevant_lines
-from providers.replicate.redaction import Redaction, redaction_of
+from providers.redaction import Redaction, redaction_of
 from providers.replicate.transport import Refusal
 from providers.replicate.wordings import cause_in
 

@@ -21,8 +21,8 @@ from catalog.references import decoded_data_uri
 from media.formats import BY_EXTENSION, HEAD, is_text, media_type
 from network.urls import origin
 from providers import Prediction
+from providers.redaction import Redaction
 from providers.replicate.errors import cause_of
-from providers.replicate.redaction import Redaction
 
 _DEEPEST: Final = 32
 _TOO_DEEP: Final = "This part of the output is nested too deep."

@@ -25,9 +25,9 @@ from auth import Caller, Secret
 from errors import UpstreamError
 from providers import Prediction
 from providers.pushes import PushedResult, Untrusted
+from providers.redaction import Redaction
 from providers.replicate.answers import read_origin, read_prediction
 from providers.replicate.errors import is_final, passing_error, service_error
-from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, NotSent, Refusal
 from providers.single_flight import SharedAnswers
 

@@ -10,6 +10,7 @@ from auth import Caller
 from catalog.targets import Target
 from errors import ServiceError
 from providers import TryAgain
+from providers.redaction import Redaction, redaction_of
 from providers.replicate.answers import Account
 from providers.replicate.errors import (
     RATE_LIMIT_WAIT,
@@ -21,7 +22,6 @@ from providers.replicate.errors import (
     target_error,
 )
 from providers.replicate.polling import PollFailed
-from providers.replicate.redaction import Redaction, redaction_of
 from providers.replicate.transport import Lost, Refusal
 from providers.single_flight import SharedAnswers
 

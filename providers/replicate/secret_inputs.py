@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from auth import Caller
-from providers.replicate.redaction import SHORTEST, Redaction, redaction_of
+from providers.redaction import SHORTEST, Redaction, redaction_of
 
 KEPT_FOR: Final = 3600.0
 """Seconds after its last creation. A prediction runs for half of that at most, and Replicate deletes its data then."""

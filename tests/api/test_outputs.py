@@ -15,9 +15,9 @@ from generations.attempt import OUTPUTS_LAST
 from harness.service_process import until
 from providers import Prediction
 from providers.memory import SUCCEEDED, MemoryProvider
+from providers.redaction import REDACTED, Redaction
 from providers.replicate.answers import NOTHING_SECRET, read_prediction
 from providers.replicate.outputs import with_addresses_checked
-from providers.replicate.redaction import REDACTED, Redaction
 from tests.support import virtual_time
 from tests.support.api_client import PICTURE, ended, look_up, submit, submit_batch
 from tests.support.callers import ADMIN, USER

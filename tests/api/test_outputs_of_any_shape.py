@@ -15,9 +15,9 @@ from files import StoredOutputs
 from generations import outputs as keeping
 from providers import Prediction
 from providers.memory import MemoryProvider
+from providers.redaction import REDACTED, Redaction
 from providers.replicate.answers import NOTHING_SECRET, read_page, read_prediction
 from providers.replicate.outputs import with_addresses_checked
-from providers.replicate.redaction import REDACTED, Redaction
 from simulator import Options
 from tests.support import virtual_time
 from tests.support.disconnect import QuickStore, a_service

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from catalog.outputs import Url
 from harness.service_process import until
+from providers.redaction import REDACTED, SHORTEST, Redaction
 from providers.replicate.answers import read_prediction
-from providers.replicate.redaction import REDACTED, SHORTEST, Redaction
 from tests.api.test_replicate_webhooks_http import message, post
 from tests.support.api_client import PICTURE, ended, look_up, submit
 from tests.support.callers import ADMIN

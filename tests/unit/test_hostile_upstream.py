@@ -18,7 +18,7 @@ from generations import views
 from ledger.records import with_attempts
 from ledger.tables import MAPPINGS, METADATA
 from providers.pushes import Untrusted
-from providers.replicate.redaction import Redaction
+from providers.redaction import Redaction
 from simulator.webhooks import signed
 from tests.support.hostile_replicate import BODIES, CANNED, MAKES, CannedAnswer, Hostile
 from tests.support.virtual_time import run

@@ -9,6 +9,7 @@ from replicate.schema import make_schema_backwards_compatible
 
 from catalog.outputs import output_form
 from providers.models import ListedVersion, ModelFacts
+from providers.redaction import REDACTED, Redaction
 from providers.replicate.model_facts import (
     MAX_EXAMPLE,
     MAX_SCHEMA,
@@ -18,7 +19,6 @@ from providers.replicate.model_facts import (
     read_version,
     read_versions,
 )
-from providers.replicate.redaction import REDACTED, Redaction
 from providers.replicate.transport import Lost
 from tests.support.hostile_replicate import VALUES
 

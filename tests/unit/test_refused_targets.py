@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from errors import InvalidRequest, UpstreamError, UpstreamRateLimited
 from providers import TryAgain
 from providers.fingerprints import fingerprint
-from providers.replicate.redaction import REDACTED
+from providers.redaction import REDACTED
 from tests.support.connections import FakeConnections
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import ADMIN, parts

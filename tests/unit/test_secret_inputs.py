@@ -7,9 +7,9 @@ import pytest
 
 from providers import Prediction
 from providers.fingerprints import fingerprint
+from providers.redaction import REDACTED
 from providers.replicate.answers import read_page, read_prediction
 from providers.replicate.errors import service_error
-from providers.replicate.redaction import REDACTED
 from providers.replicate.secret_inputs import KEPT, KEPT_FOR, SecretInputs
 from providers.replicate.sharing import Sharing
 from providers.replicate.transport import Refusal
