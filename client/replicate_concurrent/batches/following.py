@@ -2,6 +2,9 @@
 
 What became of the rows of earlier runs is asked by the ids of their generations and batches, so it is right also after
 the service has forgotten their keys. Only a row whose batch was never answered is sent again, under its key.
+
+The service keeps `max_concurrent` for each batch. So with that option, no batch is sent before all earlier ones have
+ended, and the rows together obey it.
 """
 
 from __future__ import annotations
@@ -95,6 +98,11 @@ class Follower:
         """The ids of all batches that were sent or joined."""
         self._single: list[str] = []
         """The ids of the running generations that no known batch has."""
+        self.unsent = 0
+        """Rows that were not sent so far, and by no earlier run."""
+        self._followed: list[threading.Thread] = []
+        """Each ends when the batch, or the generations, that it follows have ended."""
+        self._is_stopped = threading.Event()
         self._is_cancelled = threading.Event()
 
     def start(self, opened: Sequence[Line], new: Sequence[Line], rows: Mapping[str, Row]) -> int:
@@ -109,28 +117,40 @@ class Follower:
                 single.append(line)
             else:
                 to_send.append(line)
+        self.unsent = len(to_send) + len(new)
         for batch, lines in joined.items():
             self.batches.append(batch)
-            self._source(self._join, batch, {line.place: line.key for line in lines})
+            self._follow(self._join, batch, {line.place: line.key for line in lines})
         if single or to_send or new:
             self._source(self._ask_and_send, single, [*to_send, *new], rows)
             return len(joined) + 1
         return len(joined)
 
+    def stop(self) -> None:
+        """Send no more rows. What was sent is followed to its end."""
+        self._is_stopped.set()
+
     def cancel(self) -> None:
         """Cancel what has not ended. Rows that are not sent stay so, and a batch whose answer is not here yet is
         cancelled when it comes."""
+        self.stop()
         self._is_cancelled.set()  # before the lists are read: a batch that is appended later looks at it
         cancelling.cancel(self._client, list(self.batches), list(self._single))
 
-    def _source(self, function: Callable[..., None], *arguments: Any) -> None:
-        threading.Thread(target=self._run, args=(function, arguments), daemon=True).start()
+    def _follow(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._followed.append(self._source(function, *arguments))
+
+    def _source(self, function: Callable[..., None], *arguments: Any) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(function, arguments), daemon=True)
+        thread.start()
+        return thread
 
     def _run(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         error: Exception | None = None
         try:
             function(*arguments)
         except Exception as reason:
+            self.stop()  # what it followed may still run
             error = reason  # raised in the thread that takes the news
         self._news.put(Over(error))
 
@@ -167,20 +187,35 @@ class Follower:
                 self._single.append(generation.id)
                 if self._is_cancelled.is_set():
                     cancelling.cancel(self._client, [], [generation.id])
-        of_row = {line.digest: line.key for line in to_send}
-        for chunk in chunks([rows[line.digest] for line in to_send]):
-            if self._is_cancelled.is_set():
+        if running:
+            self._news.put(Begun())
+            self._follow(self._end_each, running)
+        self._send(to_send, rows)
+
+    def _end_each(self, running: Sequence[tuple[str, str]]) -> None:
+        """Follow generations. Each has the key of its row, and its id."""
+        for key, generation_id in running:
+            self._news.put(Arrived(key, self._ended(generation_id)))
+
+    def _send(self, lines: Sequence[Line], rows: Mapping[str, Row]) -> None:
+        """Send the rows of these lines, in as few batches as the service takes, and follow each."""
+        of_row = {line.digest: line.key for line in lines}
+        self.unsent = len(lines)
+        for chunk in chunks([rows[line.digest] for line in lines]):
+            if "max_concurrent" in self._options:
+                for earlier in self._followed:
+                    earlier.join()
+            if self._is_stopped.is_set():
                 break
             keys = [of_row[row.digest] for row in chunk]
+            self.unsent -= len(chunk)
             batch = self._sent(chunk, keys)
             self.batches.append(batch)
             self._news.put(Accepted(batch, tuple(keys)))
             self._news.put(Begun())
-            self._source(self._join, batch, dict(enumerate(keys)))
+            self._follow(self._join, batch, dict(enumerate(keys)))
             if self._is_cancelled.is_set():
                 cancelling.cancel(self._client, [batch])
-        for key, generation_id in running:
-            self._news.put(Arrived(key, self._ended(generation_id)))
 
     def _asked(self, line: Line) -> Generation | None:
         """The generation of a row, by its id, or by the key in its metadata; None if there is none. Raises NotFound."""

@@ -56,7 +56,8 @@ class BatchRun:
         directory: Where files and the manifest go. It is made.
         name: The template of the names of files.
         retry_failed: Whether rows that failed in an earlier run are made again.
-        options: Further fields of the batch, such as `max_concurrent` and `max_cost_usd`.
+        options: Further fields of the batch, such as `max_concurrent` and `max_cost_usd`. With `max_concurrent`, a
+            second batch, for rows that do not fit into one, is sent when the first has ended.
         at: The Unix time.
 
     Raises:
@@ -93,8 +94,8 @@ class BatchRun:
         self._savers = Savers(directory, self._news, count=_SAVING)
         self._left = 0
         """What has not reported its end: sources of news, and generations whose files are fetched."""
-        self.in_flight = 0
-        """Rows at the service that have not ended."""
+        self._not_ended = 0
+        """Rows, sent or not."""
 
     def __enter__(self) -> BatchRun:
         return self
@@ -102,6 +103,7 @@ class BatchRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._follower.stop()
         self._savers.close()
         self._manifest.sync()
         self._manifest.close()
@@ -112,7 +114,18 @@ class BatchRun:
         return list(dict.fromkeys(self._follower.batches))
 
     @property
+    def unsent(self) -> int:
+        """Rows that the service never got. A later run sends them."""
+        return self._follower.unsent
+
+    @property
+    def in_flight(self) -> int:
+        """Rows at the service that have not ended."""
+        return self._not_ended - self.unsent
+
+    @property
     def is_over(self) -> bool:
+        """Whether each row that was sent has ended and is saved."""
         return self._left == 0
 
     def outcomes(self) -> list[Outcome]:
@@ -131,7 +144,7 @@ class BatchRun:
             remove_partial(folder)
         self._lines |= {line.digest: line for line in begun}
         opened = [each.line for each in self.standing.open if each.line is not None]
-        self.in_flight = len(begun) + len(opened)
+        self._not_ended = len(begun) + len(opened)
         self._left = self._follower.start(opened, begun, self._rows)
 
     def next(self, *, timeout: float = _POLL) -> Ended | None:
@@ -159,8 +172,16 @@ class BatchRun:
             if ended is not None:
                 yield ended
 
+    def stop(self) -> None:
+        """Send no more rows. `next` goes on with what was sent."""
+        self._follower.stop()
+
     def cancel(self) -> None:
-        """Cancel what has not ended, and send no more. The service may take ten seconds to answer."""
+        """Cancel what has not ended, and send no more. The service may take ten seconds to answer.
+
+        Raises:
+            ReplicateConcurrentError: The first error of a request, once all that can be is cancelled.
+        """
         self._follower.cancel()
 
     def _begun(self, row: Row) -> Line:
@@ -186,13 +207,13 @@ class BatchRun:
         line = self._manifest.lines[news.key]
         if isinstance(news, Arrived):
             self._left += 1
-            self.in_flight -= 1
+            self._not_ended -= 1
             count = len(news.generation.files or news.generation.output)
             name = self._names.of_outputs(line.name, count, line.files)
             self._savers.save(news, name)
             return None
         if isinstance(news, Unknown):
-            self.in_flight -= 1
+            self._not_ended -= 1
             return self._ended(replace(line, status=UNKNOWN, error=news.error), None)
         self._left -= 1
         return self._ended(replace(line, **news.facts), news.generation, news.trouble)

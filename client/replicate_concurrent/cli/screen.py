@@ -37,6 +37,7 @@ class Bar:
         )
         self._expected = expected_seconds
         self._first = done
+        self._total = total
         self._task = self._progress.add_task(
             "",
             total=total,
@@ -62,7 +63,8 @@ class Bar:
         ended = done + failed - self._first
         seconds = time.monotonic() - self._began
         rate = ended / seconds if ended and seconds else None
-        left = in_flight / rate if rate else max(0.0, self._expected - seconds) or None
+        remaining = self._total - done - failed
+        left = remaining / rate if rate else max(0.0, self._expected - seconds) or None
         self._progress.update(
             self._task,
             completed=done + failed,
