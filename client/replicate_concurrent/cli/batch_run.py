@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,6 @@ from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
 from replicate_concurrent.cli.session import Session, duration, emit, say, usd, visible
 from replicate_concurrent.cli.waiting import AGAIN
 from replicate_concurrent.errors import ReplicateConcurrentError
-
-_CANCELLING: Final = 15.0
-"""Seconds in which cancelled rows are waited for."""
 
 _SHOWN_FAILURES: Final = 10
 
@@ -63,7 +60,7 @@ def run(session: Session, wanted: Wanted) -> int:
             if not _begin(batch, wanted):
                 say("Nothing was sent.")
                 return FAILED
-            status = _View(session, batch, len(listed), wanted.out).follow()
+            status = View(session, batch, len(listed), wanted.out).follow()
             return finish(batch, wanted, status)
 
 
@@ -126,10 +123,19 @@ def _confirmed(question: str) -> bool:
         return False
 
 
-class _View:
+class View:
     """Follows a run: shows its progress on a terminal, and writes its results as JSON lines."""
 
-    def __init__(self, session: Session, batch: BatchRun, total: int, out: Path) -> None:
+    def __init__(
+        self,
+        session: Session,
+        batch: BatchRun,
+        total: int,
+        out: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._session = session
         self._batch = batch
         self._total = total
@@ -147,14 +153,14 @@ class _View:
             for each in (*self._batch.standing.done, *self._batch.standing.failed):
                 emit(json.dumps(_line(each, "", self._out), ensure_ascii=False))
         with ExitStack() as stack:
-            if sys.stderr.isatty():
-                from replicate_concurrent.cli.screen import Bar
-
-                seconds = self._batch.forecast.seconds
-                bar = Bar(total=self._total, done=self._done + self._failed, expected_seconds=seconds)
-                self._bar = stack.enter_context(bar)
             try:
                 self._batch.start()
+                if sys.stderr.isatty():
+                    from replicate_concurrent.cli.screen import Bar
+
+                    seconds = self._batch.forecast.seconds
+                    bar = Bar(total=self._total, done=self._done + self._failed, expected_seconds=seconds)
+                    self._bar = stack.enter_context(bar)
                 self._draw()
                 while not self._batch.is_over:
                     self._took(self._batch.next())
@@ -197,9 +203,12 @@ class _View:
             self._bar.show(done=self._done, failed=self._failed, in_flight=in_flight, usd=self._usd)
 
     def _leave(self) -> None:
-        """After Ctrl-C: tell what goes on, and cancel it if Ctrl-C comes again."""
-        left, batches = self._batch.in_flight, self._batch.batches
+        """After Ctrl-C: send no more, name the rows that go on at the service, and cancel them after a second one."""
+        self._batch.stop()
+        left, unsent, batches = self._batch.in_flight, self._batch.unsent, self._batch.batches
         say(f"\nInterrupted: {self._done} of {self._total} rows done.")
+        if unsent:
+            say(f"{unsent} not sent. The same command sends them.")
         if not left:
             return
         say(
@@ -211,15 +220,29 @@ class _View:
         try:
             self._save_for(AGAIN)
         except KeyboardInterrupt:
-            say("Cancelling…")
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """Cancel, and wait until the service has no row of the batch, or until Ctrl-C. Then name what remains."""
+        say("Cancelling… Ctrl-C again waits no longer.")
+        try:
             self._batch.cancel()
-            self._save_for(_CANCELLING)
-            states = Counter(each.line.status for each in self._batch.outcomes() if each.line is not None)
-            say(f"{states['canceled']} cancelled, {states['succeeded']} done.")
+            self._save_for(float("inf"))
+        except ReplicateConcurrentError as error:
+            say(f"rcg: {error}")
+        except KeyboardInterrupt:
+            say("")
+        states = Counter(each.line.status for each in self._batch.outcomes() if each.line is not None)
+        say(f"{states['canceled']} cancelled, {states['succeeded']} done.")
+        if left := self._batch.in_flight:
+            say(
+                f"{left} may still run at the service ({', '.join(self._batch.batches) or 'just sent'}). "
+                "`rcg list` shows them, and the same command fetches them."
+            )
 
     def _save_for(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self._batch.is_over and (left := deadline - time.monotonic()) > 0:
+        deadline = self._clock() + seconds
+        while not self._batch.is_over and (left := deadline - self._clock()) > 0:
             self._took(self._batch.next(timeout=min(0.25, left)))
 
 
