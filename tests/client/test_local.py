@@ -217,6 +217,13 @@ def test_variables_of_the_scripts_own_program_and_its_token_do_not_reach_the_ser
     assert not {"DATABASE_URL", "REPLICATE_API_TOKEN"} & got.keys()
 
 
+def test_only_a_service_that_is_not_simulated_has_the_address_of_replicate_from_the_script():
+    address = {"REPLICATE_BASE_URL": "https://egress.example/replicate"}
+
+    assert address.items() <= wanted(address).environ.items()
+    assert {} == wanted(address | {"RCG_SIMULATE": "1"}).environ
+
+
 def test_the_simulated_service_has_a_place_of_its_own():
     simulated, real = (Local.of({"RCG_SIMULATE": said, "XDG_STATE_HOME": "/s"}).place for said in ("1", "0"))
 

@@ -17,9 +17,11 @@ _LIMITS = {
 """The settings of the service, and the variables of a script that mean them. The smallest counts. The second name is
 that of the package `replicate-batch-process`."""
 
+_REPLICATE = "REPLICATE_BASE_URL"
+
 _PASSED = {
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "IDLE_EXIT_SECONDS",
-    "REPLICATE_BASE_URL", "REPLICATE_OTHER_REQUESTS_PER_MINUTE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+    _REPLICATE, "REPLICATE_OTHER_REQUESTS_PER_MINUTE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
 }  # fmt: skip
 """The variables that the service has from the script that starts it. No others: PORT, HOST or DATABASE_URL of a script
@@ -43,8 +45,10 @@ def wanted(environ: Mapping[str, str]) -> Wanted:
         for setting, names in _LIMITS.items()
         if (values := [_number(name, environ[name]) for name in names if environ.get(name, "").strip()])
     }
-    passed = {name: environ[name] for name in _PASSED if environ.get(name)}
-    return Wanted(is_true("RCG_SIMULATE", environ.get("RCG_SIMULATE", "")), limits, passed)
+    simulated = is_true("RCG_SIMULATE", environ.get("RCG_SIMULATE", ""))
+    # At that address may be Replicate itself, which a simulated service would take for its simulator.
+    names = _PASSED - {_REPLICATE} if simulated else _PASSED
+    return Wanted(simulated, limits, {name: environ[name] for name in names if environ.get(name)})
 
 
 def _number(name: str, value: str) -> int:
