@@ -1,6 +1,7 @@
 """One real service before the simulator, for all tests over sockets of a module."""
 
 import pytest
+from replicate_concurrent.cli import main
 
 from harness.service_process import running_service
 from simulator import Options, running
@@ -23,3 +24,20 @@ def service(simulator, tmp_path_factory):
         DATA_DIR=tmp_path_factory.mktemp("service"),
     ) as started:
         yield started
+
+
+@pytest.fixture
+def rcg(service, tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty directory. Returns its exit status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RCG_URL", service.url)
+    monkeypatch.setenv("RCG_API_KEY", ADMIN)
+    monkeypatch.setenv("RCG_CONFIG", str(tmp_path / "config" / "config.toml"))
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        output, errors = capsys.readouterr()
+        return end.value.code, output, errors
+
+    return run

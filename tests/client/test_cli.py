@@ -6,28 +6,10 @@ import os
 import stat
 
 import pytest
-from replicate_concurrent.cli import main
 
 from tests.client.conftest import ADMIN
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def rcg(service, tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty directory. Returns its exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RCG_URL", service.url)
-    monkeypatch.setenv("RCG_API_KEY", ADMIN)
-    monkeypatch.setenv("RCG_CONFIG", str(tmp_path / "config" / "config.toml"))
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        output, errors = capsys.readouterr()
-        return end.value.code, output, errors
-
-    return run
 
 
 def lines_of(output):
