@@ -92,8 +92,8 @@ class AsyncClient:
         **parameters: Any,
     ) -> Generation:
         """Generate, and return the outputs. `parameters` are those of the model and of `POST /generate`, of which
-        `timeout` is for how many seconds the prediction may run. Files may be paths, bytes, file objects or images of
-        PIL.
+        `timeout` is for how many seconds the prediction may run. Files may be paths (also as texts), bytes, file
+        objects or images of PIL.
 
         Raises ApiError if the request was refused or the generation failed, and TimedOut after the client's timeout.
         """

@@ -138,7 +138,7 @@ def test_a_deleted_output_comes_from_replicate_while_that_keeps_it(client, servi
         gone.save(tmp_path, "lost.{ext}")
 
 
-@pytest.mark.parametrize("kind", ["path", "bytes", "file"])
+@pytest.mark.parametrize("kind", ["path", "text", "bytes", "file"])
 def test_a_local_file_is_a_reference(client, simulator, tmp_path, kind):
     path = tmp_path / "fox.png"
     path.write_bytes(PNG)
@@ -146,7 +146,7 @@ def test_a_local_file_is_a_reference(client, simulator, tmp_path, kind):
         made = client.generate(
             "Make it blue",
             model="flux-kontext-max",
-            input_image={"path": path, "bytes": PNG, "file": file}[kind],
+            input_image={"path": path, "text": str(path), "bytes": PNG, "file": file}[kind],
             aspect_ratio="1:1",
         )
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from replicate_concurrent import filenames
 from replicate_concurrent.batches.tables import Entry, TableError
+from replicate_concurrent.schemas import branches, inputs, is_address, items, takes_file
 
 MODEL: Final = ("model_name", "model")
 
@@ -32,7 +33,6 @@ SERVICE_FIELDS: Final[Mapping[str, Any]] = {
 """Fields of an item that are none of its model, with the schemas of their values."""
 
 _PLACEHOLDER: Final = re.compile(r"\{\{([^\W\d]\w*)\}\}|\{([^\W\d][\w \-]*)\}")
-_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]+:")
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?")
 _WHOLE: Final = re.compile(r"[+-]?\d+")
 _BOOLEANS: Final = {"true": True, "yes": True, "false": False, "no": False}
@@ -128,7 +128,7 @@ def _item(entry: Entry, shape: Shape, filed: set[str]) -> tuple[dict[str, Any], 
     if prompt != "":
         request["prompt"] = prompt
     for name in (quoted | filed) & cells.keys():
-        if name not in _inputs(schema) and name not in SERVICE_FIELDS:
+        if name not in inputs(schema) and name not in SERVICE_FIELDS:
             request.pop(name, None)
     values = {"prompt": prompt, "slug": filenames.slug(str(prompt)), "model": model.rpartition("/")[2]}
     return {"model_name": model, **request}, {**cells, **values}
@@ -160,8 +160,8 @@ class _Files:
     def found(self, value: Any, schema: Mapping[str, Any]) -> Any:
         """The value with `Path` in place of the path of a local file, where the schema wants a file."""
         if isinstance(value, list):
-            return [self.found(each, _items(schema)) for each in value]
-        if not isinstance(value, str) or not _is_file(schema) or _SCHEME.match(value):
+            return [self.found(each, items(schema)) for each in value]
+        if not isinstance(value, str) or not takes_file(schema) or is_address(value):
             return value
         paths = [directory / Path(value).expanduser() for directory in self.directories]
         if path := next((path for path in paths if path.is_file()), None):
@@ -173,15 +173,17 @@ def _converted(
     values: Mapping[str, Any], typed: bool, schema: Mapping[str, Any], files: _Files
 ) -> dict[str, Any]:
     """The values with the types of the model's schema. A typed one is changed only if it is the path of a file."""
-    inputs, converted = _inputs(schema), {}
+    described, converted = inputs(schema), {}
     for name, value in values.items():
-        described = inputs.get(name) or SERVICE_FIELDS.get(name) or {}
+        own = described.get(name) or SERVICE_FIELDS.get(name) or {}
         if not typed and isinstance(value, str) and name not in MODEL and name != "prompt":
-            value = from_text(value.strip(), described)
+            value = from_text(value.strip(), own)
         if name == "input" and isinstance(value, Mapping):
-            converted[name] = {key: files.found(each, inputs.get(key) or {}) for key, each in value.items()}
+            converted[name] = {
+                key: files.found(each, described.get(key) or {}) for key, each in value.items()
+            }
         else:
-            converted[name] = files.found(value, described)
+            converted[name] = files.found(value, own)
     return converted
 
 
@@ -209,31 +211,13 @@ def _model(values: Mapping[str, Any]) -> str | None:
     return next((str(values[name]).strip() for name in MODEL if values.get(name)), None)
 
 
-def _inputs(schema: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    found: Mapping[str, Mapping[str, Any]] = schema.get("properties") or {}
-    return found
-
-
-def _branches(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    nested = [each for name in ("anyOf", "oneOf", "allOf") for each in schema.get(name) or ()]
-    return [schema, *(branch for each in nested for branch in _branches(each))]
-
-
 def _kinds(schema: Mapping[str, Any]) -> set[str]:
     """The JSON types that the schema allows."""
     kinds: set[str] = set()
-    for branch in _branches(schema):
+    for branch in branches(schema):
         named = branch.get("type", ())
         kinds |= {named} if isinstance(named, str) else set(named)
     return kinds - {"null"}
-
-
-def _items(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((branch["items"] for branch in _branches(schema) if branch.get("items")), {})
-
-
-def _is_file(schema: Mapping[str, Any]) -> bool:
-    return any(branch.get("format") == "uri" for branch in _branches(schema))
 
 
 def _digest(request: Mapping[str, Any]) -> str:

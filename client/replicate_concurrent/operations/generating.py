@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 
 from replicate_concurrent.errors import Canceled, ConnectionLost, TimedOut, Unavailable
-from replicate_concurrent.operations.references import payload
+from replicate_concurrent.operations.local_files import payload_with_files
 from replicate_concurrent.operations.sending import Call, Service, json_of, quoted, send
-from replicate_concurrent.operations.steps import Operation, Pause, do, now
+from replicate_concurrent.operations.steps import Operation, Pause, now
 from replicate_concurrent.results import Generation, generation
 
 HELD = 20
@@ -61,7 +61,7 @@ def accepted(
     service: Service, path: str, requested: Order, *, wait: int, deadline: float
 ) -> Operation[Mapping[str, Any]]:
     """The JSON of work that the service has accepted, a generation or a batch. Raises ApiError."""
-    sent = yield from do(payload, requested.body)
+    sent = yield from payload_with_files(service, requested.body, deadline=deadline)
     call = Call("POST", path, json=sent.json, parts=sent.parts, key=requested.key, wait=wait)
     try:
         response = yield from send(service, call, deadline=deadline)

@@ -12,9 +12,9 @@ import httpx
 
 from replicate_concurrent import results
 from replicate_concurrent.operations import batches
-from replicate_concurrent.operations.references import payload
+from replicate_concurrent.operations.local_files import payload_with_files
 from replicate_concurrent.operations.sending import Call, Service, json_of, send
-from replicate_concurrent.operations.steps import Emit, Operation, do, now
+from replicate_concurrent.operations.steps import Emit, Operation, now
 
 _PAGE = 100
 """Items that a list asks for at once."""
@@ -136,8 +136,8 @@ def estimate(
     else:
         body = batches.body(None if isinstance(prompts, str) else prompts, model, requests, parameters)
         path = "/generate-batch"
-    sent = yield from do(payload, {**body, "dry_run": True})
     deadline = (yield from now()) + service.timeout
+    sent = yield from payload_with_files(service, {**body, "dry_run": True}, deadline=deadline)
     call = Call("POST", path, json=sent.json, parts=sent.parts)
     return results.plan(json_of((yield from send(service, call, deadline=deadline))))
 

@@ -1,7 +1,8 @@
 """Files among the parameters of a request: they are sent as the parts of a form, all else as JSON or as fields.
 
 A file is a path (`pathlib.Path`), bytes, a file object that is open for bytes, an image of PIL, or an `Upload`. Texts
-are passed as they are: https URLs and `data:` URIs. A form has at most 500 parts, and a file 100 MB.
+are passed as they are: https URLs and `data:` URIs; `local_files.py` finds those that are paths. A form has at most 500
+parts, and a file 100 MB.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from replicate_concurrent.filetypes import sniffed, type_of
 from replicate_concurrent.operations.steps import Part
 
-_LISTS = ("requests", "inputs")
+LISTS = ("requests", "inputs")
 """Fields of a batch whose items have parameters of their own."""
 
 _FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif"}
@@ -160,7 +161,7 @@ def _rest(place: str, value: Any, files: _Files) -> Any:
     if isinstance(value, Mapping) and (place == "input" or place.endswith("].input")):
         return _fields(f"{place}.", value, files)
     if isinstance(value, (list, tuple)):
-        if place in _LISTS:
+        if place in LISTS:
             return [
                 _fields(f"{place}[{index}].", item, files) if isinstance(item, Mapping) else item
                 for index, item in enumerate(value)
