@@ -46,6 +46,7 @@ USERS = {
     "dotenv": ("settings/",),
     "gunicorn": ("server/", "gunicorn.conf.py", "api/incoming.py"),
     "obstore": ("files/bucket.py",),
+    "jsonschema_rs": ("catalog/texts/validator.py",),
 }
 """The packages that only a part of the service knows, and that part."""
 
@@ -225,7 +226,7 @@ print(json.dumps([name for name, module in sys.modules.items() if module is not 
 """
 
 UNUSED = {
-    "aiohttp.web", "catalog.drift", "httpx", "obstore", "psycopg", "pygments", "replicate", "rich",
+    "aiohttp.web", "catalog.drift", "httpx", "jsonschema_rs", "obstore", "psycopg", "pygments", "replicate", "rich",
     "sqlalchemy.orm", "sqlalchemy.dialects.postgresql",
 }  # fmt: skip
 """Modules that most processes never use. Each would add to the memory and to the start."""
