@@ -1,6 +1,7 @@
 """Batches of the library, on a real service before the simulator: what a run knows of the runs before it."""
 
 import json
+import os
 import queue
 import time
 from dataclasses import replace
@@ -58,6 +59,33 @@ def forget(directory, *kinds):
     path = directory / "manifest.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if json.loads(line)["type"] not in kinds))
+
+
+@pytest.mark.slow
+def test_rows_are_on_the_disk_before_they_are_sent(service, tmp_path, monkeypatch):
+    path, synced, found = tmp_path / "manifest.jsonl", {}, []
+    fsync = os.fsync
+
+    def note_sync(descriptor):
+        fsync(descriptor)
+        file = os.fstat(descriptor)
+        synced[file.st_ino] = file.st_size
+
+    def note_request(request):
+        if request.method == "POST" and b"dry_run" not in request.content:
+            on_disk = path.read_bytes()[: synced.get(path.stat().st_ino, 0)].splitlines()
+            rows = {line.get("key") for line in map(json.loads, on_disk) if line["type"] == "row"}
+            sent = {each["idempotency_key"] for each in json.loads(request.content)["requests"]}
+            found.append((len(sent), sent - rows, tmp_path.stat().st_ino in synced))
+
+    monkeypatch.setattr("os.fsync", note_sync)
+    with (
+        httpx.Client(event_hooks={"request": [note_request]}) as http,
+        Client(service.url, ADMIN, http=http) as client,
+    ):
+        run(client, tmp_path)
+
+    assert [(len(PROMPTS), set(), True)] == found
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 import asyncio
 import dataclasses
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from io import BytesIO
 
 import pytest
+from PIL import Image, ImageChops
 from replicate_concurrent import (
     AsyncClient,
     Client,
@@ -153,6 +155,22 @@ def test_a_local_file_is_a_reference(client, simulator, tmp_path, kind):
     assert made.success
     [sent] = [each.input for each in simulator.predictions() if each.id == made.raw["prediction_id"]]
     assert b64encode(PNG).decode() in sent["input_image"]
+
+
+@pytest.mark.parametrize("kept", ["PNG", "JPEG", None], ids=["png", "jpeg", "never saved"])
+def test_an_image_of_pil_is_a_reference_with_the_same_pixels(client, simulator, tmp_path, kept):
+    image = Image.new("RGB", (64, 48), "red")
+    if kept is not None:
+        image.save(tmp_path / "fox", kept)
+        image = Image.open(tmp_path / "fox")
+
+    made = client.generate("Make it blue", model="flux-kontext-max", input_image=image, aspect_ratio="1:1")
+
+    [sent] = [each.input for each in simulator.predictions() if each.id == made.raw["prediction_id"]]
+    got = Image.open(BytesIO(b64decode(sent["input_image"].partition(",")[2])))
+    assert ((64, 48), kept or "PNG") == (got.size, got.format)
+    differences = ImageChops.difference(image.convert("RGB"), got.convert("RGB")).getextrema()
+    assert all(most <= 3 for _, most in differences)  # of 255
 
 
 def test_numbers_that_are_texts_pass_through_a_form(client):
