@@ -68,7 +68,7 @@ def _generation_of(
             forecast = service.loop.run(
                 service.generations.forecast(BatchRequest([wanted], semaphore=wanted.semaphore), caller)
             )
-            return jsonify(views.dry_run(wanted, forecast))
+            return jsonify(views.dry_run(wanted, forecast, is_token_checked=caller.is_proven))
         return incoming.submission(
             "gen",
             wanted,

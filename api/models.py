@@ -50,7 +50,12 @@ def found_model(name: str) -> Model:
             service.core.pages.describe(name, _payer()), disconnect=incoming.connection()
         )
     if found is None:
-        raise NotFound("No model of this name is known here. A look at Replicate needs a key.")
+        why = (
+            "Models of Replicate are owner/name."
+            if incoming.has_key()
+            else "A look at Replicate needs a key."
+        )
+        raise NotFound(f"No model of this name is known here. {why}")
     if isinstance(found, str):
         raise NotFound(f"{name[:200]} {found}.")
     model: Model = found

@@ -23,6 +23,8 @@ Body = dict[str, Any]
 
 NO_IDS: Final[Mapping[int, str]] = {}
 
+_UNCHECKED: Final = "The token is not checked, since Replicate does not answer."
+
 
 def generation(record: GenerationRecord, address: str) -> Body:
     """The result of a generation that has ended, or the state of one that has not."""
@@ -148,9 +150,11 @@ def forecast(total: int, found: Forecast, ids: Mapping[int, str] = NO_IDS) -> Bo
     }
 
 
-def dry_run(request: GenerationRequest, found: Forecast) -> Body:
-    """The forecast of a generation, and the input of its first model, without image contents."""
+def dry_run(request: GenerationRequest, found: Forecast, *, is_token_checked: bool) -> Body:
+    """The forecast of a generation, and the input of its first model, without image contents. A token that is not
+    checked is a warning, since a dry run may be what checks it."""
     first = request.first
+    warnings = [*request.warnings, *([] if is_token_checked else [_UNCHECKED])]
     return {
         **forecast(1, found),
         "model_name": first.model.name,
@@ -160,7 +164,7 @@ def dry_run(request: GenerationRequest, found: Forecast) -> Body:
             for name, value in first.input.items()
         },
         "changes": [change.as_json() for change in first.changes],
-        **({"warnings": list(request.warnings)} if request.warnings else {}),
+        **({"warnings": warnings} if warnings else {}),
     }
 
 

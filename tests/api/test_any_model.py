@@ -290,6 +290,16 @@ def test_without_a_key_only_public_models_that_were_looked_up_are_shown(client, 
     assert {"model": 1, "versions": 1} == simulator.counts().requests
 
 
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [({}, "A look at Replicate needs a key."), (USER, "Models of Replicate are owner/name.")],
+)
+def test_a_short_name_that_no_model_has_is_explained_with_and_without_a_key(client, headers, why):
+    answer = problem(client.get("/models/nope", headers=headers), 404, "not_found")
+
+    assert f"No model of this name is known here. {why}" == answer["detail"]
+
+
 def test_a_search_finds_declared_models_and_others(client):
     found = client.get("/models?search=watercolor", headers=ADMIN).json
     assert [] == found["models"]

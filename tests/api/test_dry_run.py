@@ -171,6 +171,18 @@ def test_a_dry_run_of_one_generation_shows_its_forecast_and_its_input(client, si
     assert [] == client.get("/generations", headers=ADMIN).json["generations"]
 
 
+@pytest.mark.parametrize(("status", "warned"), [(200, False), (500, True)])
+def test_a_dry_run_warns_of_a_token_that_replicate_did_not_confirm(client, simulator, status, warned):
+    if warned:
+        simulator.inject(on="account", times=100, status=status)
+
+    planned = single(client, headers=USER).json
+
+    sentence = "The token is not checked, since Replicate does not answer."
+    assert ([sentence] if warned else []) == planned.get("warnings", [])
+    assert "warnings" not in single(client, headers=ADMIN).json
+
+
 def test_both_dry_runs_of_one_generation_give_the_same_forecast(client):
     batch = post(client, {"requests": [PICTURE | {"num_outputs": 3}], "dry_run": True}).json
 

@@ -209,6 +209,15 @@ def test_init_checks_the_key_and_keeps_it_in_a_file_of_this_user_alone(rcg, tmp_
     assert 2 == rcg("init")[0]
 
 
+def test_init_says_that_a_token_is_not_checked_if_replicate_does_not_answer(rcg, simulator, monkeypatch):
+    simulator.inject(on="account", token="r8_unchecked", times=100, status=500)
+    monkeypatch.setattr("sys.stdin", io.StringIO("r8_unchecked\n"))
+
+    status, _, errors = rcg("init")
+
+    assert (0, True) == (status, "The token is not checked, since Replicate does not answer." in errors)
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_a_completion(rcg, shell):
     assert "_RCG_COMPLETE" in rcg("completion", shell)[1]

@@ -193,7 +193,7 @@ def _checked(settings: Settings) -> str:
     service = Service(settings, _TIMEOUT, find=find_or_start, connect_timeout=CONNECT_TIMEOUT)
     driver = Driver(None)
     try:
-        json_of(driver.run(request(service, "POST", "/generate", json=_FORECAST)))
+        forecast = json_of(driver.run(request(service, "POST", "/generate", json=_FORECAST)))
     except NoServer as error:
         return f"The key is not checked: {error}"
     except Unauthenticated:
@@ -202,4 +202,4 @@ def _checked(settings: Settings) -> str:
         return f"The service knows the key, but answers: {error.detail}"
     finally:
         driver.close()
-    return "The service accepts the key."
+    return " ".join(["The service accepts the key.", *(forecast.get("warnings") or ())])
