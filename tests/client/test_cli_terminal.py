@@ -1,93 +1,46 @@
-"""`rcg batch` on a terminal: its question, its progress, and Ctrl-C once and twice."""
+"""`rcg` on a terminal: the question and the progress of a batch, Ctrl-C once and twice, `init`, and a live status."""
 
-import fcntl
 import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
-from contextlib import suppress
+import stat
+from functools import partial
 
 import pytest
 import requests
 
-from harness.killed_batch import CLIENT, RCG
-from harness.service_process import until
+from harness.killed_batch import CLIENT
 from tests.client.conftest import ADMIN
+from tests.support.terminals import CTRL_C, Terminal
 
 pytestmark = pytest.mark.slow
 
-COLUMNS = 80
-CTRL_C = b"\x03"
-
-IN_CONTROL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-"""Makes the terminal the one whose Ctrl-C the program gets."""
-
-
-class Terminal:
-    """A program in a pseudo-terminal. `output` is what it has shown since the last `shows`, without escapes."""
-
-    def __init__(self, arguments, environ, directory):
-        self.output = ""
-        self._end, terminal = pty.openpty()
-        fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
-        os.set_blocking(self._end, False)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", IN_CONTROL + RCG, *arguments],
-            stdin=terminal, stdout=terminal, stderr=terminal, env=environ, cwd=directory, start_new_session=True,
-        )  # fmt: skip
-        os.close(terminal)
-
-    def shows(self, text):
-        """Wait until it has shown the text. Returns what was before it."""
-        until(lambda: text in self._read())
-        before, _, self.output = self.output.partition(text)
-        return before
-
-    def press(self, keys):
-        os.write(self._end, keys)
-
-    def kill(self):
-        """End it, however far it is."""
-        self._process.kill()
-        self._process.wait()
-
-    def ended(self):
-        """Its exit status, once it has ended."""
-        until(lambda: self._read() is not None and self._process.poll() is not None)
-        os.close(self._end)
-        return self._process.returncode
-
-    def _read(self):
-        with suppress(OSError):  # nothing there, or the program has ended
-            while received := os.read(self._end, 65536):
-                self.output += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", received.decode("utf-8", "ignore"))
-        return self.output
-
 
 @pytest.fixture
-def rcg(service, tmp_path):
-    """Starts `rcg batch` on a table of four prompts, of which the first ends at once."""
-    (tmp_path / "prompts.txt").write_text(
-        "A fox\n" + "".join(f"A hare {number} [[slow=60]]\n" for number in range(3))
-    )
-
+def start(service, tmp_path):
+    """Starts a command. Variables are by name; None removes one."""
     terminals = []
 
-    def start(*arguments):
+    def start(*arguments, columns=80, **more):
         environ = {
-            "PATH": os.environ["PATH"], "PYTHONPATH": str(CLIENT), "TERM": "xterm-256color", "RCG_URL": service.url,
-            "RCG_API_KEY": ADMIN, "RCG_CONFIG": os.devnull, "SSL_CERT_FILE": os.environ["SSL_CERT_FILE"],
+            "PATH": os.environ["PATH"], "PYTHONPATH": str(CLIENT), "RCG_URL": service.url, "RCG_API_KEY": ADMIN,
+            "RCG_CONFIG": os.devnull, "SSL_CERT_FILE": os.environ["SSL_CERT_FILE"], **more,
         }  # fmt: skip
-        command = ["batch", "prompts.txt", "-m", "flux-dev", "-o", "out", *arguments]
-        terminals.append(Terminal(command, environ, tmp_path))
+        kept = {name: value for name, value in environ.items() if value is not None}
+        terminals.append(Terminal([*arguments], kept, tmp_path, columns=columns))
         return terminals[-1]
 
     yield start
     for terminal in terminals:
         terminal.kill()
+
+
+@pytest.fixture
+def rcg(start, tmp_path):
+    """Starts `rcg batch` on a table of four prompts, of which the first ends at once."""
+    (tmp_path / "prompts.txt").write_text(
+        "A fox\n" + "".join(f"A hare {number} [[slow=60]]\n" for number in range(3))
+    )
+    return partial(start, "batch", "prompts.txt", "-m", "flux-dev", "-o", "out")
 
 
 def states_of_hares(service):
@@ -107,6 +60,70 @@ def test_it_asks_before_it_may_cost_more(rcg, simulator, tmp_path):
 
     assert 1 == terminal.ended()
     assert before == simulator.counts().creations_accepted
+
+
+def test_it_asks_above_five_dollars_by_itself(rcg, simulator, tmp_path):
+    (tmp_path / "prompts.txt").write_text("".join(f"A fox {number}\n" for number in range(51)))
+    before = simulator.counts().creations_accepted
+    terminal = rcg("-p", "num_outputs=4")
+    terminal.shows("This may cost 5.1 USD. Go on? [y/N]")
+    terminal.press(b"\n")
+
+    assert 1 == terminal.ended()
+    assert before == simulator.counts().creations_accepted
+
+
+@pytest.mark.parametrize(
+    ("columns", "bar", "more"),
+    [(80, 12, {}), (140, 60, {"NO_COLOR": "1"})],
+    ids=["80 columns", "140 columns"],
+)
+def test_the_progress_is_a_line_that_fits_and_obeys_no_color(rcg, tmp_path, columns, bar, more):
+    (tmp_path / "prompts.txt").write_text("A fox\nA hare [[nsfw]]\n")
+
+    terminal = rcg(columns=columns, **more)
+
+    assert 1 == terminal.ended()
+    drawn = [line for line in re.split(r"[\r\n]+", terminal.text) if "in flight" in line]
+    assert (bar, True) == (drawn[-1].count("━"), "2/2 1 failed 0 in flight" in drawn[-1])
+    assert columns > max(map(len, drawn))
+    assert terminal.is_coloured is not bool(more)
+
+
+def test_status_with_watch_is_drawn_anew_until_ctrl_c(start):
+    terminal = start("status", "--watch")
+    for _ in range(3):
+        terminal.shows("slots")
+        terminal.shows("of 10")
+        terminal.shows("of 600 in 60 s")
+    terminal.press(CTRL_C)
+
+    assert 130 == terminal.ended()
+
+
+def test_init_asks_for_the_address_and_the_key_which_it_does_not_show(start, service, tmp_path):
+    path = tmp_path / "config.toml"
+    own = {"RCG_URL": None, "RCG_API_KEY": None, "RCG_CONFIG": str(path)}
+    terminal = start("init", **own)
+    terminal.shows("Address: ")
+    terminal.press(f"{service.url}\n".encode())
+    terminal.shows("Key: ")
+    terminal.press(f"{ADMIN}\n".encode())
+    terminal.shows("The service accepts the key.")
+    assert 0 == terminal.ended()
+    assert (service.url in terminal.text, ADMIN in terminal.text) == (True, False)
+    written = path.read_text()
+    assert (0o600, True, True) == (
+        stat.S_IMODE(path.stat().st_mode),
+        service.url in written,
+        ADMIN in written,
+    )
+
+    terminal = start("init", **own)
+    terminal.shows("Replace it? [y/N]: ")
+    terminal.press(b"n\n")
+    assert 1 == terminal.ended()
+    assert written == path.read_text()
 
 
 def test_ctrl_c_tells_what_goes_on_and_pressed_twice_cancels_it(rcg, service):
