@@ -18,7 +18,10 @@ LATE: Final = frozenset({"ext", "id", "number"})
 """The fields that are known when the generation has ended."""
 
 _LONGEST: Final = 180
-"""Bytes of a part. File systems take 255; the rest is for numbers and the endings of unfinished files."""
+"""Bytes of a part of a rendered name, with the fields of `LATE` in it."""
+
+_LONGEST_COMPLETED: Final = 240
+"""Bytes of a part of a complete name: its number and its `LATE` fields may be longer. File systems take 255."""
 
 _LONGEST_VALUE: Final = 120
 _LONGEST_SLUG: Final = 48
@@ -32,6 +35,7 @@ _DEVICES: Final = frozenset(
     | {f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"}
 )
 _FIELD: Final = re.compile(r"[^{}.\[\]!:]+")
+_LATE_FIELD: Final = re.compile(rf"(\{{(?:{'|'.join(sorted(LATE))})\}})")
 
 
 def check(template: str, fields: Collection[str]) -> None:
@@ -77,7 +81,7 @@ def rendered(template: str, values: Mapping[str, object]) -> str:
             pieces.append(f"{{{name}}}")
         elif name is not None:
             pieces.append(_formatted(name, values.get(name, ""), spec or ""))
-    return "/".join(_valid(part) for part in "".join(pieces).split("/"))
+    return "/".join(_valid(part, _LONGEST) for part in "".join(pieces).split("/"))
 
 
 def completed(name: str, *, extension: str, generation: str, number: int = 1) -> str:
@@ -87,7 +91,13 @@ def completed(name: str, *, extension: str, generation: str, number: int = 1) ->
     ended = name if "{number}" in name or number == 1 else with_suffix(name, f"-{number}")
     for field, value in late.items():
         ended = ended.replace(f"{{{field}}}", value)
-    return "/".join(_valid(part) for part in ended.split("/"))
+    return "/".join(_valid(part, _LONGEST_COMPLETED) for part in ended.split("/"))
+
+
+def another(name: str, suffix: str) -> str:
+    """A rendered name with `suffix` before its ending, and no longer than a rendered name may be."""
+    directory, slash, last = name.rpartition("/")
+    return f"{directory}{slash}{with_suffix(_cut(last, _LONGEST - len(suffix)), suffix)}"
 
 
 def with_suffix(name: str, suffix: str) -> str:
@@ -128,18 +138,28 @@ def _formatted(name: str, value: object, spec: str) -> str:
     return text.encode()[:_LONGEST_VALUE].decode("utf-8", "ignore").strip(" .")
 
 
-def _valid(part: str) -> str:
-    """A part of a path that each system accepts."""
+def _valid(part: str, longest: int) -> str:
+    """A part of a path that each system accepts, of so many bytes at most."""
     part = part.strip(" ").rstrip(" .") or "_"
     if part.split(".")[0].rstrip().casefold() in _DEVICES:
         part = f"_{part}"
-    if len(part.encode()) <= _LONGEST:
+    return _cut(part, longest)
+
+
+def _cut(part: str, longest: int) -> str:
+    """The part of a path in so many bytes, without the last letters before its ending. Fields of `LATE` stay."""
+    over = len(part.encode()) - longest
+    if over <= 0:
         return part
     stem, dot, ending = part.rpartition(".")
     if not stem or len(ending) > _LONGEST_ENDING:
         stem, dot, ending = part, "", ""
-    room = _LONGEST - len(f"{dot}{ending}".encode())
-    return stem.encode()[:room].decode("utf-8", "ignore").rstrip(" .") + dot + ending
+    pieces = _LATE_FIELD.split(stem)  # each second one is a field
+    for at in range(len(pieces) - 1, -1, -2):
+        whole = pieces[at].encode()
+        pieces[at] = whole[: max(0, len(whole) - max(0, over))].decode("utf-8", "ignore")
+        over -= len(whole) - len(pieces[at].encode())
+    return "".join(pieces).rstrip(" .") + dot + ending
 
 
 def _listed(names: Collection[str]) -> str:

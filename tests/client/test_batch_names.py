@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from replicate_concurrent import filenames
 from replicate_concurrent.batches import planning
 from replicate_concurrent.batches.naming import Names
 from replicate_concurrent.batches.planning import Limits
@@ -21,6 +22,16 @@ def test_rows_with_the_same_name_get_different_ones(tmp_path):
     names = Names(tmp_path, "{sku}.{ext}", set())
 
     assert ["A.{ext}", "a_2.{ext}", "A_3.{ext}"] == [names.reserve(row(sku)) for sku in ("A", "a", "A")]
+
+
+def test_rows_with_the_same_long_name_get_different_ones_when_they_are_saved(tmp_path):
+    names = Names(tmp_path, "{sku}{sku}{index}.{ext}", set())
+    reserved = [names.reserve(row("x" * 100)) for _ in range(12)]
+    several = [names.of_outputs(name, 2) for name in reserved]
+
+    for each in (reserved, several):
+        assert each == [filenames.rendered(name, {}) for name in each]  # as `Generation.save` does
+        assert 12 == len(set(each))
 
 
 def test_no_row_gets_the_name_of_an_earlier_row_or_of_a_file_with_any_ending(tmp_path):

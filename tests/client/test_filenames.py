@@ -95,5 +95,18 @@ def test_an_output_has_its_number_before_the_ending_or_in_its_own_place(name, se
     assert second == filenames.completed(name, extension="jpg", generation="gen_1", number=2)
 
 
+@given(value=st.text(), parts=st.integers(1, 4), fields=st.sampled_from(["", "-{id}", "-{id}-{number}"]))
+def test_outputs_of_a_name_of_any_length_have_different_names(value, parts, fields):
+    template = "".join(f"{{v{part}}}" for part in range(parts)) + fields + ".{ext}"
+    name = filenames.rendered(template, {f"v{part}": value for part in range(parts)})
+    done = [
+        filenames.completed(name, extension="safetensors", generation="gen_" + "0" * 26, number=number)
+        for number in (1, 2, 3, 12)
+    ]
+
+    assert 4 == len(set(done))
+    assert all(255 > len(each.encode()) and "{" not in each for each in done)
+
+
 def test_names_that_are_one_file_on_some_system_count_as_the_same():
     assert filenames.same("Füchse.PNG") == filenames.same("fu\u0308chse.png")

@@ -13,7 +13,7 @@ from typing import Final
 
 from replicate_concurrent import filenames
 from replicate_concurrent.batches.rows import Row
-from replicate_concurrent.filenames import same, with_suffix
+from replicate_concurrent.filenames import another, same, with_suffix
 
 _LATER: Final = "{later}"
 """Where a later output of a row has its number, such as `-2`."""
@@ -43,7 +43,7 @@ class Names:
         name, number = wished, 1
         while same(name) in self._taken or self._exists(name):
             number += 1
-            name = with_suffix(wished, f"_{number}")
+            name = another(wished, f"_{number}")
         self._taken.add(same(name))
         return name
 
@@ -52,8 +52,10 @@ class Names:
         files that the row has from an earlier run; they may be replaced."""
         if count > 1 and "{number}" not in name and self._is_numbered(name, count):
             mine = {same(PurePosixPath(each).name) for each in own}
+            first, suffix = name, ""
             while self._is_numbered(name, count) or same(name) in self._taken or self._exists(name, mine):
-                name = with_suffix(name, "_")
+                suffix += "_"
+                name = another(first, suffix)
             self._taken.add(same(name))
         return name
 
