@@ -24,6 +24,9 @@ Tier = Literal["free", "basic", "premium"]
 KINDS: tuple[str, ...] = get_args(Kind)
 TIERS: tuple[str, ...] = get_args(Tier)
 
+CREATIONS = "replicate"
+"""The provider of models that say no other."""
+
 UNCOUNTED = sys.maxsize
 """The most reference images of a model that does not say how many it takes."""
 
@@ -65,6 +68,7 @@ class Model:
     its output. `kind` is None if that does not say what the model makes. `version` is the one that was checked; an
     official model has none, since it runs by its name. A `retired` model may fail any day, which the sentence explains.
     If its own schema could not be read, `unread` is a sentence with the reason. A `caution` is one about how it runs.
+    `provider` is the name of the provider that runs it.
 
     A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
     models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle."""
@@ -90,6 +94,7 @@ class Model:
     retired: str | None = None
     unread: str | None = None
     caution: str | None = None
+    provider: str = CREATIONS
 
     @cached_property
     def target(self) -> str:

@@ -25,10 +25,11 @@ from catalog.references import Upload
 from cluster import AnyGate
 from concurrency import Lease
 from errors import GenerationTimeout, LedgerDown, SecretLost, ServiceError
+from generations.attempts import Attempt
 from generations.batch import Batch
 from generations.creations import LatestVersions, with_form
 from generations.deadline import Bounds, Deadline
-from generations.generation import Attempt, Generation
+from generations.generation import Generation
 from generations.late import LatePredictions
 from ledger import Ledger
 from loop_thread import finish

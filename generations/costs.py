@@ -33,7 +33,7 @@ class Estimate:
         model, sent = step.model, step.input
         bound = model.bound(sent, longest=longest)
         if not model.bills_running:
-            return cls(model.cost(sent, longest=longest), bound, "declared")
+            return cls(model.cost(sent, longest=longest), bound, model.basis())
         if seconds is None:
             return cls(bound, bound, "bounded")
         return cls(model.cost(sent, metrics={"predict_time": seconds}, longest=longest), bound, "learned")

@@ -13,8 +13,9 @@ from typing import Any
 from catalog.outputs import Url
 from contract.door_facts import KEPT, LARGE, LARGE_TEXT, facts_of
 from generations.archive import Body
+from generations.attempts import Attempt
 from generations.batch import Work
-from generations.generation import Attempt, Generation
+from generations.generation import Generation
 from ledger import Ledger
 from webhooks.outbox import Outbox
 from webhooks.signing import Message

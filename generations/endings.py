@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from contract.states import State
 from errors import GenerationFailed, Interrupted, OutcomeUnknown, ServiceError
-from generations.generation import failure
+from generations.attempts import failure
 from ledger.records import GenerationRecord
 
 

@@ -1,175 +1,24 @@
-"""A generation and its attempts in memory, and the records that the ledger keeps of them.
+"""A generation in memory, and the record that the ledger keeps of it.
 
 The loop's clock measures durations in seconds; stored dates are Unix times.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from auth import Caller
-from catalog.adaptation import Change, Step
 from catalog.model import Model
-from catalog.outputs import Produced
-from catalog.prices import LONGEST, NOTHING, Basis, seconds, weakest
-from concurrency import Lease
+from catalog.prices import NOTHING, seconds, weakest
 from contract.states import ENDED, State
-from errors import OutcomeUnknown, ServiceError
-from generations.costs import charge, measured
-from generations.finished_attempt import FinishedAttempt
+from errors import ServiceError
+from generations.attempts import Attempt, FinishedAttempt, failure
 from ledger import Ledger
-from ledger.records import AttemptRecord, Failure, GenerationRecord
+from ledger.records import GenerationRecord
 from media.formats import Kind
 from parsing.shapes import GenerationRequest
 from providers import Prediction
-
-
-@dataclass(eq=False, slots=True)
-class Attempt:
-    """One attempt with one model: one admission, and at most one prediction.
-
-    `sent` is the input that the provider gets: `input` with the addresses of uploaded images in their place.
-    `held_seconds` and `answer_seconds` run from admission to the release of the slot, and to the answer to
-    the creation. `submitted_at` and `answered_at` are Unix times of the creation. `clock_skew` is how many
-    seconds the provider's clock was ahead at `submitted_at`, if known. `passed_over` means that the model was
-    not called, for the reason in `error`. An `unrecoverable` attempt could not be searched for. `lease` is
-    its slot and its place in the window while it holds them. `waited` are the seconds from the answer to its
-    creation to the start of its prediction, once that was seen to run. `missing` numbers the files that did not
-    exist when they were fetched. `longest` is how many seconds its prediction may take from its creation.
-    """
-
-    model: Model
-    input: Mapping[str, Any]
-    changes: tuple[Change, ...] = ()
-    sent: Mapping[str, Any] = field(init=False)
-    prediction: Prediction | None = None
-    error: ServiceError | None = None
-    held_seconds: float = 0.0
-    answer_seconds: float = 0.0
-    submitted_at: float | None = None
-    clock_skew: float | None = None
-    answered_at: float | None = None
-    fingerprint: str = ""
-    passed_over: bool = False
-    unrecoverable: bool = False
-    lease: Lease | None = None
-    waited: float | None = None
-    missing: Collection[int] = ()
-    longest: float = LONGEST
-    _charged: tuple[Prediction, Collection[int], float] | None = None
-    """The cost, and the prediction and missing outputs that it is of: it is read at each change of the record."""
-
-    def __post_init__(self) -> None:
-        self.sent = self.input
-
-    @classmethod
-    def resumed(cls, record: AttemptRecord, step: Step, longest: float) -> "Attempt":
-        """The open attempt of an earlier process."""
-        attempt = cls(step.model, step.input, step.changes, longest=longest)
-        attempt.submitted_at, attempt.answered_at = record.submitted_at, record.answered_at
-        attempt.fingerprint, attempt.clock_skew = record.fingerprint, record.clock_skew
-        if record.prediction_id is not None:
-            since = record.answered_at or record.submitted_at or 0.0
-            created_at = record.created_at
-            attempt.prediction = Prediction(
-                record.prediction_id,
-                "starting",
-                created_at=None if created_at is None else datetime.fromtimestamp(created_at, UTC),
-                age=max(0.0, time.time() - since),
-                form=step.model.output,
-            )
-        return attempt
-
-    @property
-    def prediction_id(self) -> str | None:
-        return self.prediction.id if self.prediction else None
-
-    @property
-    def produced(self) -> Produced:
-        """What it has made, without the files known to be missing."""
-        return self.prediction.produced.without(self.missing) if self.prediction else Produced()
-
-    @property
-    def made(self) -> tuple[Any, ...]:
-        """Its outputs as a caller gets them, without those known to be missing."""
-        return self.produced.values
-
-    @property
-    def cost(self) -> float:
-        """USD. An unknown outcome counts as billed."""
-        if self.prediction is None:
-            is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
-            return self.model.bound(self.sent, longest=self.longest) if is_unknown else 0.0
-        if (
-            self._charged is None
-            or self._charged[0] is not self.prediction
-            or self._charged[1] is not self.missing
-        ):
-            # An object is one output, whose files were each made.
-            made = len(self.produced.files) or len(self.made)
-            usd = charge(self.model, self.sent, self.prediction, made=made, longest=self.longest)
-            self._charged = self.prediction, self.missing, usd
-        return self._charged[2]
-
-    @property
-    def is_charged(self) -> bool:
-        """Whether it counts in the cost, although that may round to nothing."""
-        return self.cost > 0 or (self.prediction is not None and self.prediction.has_succeeded)
-
-    @property
-    def basis(self) -> Basis:
-        """How its cost is known."""
-        return self.model.basis(measured(self.model, self.prediction) if self.prediction else NOTHING)
-
-    @property
-    def running_seconds(self) -> float | None:
-        """The measured seconds for which its prediction ran, if it succeeded and its model is billed by them."""
-        if self.prediction is None or not (self.model.bills_running and self.prediction.has_succeeded):
-            return None
-        return self.model.billing.counted(measured(self.model, self.prediction))
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was submitted."""
-        return 0.0 if self.submitted_at is None else max(0.0, time.time() - self.submitted_at)
-
-    @property
-    def boot_seconds(self) -> float:
-        """How long its prediction has waited for its start, if its model may have to boot: 0 until it is known."""
-        if self.model.boots is None or self.prediction is None:
-            return 0.0
-        return self.prediction.waited or self.waited or 0.0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it may have started a prediction whose end is unknown."""
-        return self.submitted_at is not None and self.error is None
-
-    @property
-    def is_searched_for(self) -> bool:
-        """Whether the answer to its creation was lost and a search for its prediction is running."""
-        return self.lease is not None and self.lease.is_in_doubt
-
-    def record(self, generation_id: str, number: int) -> AttemptRecord:
-        created_at = self.prediction.created_at if self.prediction else None
-        return AttemptRecord(
-            generation_id=generation_id,
-            number=number,
-            model=self.model.name,
-            prediction_id=self.prediction_id,
-            error=failure(self.error) if self.error else None,
-            changes=tuple(change.as_json() for change in self.changes),
-            cost_usd=self.cost,
-            open=self.is_open,
-            submitted_at=self.submitted_at,
-            answered_at=self.answered_at,
-            fingerprint=self.fingerprint,
-            created_at=created_at.timestamp() if created_at else None,
-            passed_over=self.passed_over,
-            clock_skew=self.clock_skew,
-        )
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True, kw_only=True)
@@ -186,8 +35,9 @@ class Generation:
     without a waiting caller. If the `secrets_lost` were of an earlier process, it sends nothing more. A run that stops
     without `is_cancelled` was only interrupted. `persisted` is true once its record is on the disk. `reserved_usd` is
     reserved in the budget: its cost so far, and the most that it may still cost. `progress` is the last percentage that
-    its model printed. `door`, `door_facts` and `body_fingerprint` are as in its record. `listeners` are called on the
-    loop when the state changes.
+    its model printed. `door`, `door_facts` and `body_fingerprint` are as in its record. `notes` are further warnings
+    about its answer, and `text` is that of an answer that is no success. `listeners` are called on the loop when the
+    state changes, and `deltas` with each piece of a text as it comes.
     """
 
     id: str
@@ -223,6 +73,9 @@ class Generation:
     door: str | None = None
     door_facts: str | None = None
     body_fingerprint: str | None = None
+    notes: tuple[str, ...] = ()
+    text: str | None = None
+    deltas: list[Callable[[str], object]] = field(default_factory=list)
     _final: GenerationRecord | None = None
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)
 
@@ -325,6 +178,7 @@ class Generation:
         model = self.model if over else self.next_model or self.model
         images, seconds = self._made() if over else (0, 0.0)
         took = time.time() - self.created_at if self.ended_at is None else self.ended_at - self.accepted_at
+        attempts = tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1))
         return GenerationRecord(
             id=self.id,
             caller_id=self.caller.id,
@@ -361,13 +215,18 @@ class Generation:
             credits=model.credits if self.succeeded else 0,
             semaphore=self.semaphore,
             cost_basis=self.cost_basis,
-            warnings=self.request.warnings,
+            warnings=(*self.request.warnings, *self.notes),
             metadata=self.request.metadata_json,
             has_secrets=bool(self.request.secrets) or self.secrets_lost,
             door=self.door,
             door_facts=self.door_facts,
             body_fingerprint=self.body_fingerprint,
-            attempts=tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1)),
+            text=self.text if over else None,
+            calls=sum(each.is_call and each.submitted_at is not None for each in attempts) if over else 0,
+            prompt_tokens=_sum(each.prompt_tokens for each in attempts) if over else 0,
+            completion_tokens=_sum(each.completion_tokens for each in attempts) if over else 0,
+            thinking_tokens=_sum(each.thinking_tokens for each in attempts) if over else 0,
+            attempts=attempts,
         )
 
     def _made(self) -> tuple[int, float]:
@@ -380,11 +239,8 @@ class Generation:
         return self.kinds.count("image"), films * length
 
 
-def failure(error: ServiceError) -> Failure:
-    """The record of an error."""
-    problems = tuple(each.as_json() for each in error.problems) or None
-    # A database cannot store half of a surrogate pair.
-    return Failure(error.code, error.detail.encode(errors="replace").decode(), error.retryable, problems)
+def _sum(tokens: Iterable[int | None]) -> int:
+    return sum(each or 0 for each in tokens)
 
 
 Item = Generation | GenerationRecord

@@ -18,9 +18,10 @@ from catalog.model import Model
 from catalog.prices import LONGEST, NOTHING, weakest
 from errors import LedgerDown
 from generations.archive import Archive
+from generations.attempts import Attempt
 from generations.budgets import Budgets
 from generations.costs import charge, measured
-from generations.generation import Attempt, Generation
+from generations.generation import Generation
 from ledger import Ledger
 from ledger.records import GenerationRecord
 from providers import Prediction, Provider

@@ -47,13 +47,13 @@ from errors import (
 from files import Files
 from files.names import link_name
 from generations.attempt import AttemptRunner
+from generations.attempts import Attempt, FinishedAttempt
 from generations.batch import Batch, Work
 from generations.budget import TOLERANCE
 from generations.budgets import Budgets, check_cost
 from generations.costs import Estimate, explained
 from generations.door_calls import StartWebhooks, during_call, webhook_at_end
-from generations.finished_attempt import FinishedAttempt
-from generations.generation import Attempt, Generation
+from generations.generation import Generation
 from generations.learned import Learned
 from generations.outputs import keep_outputs
 from generations.resolver import AllowedModels

@@ -20,8 +20,9 @@ from files import Files, StoredOutputs
 from files.names import link_name
 from files.storage import MAX_OUTPUTS
 from generations.attempt import raise_no_outputs
+from generations.attempts import Attempt
 from generations.door_calls import keep_shape
-from generations.generation import Attempt, Generation
+from generations.generation import Generation
 from media.files import FILE_TYPES, ending_of, file_type
 from media.formats import HEAD, Kind
 

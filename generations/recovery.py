@@ -26,10 +26,10 @@ from errors import (
     LedgerDown,
     ServiceError,
 )
+from generations.attempts import Attempt, FinishedAttempt
 from generations.batch import Batch
 from generations.endings import cancelled, ended_record
-from generations.finished_attempt import FinishedAttempt
-from generations.generation import Attempt, Generation
+from generations.generation import Generation
 from generations.joined import items_of_record, joined_ids
 from ledger import Queries
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord

@@ -14,9 +14,10 @@ from cluster import AnyGate
 from contract.states import iso8601
 from generations import views
 from generations.archive import Stored
+from generations.attempts import Attempt
 from generations.batch import Batch, Work
 from generations.costs import Estimate, Forecast
-from generations.generation import Attempt, Generation
+from generations.generation import Generation
 from generations.learned import Learned
 from generations.supervisor import Supervisor
 from ledger.records import PlanRecord

@@ -9,9 +9,10 @@ import pytest
 from admission.durations import Took
 from concurrency import Gate
 from generations.attempt import AttemptRunner
+from generations.attempts import Attempt
 from generations.creations import LatestVersions
 from generations.deadline import Bounds
-from generations.generation import Attempt, Generation
+from generations.generation import Generation
 from ledger.memory import MemoryLedger
 from parsing.generation import parse_generation
 from providers import Prediction

@@ -7,8 +7,8 @@ import pytest
 
 from catalog.outputs import Url
 from contract.door_facts import KEPT, REPLICATE, DoorFacts
+from generations.attempts import Attempt
 from generations.door_calls import keep_shape, webhook_at_end
-from generations.generation import Attempt
 from providers import Prediction
 from providers.memory import MemoryProvider
 from tests.support.virtual_time import in_virtual_time

@@ -1,0 +1,93 @@
+"""A text model as the rest of the service sees models: with inputs, a bound and a cost.
+
+Its cost is known by the tokens of an answer, and its bound by an upper estimate of the tokens of a prompt.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from catalog.model import Model
+from catalog.prices import LONGEST, NOTHING, Basis
+from catalog.texts.models import TextModel, TextModels
+from catalog.texts.prices import Tokens
+
+MAX_OUTPUT: Final = "max_output_tokens"
+"""The input with the most tokens that a call may think and answer. Every call has it."""
+
+_MICRO: Final = 1_000_000
+
+_LATEST: Final = 86_400.0
+"""Seconds after its acceptance by which a call is answered, as far as a change of prices is concerned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The tokens of an answer, the version that answered, and the Unix time at which it ended."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    thinking_tokens: int
+    version: str | None
+    at: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CallModel(Model):
+    """A text model that can be run. `tokens_bound` is an upper bound of the tokens of the prompt with these inputs."""
+
+    text: TextModel
+    among: TextModels
+    tokens_bound: Callable[[Mapping[str, Any]], int]
+
+    @property
+    def bills_running(self) -> bool:
+        return False
+
+    @property
+    def boots(self) -> None:
+        return None
+
+    @property
+    def target(self) -> str:
+        """The name under which its calls are sent."""
+        return self.among.sent(self.text).name
+
+    def bound(self, sent: Mapping[str, Any], *, longest: float = LONGEST) -> float:  # noqa: ARG002
+        return self.bound_of(sent, self.tokens_bound(sent)) / _MICRO
+
+    def bound_of(self, sent: Mapping[str, Any], tokens: int) -> int:
+        """The most micro-dollars that a call with these inputs may cost, if its prompt has at most so many tokens."""
+        now = time.time()
+        return self.among.bound(
+            self.text,
+            prompt_tokens=tokens,
+            max_output_tokens=sent[MAX_OUTPUT],
+            begin=now,
+            end=now + _LATEST,
+        )
+
+    def cost(
+        self,
+        sent: Mapping[str, Any],
+        *,
+        outputs: int | None = None,  # noqa: ARG002
+        metrics: Mapping[str, Any] = NOTHING,  # noqa: ARG002
+        longest: float = LONGEST,
+    ) -> float:
+        """The most that a call with these inputs may cost: without an answer nothing more is known."""
+        return self.bound(sent, longest=longest)
+
+    def micro_usd(self, counted: Counted) -> int:
+        """The micro-dollars that an answer costs."""
+        tokens: Tokens = counted
+        return self.among.cost(counted.version, tokens, counted.at).micro_usd
+
+    def basis(self, metrics: Mapping[str, Any] = NOTHING) -> Basis:
+        return "declared" if metrics else "bounded"
+
+    def as_json(self) -> dict[str, Any]:
+        """The model in the body of `GET /models`."""
+        return {**self.among.as_json(self.text), "input_schema": self.input_schema}

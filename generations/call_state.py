@@ -1,0 +1,59 @@
+"""The state of one call that is its own answer: what it may cost, and what has come of it."""
+
+import time
+from dataclasses import dataclass, field
+
+from catalog.texts.runnable import CallModel, Counted
+from providers.calls import CallAnswer, Partial, Usage
+
+
+@dataclass(slots=True)
+class CallState:
+    """`tokens` are those of the prompt: an upper bound, until the upstream has counted them. `bound` is the most
+    micro-dollars that it may cost, and `micro_usd` what it has cost, None until that is known. Until then it costs
+    nothing before it `may_be_billed`, and the bound afterwards.
+
+    `text` is what has come so far. `usage`, `version`, `finish_reason` and `response_id` are those of a whole answer.
+    """
+
+    tokens: int
+    bound: int
+    may_be_billed: bool = False
+    micro_usd: int | None = None
+    text: str = ""
+    usage: Usage | None = None
+    version: str | None = None
+    finish_reason: str | None = None
+    response_id: str | None = None
+    ended_at: float | None = field(default=None)
+
+    @property
+    def usd(self) -> float:
+        if self.micro_usd is not None:
+            return self.micro_usd / 1_000_000
+        return self.bound / 1_000_000 if self.may_be_billed else 0.0
+
+    def take(self, answer: CallAnswer, model: CallModel) -> None:
+        """The whole answer has come."""
+        used = self.usage = answer.usage
+        self.ended_at = time.time()
+        self.text, self.version = answer.text, answer.model_version
+        self.finish_reason, self.response_id = answer.finish_reason, answer.response_id
+        self.tokens = used.prompt_tokens
+        self.micro_usd = model.micro_usd(
+            Counted(
+                used.prompt_tokens,
+                used.cached_tokens,
+                used.completion_tokens,
+                used.thinking_tokens,
+                answer.model_version,
+                self.ended_at,
+            )
+        )
+
+    def lose(self, partial: Partial) -> None:
+        """The rest of the answer will not come. It costs what it may have cost."""
+        self.may_be_billed = True
+        self.ended_at = time.time()
+        self.text = partial.text or self.text
+        self.version = partial.model_version
