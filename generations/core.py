@@ -36,7 +36,7 @@ from generations.key_directory import KeyDirectory
 from generations.key_limits import KeyLimits
 from generations.keys import NamedKeys
 from generations.late import LatePredictions
-from generations.lifecycle import FIRST_BACKOFF, Runner
+from generations.lifecycle import Runner
 from generations.limits import ConfiguredLimits
 from generations.lost_calls import LostCalls
 from generations.model_pages import ModelPages
@@ -44,6 +44,7 @@ from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState, seconds_in_doubt
 from generations.remote import Remote
 from generations.resolver import AllowedModels
+from generations.retries import FIRST_BACKOFF
 from generations.semaphores import NamedSemaphores
 from generations.service import GenerationService
 from generations.shared import SharedLimits, SharedSemaphores, keep_fresh

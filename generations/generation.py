@@ -13,9 +13,10 @@ from catalog.model import Model
 from catalog.prices import NOTHING, seconds, weakest
 from contract.states import ENDED, State
 from errors import ServiceError
+from errors.calls import QuotaExhausted
 from generations.attempts import Attempt, FinishedAttempt, failure
 from ledger import Ledger
-from ledger.records import GenerationRecord
+from ledger.records import CALL_COUNTS, AttemptRecord, GenerationRecord
 from media.formats import Kind
 from parsing.shapes import GenerationRequest
 from providers import Prediction
@@ -176,7 +177,6 @@ class Generation:
     def _record(self) -> GenerationRecord:
         over = self.has_ended
         model = self.model if over else self.next_model or self.model
-        images, seconds = self._made() if over else (0, 0.0)
         took = time.time() - self.created_at if self.ended_at is None else self.ended_at - self.accepted_at
         attempts = tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1))
         return GenerationRecord(
@@ -197,12 +197,10 @@ class Generation:
             address=self.address,
             simulated=self.simulated,
             accepted_at=self.created_at,
-            ended_at=time.time() if over else None,
             cancelled=self.is_cancelled,
             queued_seconds=round(self.queued_seconds, 3),
             predicting_seconds=round(self.predicting_seconds, 3),
             total_seconds=round(took, 3),
-            outputs=self.outputs if over and not self.error else (),
             kind=self.kind,
             files=self.files,
             files_error=self.files_error,
@@ -210,9 +208,6 @@ class Generation:
             error=failure(self.error) if self.error else None,
             cost_usd=self.cost_usd,
             reserved_usd=0.0 if over else self.reserved_usd,
-            images=images,
-            video_seconds=seconds,
-            credits=model.credits if self.succeeded else 0,
             semaphore=self.semaphore,
             cost_basis=self.cost_basis,
             warnings=(*self.request.warnings, *self.notes),
@@ -221,13 +216,23 @@ class Generation:
             door=self.door,
             door_facts=self.door_facts,
             body_fingerprint=self.body_fingerprint,
-            text=self.text if over else None,
-            calls=sum(each.is_call and each.submitted_at is not None for each in attempts) if over else 0,
-            prompt_tokens=_sum(each.prompt_tokens for each in attempts) if over else 0,
-            completion_tokens=_sum(each.completion_tokens for each in attempts) if over else 0,
-            thinking_tokens=_sum(each.thinking_tokens for each in attempts) if over else 0,
             attempts=attempts,
+            **(self._at_end(model, attempts) if over else {}),
         )
+
+    def _at_end(self, model: Model, attempts: Iterable[AttemptRecord]) -> dict[str, Any]:
+        """What its record has only after its end."""
+        images, seconds = self._made()
+        return {
+            "ended_at": time.time(),
+            "outputs": () if self.error else self.outputs,
+            "images": images,
+            "video_seconds": seconds,
+            "credits": model.credits if self.succeeded else 0,
+            "text": self.text,
+            "resets_at": self.error.resets_at if isinstance(self.error, QuotaExhausted) else None,
+            **_counts(attempts),
+        }
 
     def _made(self) -> tuple[int, float]:
         """The number of images, and the seconds of video."""
@@ -239,8 +244,11 @@ class Generation:
         return self.kinds.count("image"), films * length
 
 
-def _sum(tokens: Iterable[int | None]) -> int:
-    return sum(each or 0 for each in tokens)
+def _counts(attempts: Iterable[AttemptRecord]) -> dict[str, int]:
+    """The number of calls that were sent, and the sums of their tokens."""
+    sent = [each for each in attempts if each.is_call and each.submitted_at is not None]
+    tokens = {name: sum(getattr(each, name) or 0 for each in sent) for name in CALL_COUNTS if name != "calls"}
+    return {"calls": len(sent), **tokens}
 
 
 Item = Generation | GenerationRecord

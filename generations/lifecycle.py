@@ -19,7 +19,6 @@ ledger.
 import asyncio
 import base64
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -57,29 +56,13 @@ from generations.generation import Generation
 from generations.learned import Learned
 from generations.outputs import keep_outputs
 from generations.resolver import AllowedModels
+from generations.retries import COSTLY, FIRST_BACKOFF, MAX_COSTLY_ATTEMPTS, Retries
 from ledger import Ledger
 from ledger.records import GenerationRecord
 from loop_thread import finish
 from media.formats import black_png
-from network.backoff import backoff
 from providers import TryAgain
 from webhooks.outbox import Outbox
-
-MAX_ATTEMPTS: Final = 4
-MAX_COSTLY_ATTEMPTS: Final = 2
-"""Predictions of one model that one generation gets if each costs more than `COSTLY`."""
-
-COSTLY: Final = 1.0
-"""USD."""
-
-MAX_THROTTLED: Final = 20
-"""Refusals for the account's rate after which one generation is retried; each retry waits as long as Replicate says."""
-
-MAX_REFUSED: Final = 2
-"""Attempts of one model that Replicate may refuse although it accepts the token."""
-
-FIRST_BACKOFF: Final = 0.5
-"""Longest backoff before the second attempt, in seconds, if Replicate states none. It doubles up to 32-fold."""
 
 PLACEHOLDER: Final = (1600, 900)
 """Pixels of the black image that replaces a missing one, if the request allows it."""
@@ -87,35 +70,6 @@ PLACEHOLDER: Final = (1600, 900)
 _OUT_OF_CREDIT: Final = (InsufficientCredit, ServerOutOfCredit)
 
 log = structlog.get_logger("generation")
-
-
-@dataclass(slots=True)
-class Retries:
-    """Counts the failed attempts of a model, and computes the backoff before the next one."""
-
-    first_backoff: float
-    failures: int = 0
-    throttled: int = 0
-    refused: int = 0
-
-    def allow(self, again: TryAgain) -> bool:
-        """Count this failed attempt. Returns whether the model may be tried again."""
-        if again.held_back:  # this process is fenced, or will have the ledger again
-            return True
-        self.failures += not again.throttled
-        self.throttled += again.throttled
-        self.refused += again.refused
-        if self.failures < MAX_ATTEMPTS and self.throttled < MAX_THROTTLED and self.refused < MAX_REFUSED:
-            return True
-        if again.unreachable:  # other models cannot be reached either
-            again.error.falls_back = False
-        return False
-
-    def pause(self) -> float:
-        """Seconds to wait: doubled with each attempt, with a jitter of up to half."""
-        return backoff(
-            self.failures + self.throttled, first=self.first_backoff, longest=32 * self.first_backoff
-        )
 
 
 class Runner:

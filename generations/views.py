@@ -105,7 +105,7 @@ def error(record: GenerationRecord) -> ServiceError | None:
     """The error to raise for a generation that failed."""
     if record.error is None:
         return None
-    error = restored(failure(record.error))
+    error = restored(_failure_of(record, record.error))
     error.may_be_paid = record.may_be_paid
     return error
 
@@ -203,10 +203,16 @@ def listed_batch(listed: ListedBatch) -> Body:
 def _result(record: GenerationRecord, address: str) -> Body:
     body = {"success": record.succeeded, **facts(record, address)}
     if record.error is not None:
-        return body | {"error": failure(record.error)}
+        return body | {"error": _failure_of(record, record.error)}
     # Outputs that are too large for an answer are in the last of the files.
     outputs = list(record.outputs) or body["files"][-1:]
     return body | {"output": outputs, "count": sum(not is_empty(each) for each in outputs)}
+
+
+def _failure_of(record: GenerationRecord, error: Failure) -> Body:
+    """The error of a generation, with when a used-up quota is free again."""
+    body = failure(error)
+    return body if record.resets_at is None else body | {"resets_at": record.resets_at}
 
 
 def _attempt(record: AttemptRecord) -> Body:

@@ -149,6 +149,7 @@ def calls(driver: sqlite3.Connection) -> None:
     for table in ("generations", "usage_by_day"):
         for column in _COUNTS:
             driver.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    driver.execute("ALTER TABLE generations ADD COLUMN resets_at TEXT")
 
 
 STEPS: Final[Sequence[Step]] = (
@@ -218,6 +219,7 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         *(f"ALTER TABLE attempts ADD COLUMN {each}" for each in _TOKENS),
         "ALTER TABLE attempts ADD COLUMN model_version TEXT",
         "ALTER TABLE attempts ADD COLUMN finish_reason TEXT",
+        "ALTER TABLE generations ADD COLUMN resets_at TEXT",
         "ALTER TABLE generations ADD COLUMN text TEXT",
         *(f"ALTER TABLE generations ADD COLUMN {each}" for each in _COUNTS),
         *(f"ALTER TABLE usage_by_day ADD COLUMN {each}" for each in _COUNTS),

@@ -21,7 +21,7 @@ CALL_COUNTS: Final = ("calls", "prompt_tokens", "completion_tokens", "thinking_t
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The error of a generation or an attempt. `problems` lists the invalid fields, for `invalid_request` only."""
+    """The error of a generation or an attempt. `problems` lists the invalid fields, if it is about fields."""
 
     code: str
     detail: str
@@ -103,7 +103,7 @@ class GenerationRecord:
     (`contract/door_facts.py`).
 
     `text` is the text of an answer that is no success: cut off, or not valid. `calls` counts the calls that were sent,
-    and the tokens are sums over them.
+    and the tokens are sums over them. If it failed since a quota was used up, that `resets_at` this moment (ISO 8601).
     """
 
     seq: int | None = None
@@ -156,6 +156,7 @@ class GenerationRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     thinking_tokens: int = 0
+    resets_at: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property

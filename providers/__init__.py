@@ -176,7 +176,9 @@ class TryAgain(Exception):
     provider) mean that all predictions of this caller should wait. `cautious` means that a proxy or firewall
     may refuse all of them, so they should be created one at a time. `refused` means that the provider refused
     this one for a reason that should not last: one more attempt shows whether it does. `held_back` means that this
-    process was not allowed to send, so the attempt does not count. The caller gets `error` when no attempt is left.
+    process was not allowed to send, so the attempt does not count. `gate_closed` means that the gate lets nothing of
+    its model pass until the limit that refused this attempt is free again. The caller gets `error` when no attempt is
+    left.
     """
 
     def __init__(
@@ -189,6 +191,7 @@ class TryAgain(Exception):
         refused: bool = False,
         cautious: bool = False,
         held_back: bool = False,
+        gate_closed: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
@@ -198,6 +201,7 @@ class TryAgain(Exception):
         self.refused = refused
         self.cautious = cautious
         self.held_back = held_back
+        self.gate_closed = gate_closed
 
     @classmethod
     def as_held_back(cls) -> "TryAgain":

@@ -9,7 +9,7 @@ import pytest
 
 from concurrency import Gate
 from errors import GenerationFailed
-from generations.lifecycle import COSTLY, MAX_ATTEMPTS, MAX_COSTLY_ATTEMPTS
+from generations.retries import COSTLY, MAX_ATTEMPTS, MAX_COSTLY_ATTEMPTS
 from providers import TryAgain
 from providers.memory import MemoryProvider
 from providers.outcomes import raise_unless_made

@@ -22,7 +22,7 @@ from generations import views
 from generations.batch import Batch
 from generations.core import Core, FullProvider
 from generations.generation import Generation
-from generations.lifecycle import FIRST_BACKOFF
+from generations.retries import FIRST_BACKOFF
 from generations.submission import Submission, body_fingerprint, request_texts
 from generations.supervisor import new_id
 from ledger import Source

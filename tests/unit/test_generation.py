@@ -12,7 +12,7 @@ from admission.flows import UNPROVEN
 from catalog.outputs import Url
 from concurrency import Gate
 from errors import QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
-from generations.lifecycle import MAX_ATTEMPTS, MAX_THROTTLED
+from generations.retries import MAX_ATTEMPTS, MAX_THROTTLED
 from providers import TryAgain
 from providers.memory import MemoryProvider
 from tests.support import virtual_time

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from generations.lifecycle import MAX_ATTEMPTS, MAX_COSTLY_ATTEMPTS
+from generations.retries import MAX_ATTEMPTS, MAX_COSTLY_ATTEMPTS
 from ledger.memory import MemoryLedger
 from ledger.records import GenerationRecord
 from simulator import Options
