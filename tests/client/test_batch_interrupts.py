@@ -66,7 +66,7 @@ def follow(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(batch):
-        view = View(Session(), batch, TOTAL, tmp_path, clock=lambda: batch.now)
+        view = View(Session(), None, batch, TOTAL, tmp_path, clock=lambda: batch.now)
         monkeypatch.setattr("sys.stderr.isatty", lambda: True)
         status = view.follow()
         shown = capsys.readouterr().err

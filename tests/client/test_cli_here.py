@@ -49,8 +49,12 @@ def test_serve_starts_a_service_once_which_doctor_shows_and_stop_ends(rcg):
     made = json.loads(rcg("generate", "A fox", "-m", "flux-dev", "--json")[1])
     assert (True, False) == (made["success"], made["simulated"])
 
+    started = json.loads(rcg("serve", "--json")[1])
+    assert ("replicate-concurrent-generation", False) == (started["service"], started["simulated"])
+
     assert (0, "", f"Ended process {shown['process']}.\n") == rcg("stop")
     assert (0, "", "No service of yours runs on this machine.\n") == rcg("stop")
+    assert {"pid": None, "killed": False} == json.loads(rcg("stop", "--json")[1])
     assert "service here\tstopped" in rcg("doctor")[1]
 
 
@@ -66,4 +70,5 @@ def test_simulate_runs_a_command_on_a_service_of_its_own_and_says_that_its_pictu
     _, url, hint = rcg("simulate")
     assert "RCG_SIMULATE=1" in hint
     assert f"running (simulated)\nat\t{url}" in rcg("simulate", "doctor")[1]
+    assert json.loads(rcg("simulate", "--json")[1])["simulated"]
     assert rcg("simulate", "stop")[2].startswith("Ended process ")

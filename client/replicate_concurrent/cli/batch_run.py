@@ -17,9 +17,10 @@ from replicate_concurrent.batches.inputs import rows_of
 from replicate_concurrent.batches.runner import BatchRun, Ended
 from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
-from replicate_concurrent.cli.session import Session, duration, emit, say, usd, visible
+from replicate_concurrent.cli.session import Session, duration, emit, emit_json, say, usd, visible
 from replicate_concurrent.cli.waiting import AGAIN
-from replicate_concurrent.errors import ReplicateConcurrentError
+from replicate_concurrent.client import Client
+from replicate_concurrent.errors import NotFound, ReplicateConcurrentError
 
 _SHOWN_FAILURES: Final = 10
 
@@ -60,14 +61,14 @@ def run(session: Session, wanted: Wanted) -> int:
             if not _begin(batch, wanted):
                 say("Nothing was sent.")
                 return FAILED
-            status = View(session, batch, len(listed), wanted.out).follow()
+            status = View(session, client, batch, len(listed), wanted.out).follow()
             return finish(batch, wanted, status)
 
 
 def _show_forecast(session: Session, total: int, forecast: planning.Forecast) -> None:
     if session.json:
         for plan in forecast.plans:
-            emit(json.dumps(plan.raw))
+            emit_json(plan.raw)
     else:
         emit(f"{total} rows, {_spent(forecast)}" if forecast.total else f"{total} rows, nothing to make")
 
@@ -129,6 +130,7 @@ class View:
     def __init__(
         self,
         session: Session,
+        client: Client,
         batch: BatchRun,
         total: int,
         out: Path,
@@ -137,6 +139,7 @@ class View:
     ) -> None:
         self._clock = clock
         self._session = session
+        self._client = client
         self._batch = batch
         self._total = total
         self._out = out
@@ -149,9 +152,6 @@ class View:
 
     def follow(self) -> int:
         """Run it to its end, or until Ctrl-C. Returns 0 or INTERRUPTED."""
-        if self._writes_lines and not self._session.json:
-            for each in (*self._batch.standing.done, *self._batch.standing.failed):
-                emit(json.dumps(_line(each, "", self._out), ensure_ascii=False))
         with ExitStack() as stack:
             try:
                 self._batch.start()
@@ -162,6 +162,9 @@ class View:
                     bar = Bar(total=self._total, done=self._done + self._failed, expected_seconds=seconds)
                     self._bar = stack.enter_context(bar)
                 self._draw()
+                for each in (*self._batch.standing.done, *self._batch.standing.failed):
+                    if self._writes_lines:
+                        self._write(each, self._looked_up(each) if self._session.json else None)
                 while not self._batch.is_over:
                     self._took(self._batch.next())
                 if self._simulated:
@@ -185,17 +188,29 @@ class View:
             self._done += ended.outcome.is_done
             self._failed += not ended.outcome.is_done
             if self._writes_lines:
-                self._write(ended)
+                answer = None if ended.generation is None else ended.generation.raw
+                self._write(ended.outcome, answer, ended.trouble)
             elif not ended.outcome.is_done and self._bar is not None:
                 trouble = ended.trouble or ended.outcome.trouble
                 self._bar.print(f"{ended.outcome.row.place}: {trouble}", style="red")
         self._draw()
 
-    def _write(self, ended: Ended) -> None:
+    def _write(self, outcome: Outcome, answer: Mapping[str, Any] | None, trouble: str = "") -> None:
+        """Write the line of a row that has ended: with --json the service's `answer` about it. That is an error if the
+        service does not know the row any more, which the manifest has."""
         if not self._session.json:
-            emit(json.dumps(_line(ended.outcome, ended.trouble, self._out), ensure_ascii=False))
-        elif ended.generation is not None:
-            emit(json.dumps(ended.generation.raw, ensure_ascii=False))
+            emit(json.dumps(_line(outcome, trouble, self._out), ensure_ascii=False))
+        else:
+            emit_json(answer or (outcome.line and outcome.line.error) or {})
+
+    def _looked_up(self, outcome: Outcome) -> Mapping[str, Any] | None:
+        """The service's answer about a row that had ended before this run; None if it never had an id."""
+        if outcome.line is None or outcome.line.generation is None:
+            return None
+        try:
+            return self._client.handle(outcome.line.generation).status().raw
+        except NotFound as error:
+            return error.raw
 
     def _draw(self) -> None:
         if self._bar is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from replicate_concurrent.cli.exits import FAILED
 from replicate_concurrent.cli.options import Json
-from replicate_concurrent.cli.session import CONNECT_TIMEOUT, Session, emit, facts, say
+from replicate_concurrent.cli.session import CONNECT_TIMEOUT, Session, emit, emit_json, facts, say
 
 if TYPE_CHECKING:
     from replicate_concurrent.config import Settings
@@ -27,6 +28,7 @@ _SHELLS = ("bash", "zsh", "fish")
 def init(
     context: typer.Context,
     force: Annotated[bool, typer.Option("--force", help="Replace the file without a question.")] = False,
+    json: Json = False,
 ) -> None:
     """Ask for the address and the key, check them, and keep them in a file that only you can read.
 
@@ -35,6 +37,7 @@ def init(
     from replicate_concurrent import config
 
     session: Session = context.obj
+    session.json = json
     path = config.path_of()
     interactive = sys.stdin.isatty()
     if path.exists() and not force:
@@ -50,7 +53,10 @@ def init(
     given = config.load(
         url or None, None if is_token else key, key if is_token else None, environ={"RCG_CONFIG": os.devnull}
     )
-    say(_checked(given))
+    sentence, answer = _checked(given)
+    if json and answer is not None:
+        emit_json(answer)
+    say(sentence)
     config.write(given, path)
     say(f"Written to {path}")
 
@@ -61,6 +67,7 @@ def simulate(
         list[str] | None,
         typer.Argument(help="A command of rcg, to run on the simulator.", metavar="[COMMAND...]"),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Run a command on a simulated service of this machine, or start one. Its pictures are fakes, and free.
 
@@ -72,29 +79,35 @@ def simulate(
     for name in ("RCG_URL", "RCG_API_KEY"):
         os.environ.pop(name, None)
     if not command:
-        serve()
+        serve(context, json)
         return
     whole = context.find_root()
     with whole.command.make_context("rcg", list(command), obj=context.obj) as inner:
         whole.command.invoke(inner)
 
 
-def serve() -> None:
+def serve(context: typer.Context, json: Json = False) -> None:
     """Start the service of this machine, unless it runs. It ends by itself after ten idle minutes.
 
     Example: rcg serve
     """
     from replicate_concurrent import config, local
 
+    session: Session = context.obj
+    session.json = json
     found = local.find_or_start(config.load())
-    emit(str(found.url))
+    if json:
+        with session.client(found.url, found.key) as client:
+            session.answer(client.request("GET", "/status"))
+    else:
+        emit(found.url)
     if config.is_true("RCG_SIMULATE", os.environ.get("RCG_SIMULATE", "")):
         say("Scripts of yours find it with RCG_SIMULATE=1. `rcg simulate stop` ends it.")
     else:
         say("Scripts of yours find it by themselves. `rcg stop` ends it.")
 
 
-def stop() -> None:
+def stop(json: Json = False) -> None:
     """End the service of this machine. Its queued work goes on at the next start.
 
     Example: rcg stop
@@ -102,6 +115,10 @@ def stop() -> None:
     from replicate_concurrent import local
 
     stopped = local.stop()
+    if json:
+        from dataclasses import asdict
+
+        emit_json(asdict(stopped))
     if stopped.pid is None:
         say("No service of yours runs on this machine.")
     else:
@@ -174,13 +191,13 @@ def _reached(settings: Settings) -> tuple[bool, str]:
     from replicate_concurrent.errors import ReplicateConcurrentError
 
     try:
-        return True, _checked(settings)
+        return True, _checked(settings)[0]
     except ReplicateConcurrentError as error:
         return False, str(error)
 
 
-def _checked(settings: Settings) -> str:
-    """A sentence about the check of the key, at the address of these settings alone.
+def _checked(settings: Settings) -> tuple[str, Mapping[str, Any] | None]:
+    """A sentence about the check of the key, at the address of these settings alone, and the service's answer.
 
     Raises ApiError if it is refused, ConnectionLost, and BadAnswer."""
     from replicate_concurrent.errors import ApiError, NoServer, Unauthenticated
@@ -193,13 +210,13 @@ def _checked(settings: Settings) -> str:
     service = Service(settings, _TIMEOUT, find=find_or_start, connect_timeout=CONNECT_TIMEOUT)
     driver = Driver(None)
     try:
-        forecast = json_of(driver.run(request(service, "POST", "/generate", json=_FORECAST)))
+        answer = json_of(driver.run(request(service, "POST", "/generate", json=_FORECAST)))
     except NoServer as error:
-        return f"The key is not checked: {error}"
+        return f"The key is not checked: {error}", None
     except Unauthenticated:
         raise
     except ApiError as error:  # a key that may not generate, or a model that is not allowed: the key is known
-        return f"The service knows the key, but answers: {error.detail}"
+        return f"The service knows the key, but answers: {error.detail}", error.raw
     finally:
         driver.close()
-    return " ".join(["The service accepts the key.", *(forecast.get("warnings") or ())])
+    return " ".join(["The service accepts the key.", *(answer.get("warnings") or ())]), answer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import shutil
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import typer
 
 from replicate_concurrent.cli.exits import FAILED
 from replicate_concurrent.cli.options import Json, Parameters, Since, parameters
-from replicate_concurrent.cli.session import Session, emit, say, table, usd
+from replicate_concurrent.cli.session import Session, emit, emit_json, say, table, usd
 
 if TYPE_CHECKING:
     from replicate_concurrent.results import Generation
@@ -64,11 +63,11 @@ def generate(
         wanted = {key: value for key, value in row.request.items() if key not in ("model_name", "prompt")}
         handle = client.submit(prompt, model=model, **wanted)
         if no_wait:
-            emit(json_module.dumps(handle.status().raw) if json else handle.id)
+            emit_json(handle.status().raw) if json else emit(handle.id)
             return
         made = ended(client, handle.id)
         if json:
-            emit(json_module.dumps(made.raw, ensure_ascii=False))
+            emit_json(made.raw)
         _report(
             made, made.save(out, name, overwrite=overwrite) if made.success or made.placeholder else [], json
         )
@@ -89,11 +88,11 @@ def watch(context: typer.Context, ids: Ids, json: Json = False) -> None:
             if _is_batch(each):
                 batch = ended_batch(client, each)
                 succeeded &= batch.success is True
-                emit(json_module.dumps(batch.raw, ensure_ascii=False) if json else _batch_line(batch.raw))
+                emit_json(batch.raw) if json else emit(_batch_line(batch.raw))
             else:
                 made = ended(client, each)
                 succeeded &= made.success is True
-                emit(json_module.dumps(made.raw, ensure_ascii=False) if json else _line(made.raw))
+                emit_json(made.raw) if json else emit(_line(made.raw))
     if not succeeded:
         raise typer.Exit(FAILED)
 
@@ -118,7 +117,7 @@ def get(
     with session.client() as client:
         for each in ids:
             found = client.batch_handle(each).status() if _is_batch(each) else client.handle(each).status()
-            emit(json_module.dumps(found.raw, ensure_ascii=False) if json else _shown(found.raw))
+            emit_json(found.raw) if json else emit(_shown(found.raw))
             for made in _generations(found):
                 if out is not None and made.has_ended and (made.success or made.placeholder):
                     _report(made, made.save(out, name, overwrite=overwrite), json)

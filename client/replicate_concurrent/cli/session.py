@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
@@ -32,11 +32,12 @@ class Session:
     url: str | None = None
     json: bool = False
 
-    def client(self) -> Client:
-        """A client, to be closed. Raises ConfigError."""
+    def client(self, url: str | None = None, key: str | None = None) -> Client:
+        """A client of the service with this address and key, or of that of the command. It must be closed. Raises
+        ConfigError."""
         from replicate_concurrent.client import Client
 
-        return Client(self.url, connect_timeout=CONNECT_TIMEOUT)
+        return Client(url or self.url, key, connect_timeout=CONNECT_TIMEOUT)
 
     def answer(self, response: httpx.Response) -> dict[str, Any] | None:
         """Print the answer if JSON is wanted, else return it. Raises BadAnswer for one of another program."""
@@ -51,13 +52,18 @@ class Session:
     def refused(self, error: ApiError) -> None:
         """Print the service's own JSON of an error if JSON is wanted."""
         if self.json:
-            emit(json.dumps(error.raw, ensure_ascii=False))
+            emit_json(error.raw)
 
 
 def emit(text: str) -> None:
     """Write a line to standard output."""
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
+
+
+def emit_json(raw: Mapping[str, Any]) -> None:
+    """Write an answer of the service, or a part of one, as the service has written it."""
+    emit(json.dumps(raw, separators=(",", ":")))
 
 
 def say(sentence: str) -> None:
