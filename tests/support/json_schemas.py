@@ -105,9 +105,16 @@ WITH_REFERENCES = st.recursive(referring(FLAT), deeper, max_leaves=6)
 SCHEMAS = NESTED.filter(lambda each: isinstance(each, dict))
 """Schemas without references."""
 
+REFERRING = st.builds(
+    lambda schema, properties, items: {**schema, "properties": properties, "items": items},
+    WITH_REFERENCES.filter(lambda each: isinstance(each, dict)),
+    st.dictionaries(NAMES, referring(FLAT), min_size=1, max_size=3),
+    referring(FLAT),
+)
+
 DOCUMENTS = st.builds(
     lambda root, defs: {**root, "$defs": defs},
-    WITH_REFERENCES.filter(lambda each: isinstance(each, dict)),
-    st.fixed_dictionaries(dict.fromkeys(DEFINED, WITH_REFERENCES)),
+    REFERRING,
+    st.fixed_dictionaries(dict.fromkeys(DEFINED, st.one_of(REFERRING, FLAT))),
 )
 """Schemas with references, some of which `schema_check` refuses."""

@@ -1,0 +1,1 @@
+"""The provider of text models at Google: the Gemini API."""
