@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from auth import Caller
 from catalog.targets import Target
+from providers.connections import Lost
 from providers.replicate import token_of
 from providers.replicate.absence import (
     Freshness,
@@ -26,7 +27,6 @@ from providers.replicate.absence import (
 )
 from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.matching import Fit, fit_of
-from providers.replicate.transport import Lost
 
 _PAGES: Final = 100
 """The most pages of one reading: ten minutes of 600 creations a minute, and more."""

@@ -18,11 +18,12 @@ from typing import Any, Literal
 from auth import Secret
 from errors import UpstreamError
 from providers import ENDED, Prediction
+from providers.connections import Lost
 from providers.origins import Origin
 from providers.redaction import Redaction
 from providers.replicate.errors import LONGEST_WAIT, cause_of
 from providers.replicate.outputs import read_output
-from providers.replicate.transport import Lost, Refusal
+from providers.replicate.transport import Refusal
 
 _METRICS = 50
 """The most metrics that are taken from one prediction."""

@@ -20,7 +20,6 @@ Facts of the client: its source at 1.0.7.
 import asyncio
 import json
 import math
-import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -34,7 +33,9 @@ from auth import Caller, Secret
 from catalog.references import Upload
 from catalog.targets import Target
 from concurrency import Gate, Lease
-from providers import Created, Prediction, UpstreamState
+from providers import Created, Prediction
+from providers.connections import HeldBack, Lost, NotSent, TooLarge
+from providers.health import UpstreamHealth
 from providers.models import ListedVersion, ModelFacts
 from providers.replicate import token_of
 from providers.replicate.answers import (
@@ -62,13 +63,9 @@ from providers.replicate.transport import (
     MAX_ANSWER,
     Answer,
     Connections,
-    HeldBack,
     HttpConnections,
-    Lost,
-    NotSent,
     Refusal,
     Request,
-    TooLarge,
     send,
 )
 
@@ -120,43 +117,17 @@ class Timeouts:
     """Includes the wait for a place in the window, since a caller waits for the answer."""
 
 
-class Health:
-    """The outcomes of all requests to the API, over all accounts. `clock` returns Unix time."""
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._answered_at: float | None = None
-        self._failing_since: float | None = None
-        self._throttled_until = 0.0
-
-    @property
-    def state(self) -> UpstreamState:
-        is_throttled = self._throttled_until > self._clock()
-        return UpstreamState(
-            self._answered_at, self._failing_since, self._throttled_until if is_throttled else None
-        )
-
-    def answered(self) -> None:
-        """A request succeeded."""
-        self._answered_at, self._failing_since = self._clock(), None
+class Health(UpstreamHealth):
+    """The outcomes of all requests to the API."""
 
     def refused(self, refusal: Refusal) -> None:
         """A request was refused. A refusal in Replicate's own words shows that Replicate works."""
-        now = self._clock()
-        self._answered_at = now
-        if refusal.is_replicates and refusal.status < 500:
-            self._failing_since = None
-        else:
-            self.failed()
+        wait = None
         if refusal.status == 429:
-            wait = seconds_to_wait(refusal)
-            until = now + (RATE_LIMIT_WAIT if wait is None else wait)
-            self._throttled_until = max(self._throttled_until, until)
-
-    def failed(self) -> None:
-        """A request was not answered, or not by Replicate itself."""
-        if self._failing_since is None:
-            self._failing_since = self._clock()
+            named = seconds_to_wait(refusal)
+            wait = RATE_LIMIT_WAIT if named is None else named
+        works = refusal.is_replicates and refusal.status < 500
+        self.answered_with_error(works=works, throttled_for=wait)
 
 
 class ReplicateClient:

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from catalog.targets import is_model_name, is_version
 from contract.states import iso8601
+from providers.connections import Lost
 from providers.models import ListedVersion, ModelFacts, PublishedSchema
 from providers.redaction import Redaction
 from providers.replicate.answers import moment
-from providers.replicate.transport import Lost
 
 MAX_SCHEMA: Final = 512 * 1024
 """The most bytes of a schema, as JSON."""

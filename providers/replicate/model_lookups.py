@@ -6,11 +6,12 @@ from typing import Final, TypeVar
 from auth import Caller
 from catalog.targets import is_model_name, is_version
 from errors import ServiceError, UpstreamError
+from providers.connections import Lost, NotSent, TooLarge
 from providers.models import ListedVersion, ModelFacts, ModelSource
 from providers.replicate.client import ReplicateClient
 from providers.replicate.errors import is_about_token, passing_error
 from providers.replicate.refusals import Refusals
-from providers.replicate.transport import Lost, NotSent, Refusal, TooLarge
+from providers.replicate.transport import Refusal
 
 _LONGEST_QUERY: Final = 500
 """Characters of a search."""

@@ -8,12 +8,13 @@ from auth import Caller
 from concurrency import Gate, Lease
 from errors import UpstreamError
 from providers import Prediction
+from providers.connections import Lost, NotSent, TooLarge
 from providers.replicate.answers import Page
 from providers.replicate.client import MAX_POLL, ReplicateClient
 from providers.replicate.polling import NoPages, PollFailed
 from providers.replicate.refusals import MISSING_PATIENCE, Refusals
 from providers.replicate.sharing import Sharing
-from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, TooLarge
+from providers.replicate.transport import MAX_ANSWER, Refusal
 from providers.replicate.watcher import shows_result
 
 

@@ -43,6 +43,7 @@ from providers import (
     UncertainCreation,
     UpstreamState,
 )
+from providers.connections import HeldBack, Lost, NotSent
 from providers.models import ListedVersion, ModelFacts, ModelSource
 from providers.pushes import PushedResult, PushReceiver
 from providers.replicate.absence import SearchTiming
@@ -58,7 +59,7 @@ from providers.replicate.push import read_push, signing_secrets
 from providers.replicate.reconciliation import Creation, Creations
 from providers.replicate.refusals import Refusals
 from providers.replicate.sharing import Sharing
-from providers.replicate.transport import Connections, HeldBack, HttpConnections, Lost, NotSent, Refusal
+from providers.replicate.transport import Connections, HttpConnections, Refusal
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import Watcher
 

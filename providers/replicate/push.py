@@ -24,11 +24,12 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook, WebhookV
 from auth import Caller, Secret
 from errors import UpstreamError
 from providers import Prediction
+from providers.connections import Lost, NotSent
 from providers.pushes import PushedResult, Untrusted
 from providers.redaction import Redaction
 from providers.replicate.answers import read_origin, read_prediction
 from providers.replicate.errors import is_final, passing_error, service_error
-from providers.replicate.transport import Lost, NotSent, Refusal
+from providers.replicate.transport import Refusal
 from providers.single_flight import SharedAnswers
 
 SECRETS_KEPT = 1_000

@@ -35,6 +35,7 @@ from contract.callers import account_of
 from errors import LedgerDown, OutcomeUnknown, ServiceError, UpstreamError
 from ledger.rivals import OtherAttempts
 from providers import Measures, Prediction, TryAgain, UncertainCreation
+from providers.connections import Lost, NotSent
 from providers.pushes import PushedResult
 from providers.replicate import token_of
 from providers.replicate.absence import Absence, KnownCreation, SearchTiming
@@ -52,7 +53,7 @@ from providers.replicate.errors import seconds_to_wait, service_error
 from providers.replicate.known_predictions import KnownPredictions
 from providers.replicate.matching import Candidates, CreationKey, Fit, fit_of
 from providers.replicate.rivals import Rivals
-from providers.replicate.transport import Lost, NotSent, Refusal
+from providers.replicate.transport import Refusal
 
 CLOCK_MARGIN: Final = 60.0
 """Seconds by which Replicate's clock may differ from its measured offset."""

@@ -10,6 +10,7 @@ from auth import Caller
 from catalog.targets import Target
 from errors import ServiceError
 from providers import TryAgain
+from providers.connections import Lost
 from providers.redaction import Redaction, redaction_of
 from providers.replicate.answers import Account
 from providers.replicate.errors import (
@@ -22,7 +23,7 @@ from providers.replicate.errors import (
     target_error,
 )
 from providers.replicate.polling import PollFailed
-from providers.replicate.transport import Lost, Refusal
+from providers.replicate.transport import Refusal
 from providers.single_flight import SharedAnswers
 
 GOOD_FOR: Final = 5.0

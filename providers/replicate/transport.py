@@ -5,28 +5,33 @@ stamped here: only the code that reads the response knows whether it is an answe
 answer may arrive at any time. `send` returns the answer of a success. It raises Refusal for an error status,
 NotSent when nothing can have arrived, and Lost when that is unknown.
 
-Requests go over aiohttp directly: httpx, with which the official client sends, takes twice the time for a
-request, and its own pool slows down beyond about 30 requests in flight.
-
-A creation is not sent unless its `may_send` allows it when its first byte is about to be written (`_Guarded`). Between
-the choice of a connection and that moment, a busy loop lets tens of milliseconds pass.
+A creation is not sent unless its `may_send` allows it when its first byte is about to be written
+(`connections.GuardedBody`). Between the choice of a connection and that moment, a busy loop lets tens of milliseconds
+pass.
 """
 
 import asyncio
 import json
-import zlib
 from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from concurrency import Lease
 from network.proxies import Proxy
-from network.tls import client_context
+from providers.connections import (
+    UNCONNECTED,
+    GuardedBody,
+    Lost,
+    NotSent,
+    TooLarge,
+    inflater,
+    kind_of,
+    new_session,
+)
 
 MAX_ANSWER = 128 * 1024 * 1024
 """The most bytes of an answer. A page of a hundred predictions, each with four inline images of 256 kB, is
@@ -38,33 +43,6 @@ hundred bytes of memory."""
 
 MAX_REFUSAL = 256 * 1024
 """The most bytes of an error response's body. A longer one is not read."""
-
-_UNCONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
-
-_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
-_GZIP_BEGINS = 0x1F
-
-CONNECT_TIMEOUT = 5.0
-"""Seconds. Shorter than the timeouts of creations and polls, so that a failure to connect is recognized as one."""
-
-
-class NotSent(Exception):
-    """The request did not arrive: there was no connection."""
-
-
-class HeldBack(NotSent):
-    """The request was not sent, since `may_send` did not allow it."""
-
-    def __init__(self) -> None:
-        super().__init__("this process may not send now")
-
-
-class Lost(Exception):
-    """The request was sent, and no complete answer came. It may have arrived."""
-
-
-class TooLarge(Lost):
-    """The answer is too large to be read."""
 
 
 class Refusal(Exception):
@@ -189,14 +167,7 @@ class HttpConnections(Connections):
     """A pool of connections, through `proxy` if that is set. Create and close it on the loop that uses it."""
 
     def __init__(self, proxy: Proxy | None = None) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=client_context()),
-            cookie_jar=aiohttp.DummyCookieJar(),  # accounts must not share cookies
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
-        )
-        # By default aiohttp repeats a GET on a connection that turns out closed, without counting it.
-        self._session._retry_connection = False  # noqa: SLF001
+        self._session = new_session()
         self._proxy: dict[str, Any] = proxy.arguments if proxy else {}
 
     @property
@@ -206,7 +177,7 @@ class HttpConnections(Connections):
     async def send(self, request: Request, *, most: int) -> Response:
         guarded = None
         if request.may_send is not None and isinstance(request.body, bytes):
-            guarded = _Guarded(request.body, request.may_send)
+            guarded = GuardedBody(request.body, request.may_send)
         try:
             async with self._session.request(
                 request.method,
@@ -219,37 +190,15 @@ class HttpConnections(Connections):
                 encoding = response.headers.get("Content-Encoding", "")
                 body = await read_body(response.status, encoding, response.content.iter_any(), most)
                 return Response(response.status, response.headers, body)
-        except _UNCONNECTED as error:
-            raise NotSent(_kind(error)) from error
+        except UNCONNECTED as error:
+            raise NotSent(kind_of(error)) from error
         except (aiohttp.ClientError, ValueError) as error:
-            if guarded is not None and guarded.is_held_back:
-                raise HeldBack from None
-            raise Lost(_kind(error)) from error
+            if guarded is not None and guarded.failure is not None:
+                raise guarded.failure from None
+            raise Lost(kind_of(error)) from error
 
     async def aclose(self) -> None:
         await self._session.close()
-
-
-class _Guarded(aiohttp.BytesPayload):
-    """A body that calls `may_send` when aiohttp writes it. aiohttp writes the headers together with the body."""
-
-    def __init__(self, body: bytes, may_send: Callable[[], bool]) -> None:
-        super().__init__(body)
-        self._may_send = may_send
-        self.is_held_back = False
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        if not self._may_send():
-            self.is_held_back = True
-            raise HeldBack
-        await super().write_with_length(writer, content_length)
-
-
-def _kind(error: Exception) -> str:
-    """The kind of error, for a log: its text may quote the response."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):  # a proxy that refuses has passed nothing on
-        return f"the proxy answered {error.status}"
-    return f"the exchange failed ({type(error).__name__})"
 
 
 async def read_body(status: int, encoding: str, chunks: AsyncIterable[bytes], most: int) -> bytes:
@@ -264,7 +213,7 @@ async def read_body(status: int, encoding: str, chunks: AsyncIterable[bytes], mo
 
 
 async def _read(encoding: str, chunks: AsyncIterable[bytes], most: int) -> bytes:
-    inflate, body = _inflater(encoding), bytearray()
+    inflate, body = inflater(encoding), bytearray()
     async for chunk in chunks:
         rest = chunk
         while rest:
@@ -273,31 +222,3 @@ async def _read(encoding: str, chunks: AsyncIterable[bytes], most: int) -> bytes
             if len(body) > most:
                 raise TooLarge("the answer is too large")
     return bytes(body)
-
-
-def _inflater(encoding: str) -> Callable[[bytes, int], tuple[bytes, bytes]]:
-    """A function that decompresses a chunk to at most this many bytes, and returns them and the rest of the
-    chunk. It replaces aiohttp's own decoder, which inflates each chunk whole, however large the result is."""
-    encoding = encoding.strip().lower()
-    if encoding in {"", "identity"}:
-        return lambda chunk, _: (chunk, b"")
-    if encoding not in {"gzip", "deflate"}:
-        raise Lost("the answer is compressed in a way that was not asked for")
-    inflater = None
-
-    def inflate(chunk: bytes, most: int) -> tuple[bytes, bytes]:
-        nonlocal inflater
-        inflater = inflater or zlib.decompressobj(_format(encoding, chunk[0]))
-        try:
-            return inflater.decompress(chunk, most), inflater.unconsumed_tail
-        except zlib.error as error:
-            raise Lost("the answer cannot be decompressed") from error
-
-    return inflate
-
-
-def _format(encoding: str, first: int) -> int:
-    """The `wbits` of zlib for a body that begins with this byte. Some servers send "deflate" without the header of
-    zlib, whose first byte ends in 8."""
-    is_raw = encoding == "deflate" and first & 15 != 8 and first != _GZIP_BEGINS
-    return -zlib.MAX_WBITS if is_raw else _GZIP_OR_ZLIB

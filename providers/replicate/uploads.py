@@ -14,8 +14,9 @@ from auth import Caller
 from catalog.references import Upload
 from errors import ServiceError, UpstreamError
 from network.backoff import backoff
+from providers.connections import Lost, NotSent
 from providers.replicate.errors import is_final, passing_error, seconds_to_wait, service_error
-from providers.replicate.transport import Lost, NotSent, Refusal
+from providers.replicate.transport import Refusal
 
 GOOD_FOR = 20 * 3600.0
 """Seconds for which an address is used. A prediction reads the image when it starts."""

@@ -10,7 +10,8 @@ from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
 from harness.certificates import certified
 from models import declared
 from network.proxies import Proxy, read_proxies, read_proxy
-from providers.replicate.transport import HttpConnections, NotSent
+from providers.connections import NotSent
+from providers.replicate.transport import HttpConnections
 from settings import Settings, SettingsError, load
 from tests.support.api_client import PICTURE
 from tests.support.callers import ADMIN as ADMIN_KEY

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from providers.replicate.transport import Connections, HeldBack, Lost, Request, Response, read_body
+from providers.connections import HeldBack, Lost
+from providers.replicate.transport import Connections, Request, Response, read_body
 
 
 class FakeConnections(Connections):

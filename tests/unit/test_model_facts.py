@@ -8,6 +8,7 @@ from hypothesis import given
 from replicate.schema import make_schema_backwards_compatible
 
 from catalog.outputs import output_form
+from providers.connections import Lost
 from providers.models import ListedVersion, ModelFacts
 from providers.redaction import REDACTED, Redaction
 from providers.replicate.model_facts import (
@@ -19,7 +20,6 @@ from providers.replicate.model_facts import (
     read_version,
     read_versions,
 )
-from providers.replicate.transport import Lost
 from tests.support.hostile_replicate import VALUES
 
 ID = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"

@@ -15,11 +15,12 @@ from auth import credentials
 from catalog.outputs import Url
 from errors import OutcomeUnknown
 from providers import Prediction, TryAgain
+from providers.connections import Lost, NotSent
 from providers.fingerprints import fingerprint
 from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import is_placeholder, read_page
 from providers.replicate.reconciliation import Creations
-from providers.replicate.transport import Lost, NotSent, Refusal
+from providers.replicate.transport import Refusal
 from tests.support import virtual_time
 from tests.support.wiring import ADMIN, USER, on_a_loop, parts, run_with_faults, until
 

@@ -16,12 +16,13 @@ from replicate.version import Versions
 from auth import Caller, credentials
 from catalog.outputs import Url
 from catalog.references import Upload
+from providers.connections import Lost
 from providers.fingerprints import fingerprint
 from providers.redaction import REDACTED, Redaction
 from providers.replicate.answers import Account, read_prediction
 from providers.replicate.client import CLIENTS_KEPT, cancel_after_header
 from providers.replicate.polling import PollFailed
-from providers.replicate.transport import Lost, Refusal
+from providers.replicate.transport import Refusal
 from simulator import Options
 from tests.support.callers import SERVER_TOKEN
 from tests.support.connections import FakeConnections

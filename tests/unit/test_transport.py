@@ -12,19 +12,10 @@ from yarl import URL
 
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
+from providers.connections import HeldBack, Lost, NotSent
 from providers.replicate.polling import PollFailed
 from providers.replicate.provider import Replicate
-from providers.replicate.transport import (
-    MAX_ANSWER,
-    HeldBack,
-    HttpConnections,
-    Lost,
-    NotSent,
-    Refusal,
-    Request,
-    read_body,
-    send,
-)
+from providers.replicate.transport import MAX_ANSWER, HttpConnections, Refusal, Request, read_body, send
 from tests.support.callers import SERVER_TOKEN
 from tests.support.wiring import ADMIN, listening, on_a_loop, parts, poll_once, reply, until, wire
 

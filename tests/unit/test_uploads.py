@@ -8,7 +8,7 @@ import pytest
 
 from catalog.references import INLINE, Upload
 from errors import UpstreamError
-from providers.replicate.transport import Lost
+from providers.connections import Lost
 from providers.replicate.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 from tests.support import virtual_time
 from tests.support.callers import PNG
