@@ -18,6 +18,10 @@ LimitKind = Literal["minute", "day", "money", "tier", "capacity"]
 """Why a provider refused a call: a window of a minute is full, the day's calls are used up, the account has no money
 left, its tier does not have the model, or the provider's shared capacity is exhausted."""
 
+AnswerEnd = Literal["complete", "length", "refused", "failed"]
+"""How an answer ended: the model completed it, it reached a token limit, the provider refused the content, or anything
+else."""
+
 _PARTIAL: Final = "partial"
 
 
@@ -73,14 +77,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class CallAnswer:
-    """A whole answer. `finish_reason` is spelled as the provider spells it, and `model_version` says which model
-    answered."""
+    """A whole answer. `finish_reason` and `block_reason` (of a prompt that was refused) are spelled as the provider
+    spells them, and `end` is what they mean. `model_version` says which model answered."""
 
     text: str
     finish_reason: str | None
     model_version: str | None
     response_id: str | None
     usage: Usage
+    end: AnswerEnd = "complete"
+    block_reason: str | None = None
 
 
 @dataclass(slots=True)
@@ -173,9 +179,16 @@ class CallProvider(Protocol):
         calls. Raises TryAgain or ServiceError."""
 
     async def run(
-        self, caller: Caller, call: Call, *, lease: CallLease, on_delta: Callable[[str], object]
+        self,
+        caller: Caller,
+        call: Call,
+        *,
+        lease: CallLease,
+        on_delta: Callable[[str], object],
+        seconds: float | None = None,
     ) -> CallAnswer:
-        """Send the call once, and return its whole answer. `on_delta` is called with each piece of its text.
+        """Send the call once, and return its whole answer. `on_delta` is called with each piece of its text. The call
+        is given up after so many `seconds`, and after those of the provider at the latest.
 
         Raises TryAgain for an error of the provider before any text, LimitHit for a limit, ServiceError for a final
         failure, and CallLost if the call was sent and its answer has no end. If it is cancelled, it closes the

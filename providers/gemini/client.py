@@ -1,0 +1,240 @@
+"""Gemini's REST API (v1beta) as a provider of calls.
+
+Each method sends one request, and none is sent again by itself. Answers are always streamed: a connection that is quiet
+for minutes may be cut by something between, and the usage is known as far as the answer came. The official client
+(`google-genai`) is not used: it may send a request twice without a word, continue an answer by further billed requests,
+and open connections of its own.
+
+A call may be sent once under its lease, whose owner frees the slot and settles the cost. There is no way to look up a
+lost answer: Google has no idempotency keys and no search.
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from yarl import URL
+
+from auth import Caller
+from concurrency import Gate, Lease
+from errors import UpstreamError
+from network.proxies import Proxy
+from providers import TryAgain, UpstreamState
+from providers.calls import Call, CallAnswer, CallLease, CallLost, LimitHit, attach_partial
+from providers.connections import HeldBack, Lost, NotSent, always
+from providers.gemini import key_of
+from providers.gemini.chunks import AnswerReader
+from providers.gemini.errors import ended_by, judged
+from providers.gemini.exchange import Progress, Timeouts, read_refusal, receive
+from providers.gemini.refusals import Refusal
+from providers.gemini.requests import SentSchema, count_body, generate_body
+from providers.gemini.transport import Connections, HttpConnections, Request, read_all
+from providers.health import UpstreamHealth
+
+MAX_COUNT: Final = 64 * 1024
+MAX_LIST: Final = 4 * 1024 * 1024
+"""The most bytes of an answer to `countTokens`, and of a list of models."""
+
+SHORTEST_DEADLINE: Final = 10
+"""The least seconds that Google is allowed. It answers shorter ones with an error."""
+
+_CUT: Final = "The connection to Google ended before the answer did."
+
+_HEADERS: Final[Mapping[str, str]] = {
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",  # a compressed stream may be held back until there is more of it
+    "Content-Type": "application/json",
+    "User-Agent": "replicate-concurrent-generation",
+}
+
+
+_NO_CALL: Final = Call(model="", messages=(), max_output_tokens=1)
+
+
+class GeminiClient:
+    """The endpoints, for every caller. Create and close it on the loop that uses it.
+
+    Calls use the leases that are passed in; all other requests take theirs from the gate `others`. A call is only sent
+    if `may_send` returns True when its first byte is written. `bound` is the upper bound of a prompt's tokens, and
+    `clock` returns Unix time."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        others: Gate,
+        bound: Callable[[Call], int],
+        sent_schema: SentSchema,
+        timeouts: Timeouts | None = None,
+        may_send: Callable[[], bool] = always,
+        proxy: Proxy | None = None,
+        connections: Connections | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._base_url = URL(base_url.rstrip("/")).with_user(None)  # which would become a second credential
+        self._others = others
+        self._bound = bound
+        self._sent_schema = sent_schema
+        self._timeouts = timeouts or Timeouts()
+        self._may_send = may_send
+        self._connections = connections or HttpConnections(proxy)
+        self._clock = clock
+        self._health = UpstreamHealth(clock)
+
+    @property
+    def upstream(self) -> UpstreamState:
+        """The state of the API, over all accounts."""
+        return self._health.state
+
+    def tokens_bound(self, call: Call) -> int:
+        return self._bound(call)
+
+    async def run(
+        self,
+        caller: Caller,
+        call: Call,
+        *,
+        lease: CallLease,
+        on_delta: Callable[[str], object],
+        seconds: float | None = None,
+    ) -> CallAnswer:
+        limit = min(self._timeouts.call, math.inf if seconds is None else seconds)
+        progress = Progress(lease)
+        reader = AnswerReader(on_delta, lease.measured)
+        request = Request(
+            "POST",
+            self._url(f"models/{quote(call.model, safe='')}:streamGenerateContent", alt="sse"),
+            self._headers(caller, limit),
+            generate_body(call, self._sent_schema),
+            self._may_send,
+            progress.sent,
+        )
+        try:
+            answer = await receive(
+                self._connections, request, progress, reader, timeouts=self._timeouts, seconds=limit
+            )
+        except asyncio.CancelledError as error:
+            progress.given_up()
+            attach_partial(error, reader.partial)
+            raise
+        except (NotSent, Lost, TimeoutError) as error:
+            raise self._unanswered(error, progress, reader) from error
+        except Refusal as refusal:
+            raise self._refused(refusal, caller, call, reader) from refusal
+        self._health.answered()
+        return answer
+
+    async def count_tokens(self, caller: Caller, call: Call) -> int:
+        path = f"models/{quote(call.model, safe='')}:countTokens"
+        request = Request(
+            "POST",
+            self._url(path),
+            self._headers(caller, self._timeouts.other),
+            count_body(call, self._sent_schema),
+        )
+        try:
+            answer = await self._ask(caller, request, MAX_COUNT)
+        except Refusal as refusal:
+            raise self._free(refusal, caller, call) from refusal
+        tokens = answer.get("totalTokens") if isinstance(answer, dict) else None
+        if not isinstance(tokens, int) or tokens < 0:
+            raise UpstreamError("Google sent no count of tokens.")
+        return tokens
+
+    async def models(self, caller: Caller) -> tuple[str, ...]:
+        """The names of up to 1,000 models that the caller's account may call. Raises TryAgain or ServiceError."""
+        request = Request(
+            "GET", self._url("models", pageSize="1000"), self._headers(caller, self._timeouts.other)
+        )
+        try:
+            answer = await self._ask(caller, request, MAX_LIST)
+        except Refusal as refusal:
+            raise self._free(refusal, caller, _NO_CALL) from refusal
+        listed = answer.get("models") if isinstance(answer, dict) else None
+        return tuple(
+            str(each.get("name")).removeprefix("models/")
+            for each in (listed if isinstance(listed, list) else ())
+            if isinstance(each, dict) and "generateContent" in (each.get("supportedGenerationMethods") or ())
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._connections.aclose()
+
+    def _unanswered(self, error: Exception, progress: Progress, reader: AnswerReader) -> Exception:
+        """The exception for a call whose answer has no end."""
+        if isinstance(error, HeldBack):
+            progress.not_sent()
+            return TryAgain.as_held_back()
+        self._health.failed()
+        if isinstance(error, NotSent) or not progress.is_sent:
+            progress.not_sent()
+            return _unreachable()
+        progress.given_up()
+        why = "Google did not end its answer in time." if isinstance(error, TimeoutError) else _CUT
+        return CallLost(why, partial=reader.partial)
+
+    def _refused(self, refusal: Refusal, caller: Caller, call: Call, reader: AnswerReader) -> Exception:
+        error = judged(refusal, caller, call, now=self._clock())
+        wait = error.wait if isinstance(error, LimitHit) and error.kind in {"minute", "capacity"} else None
+        works = refusal.is_googles and refusal.status < 500
+        self._health.answered_with_error(works=works, throttled_for=wait)
+        if reader.has_text:
+            error = ended_by(refusal, caller)
+            attach_partial(error, reader.partial)
+        return error
+
+    async def _ask(self, caller: Caller, request: Request, most: int) -> Any:
+        """The JSON that answers a request that makes nothing. Raises TryAgain, LimitHit and ServiceError."""
+        try:
+            async with asyncio.timeout(self._timeouts.other):
+                with await self._others.acquire(caller.turn) as lease:
+                    answer = json.loads(await self._exchange(request, lease, most))
+        except (NotSent, Lost, TimeoutError, ValueError, RecursionError) as error:
+            self._health.failed()
+            raise _unreachable() from error
+        except Refusal as refusal:
+            works = refusal.is_googles and refusal.status < 500
+            self._health.answered_with_error(works=works)
+            raise
+        self._health.answered()
+        return answer
+
+    async def _exchange(self, request: Request, lease: Lease, most: int) -> bytes:
+        lease.sent()
+        try:
+            async with self._connections.open(request) as incoming:
+                if incoming.status == 200:
+                    return await read_all(incoming, most)
+                raise Refusal.of_answer(incoming.status, await read_refusal(incoming, self._timeouts.closing))
+        except NotSent:
+            lease.not_sent()
+            raise
+        finally:
+            lease.answered()
+
+    def _free(self, refusal: Refusal, caller: Caller, call: Call) -> Exception:
+        """The exception for a refused request that makes nothing: it can always be sent again."""
+        error = judged(refusal, caller, call, now=self._clock())
+        if isinstance(error, CallLost):
+            return TryAgain(UpstreamError(error.detail))
+        if isinstance(error, LimitHit):
+            again = error.kind in {"minute", "capacity"}
+            return TryAgain(error.error, wait=error.wait) if again else error.error
+        return error
+
+    def _url(self, path: str, **query: str) -> URL:
+        return URL(f"{self._base_url}/v1beta/{path}", encoded=True).with_query(query)
+
+    def _headers(self, caller: Caller, seconds: float) -> dict[str, str]:
+        """Google gives up before this service does, since its error says that nothing is billed."""
+        allowed = max(SHORTEST_DEADLINE, math.ceil(seconds - self._timeouts.closing))
+        return {**_HEADERS, "x-goog-api-key": key_of(caller), "X-Server-Timeout": str(allowed)}
+
+
+def _unreachable() -> TryAgain:
+    return TryAgain(UpstreamError("Google could not be reached."), unreachable=True)

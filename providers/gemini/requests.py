@@ -1,0 +1,59 @@
+"""Writes a call as the body of a request to Google (`models.streamGenerateContent`, v1beta)."""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from providers.calls import Call, Message
+
+SentSchema = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Makes of a caller's JSON Schema the one that is sent."""
+
+
+def generate_body(call: Call, sent_schema: SentSchema) -> bytes:
+    return _json(_request(call, sent_schema))
+
+
+def count_body(call: Call, sent_schema: SentSchema) -> bytes:
+    """For `models.countTokens`: the whole request counts, with its system prompt and schema."""
+    request = {"model": f"models/{call.model}", **_request(call, sent_schema)}
+    return _json({"generateContentRequest": request})
+
+
+def _request(call: Call, sent_schema: SentSchema) -> dict[str, Any]:
+    request: dict[str, Any] = {"contents": [_content(each) for each in call.messages]}
+    if call.system:
+        request["systemInstruction"] = {"parts": [{"text": call.system}]}
+    request["generationConfig"] = _config(call, sent_schema)
+    return request
+
+
+def _content(message: Message) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [
+        {"inlineData": {"mimeType": each.mime_type, "data": b64encode(each.data).decode()}}
+        for each in message.pictures
+    ]
+    if message.text or not parts:
+        parts.append({"text": message.text})
+    return {"role": "model" if message.role == "assistant" else "user", "parts": parts}
+
+
+def _config(call: Call, sent_schema: SentSchema) -> dict[str, Any]:
+    """Only what the call has is sent: some models refuse, or ignore, what they do not know."""
+    optional = {
+        "temperature": call.temperature,
+        "topP": call.top_p,
+        "seed": call.seed,
+        "stopSequences": list(call.stop) or None,
+        "thinkingConfig": None if call.thinking_level is None else {"thinkingLevel": call.thinking_level},
+        "responseMimeType": "application/json" if call.json or call.schema is not None else None,
+        "responseJsonSchema": None if call.schema is None else sent_schema(call.schema),
+    }
+    present = {name: value for name, value in optional.items() if value is not None}
+    return {"maxOutputTokens": call.max_output_tokens, **present}
+
+
+def _json(value: Any) -> bytes:
+    """Raises ValueError for a number that JSON does not have, and for half of a surrogate pair."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
