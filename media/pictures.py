@@ -82,6 +82,11 @@ class _Parts:
 def check_whole(file: BinaryIO, media: MediaType) -> None:
     """Raise ValueError unless the file is a whole image of this type (PNG, JPEG, GIF or WebP) with 1 to MAX_PIXELS
     pixels. A message is as "must be a whole PNG image: its end is missing (IEND)"."""
+    size_of(file, media)
+
+
+def size_of(file: BinaryIO, media: MediaType) -> tuple[int, int]:
+    """The width and height in pixels of an image that passes `check_whole`. Raises ValueError for others."""
     try:
         width, height = _READERS[media](_Parts(file, media))
     except _Cut:
@@ -93,7 +98,7 @@ def check_whole(file: BinaryIO, media: MediaType) -> None:
             raise ValueError(f"must be at least 1x1 pixels, not {width}x{height}")
         if width * height > MAX_PIXELS:
             raise ValueError(f"must have at most {MAX_PIXELS} pixels, not {width}x{height}")
-        return
+        return width, height
     raise ValueError(f"must be a whole {media.name.removeprefix('image/').upper()} image: {reason}")
 
 
