@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -203,6 +204,18 @@ def test_a_module_is_short_has_short_functions_and_opens_with_what_it_does(path)
     assert LONGEST_FILE >= len(path.read_text().splitlines())
     assert [] == [each.name for each in functions if each.end_lineno - each.lineno >= LONGEST_FUNCTION]
     assert ast.get_docstring(tree(path))
+
+
+NEUTRAL = [
+    path
+    for path in SERVICE
+    if own_name(path) in {"admission", "generations", "ledger", "metering", "parsing"}
+]
+
+
+@pytest.mark.parametrize("path", NEUTRAL, ids=shown)
+def test_what_every_provider_shares_names_no_provider_of_calls(path):
+    assert set() == {"gemini", "google"} & set(re.split("[^a-z]+", path.read_text().lower()))
 
 
 IMPORT_ALL = """
