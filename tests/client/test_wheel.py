@@ -1,5 +1,5 @@
 """The wheel as `make client` builds it: it has the service, and starts it away from the checkout. It installs into the
-oldest and the newest Python."""
+oldest and the newest Python, with and without the command line."""
 
 import os
 import shutil
@@ -90,25 +90,58 @@ def interpreter(version):
     return str(kept[-1]) if kept else shutil.which(f"python{version}")
 
 
-@pytest.mark.parametrize("version", ["3.10", "3.13"])
-def test_the_wheel_installs_into_an_empty_environment_and_works_there(dist, service, tmp_path, version):
-    python = interpreter(version)
+@pytest.fixture
+def empty(request, tmp_path):
+    """The `bin` of an empty environment of this Python."""
+    python = interpreter(request.param)
     if python is None:
-        pytest.skip(f"there is no Python {version}")
+        pytest.skip(f"there is no Python {request.param}")
     subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    wheel = dist / f"replicate_concurrent-{VERSION}-py3-none-any.whl"
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", wheel]
-    installed = subprocess.run(pip, capture_output=True, text=True)
-    if any(word in installed.stderr for word in OFFLINE):
-        pytest.skip("the package registry cannot be reached")
-    assert 0 == installed.returncode, installed.stderr
+    return tmp_path / "venv" / "bin"
 
-    done = subprocess.run(
-        [python, "-I", "-W", "error", "-c", USED, service.url, tmp_path / "out"],
-        cwd=tmp_path, text=True, capture_output=True,
-    )  # fmt: skip
 
-    assert "" == done.stderr
-    assert ["a-red-fox.jpg", "a-blue-fox.jpg"] == [Path(line).name for line in done.stdout.split()]
+@pytest.fixture
+def installed(dist, empty, service, tmp_path):
+    """Installs the wheel with these extras, and returns what runs a command of the environment there."""
+
+    def install(extras=""):
+        wheel = f"{dist / f'replicate_concurrent-{VERSION}-py3-none-any.whl'}{extras}"
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", empty / "python"]
+        done = subprocess.run(
+            [*pip, "install", "--quiet", "--no-compile", wheel], capture_output=True, text=True
+        )
+        if any(word in done.stderr for word in OFFLINE):
+            pytest.skip("the package registry cannot be reached")
+        assert 0 == done.returncode, done.stderr
+        return run
+
+    def run(name, *arguments):
+        environ = {"RCG_URL": service.url, "RCG_API_KEY": "r8_user", "RCG_CONFIG": os.devnull}
+        done = subprocess.run(
+            [empty / name, *arguments], cwd=tmp_path, env=environ, text=True, capture_output=True
+        )
+        return done.returncode, done.stdout.split(), done.stderr
+
+    return install
+
+
+@pytest.mark.parametrize("empty", ["3.10", "3.13"], indirect=True)
+def test_the_wheel_installs_into_an_empty_environment_and_works_there(installed, service, tmp_path):
+    run = installed()
+
+    made = run("python", "-I", "-W", "error", "-c", USED, service.url, "out")
+
+    assert (0, ["out/a-red-fox.jpg", "out/a-blue-fox.jpg"], "") == made
     assert {"a-red-fox.jpg", "a-blue-fox.jpg"} == {path.name for path in (tmp_path / "out").iterdir()}
+    sentence = "rcg: typer is missing: pip install 'replicate-concurrent[cli]'\n"
+    assert (2, [], sentence) == run("rcg", "list")
+
+
+@pytest.mark.parametrize("empty", ["3.10"], indirect=True)
+def test_with_the_extra_cli_the_command_works_in_an_empty_environment(installed):
+    run = installed("[cli]")
+
+    made = run("rcg", "generate", "A fox", "-m", "flux-dev", "-o", "out", "--name", "{slug}.{ext}")
+
+    assert (0, ["out/a-fox.jpg"], "") == made
+    assert ["rcg", VERSION] == run("rcg", "--version")[1]
