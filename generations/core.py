@@ -10,6 +10,7 @@ from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import Authenticator
+from catalog.model import CREATIONS
 from catalog.tariff import PUBLISHED, Tariff
 from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
@@ -51,6 +52,7 @@ from generations.shared import SharedLimits, SharedSemaphores, keep_fresh
 from generations.status import Status
 from generations.supervisor import Supervisor
 from generations.suspension import Suspension
+from generations.upstreams import Upstream, Upstreams
 from ledger import Ledger, Queries
 from loop_thread import Pool
 from parsing.attachments import Attachments
@@ -221,8 +223,7 @@ class Core:
             push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
         )
         return Runner(
-            attempts=attempts,
-            gate=self.gate,
+            upstreams=Upstreams({CREATIONS: Upstream(attempts, self.gate)}),
             ledger=ledger,
             budget=self.budget,
             outbox=self.outbox,

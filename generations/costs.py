@@ -99,7 +99,7 @@ def explained(
 ) -> BudgetExceeded:
     """The same refusal, which also says why work without a price counts with so much."""
     each = request.requests if isinstance(request, BatchRequest) else [request]
-    unpriced = next((one for one in each if (model or one.model).price is None), None)
+    unpriced = next((one for one in each if _is_unpriced(model or one.model)), None)
     if unpriced is None:
         return refused
     model = model or unpriced.model
@@ -107,3 +107,7 @@ def explained(
         f"{refused.detail} {model.name} has no price, so each prediction counts as {unpriced.longest:g} s at "
         f"{model.running_usd:g} USD. Shorter timeouts lower this, and the operator can set a price in PRICES_FILE."
     )
+
+
+def _is_unpriced(model: Model) -> bool:
+    return model.price is None and model.bills_running

@@ -27,7 +27,6 @@ import structlog
 from admission.durations import Took
 from catalog.adaptation import Step
 from catalog.model import Model
-from cluster import AnyGate
 from contract.states import State
 from errors import (
     AccountError,
@@ -45,7 +44,6 @@ from errors import (
 )
 from files import Files
 from files.names import link_name
-from generations.attempt import AttemptRunner
 from generations.attempts import Attempt, FinishedAttempt
 from generations.batch import Batch, Work
 from generations.budget import TOLERANCE
@@ -57,6 +55,7 @@ from generations.learned import Learned
 from generations.outputs import keep_outputs
 from generations.resolver import AllowedModels
 from generations.retries import COSTLY, FIRST_BACKOFF, MAX_COSTLY_ATTEMPTS, Retries
+from generations.upstreams import Upstreams
 from ledger import Ledger
 from ledger.records import GenerationRecord
 from loop_thread import finish
@@ -82,8 +81,7 @@ class Runner:
     def __init__(
         self,
         *,
-        attempts: AttemptRunner,
-        gate: AnyGate,
+        upstreams: Upstreams,
         ledger: Ledger,
         budget: Budgets,
         outbox: Outbox,
@@ -93,10 +91,9 @@ class Runner:
         starts: StartWebhooks | None = None,
         first_backoff: float = FIRST_BACKOFF,
     ) -> None:
-        self._attempts = attempts
+        self.upstreams = upstreams
         self._allowed = allowed or AllowedModels()
         self._learned = learned
-        self._gate = gate
         self._ledger = ledger
         self._budget = budget
         self._outbox = outbox
@@ -166,15 +163,15 @@ class Runner:
             begun = step.model  # its retries are allowed as well
             if why is None:
                 try:
-                    await self._attempts.make(generation, step, batch)
+                    await self.upstreams.of(step.model).attempts.make(generation, step, batch)
                     return await self._fetch(generation)
                 except TryAgain as again:
                     if retries.allow(again) and await self._may_repeat(generation, step, batch):
-                        await self._back_off(generation, again, retries)
+                        await self._back_off(generation, step.model, again, retries)
                         continue
                     why = failed = again.error
                 except ServiceError as error:
-                    self._dismiss_batch(generation, batch, error)
+                    self._dismiss_batch(generation, step.model, batch, error)
                     why = failed = error
             route = generation.request.route
             following = route.after(tried, code=why.code) if route and why.falls_back else None
@@ -194,17 +191,18 @@ class Runner:
             return
         if attempt.running_seconds is not None:
             self._learned.learn(attempt.model, attempt.running_seconds)
-        self.fetching += 1
-        try:
-            await keep_outputs(self._outputs, generation, attempt)
-        finally:
-            self.fetching -= 1
+        if attempt.call is None:  # otherwise its answer is its output
+            self.fetching += 1
+            try:
+                await keep_outputs(self._outputs, generation, attempt)
+            finally:
+                self.fetching -= 1
         if (
             len(generation.attempts) == 1 and attempt.answer_seconds
         ):  # a duration that includes retries would distort the forecasts
             held = max(attempt.answer_seconds, attempt.held_seconds - attempt.boot_seconds)
             took = Took(held, after=clock() - made_at, answered=attempt.answer_seconds)
-            self._gate.durations.note(attempt.model.name, took)
+            self.upstreams.of(attempt.model).gate.durations.note(attempt.model.name, took)
 
     @staticmethod
     def _first_step(generation: Generation) -> Step:
@@ -227,28 +225,32 @@ class Runner:
                 return False
         return await self._refuse_cost(generation, step, batch) is None
 
-    async def _back_off(self, generation: Generation, again: TryAgain, retries: Retries) -> None:
+    async def _back_off(
+        self, generation: Generation, model: Model, again: TryAgain, retries: Retries
+    ) -> None:
         """Wait before the next attempt. All work of the caller waits if its account is throttled or Replicate cannot be
         reached."""
         generation.transition("queued", self._ledger)
         wait = retries.pause() if again.wait is None else again.wait
-        caller = generation.caller
+        caller, gate = generation.caller, self.upstreams.of(model).gate
         if (again.throttled or again.unreachable) and caller.is_proven:
-            self._gate.pause(caller.turn, wait)
+            gate.pause(caller.turn, wait)
         else:
             if again.cautious and caller.is_proven:
-                self._gate.slow_down(caller.turn)
+                gate.slow_down(caller.turn)
             await asyncio.sleep(wait)
 
-    def _dismiss_batch(self, generation: Generation, batch: Batch | None, error: ServiceError) -> None:
+    def _dismiss_batch(
+        self, generation: Generation, model: Model, batch: Batch | None, error: ServiceError
+    ) -> None:
         """Refuse the rest of a batch whose account Replicate refuses. One refusal for lack of credit is not enough."""
-        caller, batch_id = generation.caller, batch.id if batch else None
+        caller, batch_id, gate = generation.caller, batch.id if batch else None, self.upstreams.of(model).gate
         if isinstance(error, _OUT_OF_CREDIT) and not (
-            caller.is_proven and self._gate.refuse(caller.turn, batch_id)
+            caller.is_proven and gate.refuse(caller.turn, batch_id)
         ):
             return
         if batch_id is not None and isinstance(error, AccountError):
-            self._gate.dismiss(caller.turn, batch_id, partial(type(error), error.detail))
+            gate.dismiss(caller.turn, batch_id, partial(type(error), error.detail))
 
     async def _pass_over(
         self, generation: Generation, step: Step, batch: Batch | None

@@ -264,8 +264,9 @@ class Supervisor:
             return
         most = self._max_queued
         unfinished = self.running.of_turn(caller.turn)
-        waiting = len(self.running.generations) - self._gate.slots_held - self._runner.fetching
-        own = unfinished - self._gate.in_flight(caller.turn)
+        upstreams = self._runner.upstreams
+        waiting = len(self.running.generations) - upstreams.slots_held - self._runner.fetching
+        own = unfinished - upstreams.in_flight(caller.turn)
         self.key_limits.check_room(more, caller.turn, unfinished, self.running.queued)
         too_many = more - room(most, waiting=waiting, own=own)
         if too_many > 0:
@@ -296,7 +297,7 @@ class Supervisor:
         """Refuse new work, and wait up to `seconds` for running work. Queued work and the rest are left to the next
         process."""
         self.refuse_work()
-        self._gate.close(self.shutting_down)
+        self._runner.upstreams.close(self.shutting_down)
         for task, generation in list(self.running.generations.values()):
             if generation.state == "queued":  # or uploading
                 task.cancel()
