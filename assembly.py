@@ -45,6 +45,7 @@ def authenticator(settings: Settings) -> Authenticator:
     made = Authenticator(
         admin_key=settings.admin_key,
         server_token=settings.replicate_token,
+        server_key=settings.gemini_key,
         user_tokens=settings.ALLOW_USER_TOKENS,
     )
     made.hash_key = None  # read from the ledger when it opens

@@ -4,9 +4,10 @@
   `X-Admin-API-Key` (only with the role `admin`), as `X-API-Key`, or in `Authorization: Bearer`.
 - A Replicate token (`r8_…`) is a user. It pays, and is kept only while its work runs. It is sent as
   `X-Replicate-API-Key` or in `Authorization: Bearer`.
+- So is a Gemini key, which pays for calls to text models. It is sent as `X-Gemini-API-Key`, or in the body of a call.
 
-If there is an `X-Admin-API-Key`, the other headers are ignored: a wrong one is always refused. Of the others, two with
-different values are refused. A bearer of any other form is for a proxy before the service.
+If there is an `X-Admin-API-Key`, or an `Admin-API-Key`, the other headers are ignored: a wrong one is always refused.
+Of the others, two with different values are refused. A bearer of any other form is for a proxy before the service.
 """
 
 import hashlib
@@ -19,24 +20,37 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from admission.flows import UNPROVEN
-from contract.callers import ADMIN, account_of, pays_with_server_token
+from contract.callers import ADMIN, OPEN, account_of, pays_with_server_token
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
+from errors.calls import ServerGeminiKeyRejected
 from ledger.access_records import MAY_GENERATE, ApiKeyRecord, Role
 
 ADMIN_HEADER = "X-Admin-API-Key"
+ADMIN_HEADER_TOO = "Admin-API-Key"
+"""Another name of the same header."""
+
 KEY_HEADER = "X-API-Key"
 USER_HEADER = "X-Replicate-API-Key"
+CALL_HEADER = "X-Gemini-API-Key"
 BEARER_HEADER = "Authorization"
 
-CREDENTIAL_HEADERS = (ADMIN_HEADER, KEY_HEADER, USER_HEADER, BEARER_HEADER)
+CREDENTIAL_HEADERS = (
+    ADMIN_HEADER, ADMIN_HEADER_TOO, KEY_HEADER, USER_HEADER, CALL_HEADER, BEARER_HEADER,
+)  # fmt: skip
 """The headers that may hold the credential of a request."""
 
 # Visible ASCII without commas: a header that was sent twice arrives joined by a comma, and is refused.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
 
+CREATIONS = "replicate"
+CALLS = "gemini"
+"""The providers in `Caller.credentials`: of predictions, and of calls to text models."""
+
 _BEARER = re.compile(r"(?i:bearer) +(.*)", re.DOTALL)
 
 _TOKEN_START = "r8_"  # noqa: S105 - how Replicate's tokens begin
+
+_NO_CALLER = "Authentication failed. Provide 'Admin-API-Key' in headers or complete credentials in payload."
 
 KEY_START = "rcg_"
 """How the text of a named key begins."""
@@ -64,10 +78,26 @@ def credentials(**tokens: str) -> Mapping[str, Secret]:
 
 
 @dataclass(frozen=True, slots=True)
+class _With:
+    """Headers, and a key of a text model that came in the body."""
+
+    headers: Headers
+    key: str
+
+    def get(self, name: str, /) -> str | None:
+        found = self.headers.get(name)
+        if name != CALL_HEADER or found == self.key:
+            return found
+        if found is not None:
+            raise Unauthenticated(f"{CALL_HEADER} and the body hold different credentials. Send one.")
+        return self.key
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """A caller with credentials to pay. `id` is unique to the caller and does not reveal the token."""
 
-    kind: Literal["admin", "key", "user"]
+    kind: Literal["admin", "key", "user", "open"]
     id: str
     credentials: Mapping[str, Secret] = field(repr=False, hash=False)
     """By provider (see `credentials`)."""
@@ -157,7 +187,8 @@ def names_key(headers: Headers) -> bool:
 
 
 class Authenticator:
-    """Identifies callers by their headers. `Authenticator(admin_key=…, server_token=…).payer(headers) -> Caller`.
+    """Identifies callers by their headers. `Authenticator(admin_key=…, server_token=…).payer(headers) -> Caller`. The
+    `server_token` pays for predictions, and the `server_key` for calls to text models.
 
     Caller ids are hashes with the key `hash_key`, so they stay the same across restarts if it does. Without
     `user_tokens`, users are refused.
@@ -168,12 +199,14 @@ class Authenticator:
         *,
         admin_key: str | None,
         server_token: str | None,
+        server_key: str | None = None,
         user_tokens: bool = True,
         hash_key: bytes | None = None,
         keys: Keys | None = None,
     ) -> None:
         self._admin_key = admin_key
-        self._server_token = server_token
+        tokens = {CREATIONS: server_token, CALLS: server_key}
+        self._server = credentials(**{provider: token for provider, token in tokens.items() if token})
         self._user_tokens = user_tokens
         self.hash_key: bytes | None = hash_key or secrets.token_bytes(32)
         """None until the ledger is open. Until then, users and named keys get LedgerDown."""
@@ -183,12 +216,37 @@ class Authenticator:
         """The caller who pays for this request. A user's token is not yet checked with Replicate. Raises
         Unauthenticated, Forbidden if the role of the key may not generate, and ServerTokenRejected if it may and there
         is no server token."""
-        principal = self.authenticate(headers)
-        if principal.caller is not None:
-            return principal.caller
-        if principal.role not in MAY_GENERATE:
-            raise Forbidden(f"A key of the role `{principal.role}` may not generate.")
+        caller = self._spender(self.authenticate(headers))
+        if caller is not None and CREATIONS in caller.credentials:
+            return caller
+        if caller is not None and caller.kind == "user":
+            raise Unauthenticated(
+                f"A key of {CALL_HEADER} cannot pay for this. Send a Replicate token as {USER_HEADER}."
+            )
         raise ServerTokenRejected("The service has no REPLICATE_API_TOKEN, and a key alone cannot pay.")
+
+    def call_payer(self, headers: Headers, in_body: str | None, *, is_open: bool) -> Caller:
+        """The caller who pays for a call to a text model, with the key `in_body` if there is one. If the operator has
+        opened them, calls without any key are paid by the service. Raises as `payer`."""
+        if in_body is not None and self._admin_header(headers) is None:
+            headers = _With(headers, in_body)
+        if not any(headers.get(name) is not None for name in CREDENTIAL_HEADERS):
+            if not is_open or CALLS not in self._server:
+                raise Unauthenticated(_NO_CALLER)
+            return Caller("open", OPEN, self._server)
+        caller = self._spender(self.authenticate(headers))
+        if caller is not None and CALLS in caller.credentials:
+            return caller
+        if caller is not None and caller.kind == "user":
+            raise Unauthenticated(_NO_CALLER)
+        raise ServerGeminiKeyRejected("The service has no GEMINI_API_KEY, and a key alone cannot pay.")
+
+    @staticmethod
+    def _spender(principal: Principal) -> Caller | None:
+        """The caller who pays, None without credentials of the service. Raises Forbidden."""
+        if principal.caller is None and principal.role not in MAY_GENERATE:
+            raise Forbidden(f"A key of the role `{principal.role}` may not generate.")
+        return principal.caller
 
     def authenticate(self, headers: Headers) -> Principal:
         """The sender of the request. Raises Unauthenticated."""
@@ -208,23 +266,18 @@ class Authenticator:
 
     def admin(self) -> Caller | None:
         """The admin key of the environment as a caller; None without a server token."""
-        if not self._server_token:
-            return None
-        return Caller("admin", ADMIN, credentials(replicate=self._server_token))
+        return Caller("admin", ADMIN, self._server) if self._server else None
 
     def caller_of(self, caller_id: str) -> Caller | None:
         """A caller on the server's token by its id, also of a key that is deleted. None for a user, and without a
         server token."""
-        if not self._server_token or not pays_with_server_token(caller_id):
+        if not self._server or not pays_with_server_token(caller_id):
             return None
         if caller_id == ADMIN:
             return self.admin()
-        return Caller(
-            "key",
-            caller_id,
-            credentials(replicate=self._server_token),
-            key=self.keys.with_id(caller_id),
-        )
+        if caller_id == OPEN:
+            return Caller("open", OPEN, self._server)
+        return Caller("key", caller_id, self._server, key=self.keys.with_id(caller_id))
 
     def require_admin(self, headers: Headers) -> Principal:
         """The sender of the request, who is an admin. Raises Unauthenticated or Forbidden."""
@@ -235,11 +288,10 @@ class Authenticator:
 
     def _credential(self, headers: Headers) -> tuple[str, str]:
         """The header that identifies the sender, and the credential in it."""
-        if (presented := headers.get(ADMIN_HEADER)) is not None:
+        if (presented := self._admin_header(headers)) is not None:
             return ADMIN_HEADER, presented
-        found = [
-            (name, value) for name in (KEY_HEADER, USER_HEADER) if (value := headers.get(name)) is not None
-        ]
+        plain = (KEY_HEADER, USER_HEADER, CALL_HEADER)
+        found = [(name, value) for name in plain if (value := headers.get(name)) is not None]
         bearer = _BEARER.fullmatch(headers.get(BEARER_HEADER) or "")
         if bearer and self._is_ours(bearer[1]):
             found.append((BEARER_HEADER, bearer[1]))
@@ -252,6 +304,16 @@ class Authenticator:
             names = " and ".join(name for name, _ in found)
             raise Unauthenticated(f"{names} hold different credentials. Send one.")
         return found[0]
+
+    @staticmethod
+    def _admin_header(headers: Headers) -> str | None:
+        """What the request presents as the admin key. Raises Unauthenticated if it presents two."""
+        first, second = headers.get(ADMIN_HEADER), headers.get(ADMIN_HEADER_TOO)
+        if None not in {first, second} and first != second:
+            raise Unauthenticated(
+                f"{ADMIN_HEADER} and {ADMIN_HEADER_TOO} hold different credentials. Send one."
+            )
+        return second if first is None else first
 
     def _is_ours(self, bearer: str) -> bool:
         return bearer.startswith((_TOKEN_START, KEY_START)) or self._is_admin_key(bearer)
@@ -268,12 +330,13 @@ class Authenticator:
         return Principal(key.id, key.role, self.caller_of(key.id) if key.role in MAY_GENERATE else None, key)
 
     def _user(self, header: str, token: str) -> Caller:
-        """The user with this Replicate token."""
+        """The user with this Replicate token or Gemini key."""
+        provider, name = (CALLS, "Gemini key") if header == CALL_HEADER else (CREATIONS, "Replicate token")
         if not self._user_tokens:
-            raise Unauthenticated("This service does not accept Replicate tokens. Send a key.")
+            raise Unauthenticated(f"This service does not accept {name}s. Send a key.")
         if not _TOKEN.fullmatch(token):
-            raise Unauthenticated(f"The {header} header must hold exactly one Replicate token.")
-        return Caller("user", self._caller_id(token), credentials(replicate=token), turn=UNPROVEN)
+            raise Unauthenticated(f"The {header} header must hold exactly one {name}.")
+        return Caller("user", self._caller_id(token), credentials(**{provider: token}), turn=UNPROVEN)
 
     def _is_admin_key(self, presented: str) -> bool:
         # As bytes, since compare_digest refuses text beyond ASCII.

@@ -29,6 +29,7 @@ _HEADINGS = {
     "PRICES_FILE": "Prices",
     "FALLBACKS_FILE": "Fallback",
     "REPLICATE_BASE_URL": "Replicate",
+    "GEMINI_API_KEY": "Gemini",
     "HOST": "Listening (commented out, since the container sets HOST to 0.0.0.0)",
 }
 """The sections of `.env.example`, by their first setting."""

@@ -19,7 +19,7 @@ from errors import Problem
 from ledger.access_records import Role
 from parsing.pairs import bounded
 from parsing.validation import did_you_mean, read_fields, refuse, refuse_if_any
-from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
+from settings.fields import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 LONGEST_NAME: Final = 100
 MOST_MODELS: Final = 100

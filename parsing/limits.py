@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from errors import Problem
 from parsing.validation import read_fields, refuse
-from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
+from settings.fields import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 
 class Limits(BaseModel):
