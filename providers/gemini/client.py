@@ -24,14 +24,14 @@ from concurrency import Gate, Lease
 from errors import UpstreamError
 from network.proxies import Proxy
 from providers import TryAgain, UpstreamState
-from providers.calls import Call, CallAnswer, CallLease, CallLost, LimitHit, attach_partial
+from providers.calls import Call, CallAnswer, CallLease, CallLost, CallProvider, LimitHit, attach_partial
 from providers.connections import HeldBack, Lost, NotSent, always
 from providers.gemini import key_of
 from providers.gemini.chunks import AnswerReader
 from providers.gemini.errors import ended_by, judged
 from providers.gemini.exchange import Progress, Timeouts, read_refusal, receive
 from providers.gemini.refusals import Refusal
-from providers.gemini.requests import SentSchema, count_body, generate_body
+from providers.gemini.requests import count_body, generate_body
 from providers.gemini.transport import Connections, HttpConnections, Request, read_all
 from providers.health import UpstreamHealth
 
@@ -55,7 +55,7 @@ _HEADERS: Final[Mapping[str, str]] = {
 _NO_CALL: Final = Call(model="", messages=(), max_output_tokens=1)
 
 
-class GeminiClient:
+class GeminiClient(CallProvider):
     """The endpoints, for every caller. Create and close it on the loop that uses it.
 
     Calls use the leases that are passed in; all other requests take theirs from the gate `others`. A call is only sent
@@ -68,7 +68,6 @@ class GeminiClient:
         base_url: str,
         others: Gate,
         bound: Callable[[Call], int],
-        sent_schema: SentSchema,
         timeouts: Timeouts | None = None,
         may_send: Callable[[], bool] = always,
         proxy: Proxy | None = None,
@@ -78,7 +77,6 @@ class GeminiClient:
         self._base_url = URL(base_url.rstrip("/")).with_user(None)  # which would become a second credential
         self._others = others
         self._bound = bound
-        self._sent_schema = sent_schema
         self._timeouts = timeouts or Timeouts()
         self._may_send = may_send
         self._connections = connections or HttpConnections(proxy)
@@ -109,7 +107,7 @@ class GeminiClient:
             "POST",
             self._url(f"models/{quote(call.model, safe='')}:streamGenerateContent", alt="sse"),
             self._headers(caller, limit),
-            generate_body(call, self._sent_schema),
+            generate_body(call),
             self._may_send,
             progress.sent,
         )
@@ -134,7 +132,7 @@ class GeminiClient:
             "POST",
             self._url(path),
             self._headers(caller, self._timeouts.other),
-            count_body(call, self._sent_schema),
+            count_body(call),
         )
         try:
             answer = await self._ask(caller, request, MAX_COUNT)

@@ -2,30 +2,27 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from providers.calls import Call, Message
-
-SentSchema = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Makes of a caller's JSON Schema the one that is sent."""
+from providers.gemini.schemas import sent_schema
 
 
-def generate_body(call: Call, sent_schema: SentSchema) -> bytes:
-    return _json(_request(call, sent_schema))
+def generate_body(call: Call) -> bytes:
+    return _json(_request(call))
 
 
-def count_body(call: Call, sent_schema: SentSchema) -> bytes:
+def count_body(call: Call) -> bytes:
     """For `models.countTokens`: the whole request counts, with its system prompt and schema."""
-    request = {"model": f"models/{call.model}", **_request(call, sent_schema)}
+    request = {"model": f"models/{call.model}", **_request(call)}
     return _json({"generateContentRequest": request})
 
 
-def _request(call: Call, sent_schema: SentSchema) -> dict[str, Any]:
+def _request(call: Call) -> dict[str, Any]:
     request: dict[str, Any] = {"contents": [_content(each) for each in call.messages]}
     if call.system:
         request["systemInstruction"] = {"parts": [{"text": call.system}]}
-    request["generationConfig"] = _config(call, sent_schema)
+    request["generationConfig"] = _config(call)
     return request
 
 
@@ -39,7 +36,7 @@ def _content(message: Message) -> dict[str, Any]:
     return {"role": "model" if message.role == "assistant" else "user", "parts": parts}
 
 
-def _config(call: Call, sent_schema: SentSchema) -> dict[str, Any]:
+def _config(call: Call) -> dict[str, Any]:
     """Only what the call has is sent: some models refuse, or ignore, what they do not know."""
     optional = {
         "temperature": call.temperature,

@@ -111,7 +111,6 @@ class FakeGoogle(Connections):
         named: dict[str, Any] = {
             "base_url": "https://google.test",
             "bound": len,
-            "sent_schema": dict,
             **options,
         }
         return GeminiClient(others=self.others, connections=self, **named)
