@@ -29,6 +29,7 @@ from providers.connections import HeldBack, Lost, NotSent, always
 from providers.gemini import key_of
 from providers.gemini.chunks import AnswerReader
 from providers.gemini.errors import ended_by, judged
+from providers.gemini.estimates import tokens_bound
 from providers.gemini.exchange import Progress, Timeouts, read_refusal, receive
 from providers.gemini.refusals import Refusal
 from providers.gemini.requests import count_body, generate_body
@@ -59,15 +60,13 @@ class GeminiClient(CallProvider):
     """The endpoints, for every caller. Create and close it on the loop that uses it.
 
     Calls use the leases that are passed in; all other requests take theirs from the gate `others`. A call is only sent
-    if `may_send` returns True when its first byte is written. `bound` is the upper bound of a prompt's tokens, and
-    `clock` returns Unix time."""
+    if `may_send` returns True when its first byte is written. `clock` returns Unix time."""
 
     def __init__(
         self,
         *,
         base_url: str,
         others: Gate,
-        bound: Callable[[Call], int],
         timeouts: Timeouts | None = None,
         may_send: Callable[[], bool] = always,
         proxy: Proxy | None = None,
@@ -76,7 +75,6 @@ class GeminiClient(CallProvider):
     ) -> None:
         self._base_url = URL(base_url.rstrip("/")).with_user(None)  # which would become a second credential
         self._others = others
-        self._bound = bound
         self._timeouts = timeouts or Timeouts()
         self._may_send = may_send
         self._connections = connections or HttpConnections(proxy)
@@ -89,7 +87,7 @@ class GeminiClient(CallProvider):
         return self._health.state
 
     def tokens_bound(self, call: Call) -> int:
-        return self._bound(call)
+        return tokens_bound(call)
 
     async def run(
         self,

@@ -26,6 +26,9 @@ AGAIN: Final = frozenset({499, 500, 503, 504})
 """The errors after which Google's own clients try again: nothing was billed, and the next attempt may succeed."""
 
 _KEY: Final = re.compile(r"\bAPI[ _]key (?:not valid|not found|expired|invalid)", re.IGNORECASE)
+_CREDENTIALS: Final = re.compile(r"multiple authentication credentials", re.IGNORECASE)
+"""Something between has added a credential. The caller cannot correct that."""
+
 _TOO_LARGE: Final = re.compile(
     r"input token count(?:\D{0,20}(\d+)\)?)? exceeds the maximum number of tokens allowed(?:\D{0,20}(\d+))?"
 )
@@ -68,7 +71,7 @@ def judged(refusal: Refusal, caller: Caller, call: Call, *, now: float) -> Excep
         return ModelUnavailable(f"Google does not offer {call.model}: {said}" if said else "")
     if status == 400 and refusal.name == "FAILED_PRECONDITION":
         return _without_billing(refusal, caller)
-    if status in {400, 413}:
+    if status in {400, 413} and not _CREDENTIALS.search(refusal.message):
         return _invalid(refusal, caller, call)
     return UpstreamError(_said(refusal, caller))
 
@@ -103,7 +106,7 @@ def _rejected_key(refusal: Refusal, caller: Caller) -> ServiceError:
 def _without_billing(refusal: Refusal, caller: Caller) -> ServiceError:
     """For an account without billing, where the free tier is not offered."""
     if caller.kind != "user":
-        return ServerOutOfCredit("The service's Google account has no billing.")
+        return ServerOutOfCredit("Google requires billing for the service's account.")
     return InsufficientCredit(
         quoted(refusal.message, caller, most=1_000) or "Your Google account has no billing."
     )

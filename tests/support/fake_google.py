@@ -110,7 +110,6 @@ class FakeGoogle(Connections):
     def client(self, **options: Any) -> GeminiClient:
         named: dict[str, Any] = {
             "base_url": "https://google.test",
-            "bound": len,
             **options,
         }
         return GeminiClient(others=self.others, connections=self, **named)

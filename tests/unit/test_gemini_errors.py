@@ -259,6 +259,12 @@ def test_an_account_without_billing_where_there_is_no_free_tier_has_to_pay():
     assert isinstance(judge(400, "FAILED_PRECONDITION", message), ServerOutOfCredit)
 
 
+def test_a_second_credential_is_no_fault_of_the_request():
+    message = "Multiple authentication credentials received. Please pass only one."
+
+    assert UpstreamError is type(judge(400, "INVALID_ARGUMENT", message))
+
+
 def test_a_model_that_google_does_not_have_is_unavailable():
     message = "models/gemini-9 is not found for API version v1beta, or is not supported for generateContent."
     unavailable = judge(404, "NOT_FOUND", message)

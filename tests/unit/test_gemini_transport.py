@@ -24,7 +24,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 @asynccontextmanager
 async def client(url, **options):
     others = Gate(concurrent_limit=100, requests_per_minute=1000)
-    gemini = GeminiClient(base_url=url, others=others, bound=len, **options)
+    gemini = GeminiClient(base_url=url, others=others, **options)
     try:
         yield gemini
     finally:
