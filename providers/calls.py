@@ -74,6 +74,11 @@ class Usage:
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens + self.thinking_tokens
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the provider has said it: no prompt is without tokens."""
+        return self.prompt_tokens > 0
+
 
 @dataclass(frozen=True, slots=True)
 class CallAnswer:
