@@ -1,12 +1,12 @@
 """Gemini, the provider of text models: Google's Gemini Developer API, and what its answers mean."""
 
-from auth import Caller
+from auth import CALLS, Caller
 from errors.calls import GeminiKeyRejected, ServerGeminiKeyRejected
 
 
 def key_of(caller: Caller) -> str:
     """The Gemini key that pays for this caller. Raises the error of a rejected key if there is none."""
-    key = caller.credentials.get("gemini")
+    key = caller.credentials.get(CALLS)
     if key is None:
         raise ServerGeminiKeyRejected() if caller.uses_server_token else GeminiKeyRejected()
     return key

@@ -30,7 +30,7 @@ _CREDENTIALS: Final = re.compile(r"multiple authentication credentials", re.IGNO
 """Something between has added a credential. The caller cannot correct that."""
 
 _TOO_LARGE: Final = re.compile(
-    r"input token count(?:\D{0,20}(\d+)\)?)? exceeds the maximum number of tokens allowed(?:\D{0,20}(\d+))?"
+    r"input token count(?:\D{0,20}(\d{1,15})\)?)? exceeds the maximum number of tokens allowed(?:\D{0,20}(\d{1,15}))?"
 )
 _SCHEMA: Final = re.compile(r"schema|too many states", re.IGNORECASE)
 _BARE: Final = re.compile(r"\W*(?:request contains an )?invalid argument\W*", re.IGNORECASE)
