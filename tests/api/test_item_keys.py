@@ -10,7 +10,7 @@ from tests.support.api_client import ASYNC, PICTURE, ended, look_up, meanwhile, 
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import NDJSON, lines
 from tests.support.problem_documents import fields, problem
-from tests.support.served_in_process import online
+from tests.support.served_in_process import online, receiving
 
 OTHER = {"X-Replicate-API-Key": "r8_other"}
 
@@ -180,6 +180,44 @@ def test_a_batch_ends_when_the_running_items_that_it_joined_have_ended(client, s
     assert [running, lined[0]["id"] if lined[0]["index"] else lined[1]["id"]] == [
         each["id"] for each in shown["results"]
     ]
+    assert 2 == simulator.counts().creations_accepted
+
+
+@pytest.mark.every_database
+def test_the_webhook_of_a_batch_has_its_joined_items_and_waits_until_they_have_ended(make_app, simulator):
+    app = make_app(REPLICATE_SIMULATE=1)
+    client = app.test_client()
+    with receiving() as whole, receiving() as of_item:
+        hanging = item("running", "[[hang]]", webhook=of_item.url)
+        running = submit(client, "[[hang]]", by=ADMIN | {"Idempotency-Key": "running"}, webhook=of_item.url)
+        done = ids(post(client, item("done"), by=ADMIN))
+        items = [item("done"), hanging, item("new")]
+        started = post(client, *items, by=ADMIN, headers=ASYNC, webhook=whole.url).json
+        until(lambda: 2 == look_up(client, started["id"], by=ADMIN)["succeeded"])
+        app.extensions["service"].close()
+        client = make_app(REPLICATE_SIMULATE=1).test_client()
+        assert [] == whole.received
+
+        simulator.finish()
+        until(lambda: whole.received and of_item.received)
+        shown = look_up(client, started["id"], by=ADMIN)
+
+    (message,) = whole.received
+    assert [*done, running] == [each["id"] for each in message.json["results"] if each.get("joined")]
+    assert (3, 3, 0) == tuple(message.json[name] for name in ("total", "succeeded", "failed"))
+    assert shown["results"] == message.json["results"]
+    assert [running] == [each.json["id"] for each in of_item.received]
+
+
+def test_the_webhook_of_a_batch_of_items_that_have_all_ended_is_called_at_once(make_app, simulator):
+    client = make_app(REPLICATE_SIMULATE=1).test_client()
+    first = post(client, item("a"), item("b", "[[fail]]"))
+    with receiving() as receiver:
+        again = post(client, item("a"), item("b", "[[fail]]"), webhook=receiver.url)
+        until(lambda: receiver.received)
+
+    assert [again.json] == [each.json for each in receiver.received]
+    assert ids(first) == [each["id"] for each in receiver.received[0].json["results"]]
     assert 2 == simulator.counts().creations_accepted
 
 
