@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(FAILED)
     except ApiError as error:
         session.refused(error)
-        _fail(f"{error}{_OLDER}" if _has_no_route(error) else str(error), FAILED)
+        _fail(f"{error}{_OLDER}" if _seems_older(error) else str(error), FAILED)
     except (ConfigError, ValueError) as error:  # the ValueError of a table, a name or a date is a sentence
         _fail(str(error), USAGE)
     except (ReplicateConcurrentError, OSError) as error:
@@ -49,8 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _has_no_route(error: ApiError) -> bool:
-    """Whether the service lacks the whole route, as one of an earlier version does."""
+def _seems_older(error: ApiError) -> bool:
+    """Whether the service lacks the whole route, or takes no key as `Authorization: Bearer`, as one of an earlier
+    version does."""
+    if error.status == 401:
+        return error.detail.startswith("Send X-Admin-API-Key")
     return error.status == 404 and error.detail.startswith("No route")
 
 
