@@ -30,10 +30,10 @@ _OPTIONS: Final = Options(prediction_seconds=0.5, jitter=0.5, seed=1)
 
 _NOTE: Final = f"""\
 `rcg batch` makes {_ROWS} rows into files, and is killed {_CLIENT_KILLS} times, each time 0.2 to {_LONGEST:g} s after
-its start. During {_SERVICE_KILLS} of these runs master and worker of the service are killed, too, and started again on
-their ledger. After the last kill the same command runs to its end. A prediction takes 0.25 to 0.75 s, at {_SLOTS}
-slots. The predictions are the simulator's. The number in each file's name is compared with its row, and its content
-with the output of the generation with that row's prompt."""
+its start. During {_SERVICE_KILLS} of these runs master and worker of the service are killed then, and started again on
+their ledger, and the client is killed up to {_LONGEST:g} s later. After the last kill the same command runs to its end.
+A prediction takes 0.25 to 0.75 s, at {_SLOTS} slots. The predictions are the simulator's. The number in each file's
+name is compared with its row, and its content with the output of the generation with that row's prompt."""
 
 
 def batch_kills() -> Section:
@@ -49,6 +49,8 @@ def _claims() -> Iterator[Claim]:
         report = batch.run(client_kills=_CLIENT_KILLS, service_kills=_SERVICE_KILLS, seed=1, longest=_LONGEST)
     yield _counted("Kills of a running client", report.client_kills, _CLIENT_KILLS)
     yield _counted("… of a running service", report.service_kills, _SERVICE_KILLS)
+    before = report.files_at_last_kill
+    yield Claim("Files at the last kill", f"{before}", f"< {_ROWS}", before < _ROWS)
     yield _counted("Exit status of the last run", report.exit_status, 0)
     yield from _files(report, names)
     yield _counted("Predictions", report.predictions, _ROWS)

@@ -47,6 +47,7 @@ class Report:
     client_kills: int
     """Kills that hit a client while it ran."""
     service_kills: int
+    files_at_last_kill: int
     seconds: float
 
 
@@ -90,9 +91,10 @@ class KilledBatch:
                         time.sleep(chance.uniform(0.0, longest))
                     self._client_kills += client.poll() is None
                     client.kill()
+            before = len(self._files())
             with self._client() as client:
                 status = client.wait(timeout=_LONGEST)
-            return self._report(status, time.monotonic() - began)
+            return self._report(status, before, time.monotonic() - began)
 
     def _started(self, stack: ExitStack) -> ServiceProcess:
         service = stack.enter_context(launched_service(**self._settings))
@@ -113,7 +115,10 @@ class KilledBatch:
                 [sys.executable, "-c", RCG, *arguments], env=environ, stdout=log, stderr=log
             )
 
-    def _report(self, status: int, seconds: float) -> Report:
+    def _files(self) -> list[str]:
+        return sorted(path.name for path in self._out.glob("*.jpg"))
+
+    def _report(self, status: int, before: int, seconds: float) -> Report:
         made = Counter(self._prompts_of_predictions())
         files = sorted(path.name for path in self._out.iterdir() if path.name != "manifest.jsonl")
         lines = [json.loads(line) for line in (self._out / "manifest.jsonl").read_text().splitlines()]
@@ -122,7 +127,7 @@ class KilledBatch:
         foreign = [line["files"][0] for line in results if not self._is_its_own(line, rows[line["key"]])]
         repeated = {prompt: count for prompt, count in made.items() if count > 1}
         kills = (self._client_kills, self._service_kills)
-        return Report(status, files, made.total(), repeated, foreign, *kills, seconds)
+        return Report(status, files, made.total(), repeated, foreign, *kills, before, seconds)
 
     def _is_its_own(self, line: dict[str, Any], index: int) -> bool:
         """Whether the file of a result has the name of its row, and the output of the generation with its prompt."""
