@@ -1,8 +1,10 @@
 """The settings of a simulator."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from simulator.gemini.options import GeminiOptions
 
 _LARGEST_SKEW = 86_400.0
 """Seconds."""
@@ -33,6 +35,7 @@ class Options:
         seed: Makes durations, delays and seeds repeatable. None makes them random.
         models: Directories with further models, a file each (`loading`).
         boot_seconds: How long each community model boots before its first prediction; None for what its file says.
+        gemini: The settings of the simulated Gemini.
 
     Raises:
         ValueError: If a setting is invalid. The message names it.
@@ -54,6 +57,7 @@ class Options:
     seed: int | None = None
     models: tuple[Path, ...] = ()
     boot_seconds: float | None = None
+    gemini: GeminiOptions = field(default_factory=GeminiOptions)
 
     def __post_init__(self) -> None:
         if not self.allow_remote and not _is_loopback(self.host):

@@ -63,16 +63,16 @@ async def inject_fault(
     if fault.kind == "status":
         return await send(_status_response(fault))
     if fault.kind == "reset" and fault.value == "before":
-        return _reset(request)
+        return reset(request)
     response = await handle()
     if fault.kind in _UNREADABLE:
         counters.count_lost_response()
     match fault.kind:
         case "reset":
-            return _reset(request)
+            return reset(request)
         case "hang":
             await pause(fault.value)
-            return _reset(request)
+            return reset(request)
         case "truncate":
             return await _truncate(request, await send(response))
         case "slow":
@@ -95,7 +95,7 @@ def _status_response(fault: Fault) -> ApiResponse:
     return response
 
 
-def _reset(request: web.Request) -> web.StreamResponse:
+def reset(request: web.Request) -> web.StreamResponse:
     """Reset the connection. Unsent data is lost."""
     transport = request.transport
     if transport is not None:

@@ -10,6 +10,8 @@ from simulator.accounts import Clock
 from simulator.api import Api
 from simulator.controls import Controls
 from simulator.delivery import Delivery
+from simulator.gemini.controls import GeminiControls
+from simulator.gemini.web import GeminiApi
 from simulator.middleware import Middleware
 from simulator.options import Options
 from simulator.state import SimulatorState
@@ -79,13 +81,16 @@ def _server_context(certificate: Path | None) -> ssl.SSLContext | None:
 
 def application(state: SimulatorState) -> web.Application:
     """The application with all routes. It does not listen yet."""
-    delivery = Delivery(state)
+    delivery, gemini = Delivery(state), GeminiApi(state.gemini)
     app = web.Application(client_max_size=_LARGEST_BODY_BYTES)
     app.add_routes(Api(state).routes(Middleware(state)))
     app.add_routes(Controls(state).routes())
     app.add_routes(delivery.routes())
+    app.add_routes(gemini.routes())
+    app.add_routes(GeminiControls(state.gemini).routes())
 
     async def close(_app: web.Application) -> None:
+        gemini.close()
         await state.close()
         delivery.close()
 

@@ -15,6 +15,7 @@ from simulator.accounts import Accounts, Clock
 from simulator.counts import Counters
 from simulator.directives import Plan
 from simulator.faults import Faults
+from simulator.gemini.service import Gemini
 from simulator.options import Options
 from simulator.predictions import Creation, Prediction, PredictionStore
 from simulator.registry import Registry
@@ -51,6 +52,8 @@ class SimulatorState:
             skew=options.clock_skew,
         )
 
+        self.gemini = Gemini(options.gemini, clock=clock, seed=options.seed)
+
         self._stalled_until = -math.inf
 
     def stall(self, seconds: float) -> None:
@@ -78,6 +81,7 @@ class SimulatorState:
         self.models.reset()
         self.accounts = Accounts(self.options)
         self.counters.reset()
+        self.gemini.reset()
         self.chance.seed(self.options.seed)
 
     async def close(self) -> None:

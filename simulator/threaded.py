@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from simulator.accounts import Clock
 from simulator.counts import Counts
+from simulator.gemini.remote import RemoteGemini
 from simulator.options import Options
 from simulator.predictions import PredictionRecord
 from simulator.server import Server
@@ -31,6 +32,7 @@ class Simulator:
 
     def __init__(self, options: Options | None = None, *, clock: Clock = time.monotonic_ns) -> None:
         self.server = Server(options or Options(), clock=clock)
+        self.gemini = RemoteGemini(self.server.state.gemini, self._call)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 

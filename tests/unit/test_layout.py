@@ -31,7 +31,7 @@ IMAGE = (ROOT / ".dockerignore").read_text().splitlines()
 PACKAGES = [line[1:-1] for line in IMAGE if line.startswith("!") and line.endswith("/")] + ["docs"]
 
 SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/**/*.py"))])
-SIMULATOR = sorted(ROOT.glob("simulator/*.py"))
+SIMULATOR = sorted(ROOT.glob("simulator/**/*.py"))
 TOOLS = sorted([*ROOT.glob("bench/**/*.py"), *ROOT.glob("harness/*.py")])
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 DISTRIBUTIONS = [ROOT / "client/compat", ROOT / "client"]

@@ -1,0 +1,195 @@
+"""The course of an admitted call: when its chunks come, how it ends, and what is billed.
+
+A course is billed exactly once, at its end, also if its caller disconnects: then its generator is closed, or the task
+that waits in it is cancelled.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from simulator.gemini import marks as prompt_marks
+from simulator.gemini import models, refusals
+from simulator.gemini.answers import Answer
+from simulator.gemini.books import Bill, Books, Outcome
+from simulator.gemini.dates import Time
+from simulator.gemini.marks import FOREVER, Marks
+from simulator.gemini.models import Usage
+from simulator.gemini.options import Disconnect, GeminiOptions
+from simulator.gemini.projects import Project
+from simulator.gemini.refusals import Refused
+
+SHORTEST_DEADLINE = 10.0
+
+
+class Cut(Exception):
+    """The connection is reset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An admitted call: who asks which model how, and its deadline in seconds, if it has one."""
+
+    project: Project
+    kind: str
+    asked: str
+    marks: Marks
+    deadline: float | None
+    arrived: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """The course of one call. Use `stream` or `unary`, once."""
+
+    call: Call
+    answer: Answer
+    options: GeminiOptions
+    disconnect: Disconnect
+    books: Books
+    time: Time
+    version: str
+    response_id: str
+    _told: Usage | None = None
+    _billed: bool = field(default=False)
+
+    async def stream(self) -> AsyncGenerator[Any, None]:
+        """The bodies of the chunks at their times. A text is sent as it is.
+
+        Raises:
+            Cut: If the connection is to be reset.
+            Refused: If the first chunk is too late for the caller's deadline.
+        """
+        marks, chunks = self.call.marks, self.answer.chunks
+        try:
+            await self._work(self._first())
+            await self._end_without_a_byte()
+            if "error" in marks:
+                self._bill("failed", Usage())
+                yield self._error("error")
+                return
+            gap = self._slow() / max(1, len(chunks) - 1)
+            half = max(1, len(chunks) // 2)
+            for number, chunk in enumerate(chunks):
+                if number:
+                    await asyncio.sleep(gap)
+                self._told = chunk.usage
+                yield chunk.body
+                if number + 1 == half:
+                    async for said in self._middle():
+                        yield said
+                    if self._billed:
+                        return
+            self._bill("finished", self.answer.usage)
+        finally:
+            self.leave()
+
+    async def unary(self) -> dict[str, Any]:
+        """The whole answer as one body, at its time.
+
+        Raises:
+            Cut: If the connection is to be reset.
+            Refused: If the marks ask for an error, or it is too late for the caller's deadline.
+        """
+        marks = self.call.marks
+        try:
+            await self._work(self._first() + self._slow())
+            await self._end_without_a_byte()
+            for name in ("error", "late-error"):
+                if name in marks:
+                    self._bill("failed", Usage())
+                    raise self._refused(name)
+            if "cut-stream" in marks or "stall" in marks:
+                await self._silence("stall")
+                self._bill_cut("cut")
+                raise Cut
+            self._bill("finished", self.answer.usage)
+            return self.answer.whole()
+        finally:
+            self.leave()
+
+    def head_seconds(self) -> float | None:
+        """When the head of a stream is sent, if that is before its first chunk."""
+        return float(self.call.marks["head"] or 0) if "head" in self.call.marks else None
+
+    def _first(self) -> float:
+        return prompt_marks.seconds(self.call.marks, "first", self.options.first_seconds)
+
+    def _slow(self) -> float:
+        return prompt_marks.seconds(self.call.marks, "slow", self.options.seconds)
+
+    async def _work(self, seconds: float) -> None:
+        deadline = self.call.deadline
+        if deadline is None or deadline >= seconds:
+            await asyncio.sleep(seconds)
+            return
+        await asyncio.sleep(deadline)
+        self._bill("failed", Usage())
+        raise refusals.of(500 if deadline < SHORTEST_DEADLINE else 504)
+
+    async def _end_without_a_byte(self) -> None:
+        """The work is done and billed, but the caller never reads of it."""
+        marks = self.call.marks
+        if "lost" in marks or "silence" in marks:
+            self._bill("lost", self.answer.usage)
+            await self._silence("silence")
+            raise Cut
+
+    async def _middle(self) -> AsyncGenerator[Any, None]:
+        """What happens after half of the text."""
+        marks = self.call.marks
+        if "garbage" in marks:
+            yield "<html>Bad Gateway</html>"
+        if "late-error" in marks:
+            self._bill("failed", self._told or Usage())
+            yield self._error("late-error")
+        if "stall" in marks or "cut-stream" in marks:
+            await self._silence("stall")
+            self._bill_cut("cut")
+            raise Cut
+
+    async def _silence(self, name: str) -> None:
+        if name in self.call.marks:
+            await asyncio.sleep(prompt_marks.seconds(self.call.marks, name, FOREVER))
+
+    def _refused(self, name: str) -> Refused:
+        midnight = self.time.to_midnight()
+        return prompt_marks.in_stream(self.call.marks[name], model=self.call.asked, to_midnight=midnight)
+
+    def _error(self, name: str) -> Any:
+        refused = self._refused(name)
+        self.books.refusals[refused.code] += 1
+        return refused.body
+
+    def leave(self) -> None:
+        """The caller has disconnected, if nothing was billed."""
+        if not self._billed:
+            self._bill_cut("disconnected")
+
+    def _bill_cut(self, outcome: Outcome) -> None:
+        prompt = self.answer.usage
+        nothing_told = Usage(prompt=prompt.prompt, cached=prompt.cached)
+        self._bill(outcome, prompt if self.disconnect == "whole" else self._told or nothing_told)
+
+    def _bill(self, outcome: Outcome, usage: Usage) -> None:
+        self._billed = True
+        now, call = self.time.now(), self.call
+        micro_usd = models.cost(self.version, usage, now)
+        call.project.spent.add(self.time.clock(), micro_usd)
+        self.books.end(
+            Bill(
+                response_id=self.response_id,
+                project=call.project.name,
+                kind=call.kind,
+                asked=call.asked,
+                answered=self.version,
+                outcome=outcome,
+                finish_reason=self.answer.finish_reason if outcome in ("finished", "lost") else None,
+                usage=usage,
+                micro_usd=micro_usd,
+                arrived=call.arrived.timestamp(),
+                ended=now.timestamp(),
+            )
+        )

@@ -1,0 +1,35 @@
+"""The simulator's time: a monotonic clock for windows, and a date that follows it, for prices and days."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from simulator.gemini import projects
+
+Clock = Callable[[], int]
+
+
+class Time:
+    """The time at a simulator whose clock began at a date.
+
+    Args:
+        clock: Monotonic nanoseconds.
+        begin: The date now; None for the real one.
+    """
+
+    def __init__(self, clock: Clock, begin: datetime | None = None) -> None:
+        self.clock = clock
+        self.set(begin)
+
+    def set(self, date: datetime | None) -> None:
+        """Let it be this date now; None for the real one."""
+        self._begin = date or datetime.fromtimestamp(time.time(), UTC)
+        self._at = self.clock()
+
+    def now(self) -> datetime:
+        """The date."""
+        return self._begin + timedelta(microseconds=(self.clock() - self._at) / 1000)
+
+    def to_midnight(self) -> float:
+        """The seconds to midnight Pacific time."""
+        return projects.to_midnight(self.now())

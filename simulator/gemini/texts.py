@@ -1,0 +1,80 @@
+"""The filler of answers: words by a seed, and a text of exactly so many tokens."""
+
+import random
+from itertools import pairwise
+
+from simulator.gemini import tokens
+
+_WORDS = [
+    "the",
+    "light",
+    "of",
+    "a",
+    "lamp",
+    "falls",
+    "on",
+    "blue",
+    "hills",
+    "and",
+    "small",
+    "boats",
+    "drift",
+    "over",
+    "calm",
+    "water",
+    "while",
+    "an",
+    "old",
+    "fox",
+    "waits",
+    "near",
+    "the",
+    "long",
+    "road",
+    "home",
+    "with",
+    "rain",
+    "and",
+    "wind",
+    "in",
+    "its",
+    "ears",
+    "then",
+    "comes",
+    "day",
+]
+
+
+def words(chance: random.Random, amount: int) -> str:
+    """So many words."""
+    return " ".join(chance.choices(_WORDS, k=amount))
+
+
+def pieces(text: str, amount: int) -> list[str]:
+    """A text in at most so many pieces of about the same length. An empty text has none."""
+    amount = max(1, min(amount, len(text)))
+    marks = [len(text) * number // amount for number in range(amount + 1)]
+    return [text[begin:end] for begin, end in pairwise(marks) if end > begin]
+
+
+def of_tokens(amount: int, *, begin: str, seed: int) -> str:
+    """A text of exactly so many tokens, which starts with `begin` as far as that fits."""
+    if tokens.of_text(begin) >= amount:
+        return cut(begin, amount)
+    text = begin
+    chance = random.Random(seed)  # noqa: S311 - filler, not secrets
+    # Words of up to four letters have one token each with the space before them, so most steps are exact.
+    short = [word for word in _WORDS if len(word) <= 4]
+    missing = amount - tokens.of_text(begin)
+    return text + "".join(f" {word}" for word in chance.choices(short, k=missing))
+
+
+def cut(text: str, amount: int) -> str:
+    """The longest beginning of a text with at most so many tokens."""
+    if tokens.of_text(text) <= amount:
+        return text
+    least, most = 0, len(text)
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if tokens.of_text(text[:middle]) <= amount else (least, middle - 1)
+    return text[:least]
