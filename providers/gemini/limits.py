@@ -24,7 +24,7 @@ LONGEST_WAIT: Final = 300
 WINDOW: Final = 60.0
 """Seconds after which a limit of a minute is free again, if the error does not say when."""
 
-_POLITE: Final = re.compile(r"check your plan and billing details", re.IGNORECASE)
+_POLITE: Final = re.compile(r"check (?:your |the )?(?:plan|quota)[^.]{0,40}\bbilling details?", re.IGNORECASE)
 _MONEY: Final = re.compile(
     r"\bprepa(?:y|id)|\bcredits?\b[^.]{0,40}\b(?:depleted|exhausted|used up|insufficient)"
     r"|\bspend(?:ing)?[ -](?:cap|limit)|\bmonthly\b[^.]{0,40}\b(?:cap|spend|budget|limit)|\bbilling\b",
