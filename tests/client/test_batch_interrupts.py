@@ -8,7 +8,7 @@ from replicate_concurrent.batches.rows import Row
 from replicate_concurrent.batches.runner import Ended
 from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.batch_run import View
-from replicate_concurrent.cli.session import Session
+from replicate_concurrent.cli.session import OutputClosed, Session
 
 TOTAL, ROW = 4, Row(1, "item 1", {"model_name": "m"}, "d")
 CTRL_C = KeyboardInterrupt()
@@ -110,6 +110,25 @@ def test_what_remains_is_named_if_the_wait_ends_before(follow, batch, sentence):
     assert 130 == status
     assert [sentence, "1 cancelled, 0 done."] == shown[-3:-1]
     assert shown[-1].startswith("2 may still run at the service (batch_1).")
+
+
+class Closed:
+    """Standard output whose reader has ended."""
+
+    def isatty(self):
+        return False
+
+    def write(self, _):
+        raise BrokenPipeError
+
+
+def test_a_reader_that_ends_early_leaves_a_sentence_about_the_rows(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.stdout", Closed())
+    view = View(Session(), None, Run(CANCELLED), TOTAL, tmp_path)
+
+    with pytest.raises(OutputClosed):
+        view.follow()
+    assert "The same command goes on with the others." in capsys.readouterr().err
 
 
 def test_what_remains_is_named_if_not_all_can_be_cancelled(follow):

@@ -5,6 +5,7 @@ The modules that it loads are counted, since a clock would measure the machine.
 
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -110,6 +111,18 @@ def test_help_loads_few_modules_and_none_that_are_slow(arguments):
 
     assert set() == SLOW & {name.partition(".")[0] for name in modules}
     assert MOST >= len(modules)
+
+
+def test_a_reader_that_ends_early_ends_the_command_without_a_word():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", "from replicate_concurrent.cli import main; main()", "--version"],
+        stdout=writing, stderr=subprocess.PIPE, env={"PYTHONPATH": str(CLIENT)}, check=False,
+    )  # fmt: skip
+    os.close(writing)
+
+    assert (141, b"") == (done.returncode, done.stderr)
 
 
 def test_init_asks_the_address_that_was_typed_and_not_that_of_the_older_file(page, tmp_path, monkeypatch):

@@ -126,6 +126,17 @@ def test_init_asks_for_the_address_and_the_key_which_it_does_not_show(start, ser
     assert written == path.read_text()
 
 
+@pytest.mark.parametrize("question", ["Address: ", "Key: "])
+def test_ctrl_c_ends_init_as_any_other_command(start, service, tmp_path, question):
+    address = {"RCG_URL": service.url if question == "Key: " else None}
+    terminal = start("init", RCG_CONFIG=str(tmp_path / "config.toml"), **address)
+    terminal.shows(question)
+    terminal.press(CTRL_C)
+
+    assert 130 == terminal.ended()
+    assert not (tmp_path / "config.toml").exists()
+
+
 def test_ctrl_c_tells_what_goes_on_and_pressed_twice_cancels_it(rcg, service):
     terminal = rcg()
     terminal.shows("4 new: 0.1 USD")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from replicate_concurrent.cli.exits import FAILED, USAGE
+from replicate_concurrent.cli.exits import FAILED, OUTPUT_CLOSED, USAGE
 from replicate_concurrent.version import VERSION
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     try:
         from replicate_concurrent.cli.app import app
-        from replicate_concurrent.cli.session import Session
+        from replicate_concurrent.cli.session import OutputClosed, Session
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.startswith("replicate_concurrent"):
             raise
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     session = Session()
     try:
         app(list(sys.argv[1:] if arguments is None else arguments), prog_name="rcg", obj=session)
-    except BrokenPipeError:  # `rcg list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+    except OutputClosed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at its end
+        sys.exit(OUTPUT_CLOSED)
     except ApiError as error:
         session.refused(error)
         _fail(f"{error}{_OLDER}" if _seems_older(error) else str(error), FAILED)

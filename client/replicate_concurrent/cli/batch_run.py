@@ -17,7 +17,7 @@ from replicate_concurrent.batches.inputs import rows_of
 from replicate_concurrent.batches.runner import BatchRun, Ended
 from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
-from replicate_concurrent.cli.session import Session, duration, emit, emit_json, say, usd, visible
+from replicate_concurrent.cli.session import Session, ask, duration, emit, emit_json, say, usd, visible
 from replicate_concurrent.cli.waiting import AGAIN
 from replicate_concurrent.client import Client
 from replicate_concurrent.errors import NotFound, ReplicateConcurrentError
@@ -113,10 +113,10 @@ def _confirmed(question: str) -> bool:
     """The answer on the terminal, also if standard input is the table. Without a terminal, yes."""
     if not sys.stderr.isatty():
         return True
+    if sys.stdin.isatty():
+        return ask(question).lower() in ("y", "yes")
     sys.stderr.write(question)
     sys.stderr.flush()
-    if sys.stdin.isatty():
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
     try:
         with open("CON" if sys.platform == "win32" else "/dev/tty", encoding="utf-8") as terminal:  # noqa: PTH123
             return terminal.readline().strip().lower() in ("y", "yes")

@@ -10,3 +10,6 @@ USAGE: Final = 2
 
 INTERRUPTED: Final = 130
 """Ctrl-C."""
+
+OUTPUT_CLOSED: Final = 141
+"""The reader of standard output has ended, such as `head`. The shell gives a program that SIGPIPE ends this status."""

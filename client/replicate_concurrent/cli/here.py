@@ -11,7 +11,7 @@ import typer
 
 from replicate_concurrent.cli.exits import FAILED
 from replicate_concurrent.cli.options import Json
-from replicate_concurrent.cli.session import CONNECT_TIMEOUT, Session, emit, emit_json, facts, say
+from replicate_concurrent.cli.session import CONNECT_TIMEOUT, Session, ask, emit, emit_json, facts, say
 
 if TYPE_CHECKING:
     from replicate_concurrent.config import Settings
@@ -43,11 +43,12 @@ def init(
     if path.exists() and not force:
         if not interactive:
             raise typer.BadParameter(f"{path} exists; --force replaces it")
-        typer.confirm(f"{path} exists. Replace it?", abort=True, err=True)
+        if ask(f"{path} exists. Replace it? [y/N]: ").lower() not in ("y", "yes"):
+            raise typer.Exit(FAILED)
     url = session.url or os.environ.get("RCG_URL")
     if url is None and interactive:
         say("The address of the service, such as http://localhost:5000. Empty: the one of this machine.")
-        url = typer.prompt("Address", default="", show_default=False, err=True)
+        url = ask("Address: ")
     key = _asked_key(interactive)
     is_token = key.startswith("r8_")
     given = config.load(
@@ -176,7 +177,9 @@ def _asked_key(interactive: bool) -> str:
     """The key or token: asked for on a terminal, else the first line of standard input. Raises BadParameter."""
     if interactive:
         say("A Replicate token (r8_…), or a key of the service (rcg_…). It is not shown.")
-        key = typer.prompt("Key", hide_input=True, err=True)
+        from getpass import getpass
+
+        key = getpass("Key: ", stream=sys.stderr)
     else:
         key = sys.stdin.readline()
     if not key.strip():

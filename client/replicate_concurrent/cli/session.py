@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
 
+from replicate_concurrent.errors import ReplicateConcurrentError
+
 if TYPE_CHECKING:
     import httpx
 
@@ -55,10 +57,17 @@ class Session:
             emit_json(error.raw)
 
 
+class OutputClosed(ReplicateConcurrentError):
+    """The reader of standard output has ended, such as `head`."""
+
+
 def emit(text: str) -> None:
-    """Write a line to standard output."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()
+    """Write a line to standard output. Raises OutputClosed."""
+    try:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:  # typer would exit with 1 for it
+        raise OutputClosed from error
 
 
 def emit_json(raw: Mapping[str, Any]) -> None:
@@ -76,6 +85,13 @@ def say(sentence: str) -> None:
         sentence = "\n".join(lines)
     sys.stderr.write(f"{visible(sentence)}\n")
     sys.stderr.flush()
+
+
+def ask(question: str) -> str:
+    """A line from the terminal. The question is on standard error. Ctrl-C interrupts it, as anything else."""
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip()
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
