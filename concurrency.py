@@ -6,7 +6,6 @@ runs on the loop, so it needs no lock.
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,10 +17,11 @@ import structlog
 from admission.durations import Durations
 from admission.estimates import Estimates
 from admission.policy import Policy
-from admission.semaphores import Semaphore
+from admission.semaphores import Semaphore, Semaphores
 from admission.sliding_window import WINDOW
 from admission.snapshot import GateStats, StallStats
 from ledger import Ledger
+from stepping import Stepper, grant, reject, until_granted
 
 _STALL_NOTED_AFTER: Final = 1.0
 """Seconds. A shorter stall is one lost creation whose search was answered, and is not logged."""
@@ -119,17 +119,7 @@ class Lease:
         self.release()
 
 
-async def until_granted(lease: Lease) -> Lease:
-    """Wait until this lease is granted, and return it. If the wait is cancelled, the lease is released."""
-    try:
-        await lease.granted
-    except asyncio.CancelledError:
-        lease.release()
-        raise
-    return lease
-
-
-class Gate(Estimates):
+class Gate(Estimates, Stepper):
     """The shared gate: slots, an exact sliding window, and a fair queue before both.
 
     `interactive_reserve` is the largest share of the window for which single calls go before batches. `bounds_unproven`
@@ -154,8 +144,6 @@ class Gate(Estimates):
         )
         super().__init__(policy, _now)
         self._closed: Callable[[], Exception] | None = None
-        self._admitting = False
-        self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._stall = StallStats()
 
@@ -181,9 +169,9 @@ class Gate(Estimates):
         """As `acquire`, without waiting: the lease is `granted` later, or never if it is released before."""
         if self._closed is not None:
             raise self._closed()
-        lease = Lease(self._policy, self._admit_soon)
+        lease = Lease(self._policy, self.admit_soon)
         self._policy.enqueue((lease,), caller, **limits)
-        self._admit_soon()
+        self.admit_soon()
         return lease
 
     def adopt(
@@ -201,10 +189,10 @@ class Gate(Estimates):
         `count` must have counted its place. But if the answer to its creation was lost, `lost` is the seconds since it
         was sent: it takes a place here, the one that was `expected` under that name, if any. It also takes one if it
         `is_pending`: the creation may be sent still, or may be answered."""
-        lease = Lease(self._policy, self._admit_soon, "sent" if lost is None else "lost")
+        lease = Lease(self._policy, self.admit_soon, "sent" if lost is None else "lost")
         limits |= {"now": _now(), "lost": None if lost is None else _now() - lost}
         self._policy.adopt(lease, caller, expected=expected, is_pending=is_pending, **limits)
-        self._admit_soon()  # the next step notices a stall
+        self.admit_soon()  # the next step notices a stall
         return lease
 
     def configure(
@@ -213,24 +201,24 @@ class Gate(Estimates):
         """Change both limits, or neither if one is invalid (ValueError). Running predictions continue."""
         limits = {"concurrent_limit": concurrent_limit, "requests_per_minute": requests_per_minute}
         self._policy.configure(_now(), **limits)
-        self._admit_soon()
+        self.admit_soon()
 
     def limit_caller(
         self, caller: str, *, max_concurrent: int | None = None, per_minute: int | None = None
     ) -> None:
         """Change the own limits of a caller, at once for its waiting requests; see `Policy.limit_caller`."""
         self._policy.limit_caller(caller, max_concurrent=max_concurrent, per_minute=per_minute)
-        self._admit_soon()
+        self.admit_soon()
 
     def allot(self, places: int) -> None:
         """Set the limit of the window to the share of this process in it. While that is 0, no request is admitted."""
         self._policy.window.limit = places
-        self._admit_soon()
+        self.admit_soon()
 
     def pause(self, caller: str, seconds: float) -> None:
         """Admit nothing of this caller for so many seconds, then one request at a time until `proceed`."""
         self._policy.queue.pause(caller, _now() + seconds)
-        self._admit_soon()
+        self.admit_soon()
 
     def slow_down(self, caller: str) -> None:
         """Admit one request of this caller at a time until `proceed`."""
@@ -239,18 +227,18 @@ class Gate(Estimates):
     def refuse(self, caller: str, batch: str | None) -> bool:
         """A creation was refused for lack of credit. Returns whether that is conclusive; see `Policy.refuse`."""
         is_conclusive = self._policy.refuse(caller, batch, _now())
-        self._admit_soon()
+        self.admit_soon()
         return is_conclusive
 
     def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
         """A creation of this caller was accepted; see `Policy.proceed`."""
         self._policy.proceed(caller, _now(), exhausted_for=exhausted_for)
-        self._admit_soon()
+        self.admit_soon()
 
     def upstream_answered(self, sent: float) -> None:
         """A request other than a creation, sent at this moment of the loop's clock, was answered."""
         if self._policy.stall.answered(sent):
-            self._admit_soon()
+            self.admit_soon()
 
     def start_half_spent(self) -> None:
         """Use half of the window for the first minute, since the requests of an earlier process are not recorded. So a
@@ -272,12 +260,12 @@ class Gate(Estimates):
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
         """End the waits of a batch: each raises `reason()`."""
-        self._reject(self._policy.queue.clear(caller, batch), reason)
+        reject(self._policy.queue.clear(caller, batch), reason)
 
     def close(self, reason: Callable[[], Exception]) -> None:
         """Admit nothing any more: every current and every later wait raises `reason()`."""
         self._closed = reason
-        self._reject(self._policy.queue.clear(), reason)
+        reject(self._policy.queue.clear(), reason)
 
     @property
     def slots_held(self) -> int:
@@ -292,11 +280,16 @@ class Gate(Estimates):
         seen = super().statistics()
         return replace(seen, stall=replace(self._stall, in_doubt=seen.stall.in_doubt))
 
+    @property
+    def shared_semaphores(self) -> Semaphores:
+        """The semaphores, for another gate that is to use them as well: see `share_semaphores_with`."""
+        return self._policy.semaphores
+
     def set_semaphore(self, semaphore: str, limit: int) -> None:
         """Create a semaphore, or change its limit at once. Running predictions and leases continue. Raises
         ValueError."""
         self._policy.semaphores.set_limit(semaphore, limit)
-        self._admit_soon()
+        self.admit_soon()
 
     def remove_semaphore(self, semaphore: str) -> None:
         """Forget a semaphore that is not in use, and for which no ticket waits."""
@@ -306,7 +299,7 @@ class Gate(Estimates):
         """Lease a permit to another service until a moment of the loop's clock, after which the caller returns it.
         Returns None, or the estimated seconds until there is one: a request that waits goes first, but both sides take
         turns. Raises KeyError for an unknown semaphore."""
-        self._admit()
+        self.step()
         if self._find(semaphore).lease(lease, until, _now()):
             return None
         return self._find(semaphore).retry_after(_now(), mean_held=self.durations.mean_slot())
@@ -319,7 +312,7 @@ class Gate(Estimates):
         """A lease was ended or has expired. An unknown lease is ignored."""
         found = self._policy.semaphores.find(semaphore)
         if found is not None and found.leases.pop(lease, None) is not None:
-            self._admit_soon()
+            self.admit_soon()
 
     def _find(self, semaphore: str) -> Semaphore:
         found = self._policy.semaphores.find(semaphore)
@@ -327,26 +320,14 @@ class Gate(Estimates):
             raise KeyError(semaphore)
         return found
 
-    @staticmethod
-    def _reject(leases: list[Lease], reason: Callable[[], Exception]) -> None:
-        for lease in leases:
-            if not lease.granted.done():
-                lease.granted.set_exception(reason())
-
-    def _admit_soon(self) -> None:
-        """Admit in the next tick. A batch is submitted in one tick, so the policy sees it whole."""
-        if not self._admitting:
-            self._admitting = True
-            asyncio.get_running_loop().call_soon(self._admit)
-
-    def _admit(self) -> None:
-        self._admitting = False
+    def admit(self) -> float:
         self._watch_stall()
         step = self._policy.step(_now())
-        for lease in step.admitted:
-            if not lease.granted.done():  # otherwise its task was cancelled in this tick and releases it
-                lease.granted.set_result(None)
-        self._arm(step.next_chance)
+        grant(step.admitted)
+        return step.next_chance
+
+    def finds_permits(self) -> bool:
+        return any(each.room(_now()) > 0 for each in self._policy.semaphores.closed)
 
     def _watch_stall(self) -> None:
         if self._policy.stall.is_on:
@@ -366,20 +347,6 @@ class Gate(Estimates):
         self._stall = replace(self._stall, is_on=True, stalled_at=time.time())
         in_doubt, waiting = len(self._policy.stall.in_doubt), len(self._policy.queue)
         log.warning("upstream_stalled", in_doubt=in_doubt, waiting=waiting)
-
-    def _arm(self, wake: float) -> None:
-        """Set the timer for the next moment at which time alone may admit more."""
-        if self._timer is not None:
-            if self._timer.when() == wake:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if wake < math.inf:
-            self._timer = asyncio.get_running_loop().call_at(wake, self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self._admit()
 
 
 def _now() -> float:

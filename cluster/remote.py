@@ -25,11 +25,12 @@ from admission.snapshot import GateStats
 from cluster.keeper import Keeper
 from cluster.lease import RemoteLease
 from cluster.mirror import mirrored, read_figures
-from concurrency import Gate, Lease, until_granted
+from concurrency import Gate, Lease
 from errors import LedgerDown
 from ledger import Ledger
 from ledger.records import LeaseRecord, LeaseState
 from loop_thread import wait_for_event
+from stepping import until_granted
 
 _PAUSE: Final = 0.5
 _POLL_PAUSE: Final = 0.05

@@ -147,6 +147,10 @@ class Parked:
             if not by_account:
                 del self._flows[bound]
 
+    def has_room(self, bounds: Iterable[Bound], now: float) -> bool:
+        """Whether one of these bounds has room for a flow that is parked there."""
+        return any(each in self._flows and each.room(now) > 0 for each in bounds)
+
     def next_room(self, now: float) -> float:
         """When time alone gives room to a parked flow."""
         return min((each.next_room(now) for each in self._flows), default=math.inf)

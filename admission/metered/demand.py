@@ -1,12 +1,9 @@
 """What a metered ticket needs, and how that compares with the limits."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from admission.metered.limits import MICRO, MONEY_LIMIT, ModelLimits
-
-_LARGE: Final = 50
-"""A ticket that takes more than one part in so many of a window is large."""
+from admission.metered.windows import is_large
 
 
 class TooLarge(ValueError):
@@ -43,7 +40,7 @@ class Demand:
 
     def is_large(self, limits: ModelLimits, micro_usd: int) -> bool:
         """Whether it takes more than two per cent of the window of tokens or of money."""
-        return self.tokens * _LARGE > limits.tpm or self.micro_usd * _LARGE > micro_usd
+        return is_large(self.tokens, limits.tpm) or is_large(self.micro_usd, micro_usd)
 
     def share(self, limits: ModelLimits, micro_usd: int) -> int:
         """The largest of its shares in the windows of requests, tokens and money, in millionths of a window."""

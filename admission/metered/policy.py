@@ -271,6 +271,10 @@ class MeteredPolicy:
         next_chance = min(self._wakes[0][0] if self._wakes else math.inf, self._parked.next_room(now))
         return MeteredStep(admitted, refused, next_chance)
 
+    def finds_permits(self, now: float) -> bool:
+        """Whether a semaphore has a permit now for tickets that waited for one."""
+        return self._parked.has_room(self._permits.values(), now)
+
     @property
     def in_flight(self) -> int:
         """How many slots are held in all accounts."""

@@ -7,7 +7,14 @@ owner sets. Until then it is open: it counts as long as it takes.
 import math
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Final
+
+_LARGE: Final = 50
+
+
+def is_large(weight: float, limit: float) -> bool:
+    """Whether this is more than two per cent of a window."""
+    return weight * _LARGE > limit
 
 
 @dataclass(slots=True, eq=False)
@@ -91,8 +98,9 @@ class WeightedWindow:
 class Meter:
     """A window for entries of very different weight, in which a heavy ticket is neither starved nor obstructs others.
 
-    The first ticket that does not fit is `next`. Lighter ones pass it while they fit, but together at most one whole
-    window: then the window waits for it. It goes before all others as soon as it fits.
+    The first ticket that does not fit is `next`, and goes before all others as soon as it fits. If it is large, lighter
+    ones pass it while they fit, but together at most one whole window: then the window waits for it. If it is small,
+    nothing passes it, since little is unused meanwhile.
     """
 
     window: WeightedWindow
@@ -100,6 +108,7 @@ class Meter:
     """The flow whose first ticket is the next; None if no ticket was refused since one went."""
     _taken: int = field(default=0, init=False)
     _passed_from: int = field(default=0, init=False)
+    _lets_pass: bool = field(default=False, init=False)
 
     def admits(self, flow: Any, weight: int, now: float) -> bool:
         """Whether the first ticket of a flow may take this weight now. If not, it is the next from now on, unless
@@ -110,6 +119,7 @@ class Meter:
             return True
         if self.next is None:
             self.next, self._passed_from = flow, self._taken
+            self._lets_pass = is_large(weight, self.window.limit)
         return False
 
     def take(self, flow: Any, weight: int) -> Entry:
@@ -128,4 +138,4 @@ class Meter:
         return math.inf if self.next is None else self.window.next_expiry()
 
     def _may_pass(self, weight: int) -> bool:
-        return self._taken + weight - self._passed_from <= self.window.limit
+        return self._lets_pass and self._taken + weight - self._passed_from <= self.window.limit

@@ -18,9 +18,9 @@ FLOORS = [
     {"service"},
     {"assembly", "doors", "generations"},
     {"cluster", "providers", "parsing", "webhooks"},
-    {"auth", "concurrency", "files", "models"},
+    {"auth", "concurrency", "files", "metering", "models"},
     {"ledger", "telemetry"},
-    {"catalog", "loop_thread"},
+    {"catalog", "loop_thread", "stepping"},
     {"media", "settings"},
     {"admission", "contract", "errors", "interpreter", "network"},
 ]

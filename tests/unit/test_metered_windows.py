@@ -116,6 +116,13 @@ def test_what_passes_a_heavy_ticket_is_at_most_one_whole_window():
     assert meter.admits("heavy", 80, 60.0)
 
 
+def test_nothing_passes_a_small_ticket_that_does_not_fit():
+    meter = full(99)
+    assert not meter.admits("small", 2, 0.0)
+
+    assert [False, True] == [meter.admits("smaller", 1, 0.0), meter.admits("small", 2, 60.0)]
+
+
 def test_after_the_heavy_ticket_others_go_again():
     meter = full(50)
     meter.admits("heavy", 80, 0.0)

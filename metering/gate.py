@@ -1,0 +1,157 @@
+"""The gate of metered calls: `admission.metered.policy.MeteredPolicy` on one event loop, whose clock is its only clock.
+
+It adds the waiting, as `concurrency.Gate` does for predictions: a future for each call, and the steps in time.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, tzinfo
+
+from admission.durations import Durations
+from admission.metered.demand import Demand
+from admission.metered.limits import MeteredLimits
+from admission.metered.policy import MeteredPolicy
+from admission.semaphores import Semaphores
+from metering.days import Days
+from metering.lease import MeteredLease
+from stepping import Stepper, grant, reject, until_granted
+
+
+class MeteredGate(Stepper):
+    """The shared gate of all calls that are limited by what they weigh.
+
+    `concurrent_limit` is how many slots each account has, `limits` are those of each account and model, and `zone` is
+    that in which the upstream's days end. `semaphores` may be those of another gate: see `share_semaphores_with`.
+    `durations` records how long slots are held.
+    """
+
+    def __init__(
+        self,
+        *,
+        concurrent_limit: int,
+        limits: MeteredLimits,
+        zone: tzinfo = UTC,
+        semaphores: Semaphores | None = None,
+        durations: Durations | None = None,
+    ) -> None:
+        self._days = Days(zone, _now)
+        self._policy = MeteredPolicy(
+            concurrent_limit=concurrent_limit,
+            limits=limits,
+            day_ends=self._days.end,
+            semaphores=Semaphores() if semaphores is None else semaphores,
+            durations=durations or Durations(),
+        )
+        self._closed: Callable[[], Exception] | None = None
+
+    async def acquire(self, demand: Demand) -> MeteredLease:
+        """Wait for everything that the call needs, in turn with all others.
+
+        Cancelling the wait leaves nothing behind, even in the tick in which it is granted. Raises TooLarge if a window
+        has no room for it, also later if a limit is lowered meanwhile, and the exception of `close` or `dismiss`."""
+        return await until_granted(self.request(demand))
+
+    def request(self, demand: Demand) -> MeteredLease:
+        """As `acquire`, without waiting: the lease is `granted` later, or never if it is released before."""
+        if self._closed is not None:
+            raise self._closed()
+        lease = MeteredLease(self._policy, demand, self.admit_soon)
+        self._policy.enqueue(lease, demand)
+        self.admit_soon()
+        return lease
+
+    def adopt(self, demand: Demand, *, sent_ago: float) -> MeteredLease:
+        """Everything that a call needs which another process has sent so many seconds ago, even if there is no room."""
+        lease = MeteredLease(self._policy, demand, self.admit_soon, "sent")
+        self._policy.adopt(lease, demand, _now(), sent=_now() - sent_ago)
+        return lease
+
+    def check(self, demand: Demand) -> None:
+        """Raises TooLarge if the call needs more than a whole window, so that it could never be admitted."""
+        self._policy.check(demand)
+
+    def configure(self, *, concurrent_limit: int | None = None, limits: MeteredLimits | None = None) -> None:
+        """Change the limits that are not None, or none if one is invalid (ValueError). Running calls continue."""
+        self._policy.configure(concurrent_limit=concurrent_limit, limits=limits)
+        self.admit_soon()
+
+    def limit_caller(
+        self, caller: str, *, max_concurrent: int | None = None, per_minute: int | None = None
+    ) -> None:
+        """Change the own limits of a caller, at once for its waiting calls; None: it has none. Raises ValueError."""
+        self._policy.limit_caller(caller, max_concurrent=max_concurrent, per_minute=per_minute)
+        self.admit_soon()
+
+    def pause(self, caller: str, seconds: float) -> None:
+        """Admit nothing of this caller for so many seconds."""
+        self._policy.pause(caller, _now() + seconds)
+        self.admit_soon()
+
+    def shut(self, account: str, model: str | None, seconds: float, why: str) -> None:
+        """The upstream refused a call for a limit of a model, or of the account if `model` is None: admit nothing that
+        it would refuse as well for so many seconds, and then one call until its lease says `proceed`."""
+        self._policy.close(account, model, _now() + seconds, why)
+        self.admit_soon()
+
+    def lower(self, account: str, model: str | None, limit: str, value: int) -> None:
+        """A limit is lower than was configured, until the restart: see `MeteredPolicy.lower`. Raises ValueError."""
+        self._policy.lower(account, model, limit, value)
+        self.admit_soon()
+
+    def upstream_answered(self, account: str, sent: float) -> None:
+        """A request of an account that needs no admission, sent at this moment of the loop's clock, was answered."""
+        self._policy.upstream_answered(account, sent, _now())
+        self.admit_soon()
+
+    def count(self, account: str, model: str, *, answered_ago: float, tokens: int, micro_usd: int) -> None:
+        """Count a call of an earlier process, answered so many seconds ago (negative if it may be answered still),
+        except in the day. Call it before any admission."""
+        self._policy.count(
+            account, model, answered_ago=answered_ago, tokens=tokens, micro_usd=micro_usd, now=_now()
+        )
+
+    def count_day(self, account: str, model: str, calls: int) -> None:
+        """Count so many calls of earlier processes in the present day."""
+        self._policy.count_day(account, model, calls, _now())
+
+    def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
+        """End the waits of a batch: each raises `reason()`."""
+        reject(self._policy.clear(caller, batch), reason)
+
+    def close(self, reason: Callable[[], Exception]) -> None:
+        """Admit nothing any more: every current and every later wait raises `reason()`."""
+        self._closed = reason
+        reject(self._policy.clear(), reason)
+
+    def day_ends(self) -> float:
+        """When the present day of the upstream ends, by the loop's clock."""
+        return self._days.end(_now())
+
+    @property
+    def slots_held(self) -> int:
+        """How many slots all callers hold, in all accounts."""
+        return self._policy.in_flight
+
+    def in_flight(self, caller: str) -> int:
+        """How many slots a caller holds, in all accounts."""
+        return self._policy.held_by(caller)
+
+    @property
+    def durations(self) -> Durations:
+        """How long slots are held."""
+        return self._policy.durations
+
+    def admit(self) -> float:
+        step = self._policy.step(_now())
+        for lease, error in step.refused:
+            if not lease.granted.done():
+                lease.granted.set_exception(error)
+        grant(step.admitted)
+        return step.next_chance
+
+    def finds_permits(self) -> bool:
+        return self._policy.finds_permits(_now())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
