@@ -119,7 +119,8 @@ def test_rows_that_never_reached_the_service_are_sent_also_days_later(client, tm
             [
                 Line(manifest.key(row.digest, 0), row.digest, row.index, f"{row.index}.{{ext}}", at)
                 for row in rows
-            ]
+            ],
+            "{index}.{ext}",
         )
 
     assert ["succeeded"] * 3 == [status for status, _ in run(client, tmp_path)]

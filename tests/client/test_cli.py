@@ -141,6 +141,10 @@ def test_a_table_becomes_named_files_and_the_same_command_again_makes_nothing(rc
     assert "2 done before.\n2 of 2 rows done, 0.05 USD: out\n" == errors
     assert before == simulator.counts().creations_accepted
 
+    status, again, errors = rcg(*command[:-1], "{sku}-{index}.{ext}", "-o", "out")
+    assert "2 done before.\nRows of earlier runs keep the names of --name '{sku}.{ext}'.\n" in errors
+    assert sorted(output.splitlines()) == sorted(again.splitlines())
+
 
 def test_a_file_that_was_deleted_is_fetched_again_and_a_changed_row_is_made(rcg, tmp_path, simulator):
     rows = tmp_path / "prompts.txt"

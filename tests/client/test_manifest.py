@@ -18,7 +18,7 @@ def begun(manifest, *digests):
         Line(manifest.key(digest, 0), digest, index, f"{digest}.{{ext}}", 12.5)
         for index, digest in enumerate(digests, 1)
     ]
-    manifest.begin(lines)
+    manifest.begin(lines, "{slug}.{ext}")
     return lines
 
 
@@ -26,7 +26,7 @@ def test_rows_are_in_the_file_when_begin_returns(manifest):
     begun(manifest, "one", "two")
 
     kinds = [json.loads(line)["type"] for line in manifest.path.read_bytes().splitlines()]
-    assert ["manifest", "row", "row"] == kinds
+    assert ["manifest", "name", "row", "row"] == kinds
 
 
 def test_a_later_run_knows_all_that_was_written(tmp_path, manifest):
@@ -38,7 +38,7 @@ def test_a_later_run_knows_all_that_was_written(tmp_path, manifest):
     manifest.close()
 
     with Manifest(tmp_path) as later:
-        assert name == later.id
+        assert (name, "{slug}.{ext}") == (later.id, later.template)
         assert known["two"].error == later.latest()["two"].error
         assert (("one.jpg",), 0.5, "batch_1") == (
             later.latest()["one"].files, later.latest()["one"].cost_usd, later.latest()["one"].batch,

@@ -78,6 +78,12 @@ def test_standard_input_is_read_as_prompts_or_as_json_lines(text, values):
         ("a.jsonl", '{"prompt": "A"}\n{"seed": NaN}\n', "line 2: is not JSON .NaN is no number"),
         ("a.jsonl", "[" * 100_000, "line 1: is not JSON"),
         ("a.jsonl", "[1]\n", "line 1: must be a text or an object"),
+        (
+            "a.jsonl",
+            '{"prompt": "A"}\n{"prompt": "\\ud83d"}\n',
+            r"line 2: has '.ud83d', which is half a character",
+        ),
+        ("a.jsonl", '{"\\ude00": 1}\n', "line 1: has"),
         ("a.txt", b"good\nf\xfcchse\n", "line 2: is not UTF-8"),
         ("a.xlsx", "PK", r"^a\.xlsx: its ending must be one of"),
     ],

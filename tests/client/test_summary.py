@@ -6,7 +6,13 @@ from html.parser import HTMLParser
 
 from replicate_concurrent.batches.manifest import Line
 from replicate_concurrent.batches.rows import Row
-from replicate_concurrent.batches.summary import Outcome, contact_sheet, failures, keep_failures
+from replicate_concurrent.batches.summary import (
+    Outcome,
+    contact_sheet,
+    failures,
+    keep_contact_sheet,
+    keep_failures,
+)
 
 LOST = "No place keeps this output any more: http://service.test/1.png"
 EVIL = '"><script>alert(1)</script>'
@@ -52,6 +58,17 @@ def test_the_failures_are_a_table_and_rows_that_are_done_are_not_in_it():
         (row["index"], row["row"], row["code"]) for row in table
     ]
     assert f"{LOST}; {LOST}" == table[1]["detail"]
+
+
+def test_a_page_of_an_earlier_run_is_replaced_and_one_of_the_user_is_not(tmp_path):
+    path, other = tmp_path / "contact-sheet.html", tmp_path / "contact-sheet_2.html"
+
+    assert [path] * 2 == [keep_contact_sheet([outcome(prompt=each)], tmp_path, "a.csv") for each in "AB"]
+    assert "<p>B</p>" in path.read_text()
+
+    path.write_text("<!doctype html>\n<p>My own</p>\n")
+    assert [other] * 2 == [keep_contact_sheet([outcome(prompt=each)], tmp_path, "a.csv") for each in "CD"]
+    assert ("<p>My own</p>" in path.read_text(), "<p>D</p>" in other.read_text()) == (True, True)
 
 
 def test_the_table_of_an_earlier_run_is_replaced_and_removed(tmp_path):

@@ -5,6 +5,7 @@ The file only grows. A line is an object with a `type`:
 | type | fields |
 | --- | --- |
 | `manifest` | the first line: `version`, and `id`, a random part of the keys of all items |
+| `name` | before rows whose files have names of another template than those before: `template` |
 | `row` | before the POST: `digest`, `index`, `key` of the item, `name` of its files, `at` (Unix time) |
 | `batch` | after the answer to the POST: `id`, and `keys` of its items in their order |
 | `result` | `key`, `generation`, `status`, `files`, `cost_usd`, `error`; `lost`: a sentence for each lost output |
@@ -82,6 +83,8 @@ class Manifest:
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
         self.id = ""
+        self.template = ""
+        """The template of the names of the last rows."""
         self.lines: dict[str, Line] = {}
         """By key, in the order of the file."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -111,8 +114,11 @@ class Manifest:
         """How often the row was begun."""
         return sum(line.digest == digest for line in self.lines.values())
 
-    def begin(self, lines: Sequence[Line]) -> None:
-        """Write the rows, and return when they are on the disk."""
+    def begin(self, lines: Sequence[Line], template: str) -> None:
+        """Write the rows, whose files have names by this template. Returns when they are on the disk."""
+        if lines and template != self.template:
+            self.template = template
+            self._write([{"type": "name", "template": template}])
         for line in lines:
             self.lines[line.key] = line
         fields = ("digest", "index", "key", "name", "at")
@@ -183,6 +189,8 @@ class Manifest:
             if facts["version"] != _VERSION:
                 raise ValueError(f"of version {facts['version']}, which a later rcg wrote")
             self.id = facts["id"]
+        elif kind == "name":
+            self.template = facts["template"]
         elif kind == "row":
             line = Line(**{name: facts[name] for name in ("key", "digest", "index", "name", "at")})
             self.lines[line.key] = line

@@ -80,7 +80,10 @@ class BatchRun:
         self._directory = directory
         self._rows = {row.digest: row for row in rows}
         self._at = time.time() if at is None else at
+        self._name = name
         self._manifest = Manifest(directory)
+        self.earlier_name = self._manifest.template if self._manifest.template != name else ""
+        """The template of the names that rows of earlier runs keep; empty if it is that of this run."""
         try:
             self._names = Names(directory, name, self._manifest.taken())
             self.standing = planning.standing(rows, self._manifest, directory, retry_failed=retry_failed)
@@ -139,7 +142,7 @@ class BatchRun:
             ValueError: If a value of a row does not fit the template of names. No row is sent then.
         """
         begun = [self._begun(row) for row in self.standing.new]
-        self._manifest.begin(begun)
+        self._manifest.begin(begun, self._name)
         for folder in {(self._directory / line.name).parent for line in self._manifest.lines.values()}:
             remove_partial(folder)
         self._lines |= {line.digest: line for line in begun}

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from replicate_concurrent.batches.manifest import Line
 from replicate_concurrent.batches.rows import Row
+from replicate_concurrent.filenames import with_suffix
 
 FAILURES: Final = "failures.csv"
 _COLUMNS: Final = ("index", "row", "model", "prompt", "code", "detail", "generation")
@@ -27,7 +28,10 @@ _KINDS: Final = {
     "audio": {"mp3", "wav", "ogg", "flac", "m4a"},
 }
 
-_PAGE: Final = """<!doctype html>
+_PAGE_MARK: Final = "<!doctype html><!-- a contact sheet of rcg -->"
+"""The first line of a page, by which a later run knows it as its own."""
+
+_PAGE: Final = """{mark}
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -98,8 +102,7 @@ def failures(outcomes: Iterable[Outcome]) -> str:
 def keep_failures(outcomes: Iterable[Outcome], directory: Path, source: str) -> Path:
     """Write the table of failures, or remove that of an earlier run if there are none. Returns its path:
     `failures_2.csv`, and so on, where `failures.csv` is the input itself (`source`) or another file of the user."""
-    names = (FAILURES if number == 1 else f"failures_{number}.csv" for number in count(1))
-    path = next(each for each in (directory / name for name in names) if _may_replace(each, source))
+    path = _own(directory, FAILURES, ",".join(_COLUMNS), source)
     listed = list(outcomes)
     if any(each.line is not None and each.line.has_failed for each in listed):
         path.write_text(failures(listed), encoding="utf-8", newline="\n")
@@ -108,11 +111,28 @@ def keep_failures(outcomes: Iterable[Outcome], directory: Path, source: str) -> 
     return path
 
 
-def _may_replace(path: Path, source: str) -> bool:
-    """Whether the path is free, or has a table of failures that is not the input."""
+def keep_contact_sheet(outcomes: Iterable[Outcome], directory: Path, source: str) -> Path:
+    """Write the page of all outputs. Returns its path: `contact-sheet_2.html`, and so on, where `contact-sheet.html` is
+    a file of the user."""
+    path = _own(directory, CONTACT_SHEET, _PAGE_MARK, source)
+    page = contact_sheet(outcomes, title=directory.resolve().name)
+    path.write_text(page, encoding="utf-8", newline="\n")
+    return path
+
+
+def _own(directory: Path, name: str, first_line: str, source: str) -> Path:
+    """The first path of this name, with `_2` and so on, that is free or has a file of ours, which begins with this line
+    and is not the input (`source`)."""
+    names = (name if number == 1 else with_suffix(name, f"_{number}") for number in count(1))
+    return next(
+        each for each in (directory / each for each in names) if _may_replace(each, first_line, source)
+    )
+
+
+def _may_replace(path: Path, first_line: str, source: str) -> bool:
     try:
         with path.open("rb") as file:
-            is_ours = file.readline(200).rstrip(b"\r\n") == ",".join(_COLUMNS).encode()
+            is_ours = file.readline(200).rstrip(b"\r\n") == first_line.encode()
     except OSError:
         return not path.exists() and not path.is_symlink()
     with suppress(OSError):
@@ -126,6 +146,7 @@ def contact_sheet(outcomes: Iterable[Outcome], *, title: str) -> str:
     made = sum(each.is_done for each in listed)
     usd = sum(each.line.cost_usd for each in listed if each.line)
     return _PAGE.format(
+        mark=_PAGE_MARK,
         title=escape(title),
         facts=f"{made} of {len(listed)} made, {usd:.2f} USD",
         figures="\n".join(_figure(each) for each in listed),

@@ -61,6 +61,8 @@ def read(path: str | Path, *, form: str | None = None, stdin: TextIO | None = No
     entries = list(_entries(text, form, name))
     if not entries:
         raise TableError(f"{name} has no rows")
+    for entry in entries:
+        _check_letters(entry)
     return entries
 
 
@@ -114,6 +116,15 @@ def _table(text: str, name: str, *, separator: str) -> Iterator[Entry]:
             yield Entry(place, values, typed=False, columns=frozenset(columns))
     except csv.Error as reason:
         raise TableError(f"{name} line {lines.line_num}: {reason}") from None
+
+
+def _check_letters(entry: Entry) -> None:
+    """Raise TableError for half a surrogate pair, such as `\\ud83d` alone in JSON, which no request can have."""
+    try:
+        json.dumps(entry.values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as reason:
+        letter = reason.object[reason.start]
+        raise TableError(f"{entry.place}: has {letter!r}, which is half a character") from None
 
 
 def _separator(text: str) -> str:

@@ -87,6 +87,8 @@ def _begin(batch: BatchRun, wanted: Wanted) -> bool:
         say(
             f"{standing.orphans} rows of earlier runs are not in the input any more; `rcg list` shows their work."
         )
+    if batch.earlier_name:
+        say(f"Rows of earlier runs keep the names of --name {batch.earlier_name!r}.")
     doubt = question(forecast, wanted.ask_above)
     return not doubt or _confirmed(f"{doubt} Go on? [y/N] ")
 
@@ -283,9 +285,7 @@ def finish(batch: BatchRun, wanted: Wanted, status: int) -> int:
     failed = [each for each in outcomes if each.line is not None and each.line.has_failed]
     file = summary.keep_failures(outcomes, wanted.out, wanted.input)
     if wanted.contact_sheet:
-        page = wanted.out / summary.CONTACT_SHEET
-        page.write_text(summary.contact_sheet(outcomes, title=wanted.out.resolve().name), encoding="utf-8")
-        say(f"Contact sheet: {page}")
+        say(f"Contact sheet: {summary.keep_contact_sheet(outcomes, wanted.out, wanted.input)}")
     if status == INTERRUPTED:
         return status
     done = sum(each.is_done for each in outcomes)
