@@ -1,5 +1,5 @@
-# The service, without the simulator and without anything that only builds or tests it. The wheel of the Python client, which
-# the service serves at /client/, has both.
+# The service, without the simulator and without anything that only builds or tests it. The wheels that the service
+# serves at /client/ are built here; that of the client has the simulator, too.
 #
 #   docker build -t replicate-concurrent-generation .
 #   docker run -d --name replicate-concurrent -p 5000:5000 -v replicate-data:/app/data --env-file .env \
@@ -15,7 +15,7 @@ RUN python -m venv /venv \
         -r requirements.txt -r requirements-postgres.txt ${S3:+-r requirements-s3.txt}
 # .dockerignore selects the files to copy.
 COPY . .
-RUN pip wheel --no-cache-dir --disable-pip-version-check --no-deps --wheel-dir /wheels ./client \
+RUN pip wheel --no-cache-dir --disable-pip-version-check --no-deps --wheel-dir /wheels ./client ./client/compat \
     && rm -r client simulator .dockerignore && mkdir client && mv /wheels client/dist
 # The root may be read-only, so compile Python's cache now.
 RUN /venv/bin/python -m compileall -q . && mkdir -m 700 data

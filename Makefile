@@ -17,9 +17,10 @@ run: .venv/simulator ## serve on http://localhost:5000 (PORT=5001 make run: else
 simulator: .venv/simulator ## run the simulator of Replicate alone, on http://127.0.0.1:8000
 	@exec $(BIN)/python -m simulator
 
-client: .venv/build ## build the Python client, as a wheel and an sdist in client/dist; the service serves it at /client/
+client: .venv/build ## build the Python client and client/compat, each as a wheel and an sdist in client/dist; the service serves the wheels at /client/
 	rm -rf client/dist
 	$(BIN)/python -m build --no-isolation --outdir client/dist client
+	$(BIN)/python -m build --no-isolation --outdir client/dist client/compat
 
 test: .venv/dev ## run the tests but the slow ones: five minutes
 	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m "not slow" $(TEST)

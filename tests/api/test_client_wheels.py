@@ -21,6 +21,15 @@ def dist(app, tmp_path):
     return tmp_path
 
 
+def test_the_page_links_to_the_wheel_of_the_old_library_too(client, dist):
+    name = f"replicate_batch_process_compat-{VERSION}-py3-none-any.whl"
+    (dist / name).write_bytes(b"compat")
+
+    links = re.findall('<a href="([^"]+)"', client.get("/client/").text)
+    assert [f"/client/{name}", f"/client/{WHEEL}"] == links
+    assert b"compat" == client.get(links[0]).data
+
+
 @pytest.mark.usefixtures("dist")
 @pytest.mark.parametrize("path", ["/client", "/client/"])
 def test_the_page_links_to_the_wheel_of_this_version_alone(client, path):

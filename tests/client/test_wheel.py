@@ -52,6 +52,27 @@ def dist(tmp_path_factory):
     return path
 
 
+def test_the_package_of_the_old_library_is_built_of_its_own_sdist(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT / "client" / "compat"],
+        check=True,
+        capture_output=True,
+    )
+    name = f"replicate_batch_process_compat-{VERSION}"
+
+    assert {f"{name}.tar.gz", f"{name}-py3-none-any.whl"} == {path.name for path in tmp_path.iterdir()}
+    with ZipFile(tmp_path / f"{name}-py3-none-any.whl") as wheel:
+        assert "replicate_batch_process/main.py" in wheel.namelist()
+
+
+@pytest.mark.parametrize("file", ["Makefile", "Dockerfile"])
+def test_each_build_has_the_client_and_the_package_of_the_old_library(file):
+    commands = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
+    built = [word for line in commands if " build " in line or "pip wheel" in line for word in line.split()]
+
+    assert {"client", "client/compat"} <= {word.removeprefix("./") for word in built}
+
+
 def test_a_wheel_of_the_version_of_the_service_starts_one_away_from_the_checkout(dist, tmp_path):
     site = tmp_path / "site"
     with ZipFile(dist / f"replicate_concurrent-{VERSION}-py3-none-any.whl") as wheel:
