@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run until a signal or the end of standard input. Returns the exit status."""
     try:
         # Imported here, so that a missing package is reported in one sentence.
+        from simulator.gemini.options import GeminiOptions
         from simulator.options import Options
         from simulator.server import Server
     except ModuleNotFoundError as missing:
@@ -46,6 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
             seed=parsed.seed,
             models=tuple(parsed.models),
             boot_seconds=parsed.boot_seconds,
+            gemini=GeminiOptions(
+                first_seconds=parsed.gemini_first_seconds,
+                seconds=parsed.gemini_seconds,
+                chunks=parsed.gemini_chunks,
+                output_tokens=parsed.gemini_output_tokens,
+                rpm=parsed.gemini_rpm,
+                tpm=parsed.gemini_tpm,
+                rpd=parsed.gemini_rpd,
+                disconnect=parsed.gemini_disconnect,
+            ),
         )
         server = Server(options)
     except (ValueError, OSError) as reason:
@@ -140,8 +151,28 @@ def _parser() -> argparse.ArgumentParser:
         help="a directory of published models, a file each; may be repeated",
     )
     add("--boot-seconds", type=float, help="how long each community model boots (default: as its file says)")
+    _add_gemini(parser)
     add("--exit-on-stdin-eof", action="store_true", help="end when standard input does")
     return parser
+
+
+def _add_gemini(parser: argparse.ArgumentParser) -> None:
+    """The options of the simulated Gemini."""
+    add = parser.add_argument_group("the Gemini").add_argument
+    shown = "(default %(default)s)"
+    add("--gemini-first-seconds", type=float, default=0.2, help=f"until the first chunk {shown}")
+    add("--gemini-seconds", type=float, default=0.5, help=f"from the first chunk to the last {shown}")
+    add("--gemini-chunks", type=int, default=5, help=f"chunks of an answer {shown}")
+    add("--gemini-output-tokens", type=int, default=60, help=f"tokens of an answer {shown}")
+    add("--gemini-rpm", type=int, default=1000, help=f"a project's requests a minute and model {shown}")
+    add("--gemini-tpm", type=int, default=2_000_000, help=f"its tokens of prompts likewise {shown}")
+    add("--gemini-rpd", type=int, help="its requests a day likewise (default: no limit)")
+    add(
+        "--gemini-disconnect",
+        choices=("chunk", "whole"),
+        default="chunk",
+        help=f"what a call costs whose caller disconnects: as its last chunk said, or whole {shown}",
+    )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from simulator.state import SimulatorState
 
 _SHOWN = 1000
 _WELCOME = """\
-This is a simulated Replicate. It speaks Replicate's API under /v1 and draws the pictures
-itself: no model runs, and nothing is charged. Any token that begins with r8_ is valid.
+This is a simulated Replicate and a simulated Gemini. It speaks Replicate's API under /v1 and draws the pictures
+itself, and Google's Gemini API under /v1beta: no model runs, and nothing is charged. Any token that begins with r8_
+is valid, and any Gemini key.
 
   GET     /simulator/counts        requests, refusals, the densest minute, the bill
   GET     /simulator/predictions   the latest predictions
@@ -32,8 +33,15 @@ itself: no model runs, and nothing is charged. Any token that begins with r8_ is
   POST    /simulator/models        publish a model or a new version, in the form of GET /v1/models/{owner}/{name}
   POST    /simulator/reset         forget everything
 
+  GET     /simulator/gemini/counts    requests, refusals, the densest minute, the bill; /bills has each call
+  POST    /simulator/gemini/faults    [{"on": "stream", "times": 2, "marks": "[[demand]]"}]; GET, DELETE
+  POST    /simulator/gemini/projects  {"key": "AQ.x", "rpm": 5}: the limits of a key's project
+  POST    /simulator/gemini/settings  {"seconds": 3, "chunks": 10}
+  POST    /simulator/gemini/reset     forget everything of Gemini
+
 A prompt can choose the outcome of its prediction: [[fail]] [[nsfw]] [[transient]] [[hang]] [[slow=3]] [[boot=9]] and
-more. For a model without a prompt, any text of its input can.
+more. For a model without a prompt, any text of its input can. A prompt for Gemini has marks of its own: [[minute]]
+[[overloaded]] [[think=500]] [[cut]] [[lost]] and more.
 """
 
 

@@ -56,7 +56,7 @@ class Course:
     _billed: bool = field(default=False)
 
     async def stream(self) -> AsyncGenerator[Any, None]:
-        """The bodies of the chunks at their times. A text is sent as it is.
+        """The bodies of the chunks at their times; with a head, from when it is sent. A text is sent as it is.
 
         Raises:
             Cut: If the connection is to be reset.
@@ -64,7 +64,7 @@ class Course:
         """
         marks, chunks = self.call.marks, self.answer.chunks
         try:
-            await self._work(self._first())
+            await self._work(max(0.0, self._first() - (self.head_seconds() or 0.0)))
             await self._end_without_a_byte()
             if "error" in marks:
                 self._bill("failed", Usage())

@@ -86,9 +86,9 @@ async def _encoded(chunks: AsyncGenerator[Any, None], *, as_events: bool) -> Asy
         async for chunk in chunks:
             text = chunk if isinstance(chunk, str) else json.dumps(chunk, ensure_ascii=False)
             if as_events:
-                yield b"data: " + text.encode() + b"\r\n\r\n"
+                yield b"data: " + text.encode(errors="replace") + b"\r\n\r\n"
             else:
-                yield separator + text.encode()
+                yield separator + text.encode(errors="replace")
                 separator = b",\r\n"
     if not as_events:
         yield b"]"

@@ -13,6 +13,8 @@ _JSON, _TEXT = "application/json", "text/plain"
 _LEVELS = ("minimal", "low", "medium", "high")
 _TEMPERATURE = 2.0
 _SIGNATURE_TOKENS = 11
+_URL_SAFE = str.maketrans("-_", "+/")
+"""Bytes may be in either alphabet of base64. Google's own client sends the one for URLs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,7 @@ def _media(inline: dict[str, Any], resolution: str | None) -> tuple[str, int]:
     if family not in ("image", "audio", "video"):
         raise refusals.of(400, f"Unsupported MIME type: {kind}")
     try:
-        data = base64.b64decode(inline.get("data", ""), validate=True)
+        data = base64.b64decode(inline.get("data", "").translate(_URL_SAFE), validate=True)
         return family.upper(), tokens.of_media(kind, data, resolution)
     except binascii.Error as reason:
         place = "contents.parts.inline_data.data"
@@ -144,7 +146,7 @@ def _media(inline: dict[str, Any], resolution: str | None) -> tuple[str, int]:
 def _signed(signature: str | None) -> int:
     """The thoughts that a signature of this simulator brings back into the prompt."""
     try:
-        thoughts = base64.b64decode(signature or "").decode().partition(":")[0]
+        thoughts = base64.b64decode((signature or "").translate(_URL_SAFE)).decode().partition(":")[0]
     except ValueError:
         return 0
     return int(thoughts) + _SIGNATURE_TOKENS if thoughts.isdecimal() else 0

@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from simulator import Options, Simulator, running
 from simulator.gemini.options import GeminiOptions
@@ -65,3 +67,15 @@ def talker_with(http: httpx.Client) -> Callable[..., Talker]:
 @pytest.fixture
 def talker(talker_with: Callable[..., Talker]) -> Talker:
     return talker_with()
+
+
+@pytest.fixture
+def picture() -> Callable[[int, int], bytes]:
+    """Makes a PNG of so many pixels."""
+
+    def make(width: int, height: int) -> bytes:
+        content = BytesIO()
+        Image.new("L", (width, height)).save(content, "PNG")
+        return content.getvalue()
+
+    return make
