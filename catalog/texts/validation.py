@@ -83,9 +83,10 @@ class Answers:
             value = parse(text)
         except _NotJSON as error:
             return ReadAnswer(None, (Violation(field, "json", str(error)),))
-        return ReadAnswer(value, tuple(self._violations(value, field)))
+        return ReadAnswer(value, tuple(self.check(value, field)))
 
-    def _violations(self, value: Any, field: str) -> Iterator[Violation]:
+    def check(self, value: Any, field: str = "data") -> Iterator[Violation]:
+        """How a JSON value breaks the schema: at most MAX_VIOLATIONS violations, by path below `field`."""
         work = _Work(self._references)
         try:
             work.count(self._schema, value)
