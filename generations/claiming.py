@@ -8,7 +8,7 @@ from errors import LedgerDown
 from generations.archive import Stored
 from generations.batch import Batch, Work
 from generations.finding import Finder
-from generations.idempotency import IdempotencyKeys, Wanted
+from generations.idempotency import IdempotencyKeys, KeyRequest
 from generations.status import Status
 from generations.submission import ItemKey, Submission
 from generations.suspension import joined_again, made_again
@@ -28,11 +28,11 @@ class Claims:
         items. Its other keys are claimed for it then: call `settle` or `abandon`.
 
         Raises IdempotencyConflict and LedgerDown. Then no key is claimed."""
-        wanted = _wanted(submission)
-        if not wanted:
+        requested = _requested(submission)
+        if not requested:
             return submission
         try:
-            known = await self._keys.claim_all(submission.caller.id, wanted)
+            known = await self._keys.claim_all(submission.caller.id, requested)
             if submission.key is not None and submission.key in known:
                 return await self._existing(submission, known[submission.key])
             return await self._with_joined(submission, known) if known else submission
@@ -44,18 +44,18 @@ class Claims:
 
     async def known(self, item_keys: Mapping[int, ItemKey], caller: Caller) -> Mapping[int, str]:
         """The ids of items that are there under these keys, by their places. Claims nothing. Raises as `claimed`."""
-        wanted = [_of_item(place, each) for place, each in item_keys.items()]
-        known = await self._keys.known(caller.id, wanted)
+        requested = [_of_item(place, each) for place, each in item_keys.items()]
+        known = await self._keys.known(caller.id, requested)
         return _by_place(item_keys, known)
 
     def settle(self, submission: Submission) -> None:
         """Assign the work of an accepted submission to its keys."""
-        for each in _wanted(submission):
+        for each in _requested(submission):
             self._keys.settle(submission.caller.id, each.key)
 
     def abandon(self, submission: Submission, known: Collection[str] = ()) -> None:
         """Give up the keys that were claimed for a submission, which are not those of `known` items."""
-        for each in _wanted(submission):
+        for each in _requested(submission):
             if each.key not in known:
                 self._keys.abandon(submission.caller.id, each.key, each.work_id)
 
@@ -87,20 +87,20 @@ class Claims:
         return replace(submission, joined=joined, plan=forecast.plan)
 
 
-def _wanted(submission: Submission) -> list[Wanted]:
+def _requested(submission: Submission) -> list[KeyRequest]:
     """The keys that it claims: that of itself, and those of its items that are not there yet."""
-    wanted = [
+    requested = [
         _of_item(place, each)
         for place, each in submission.item_keys.items()
         if place not in submission.joined
     ]
     if submission.key is None:
-        return wanted
-    return [Wanted(submission.key, submission.fingerprint, submission.id), *wanted]
+        return requested
+    return [KeyRequest(submission.key, submission.fingerprint, submission.id), *requested]
 
 
-def _of_item(place: int, key: ItemKey) -> Wanted:
-    return Wanted(key.key, key.fingerprint, key.work_id, f"requests[{place}].idempotency_key")
+def _of_item(place: int, key: ItemKey) -> KeyRequest:
+    return KeyRequest(key.key, key.fingerprint, key.work_id, f"requests[{place}].idempotency_key")
 
 
 def _by_place(item_keys: Mapping[int, ItemKey], known: Mapping[str, str]) -> dict[int, str]:

@@ -38,9 +38,9 @@ OwnedKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A key that a request wants for its new work `work_id`. `field` is the place of the key in the body if it is that
-    of an item of a batch. None means the key of the request itself, which comes first."""
+class KeyRequest:
+    """A request for a key of the new work `work_id`. `field` is the place of the key in the body if it is that of an
+    item of a batch. None means the key of the request itself, which comes first."""
 
     key: str
     fingerprint: BodyFingerprint
@@ -70,19 +70,19 @@ class IdempotencyKeys:
         then call `settle` or `abandon`.
 
         Raises IdempotencyConflict if the body differs, and LedgerDown if the ledger cannot be read or written."""
-        return (await self.claim_all(caller_id, [Wanted(key, fingerprint, work_id)])).get(key)
+        return (await self.claim_all(caller_id, [KeyRequest(key, fingerprint, work_id)])).get(key)
 
-    async def claim_all(self, caller_id: str, wanted: Sequence[Wanted]) -> Mapping[str, str]:
+    async def claim_all(self, caller_id: str, requested: Sequence[KeyRequest]) -> Mapping[str, str]:
         """The ids of the works with these keys, by key. The others were free and are now claimed, all for their new
         work: then call `settle` or `abandon` for each. If the request itself has earlier work, this is all that is
         returned, and nothing is claimed.
 
         Raises IdempotencyConflict if a body differs, and LedgerDown. Then nothing is claimed."""
-        while (other := self._undecided(caller_id, wanted)) is not None:
+        while (other := self._undecided(caller_id, requested)) is not None:
             await other.decided.wait()
-        live = {each.key: self._claims.get((caller_id, each.key)) for each in wanted}
+        live = {each.key: self._claims.get((caller_id, each.key)) for each in requested}
         earlier = {key: claim.record for key, claim in live.items() if claim is not None}
-        if (whole := _checked(wanted[:1], earlier)) is not None:
+        if (whole := _checked(requested[:1], earlier)) is not None:
             return whole
         now = self._clock()
         claims = {
@@ -91,28 +91,28 @@ class IdempotencyKeys:
                     caller_id, each.key, each.fingerprint.current, each.work_id, now, self._ledger.process
                 )
             )
-            for each in wanted
+            for each in requested
             if each.key not in earlier
         }
         self._claims |= {(caller_id, key): claim for key, claim in claims.items()}
         try:
             records = {key: each.record for key, each in claims.items()}
-            known = await self._claim_in_ledger(wanted, records, earlier)
+            known = await self._claim_in_ledger(requested, records, earlier)
         except BaseException:
             self._drop(caller_id, claims)
             raise
-        if (whole := _checked(wanted, known)) is not None:
+        if (whole := _checked(requested, known)) is not None:
             self._drop(caller_id, claims)
             return whole
         self._drop(caller_id, {key: claims[key] for key in known})
         return {key: each.work_id for key, each in {**earlier, **known}.items()}
 
-    async def known(self, caller_id: str, wanted: Sequence[Wanted]) -> Mapping[str, str]:
+    async def known(self, caller_id: str, requested: Sequence[KeyRequest]) -> Mapping[str, str]:
         """The ids of the works with these keys, by key, without claiming the others. Raises as `claim_all`."""
-        records = {each.key: self._claims.get((caller_id, each.key)) for each in wanted}
+        records = {each.key: self._claims.get((caller_id, each.key)) for each in requested}
         live = {key: claim.record for key, claim in records.items() if claim is not None and claim.is_settled}
-        found = live | await self._read(caller_id, [each.key for each in wanted if each.key not in live])
-        _checked(wanted, found)
+        found = live | await self._read(caller_id, [each.key for each in requested if each.key not in live])
+        _checked(requested, found)
         return {key: each.work_id for key, each in found.items()}
 
     def settle(self, caller_id: str, key: str) -> None:
@@ -154,13 +154,13 @@ class IdempotencyKeys:
     def _is_shared(self) -> bool:
         return self._ledger.process is not None
 
-    def _undecided(self, caller_id: str, wanted: Iterable[Wanted]) -> _Claim | None:
+    def _undecided(self, caller_id: str, requested: Iterable[KeyRequest]) -> _Claim | None:
         """A claim of one of these keys by another request whose work may not be accepted."""
-        found = (self._claims.get((caller_id, each.key)) for each in wanted)
+        found = (self._claims.get((caller_id, each.key)) for each in requested)
         return next((each for each in found if each is not None and not each.is_settled), None)
 
     async def _claim_in_ledger(
-        self, wanted: Sequence[Wanted], records: Mapping[str, KeyRecord], live: Mapping[str, KeyRecord]
+        self, requested: Sequence[KeyRequest], records: Mapping[str, KeyRecord], live: Mapping[str, KeyRecord]
     ) -> Mapping[str, KeyRecord]:
         """The records of earlier work with the keys of these records, beside `live` ones with other keys. The rest is
         free; in a shared ledger it then belongs to these records."""
@@ -173,10 +173,10 @@ class IdempotencyKeys:
                 await asyncio.sleep(_PAUSE)
                 continue
             free = [each for key, each in records.items() if key not in earlier]
-            is_known = _checked(wanted, {**live, **earlier}) is not None
+            is_known = _checked(requested, {**live, **earlier}) is not None
             if not self._is_shared or not free or is_known or await self._insert(free):
                 return earlier
-        _checked(wanted, live)
+        _checked(requested, live)
         return {}
 
     async def _read(self, caller_id: str, keys: Sequence[str]) -> dict[str, KeyRecord]:
@@ -228,12 +228,12 @@ class IdempotencyKeys:
             claim.decided.set()
 
 
-def _checked(wanted: Sequence[Wanted], earlier: Mapping[str, KeyRecord]) -> Mapping[str, str] | None:
+def _checked(requested: Sequence[KeyRequest], earlier: Mapping[str, KeyRecord]) -> Mapping[str, str] | None:
     """The id of the work of the request itself by its key, if there is one. Raises IdempotencyConflict if this work, or
     else that of one of the items, had a body with another fingerprint."""
     if not earlier:
         return None
-    first = wanted[0]
+    first = requested[0]
     if first.field is None and (record := earlier.get(first.key)) is not None:
         if not first.fingerprint.matches(record.fingerprint):
             raise IdempotencyConflict(
@@ -242,7 +242,7 @@ def _checked(wanted: Sequence[Wanted], earlier: Mapping[str, KeyRecord]) -> Mapp
         return {first.key: record.work_id}
     problems = [
         Problem(each.field or "", "was used for another request; use a new key for each")
-        for each in wanted
+        for each in requested
         if (record := earlier.get(each.key)) is not None and not each.fingerprint.matches(record.fingerprint)
     ]
     if problems:

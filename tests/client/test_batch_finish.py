@@ -7,7 +7,7 @@ import pytest
 from replicate_concurrent.batches.manifest import Line
 from replicate_concurrent.batches.rows import Row
 from replicate_concurrent.batches.summary import Outcome
-from replicate_concurrent.cli.batch_run import Wanted, finish
+from replicate_concurrent.cli.batch_run import BatchCommand, finish
 
 DONE = Line("k", "d", 1, "a.{ext}", 0.0, status="succeeded", files=("a.jpg",), cost_usd=0.5)
 LOST = replace(DONE, lost=("No place keeps this output any more: http://service.test/a-2.jpg",))
@@ -25,11 +25,11 @@ class Run:
 
 def ended(line, out: Path):
     """The exit status of a run with contact sheet."""
-    wanted = Wanted(
+    command = BatchCommand(
         "a.csv", None, {}, None, out, "a.{ext}", retry_failed=False, options={}, ask_above=None, dry_run=False,
         contact_sheet=True,
     )  # fmt: skip
-    return finish(Run(line), wanted, 0)
+    return finish(Run(line), command, 0)
 
 
 @pytest.mark.parametrize(("line", "status", "names"), [(DONE, 0, set()), (LOST, 1, {"failures.csv"})])

@@ -19,7 +19,7 @@ from replicate_concurrent.local import caring, starting, state
 from replicate_concurrent.local.finding import Local
 from replicate_concurrent.local.installed import WAYS
 from replicate_concurrent.local.places import place
-from replicate_concurrent.local.wanted import wanted
+from replicate_concurrent.local.settings import local_settings
 
 from harness.service_process import until
 
@@ -184,7 +184,7 @@ def test_on_windows_the_error_names_the_ways_to_a_service(monkeypatch):
     ],
 )
 def test_the_smaller_of_two_limits_counts(environ, limit):
-    assert limit == wanted(environ).limits.get("REPLICATE_CONCURRENT_LIMIT")
+    assert limit == local_settings(environ).limits.get("REPLICATE_CONCURRENT_LIMIT")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_the_smaller_of_two_limits_counts(environ, limit):
 )
 def test_a_variable_that_cannot_be_read_is_named(environ):
     with pytest.raises(ConfigError, match=f"^{next(iter(environ))}: must be"):
-        wanted(environ)
+        local_settings(environ)
 
 
 def test_variables_of_the_scripts_own_program_and_its_token_do_not_reach_the_service(tmp_path):
@@ -209,7 +209,7 @@ def test_variables_of_the_scripts_own_program_and_its_token_do_not_reach_the_ser
         "LANG": "C",
     }
 
-    got = starting.environment(place({}, simulated=False), wanted(script), state.State(5001, "key"))
+    got = starting.environment(place({}, simulated=False), local_settings(script), state.State(5001, "key"))
 
     assert ("5001", "127.0.0.1", "0", "C") == tuple(
         got[each] for each in ("PORT", "HOST", "REPLICATE_SIMULATE", "LANG")
@@ -220,8 +220,8 @@ def test_variables_of_the_scripts_own_program_and_its_token_do_not_reach_the_ser
 def test_only_a_service_that_is_not_simulated_has_the_address_of_replicate_from_the_script():
     address = {"REPLICATE_BASE_URL": "https://egress.example/replicate"}
 
-    assert address.items() <= wanted(address).environ.items()
-    assert {} == wanted(address | {"RCG_SIMULATE": "1"}).environ
+    assert address.items() <= local_settings(address).environ.items()
+    assert {} == local_settings(address | {"RCG_SIMULATE": "1"}).environ
 
 
 def test_the_simulated_service_has_a_place_of_its_own():

@@ -155,7 +155,7 @@ class Follower:
         self._news.put(Over(error))
 
     def _join(self, batch: str, keys: Mapping[int, str]) -> None:
-        """Follow a batch. `keys` are those of the wanted items, by their index in it."""
+        """Follow a batch. `keys` are those of its items that this run has, by their index in it."""
         missing = dict(keys)
         try:
             for generation in self._client.batch_handle(batch).results():

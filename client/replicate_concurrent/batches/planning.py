@@ -101,8 +101,8 @@ def standing(rows: Sequence[Row], manifest: Manifest, directory: Path, *, retry_
             done.append(outcome)
         else:
             opened.append(outcome)
-    wanted = {row.digest for row in rows}
-    orphans = sum(line.status is None for digest, line in known.items() if digest not in wanted)
+    present = {row.digest for row in rows}
+    orphans = sum(line.status is None for digest, line in known.items() if digest not in present)
     return Standing(tuple(done), tuple(failed), tuple(opened), tuple(new), orphans)
 
 

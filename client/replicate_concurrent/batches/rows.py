@@ -100,7 +100,7 @@ def made(entries: Iterable[Entry], shape: Shape) -> list[Row]:
             continue
         digest = _digest(request)
         seen[digest] += 1
-        if seen[digest] > 1:  # the same row again is wanted again
+        if seen[digest] > 1:  # an equal row is an item of its own
             digest = f"{digest}-{seen[digest]}"
         rows.append(Row(index, entry.place, request, digest, {**values, "index": index}))
     if mistakes:

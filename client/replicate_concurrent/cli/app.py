@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from replicate_concurrent.cli import asking, batching, here, keys, making
+from replicate_concurrent.cli import batching, here, keys, making, queries
 from replicate_concurrent.cli.session import Session, emit
 from replicate_concurrent.version import VERSION
 
@@ -20,8 +20,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_set: bool) -> None:
+    if is_set:
         emit(f"rcg {VERSION}")
         raise typer.Exit
 
@@ -44,7 +44,7 @@ def options(
 
 for command in (
     *(making.generate, batching.batch, making.watch, making.get, making.cancel, making.list_),
-    *(asking.models, asking.usage, asking.status, asking.configure),
+    *(queries.models, queries.usage, queries.status, queries.configure),
     *(here.init, here.simulate, here.serve, here.stop, here.doctor, here.completion),
 ):
     name = command.__name__.rstrip("_")

@@ -26,7 +26,7 @@ _SHOWN_FAILURES: Final = 10
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BatchCommand:
     """The options of `rcg batch`. `ask_above` is in USD, None for no question."""
 
     input: str
@@ -42,27 +42,27 @@ class Wanted:
     contact_sheet: bool
 
 
-def run(session: Session, wanted: Wanted) -> int:
+def run(session: Session, command: BatchCommand) -> int:
     """Run the batch. Returns the exit status. Raises ValueError for its input, and ReplicateConcurrentError."""
     with session.client() as client:
         listed = rows_of(
-            client, wanted.input, wanted.common, prompt=wanted.prompt, name=wanted.name, form=wanted.form,
+            client, command.input, command.common, prompt=command.prompt, name=command.name, form=command.form,
             typed=False, stdin=sys.stdin,
         )  # fmt: skip
-        if wanted.dry_run and not wanted.out.exists():
-            _show_forecast(session, len(listed), planning.forecast(client, listed, wanted.options))
+        if command.dry_run and not command.out.exists():
+            _show_forecast(session, len(listed), planning.forecast(client, listed, command.options))
             return 0
         with BatchRun(
-            client, listed, wanted.out, name=wanted.name, retry_failed=wanted.retry_failed, options=wanted.options
+            client, listed, command.out, name=command.name, retry_failed=command.retry_failed, options=command.options
         ) as batch:  # fmt: skip
-            if wanted.dry_run:
+            if command.dry_run:
                 _show_forecast(session, len(listed), batch.forecast)
                 return 0
-            if not _begin(batch, wanted):
+            if not _begin(batch, command):
                 say("Nothing was sent.")
                 return FAILED
-            status = View(session, client, batch, len(listed), wanted.out).follow()
-            return finish(batch, wanted, status)
+            status = View(session, client, batch, len(listed), command.out).follow()
+            return finish(batch, command, status)
 
 
 def _show_forecast(session: Session, total: int, forecast: planning.Forecast) -> None:
@@ -73,7 +73,7 @@ def _show_forecast(session: Session, total: int, forecast: planning.Forecast) ->
         emit(f"{total} rows, {_spent(forecast)}" if forecast.total else f"{total} rows, nothing to make")
 
 
-def _begin(batch: BatchRun, wanted: Wanted) -> bool:
+def _begin(batch: BatchRun, command: BatchCommand) -> bool:
     """Tell what will be done, and ask if it may cost much. Returns whether to go on."""
     standing, forecast = batch.standing, batch.forecast
     parts = [
@@ -89,7 +89,7 @@ def _begin(batch: BatchRun, wanted: Wanted) -> bool:
         )
     if batch.earlier_name:
         say(f"Rows of earlier runs keep the names of --name {batch.earlier_name!r}.")
-    doubt = question(forecast, wanted.ask_above)
+    doubt = question(forecast, command.ask_above)
     return not doubt or _confirmed(f"{doubt} Go on? [y/N] ")
 
 
@@ -279,13 +279,13 @@ def _line(outcome: Outcome, trouble: str, out: Path) -> dict[str, Any]:
     return found | ({"error": error} if error["detail"] else {})
 
 
-def finish(batch: BatchRun, wanted: Wanted, status: int) -> int:
+def finish(batch: BatchRun, command: BatchCommand, status: int) -> int:
     """Write the summary. Returns the exit status."""
     outcomes = batch.outcomes()
     failed = [each for each in outcomes if each.line is not None and each.line.has_failed]
-    file = summary.keep_failures(outcomes, wanted.out, wanted.input)
-    if wanted.contact_sheet:
-        say(f"Contact sheet: {summary.keep_contact_sheet(outcomes, wanted.out, wanted.input)}")
+    file = summary.keep_failures(outcomes, command.out, command.input)
+    if command.contact_sheet:
+        say(f"Contact sheet: {summary.keep_contact_sheet(outcomes, command.out, command.input)}")
     if status == INTERRUPTED:
         return status
     done = sum(each.is_done for each in outcomes)
@@ -297,7 +297,7 @@ def finish(batch: BatchRun, wanted: Wanted, status: int) -> int:
         f"{len(failed)} failed" if failed else "",
         f"{usd(cost)} USD",
     ]
-    say(f"{', '.join(part for part in parts if part)}: {wanted.out}")
+    say(f"{', '.join(part for part in parts if part)}: {command.out}")
     if failed:
         say(f"{file} has the failed rows; --retry-failed makes them again.")
     if unsaved:

@@ -54,7 +54,7 @@ def batch(
 
     Example: rcg batch prompts.csv -m flux-dev -p aspect_ratio=16:9 -o out/
     """
-    from replicate_concurrent.cli.batch_run import Wanted, run
+    from replicate_concurrent.cli.batch_run import BatchCommand, run
 
     session: Session = context.obj
     session.json = json
@@ -62,9 +62,9 @@ def batch(
     common = parameters(param)
     if model is not None:
         common["model"] = model
-    wanted = Wanted(
+    command = BatchCommand(
         input_, form, common, prompt, out, name, retry_failed,
         {key: value for key, value in options.items() if value is not None},
         None if yes else ask_above, dry_run, contact_sheet,
     )  # fmt: skip
-    raise typer.Exit(run(session, wanted))
+    raise typer.Exit(run(session, command))

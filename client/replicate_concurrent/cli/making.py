@@ -60,8 +60,8 @@ def generate(
         schemas = planning.schemas(client, [model])
         shape = rows.Shape({"model": model, **parameters(param)}, name, schemas, typed=False)
         (row,) = rows.made(tables.of([{} if prompt is None else {"prompt": prompt}]), shape)
-        wanted = {key: value for key, value in row.request.items() if key not in ("model_name", "prompt")}
-        handle = client.submit(prompt, model=model, **wanted)
+        inputs = {key: value for key, value in row.request.items() if key not in ("model_name", "prompt")}
+        handle = client.submit(prompt, model=model, **inputs)
         if no_wait:
             emit_json(handle.status().raw) if json else emit(handle.id)
             return

@@ -42,7 +42,7 @@ class Session:
         return Client(url or self.url, key, connect_timeout=CONNECT_TIMEOUT)
 
     def answer(self, response: httpx.Response) -> dict[str, Any] | None:
-        """Print the answer if JSON is wanted, else return it. Raises BadAnswer for one of another program."""
+        """Print the answer with --json, else return it. Raises BadAnswer for one of another program."""
         from replicate_concurrent.operations.sending import json_of
 
         body = json_of(response)
@@ -52,7 +52,7 @@ class Session:
         return body
 
     def refused(self, error: ApiError) -> None:
-        """Print the service's own JSON of an error if JSON is wanted."""
+        """Print the service's own JSON of an error with --json."""
         if self.json:
             emit_json(error.raw)
 

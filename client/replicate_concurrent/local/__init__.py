@@ -29,10 +29,10 @@ def find_or_start(settings: Settings) -> Address:
     Warns if the limits of the service are not those of this script. Raises ConfigError without a token or with a wrong
     variable, and NoServer if none runs and none can be started."""
     local, token = _local(), _token(settings)
-    if token is None and not local.wanted.simulated:
+    if token is None and not local.settings.simulated:
         raise _no_token(settings)
     found = local.find_or_start().state
-    key = found.key if local.wanted.simulated else token
+    key = found.key if local.settings.simulated else token
     return Address(found.url, key, found.key, is_current=partial(local.is_at, found.url))
 
 

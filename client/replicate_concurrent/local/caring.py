@@ -74,7 +74,7 @@ def doctor(local: Local, *, has_token: bool) -> Diagnosis:
     """The state of the service. It starts no process and changes no file."""
     found, place = local.find(), local.place
     silent = found is None and state.is_held(place.lock)
-    simulated = local.wanted.simulated
+    simulated = local.settings.simulated
     reasons = tuple(installed.missing(simulated=simulated))
     version = found.figures["version"] if found else None
     return Diagnosis(
@@ -86,7 +86,7 @@ def doctor(local: Local, *, has_token: bool) -> Diagnosis:
         pid=_pid(place),
         version=version,
         figures=found.figures if found else None,
-        limits=local.wanted.limits,
+        limits=local.settings.limits,
         has_token=has_token,
         cannot_start=reasons,
         problems=tuple(_problems(local, found, reasons, silent=silent, has_token=has_token)),
@@ -100,10 +100,10 @@ def _problems(
         yield _silence(local.place)
     elif found is None:
         yield from reasons
-    if not has_token and not local.wanted.simulated:
+    if not has_token and not local.settings.simulated:
         yield "There is no token of Replicate; `rcg init` asks for it."
     if found is not None:
-        yield from differences(local.wanted, found.figures)
+        yield from differences(local.settings, found.figures)
         if found.figures["version"] != VERSION:
             yield _other_version(found.figures["version"])
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from replicate_concurrent.errors import NoServer
-from replicate_concurrent.local import asking, installed, state
+from replicate_concurrent.local import installed, probing, state
 from replicate_concurrent.local.places import Place, place
+from replicate_concurrent.local.settings import CONCURRENT, PER_MINUTE, LocalSettings, local_settings
 from replicate_concurrent.local.starting import PATIENCE, start
 from replicate_concurrent.local.state import State
-from replicate_concurrent.local.wanted import CONCURRENT, PER_MINUTE, Wanted, wanted
 
 _PAUSE = 0.05
 
@@ -34,20 +34,20 @@ class Local:
     """The local service of a script: the place of its files, and what the script wants of it."""
 
     place: Place
-    wanted: Wanted
+    settings: LocalSettings
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Local:
         """That of a script with these variables. Raises ConfigError."""
-        asked = wanted(environ)
-        return cls(place(environ, simulated=asked.simulated), asked)
+        settings = local_settings(environ)
+        return cls(place(environ, simulated=settings.simulated), settings)
 
     def find(self) -> Found | None:
         """The running service. None if none runs, or it does not answer.
 
         It is trusted if the lock is held before and after its answer, so the port is that of a process of this user."""
         known = state.read(self.place.state)
-        if known is None or not self.is_at(known.url) or (figures := asking.figures(known)) is None:
+        if known is None or not self.is_at(known.url) or (figures := probing.figures(known)) is None:
             return None
         return Found(known, figures) if self.is_at(known.url) else None
 
@@ -57,7 +57,7 @@ class Local:
         return known is not None and known.url == url
 
     def find_or_start(self) -> Found:
-        """The running service, or a new one. Blocks while it starts. Warns if its limits are not those that are wanted.
+        """The running service, or a new one. Blocks while it starts. Warns if its limits are not those of this script.
         Raises NoServer, and ConfigError if the directory cannot be used."""
         self.place.make()
         deadline = time.monotonic() + PATIENCE
@@ -66,8 +66,8 @@ class Local:
                 if lock is not None:
                     start(
                         self.place,
-                        self.wanted,
-                        installed.tree_or_raise(simulated=self.wanted.simulated),
+                        self.settings,
+                        installed.tree_or_raise(simulated=self.settings.simulated),
                         lock,
                     )
                     continue
@@ -79,7 +79,7 @@ class Local:
                     f"The local service runs but does not answer. `rcg stop` ends it. Its log is {self.place.log}."
                 )
             time.sleep(_PAUSE)
-        for difference in differences(self.wanted, found.figures):
+        for difference in differences(self.settings, found.figures):
             warnings.warn(difference, stacklevel=3)
         return found
 
@@ -89,11 +89,11 @@ def elsewhere(known: State) -> str:
     return f"The local service of this directory runs on {known.host}. Set XDG_STATE_HOME to a directory of its own."
 
 
-def differences(wanted: Wanted, figures: Mapping[str, Any]) -> list[str]:
-    """A sentence for each limit of a running service that is not the one `wanted`."""
+def differences(settings: LocalSettings, figures: Mapping[str, Any]) -> list[str]:
+    """A sentence for each limit of a running service that is not the one of these settings."""
     return [
         f"The local service has {setting}={present}, not {limit}: the script that started it, or `rcg configure`, has "
         f"set it. `rcg configure` changes it."
-        for setting, limit in wanted.limits.items()
+        for setting, limit in settings.limits.items()
         if (present := figures["concurrency"][_SHOWN[setting]]) != limit
     ]

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO
 
 from replicate_concurrent.errors import NoServer
-from replicate_concurrent.local import asking, state
+from replicate_concurrent.local import probing, state
 from replicate_concurrent.local.places import Place
+from replicate_concurrent.local.settings import LocalSettings
 from replicate_concurrent.local.state import State
-from replicate_concurrent.local.wanted import Wanted
 
 IDLE_SECONDS = 600
 """Seconds without use after which the service ends, unless the script has another IDLE_EXIT_SECONDS."""
@@ -52,7 +52,7 @@ not wait for its end. The program has a listening socket as systemd passes one, 
 program, too, since a fork is unsafe in a process with threads."""
 
 
-def start(place: Place, wanted: Wanted, tree: Path, lock: int) -> State:
+def start(place: Place, settings: LocalSettings, tree: Path, lock: int) -> State:
     """Start a service that keeps the lock with this descriptor. Returns when it serves. Raises NoServer with the end of
     its log if it does not.
 
@@ -68,7 +68,7 @@ def start(place: Place, wanted: Wanted, tree: Path, lock: int) -> State:
             started = State(listener.getsockname()[1], last.key if last else secrets.token_urlsafe(32))
             state.write(place.state, started)
             fds = (listener.fileno(), lock, kept.fileno())
-            pid = _launch(tree / "app.py", environment(place, wanted, started), place, fds)
+            pid = _launch(tree / "app.py", environment(place, settings, started), place, fds)
         state.write(place.state, started := replace(started, pid=pid))
         if _serves(started, pid, ends):
             return started
@@ -102,13 +102,13 @@ def _launch(program: Path, environ: Mapping[str, str], place: Place, fds: Sequen
     return int(done.stdout)
 
 
-def environment(place: Place, wanted: Wanted, starting: State) -> Mapping[str, str]:
+def environment(place: Place, settings: LocalSettings, starting: State) -> Mapping[str, str]:
     """The variables of the service."""
     return {
         "IDLE_EXIT_SECONDS": str(IDLE_SECONDS),
-        **wanted.environ,
-        **{name: str(value) for name, value in wanted.limits.items()},
-        "REPLICATE_SIMULATE": "1" if wanted.simulated else "0",
+        **settings.environ,
+        **{name: str(value) for name, value in settings.limits.items()},
+        "REPLICATE_SIMULATE": "1" if settings.simulated else "0",
         "CONCURRENT_DOCKER_ADMIN_API_KEY": starting.key,
         "DATA_DIR": str(place.data),
         "HOST": "127.0.0.1",
@@ -121,7 +121,7 @@ def _serves(started: State, pid: int, ends: IO[str]) -> bool:
     """Wait until it serves, or has ended. `ends` is a pipe whose other end all of its processes have. A service that
     does neither in time is killed."""
     deadline = time.monotonic() + PATIENCE
-    while asking.figures(started) is None:
+    while probing.figures(started) is None:
         if select.select([ends], [], [], _PAUSE)[0]:
             return False
         if time.monotonic() > deadline:

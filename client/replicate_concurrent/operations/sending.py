@@ -181,11 +181,11 @@ def pause_after(answer: httpx.Response | httpx.RequestError | None, attempt: int
     """The seconds until the next attempt: as `Retry-After` says, and up to a tenth more, so that callers spread."""
     if not isinstance(answer, httpx.Response):
         return _backoff(attempt, jitter)
-    wanted = answer.headers.get("retry-after", "").strip()
-    if wanted.isascii() and wanted.isdigit():
-        return min(float(wanted), _FOREVER) * (1 + jitter / 10)
+    header = answer.headers.get("retry-after", "").strip()
+    if header.isascii() and header.isdigit():
+        return min(float(header), _FOREVER) * (1 + jitter / 10)
     try:
-        at = parsedate_to_datetime(wanted)
+        at = parsedate_to_datetime(header)
     except ValueError:
         return _backoff(attempt, jitter)
     at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)

@@ -1,4 +1,4 @@
-"""Asks a local service how it is, without a proxy."""
+"""Requests the status of a local service, without a proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service knows: `models`, `usage` and `status`, and its limits: `configure`."""
+"""The commands about the service itself: `models`, `usage`, `status` and `configure`."""
 
 from __future__ import annotations
 

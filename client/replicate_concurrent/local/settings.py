@@ -1,4 +1,4 @@
-"""What a script wants of the local service, from its environment: whether Replicate is simulated, and its limits."""
+"""The settings of a script for the local service, from its environment: limits, and whether Replicate is simulated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ are seldom meant for this service. Further settings are in `.env` in its directo
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LocalSettings:
     """`limits` are settings of the service with their values, as far as the script sets any. `environ` are the
     variables that the service inherits."""
 
@@ -38,7 +38,7 @@ class Wanted:
     environ: Mapping[str, str]
 
 
-def wanted(environ: Mapping[str, str]) -> Wanted:
+def local_settings(environ: Mapping[str, str]) -> LocalSettings:
     """What a script with these variables wants. Raises ConfigError."""
     limits = {
         setting: min(values)
@@ -48,7 +48,7 @@ def wanted(environ: Mapping[str, str]) -> Wanted:
     simulated = is_true("RCG_SIMULATE", environ.get("RCG_SIMULATE", ""))
     # At that address may be Replicate itself, which a simulated service would take for its simulator.
     names = _PASSED - {_REPLICATE} if simulated else _PASSED
-    return Wanted(simulated, limits, {name: environ[name] for name in names if environ.get(name)})
+    return LocalSettings(simulated, limits, {name: environ[name] for name in names if environ.get(name)})
 
 
 def _number(name: str, value: str) -> int:
