@@ -75,9 +75,9 @@ class IdempotencyKeys:
     async def claim_all(self, caller_id: str, requested: Sequence[KeyRequest]) -> Mapping[str, str]:
         """The ids of the works with these keys, by key. The others were free and are now claimed, all for their new
         work: then call `settle` or `abandon` for each. If the request itself has earlier work, this is all that is
-        returned, and nothing is claimed.
+        returned, and no key is claimed.
 
-        Raises IdempotencyConflict if a body differs, and LedgerDown. Then nothing is claimed."""
+        Raises IdempotencyConflict if a body differs, and LedgerDown. Then no key is claimed."""
         while (other := self._undecided(caller_id, requested)) is not None:
             await other.decided.wait()
         live = {each.key: self._claims.get((caller_id, each.key)) for each in requested}

@@ -1,4 +1,4 @@
-"""What the JSON Schema of a model says of its parameters."""
+"""Reads the JSON Schema of a model: the types and choices of its parameters."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from replicate_concurrent import local
 from replicate_concurrent.cli import main
-from replicate_concurrent.cli.session import facts, say, table
+from replicate_concurrent.cli.session import facts, report, table
 from replicate_concurrent.errors import NoServer
 
 CLIENT = Path(__file__).parents[2] / "client"
@@ -96,7 +96,7 @@ def test_an_address_that_is_no_service_is_a_sentence(page, arguments, tmp_path, 
 def test_a_text_of_someone_else_does_not_command_the_terminal(capsys):
     table(["prompt"], [["a \x1b]0;title\x07 fox"]])
     facts([("prompt", "\x9b31m red")])
-    say("rcg: \x1b[2J\nA second line.")
+    report("rcg: \x1b[2J\nA second line.")
 
     output, errors = capsys.readouterr()
     assert "a �]0;title� fox\nprompt\t�31m red\n" == output

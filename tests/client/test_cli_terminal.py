@@ -56,7 +56,7 @@ def test_it_asks_before_it_may_cost_more(rcg, simulator, tmp_path):
     terminal = rcg("--ask-above", "0.05")
     terminal.shows("This may cost 0.1 USD. Go on? [y/N]")
     terminal.press(b"n\n")
-    terminal.shows("Nothing was sent.")
+    terminal.shows("No row was sent.")
 
     assert 1 == terminal.ended()
     assert before == simulator.counts().creations_accepted

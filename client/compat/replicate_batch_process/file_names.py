@@ -1,4 +1,4 @@
-"""The files that a call writes: exactly the names asked for, and never over a file that exists."""
+"""The files that a call writes: exactly the requested names, and never over a file that exists."""
 
 import re
 import secrets
@@ -47,7 +47,7 @@ class Claims:
         for name in names:
             if name in self._claimed or (not self._overwrite and name.exists()):
                 raise FileExistsError(
-                    f"{name} exists or belongs to another request, so nothing was requested. "
+                    f"{name} exists or belongs to another request, so no request was sent. "
                     "With `replicate_batch_process.config.OVERWRITE = True`, files are replaced."
                 )
         self._claimed.update(names)

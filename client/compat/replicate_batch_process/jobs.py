@@ -1,4 +1,4 @@
-"""What one call of the old library asks for, checked and translated before anything is sent."""
+"""Makes requests of calls of the old library, checked and translated before any of them is sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

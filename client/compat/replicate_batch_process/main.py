@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--model", default="black-forest-labs/flux-dev")
     parser.add_argument("--output", help="the path of the file")
-    asked = parser.parse_args(arguments)
-    files = replicate_model_calling(asked.prompt, asked.model, output_filepath=asked.output)
+    options = parser.parse_args(arguments)
+    files = replicate_model_calling(options.prompt, options.model, output_filepath=options.output)
     sys.stdout.writelines(f"{path}\n" for path in files)
     if not files.success:
         sys.exit(f"{files.error}")

@@ -1,4 +1,4 @@
-"""Writes the outputs of a generation under exactly the names asked for.
+"""Writes the outputs of a generation under exactly the requested names.
 
 The client fetches and checks them in a directory beside, so that a file of that name is always whole.
 """
@@ -16,7 +16,7 @@ _BESIDE = "{number}.{ext}"
 
 
 def save(made: Generation, path: str, *, overwrite: bool) -> list[str]:
-    """The paths of the outputs: the one asked for, or `name_1.ext` and so on.
+    """The paths of the outputs: the requested one, or `name_1.ext` and so on.
 
     Raises FileExistsError unless `overwrite`, OSError, and as `Generation.save`.
     """

@@ -84,7 +84,7 @@ def _order(first: str, rules: Rules) -> list[str]:
 
 
 def _renamed(first: str, params: Mapping[str, Any], models: Models) -> dict[str, Any]:
-    """The parameters, with a reference image under a name that says what it is for.
+    """The parameters, with a reference image under the name of its purpose.
 
     A model of videos, or one that edits, takes any image as its own. For others, `input_image` leads to a model that
     edits.

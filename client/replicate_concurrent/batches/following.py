@@ -1,6 +1,6 @@
 """Sends the rows of a batch, and follows them and those of earlier runs until each has ended.
 
-What became of the rows of earlier runs is asked by the ids of their generations and batches, so it is right also after
+Rows of earlier runs are looked up by the ids of their generations and batches, so the result is right also after
 the service has forgotten their keys. Only a row whose batch was never answered is sent again, under its key.
 
 The service keeps `max_concurrent` for each batch. So with that option, no batch is sent before all earlier ones have
@@ -122,7 +122,7 @@ class Follower:
             self.batches.append(batch)
             self._follow(self._join, batch, {line.place: line.key for line in lines})
         if single or to_send or new:
-            self._source(self._ask_and_send, single, [*to_send, *new], rows)
+            self._source(self._look_up_and_send, single, [*to_send, *new], rows)
             return len(joined) + 1
         return len(joined)
 
@@ -169,12 +169,14 @@ class Follower:
         for key in missing.values():
             self._news.put(Unknown(key, reason))
 
-    def _ask_and_send(self, single: Sequence[Line], lines: Sequence[Line], rows: Mapping[str, Row]) -> None:
-        """Ask for generations that no known batch has, send the others, and follow both."""
+    def _look_up_and_send(
+        self, single: Sequence[Line], lines: Sequence[Line], rows: Mapping[str, Row]
+    ) -> None:
+        """Look up the generations that no known batch has, send the others, and follow both."""
         to_send, running = list(lines), []
         for line in single:
             try:
-                generation = self._asked(line)
+                generation = self._looked_up(line)
             except NotFound as error:
                 self._news.put(Unknown(line.key, error.raw))
                 continue
@@ -217,7 +219,7 @@ class Follower:
             if self._is_cancelled.is_set():
                 cancelling.cancel(self._client, [batch])
 
-    def _asked(self, line: Line) -> Generation | None:
+    def _looked_up(self, line: Line) -> Generation | None:
         """The generation of a row, by its id, or by the key in its metadata; None if there is none. Raises NotFound."""
         if line.generation is not None:
             return self._client.handle(line.generation).status()

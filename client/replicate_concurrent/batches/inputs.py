@@ -29,7 +29,7 @@ def rows_of(
     """The rows of a file, of `stdin` if the source is `-`, or of a list of prompts or mappings.
 
     Args:
-        client: Asks the service for the schemas.
+        client: Gets the schemas from the service.
         source: The path of a `.txt`, `.csv`, `.tsv` or `.jsonl`, or a list.
         common: Parameters of all rows, with `model`; a row's own come first. They are texts if `typed` is false.
         prompt: The prompt of all rows, with `{column}`, or with `{prompt}` for that of the row.
@@ -38,7 +38,7 @@ def rows_of(
 
     Raises:
         ValueError: If the source cannot be read, a row lacks something, or `name` is no template.
-        ReplicateConcurrentError: If the service does not know a model, or cannot be asked.
+        ReplicateConcurrentError: If the service does not know a model, or cannot be reached.
     """
     directory = Path()
     if isinstance(source, (str, Path)):

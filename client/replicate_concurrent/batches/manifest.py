@@ -69,7 +69,7 @@ class Line:
     @property
     def may_appear(self) -> bool:
         """Whether it failed only since its outputs, or the row itself, were not found: perhaps at a wrong address, or
-        with another key. Each run asks again."""
+        with another key. Each run looks again."""
         return self.status == UNKNOWN or bool(self.lost)
 
 

@@ -158,7 +158,7 @@ class _Files:
     directories: tuple[Path, ...]
 
     def found(self, value: Any, schema: Mapping[str, Any]) -> Any:
-        """The value with `Path` in place of the path of a local file, where the schema wants a file."""
+        """The value with `Path` in place of the path of a local file, where the schema has a file."""
         if isinstance(value, list):
             return [self.found(each, items(schema)) for each in value]
         if not isinstance(value, str) or not takes_file(schema) or is_address(value):
@@ -188,7 +188,7 @@ def _converted(
 
 
 def from_text(text: str, schema: Mapping[str, Any]) -> Any:
-    """The value that a text stands for, if the schema wants a number, a boolean, a list or an object. Any other text
+    """The value that a text stands for, if the schema takes a number, a boolean, a list or an object. Any other text
     stays, and the service explains its mistake."""
     kinds = _kinds(schema)
     if "boolean" in kinds and text.lower() in _BOOLEANS:

@@ -1,7 +1,7 @@
 """A batch that cannot be lost: planned, sent, followed, and its files saved as they come.
 
-Before a row is sent, its key is on the disk. So after the end of this process, however it ends, a later run asks the
-service by id what became of its rows, joins those that still run, and sends the others. No row is made twice.
+Before a row is sent, its key is on the disk. So after the end of this process, however it ends, a later run looks
+its rows up by id at the service, joins those that still run, and sends the others. No row is made twice.
 
     with BatchRun(client, rows, directory) as run:
         run.forecast                      # the cost of the new rows; no money is spent so far
@@ -39,8 +39,8 @@ _POLL: Final = 0.5
 
 @dataclass(frozen=True)
 class Ended:
-    """A row that has ended. `generation` is None if the service does not know it any more. `trouble` says why its files
-    could not be saved, which the next run tries again; it is empty otherwise."""
+    """A row that has ended. `generation` is None if the service does not know it any more. `trouble` is the reason why
+    its files could not be saved, which the next run tries again; it is empty otherwise."""
 
     outcome: Outcome
     generation: Generation | None = None
@@ -63,7 +63,7 @@ class BatchRun:
     Raises:
         ManifestError: If the manifest cannot be used.
         RowsRefused: If the service would refuse new rows.
-        ReplicateConcurrentError: If the service cannot be asked.
+        ReplicateConcurrentError: If the service cannot be reached.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class BatchRun:
         return [Outcome(row, self._lines.get(digest)) for digest, row in self._rows.items()]
 
     def start(self) -> None:
-        """Write the new rows to the manifest, send them, and ask for those of earlier runs.
+        """Write the new rows to the manifest, send them, and look up those of earlier runs.
 
         Raises:
             ValueError: If a value of a row does not fit the template of names. No row is sent then.
@@ -154,7 +154,7 @@ class BatchRun:
         """The next row that has ended and is saved; None if there was none for so many seconds, or the run is over.
 
         Raises:
-            ReplicateConcurrentError: If the service refuses the rows, or cannot be asked. Work there goes on.
+            ReplicateConcurrentError: If the service refuses the rows, or cannot be reached. Work there goes on.
         """
         deadline = time.monotonic() + timeout
         while not self.is_over:

@@ -1,4 +1,4 @@
-"""What is left of a batch for people: `failures.csv`, and an HTML page with all pictures."""
+"""Writes the summary of a batch for people: `failures.csv`, and an HTML page with all pictures."""
 
 import csv
 import io

@@ -58,7 +58,7 @@ def _seems_older(error: ApiError) -> bool:
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
-    from replicate_concurrent.cli.session import say
+    from replicate_concurrent.cli.session import report
 
-    say(f"rcg: {sentence}")
+    report(f"rcg: {sentence}")
     sys.exit(status)

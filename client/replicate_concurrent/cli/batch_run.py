@@ -17,7 +17,16 @@ from replicate_concurrent.batches.inputs import rows_of
 from replicate_concurrent.batches.runner import BatchRun, Ended
 from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
-from replicate_concurrent.cli.session import Session, ask, duration, emit, emit_json, say, usd, visible
+from replicate_concurrent.cli.session import (
+    Session,
+    duration,
+    emit,
+    emit_json,
+    read_answer,
+    report,
+    usd,
+    visible,
+)
 from replicate_concurrent.cli.waiting import AGAIN
 from replicate_concurrent.client import Client
 from replicate_concurrent.errors import NotFound, ReplicateConcurrentError
@@ -59,7 +68,7 @@ def run(session: Session, command: BatchCommand) -> int:
                 _show_forecast(session, len(listed), batch.forecast)
                 return 0
             if not _begin(batch, command):
-                say("Nothing was sent.")
+                report("No row was sent.")
                 return FAILED
             status = View(session, client, batch, len(listed), command.out).follow()
             return finish(batch, command, status)
@@ -70,11 +79,11 @@ def _show_forecast(session: Session, total: int, forecast: planning.Forecast) ->
         for plan in forecast.plans:
             emit_json(plan.raw)
     else:
-        emit(f"{total} rows, {_spent(forecast)}" if forecast.total else f"{total} rows, nothing to make")
+        emit(f"{total} rows, {_spent(forecast)}" if forecast.total else f"{total} rows, none to make")
 
 
 def _begin(batch: BatchRun, command: BatchCommand) -> bool:
-    """Tell what will be done, and ask if it may cost much. Returns whether to go on."""
+    """Show the forecast, and request a confirmation if it may cost much. Returns whether to go on."""
     standing, forecast = batch.standing, batch.forecast
     parts = [
         f"{len(standing.done)} done before" if standing.done else "",
@@ -82,19 +91,19 @@ def _begin(batch: BatchRun, command: BatchCommand) -> bool:
         f"{len(standing.open)} go on" if standing.open else "",
         f"{forecast.total} new: {_spent(forecast)}" if forecast.total else "",
     ]
-    say(", ".join(part for part in parts if part) + ".")
+    report(", ".join(part for part in parts if part) + ".")
     if standing.orphans:
-        say(
+        report(
             f"{standing.orphans} rows of earlier runs are not in the input any more; `rcg list` shows their work."
         )
     if batch.earlier_name:
-        say(f"Rows of earlier runs keep the names of --name {batch.earlier_name!r}.")
+        report(f"Rows of earlier runs keep the names of --name {batch.earlier_name!r}.")
     doubt = question(forecast, command.ask_above)
     return not doubt or _confirmed(f"{doubt} Go on? [y/N] ")
 
 
 def question(forecast: planning.Forecast, ask_above: float | None) -> str:
-    """Why to ask before anything is sent; empty without a reason."""
+    """The question before any row is sent: its reasons. Empty without one."""
     if ask_above is None:
         return ""
     reasons = [
@@ -116,7 +125,7 @@ def _confirmed(question: str) -> bool:
     if not sys.stderr.isatty():
         return True
     if sys.stdin.isatty():
-        return ask(question).lower() in ("y", "yes")
+        return read_answer(question).lower() in ("y", "yes")
     sys.stderr.write(question)
     sys.stderr.flush()
     try:
@@ -170,11 +179,11 @@ class View:
                 while not self._batch.is_over:
                     self._took(self._batch.next())
                 if self._simulated:
-                    say("The service is simulated: these outputs are fakes.")
+                    report("The service is simulated: these outputs are fakes.")
                 return 0
             except ReplicateConcurrentError:
                 stack.close()
-                say(f"{self._done} of {self._total} rows done. The same command goes on with the others.")
+                report(f"{self._done} of {self._total} rows done. The same command goes on with the others.")
                 raise
             except KeyboardInterrupt:
                 stack.close()
@@ -223,17 +232,17 @@ class View:
         """After Ctrl-C: send no more, name the rows that go on at the service, and cancel them after a second one."""
         self._batch.stop()
         left, unsent, batches = self._batch.in_flight, self._batch.unsent, self._batch.batches
-        say(f"\nInterrupted: {self._done} of {self._total} rows done.")
+        report(f"\nInterrupted: {self._done} of {self._total} rows done.")
         if unsent:
-            say(f"{unsent} not sent. The same command sends them.")
+            report(f"{unsent} not sent. The same command sends them.")
         if not left:
             return
-        say(
+        report(
             f"{left} go on at the service ({', '.join(batches) or 'just sent'}). The same command fetches them."
         )
         if not sys.stderr.isatty():
             return
-        say(f"Ctrl-C again within {AGAIN:.0f} seconds cancels them there.")
+        report(f"Ctrl-C again within {AGAIN:.0f} seconds cancels them there.")
         try:
             self._save_for(AGAIN)
         except KeyboardInterrupt:
@@ -241,18 +250,18 @@ class View:
 
     def _cancel(self) -> None:
         """Cancel, and wait until the service has no row of the batch, or until Ctrl-C. Then name what remains."""
-        say("Cancelling… Ctrl-C again waits no longer.")
+        report("Cancelling… Ctrl-C again waits no longer.")
         try:
             self._batch.cancel()
             self._save_for(float("inf"))
         except ReplicateConcurrentError as error:
-            say(f"rcg: {error}")
+            report(f"rcg: {error}")
         except KeyboardInterrupt:
-            say("")
+            report("")
         states = Counter(each.line.status for each in self._batch.outcomes() if each.line is not None)
-        say(f"{states['canceled']} cancelled, {states['succeeded']} done.")
+        report(f"{states['canceled']} cancelled, {states['succeeded']} done.")
         if left := self._batch.in_flight:
-            say(
+            report(
                 f"{left} may still run at the service ({', '.join(self._batch.batches) or 'just sent'}). "
                 "`rcg list` shows them, and the same command fetches them."
             )
@@ -285,7 +294,7 @@ def finish(batch: BatchRun, command: BatchCommand, status: int) -> int:
     failed = [each for each in outcomes if each.line is not None and each.line.has_failed]
     file = summary.keep_failures(outcomes, command.out, command.input)
     if command.contact_sheet:
-        say(f"Contact sheet: {summary.keep_contact_sheet(outcomes, command.out, command.input)}")
+        report(f"Contact sheet: {summary.keep_contact_sheet(outcomes, command.out, command.input)}")
     if status == INTERRUPTED:
         return status
     done = sum(each.is_done for each in outcomes)
@@ -297,11 +306,11 @@ def finish(batch: BatchRun, command: BatchCommand, status: int) -> int:
         f"{len(failed)} failed" if failed else "",
         f"{usd(cost)} USD",
     ]
-    say(f"{', '.join(part for part in parts if part)}: {command.out}")
+    report(f"{', '.join(part for part in parts if part)}: {command.out}")
     if failed:
-        say(f"{file} has the failed rows; --retry-failed makes them again.")
+        report(f"{file} has the failed rows; --retry-failed makes them again.")
     if unsaved:
-        say(f"{unsaved} rows could not be saved; the same command tries them again.")
+        report(f"{unsaved} rows could not be saved; the same command tries them again.")
     return FAILED if failed or unsaved else 0
 
 

@@ -11,13 +11,21 @@ import typer
 
 from replicate_concurrent.cli.exits import FAILED
 from replicate_concurrent.cli.options import Json
-from replicate_concurrent.cli.session import CONNECT_TIMEOUT, Session, ask, emit, emit_json, facts, say
+from replicate_concurrent.cli.session import (
+    CONNECT_TIMEOUT,
+    Session,
+    emit,
+    emit_json,
+    facts,
+    read_answer,
+    report,
+)
 
 if TYPE_CHECKING:
     from replicate_concurrent.config import Settings
 
 _FORECAST = {"model_name": "flux-schnell", "prompt": "a check of a key", "dry_run": True}
-"""A request that spends nothing, before which the service checks a token at Replicate."""
+"""A request without cost, before which the service checks a token at Replicate."""
 
 _TIMEOUT = 600.0
 """Seconds that the check may take."""
@@ -43,23 +51,23 @@ def init(
     if path.exists() and not force:
         if not interactive:
             raise typer.BadParameter(f"{path} exists; --force replaces it")
-        if ask(f"{path} exists. Replace it? [y/N]: ").lower() not in ("y", "yes"):
+        if read_answer(f"{path} exists. Replace it? [y/N]: ").lower() not in ("y", "yes"):
             raise typer.Exit(FAILED)
     url = session.url or os.environ.get("RCG_URL")
     if url is None and interactive:
-        say("The address of the service, such as http://localhost:5000. Empty: the one of this machine.")
-        url = ask("Address: ")
+        report("The address of the service, such as http://localhost:5000. Empty: the one of this machine.")
+        url = read_answer("Address: ")
     key = _asked_key(interactive)
     is_token = key.startswith("r8_")
-    given = config.load(
+    settings = config.load(
         url or None, None if is_token else key, key if is_token else None, environ={"RCG_CONFIG": os.devnull}
     )
-    sentence, answer = _checked(given)
+    sentence, answer = _checked(settings)
     if json and answer is not None:
         emit_json(answer)
-    say(sentence)
-    config.write(given, path)
-    say(f"Written to {path}")
+    report(sentence)
+    config.write(settings, path)
+    report(f"Written to {path}")
 
 
 def simulate(
@@ -103,9 +111,9 @@ def serve(context: typer.Context, json: Json = False) -> None:
     else:
         emit(found.url)
     if config.is_true("RCG_SIMULATE", os.environ.get("RCG_SIMULATE", "")):
-        say("Scripts of yours find it with RCG_SIMULATE=1. `rcg simulate stop` ends it.")
+        report("Scripts of yours find it with RCG_SIMULATE=1. `rcg simulate stop` ends it.")
     else:
-        say("Scripts of yours find it by themselves. `rcg stop` ends it.")
+        report("Scripts of yours find it by themselves. `rcg stop` ends it.")
 
 
 def stop(json: Json = False) -> None:
@@ -121,9 +129,9 @@ def stop(json: Json = False) -> None:
 
         emit_json(asdict(stopped))
     if stopped.pid is None:
-        say("No service of yours runs on this machine.")
+        report("No service of yours runs on this machine.")
     else:
-        say(f"Ended process {stopped.pid}{', which had to be killed' if stopped.killed else ''}.")
+        report(f"Ended process {stopped.pid}{', which had to be killed' if stopped.killed else ''}.")
 
 
 def doctor(json: Json = False) -> None:
@@ -174,9 +182,9 @@ def completion(
 
 
 def _asked_key(interactive: bool) -> str:
-    """The key or token: asked for on a terminal, else the first line of standard input. Raises BadParameter."""
+    """The key or token, from a prompt on a terminal, else the first line of standard input. Raises BadParameter."""
     if interactive:
-        say("A Replicate token (r8_…), or a key of the service (rcg_…). It is not shown.")
+        report("A Replicate token (r8_…), or a key of the service (rcg_…). It is not shown.")
         from getpass import getpass
 
         key = getpass("Key: ", stream=sys.stderr)
@@ -184,7 +192,7 @@ def _asked_key(interactive: bool) -> str:
         key = sys.stdin.readline()
     if not key.strip():
         raise typer.BadParameter(
-            "there is no key; on a terminal it is asked for, else the first line of input is it"
+            "there is no key; without a terminal, the first line of standard input must be it"
         )
     return str(key.strip())
 

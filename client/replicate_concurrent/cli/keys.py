@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from replicate_concurrent.cli.options import Json, number_or_none, parameters
-from replicate_concurrent.cli.session import Session, facts, say, table
+from replicate_concurrent.cli.session import Session, facts, report, table
 
 app = typer.Typer(
     help="Make, change, rotate and delete named keys.\n\nExample: rcg keys list",
@@ -198,11 +198,11 @@ def _sent(context: typer.Context, method: str, path: str, body: object, *, json:
     with session.client() as client:
         response = client.request(method, path, json=body)
     if not response.content:
-        say("Done.")
+        report("Done.")
         return
     answer = session.answer(response)
     if answer is None:
         return
     facts((name, _plain(value)) for name, value in answer.items() if value not in (None, {}, []))
     if "key" in answer and method == "POST":
-        say("Keep the text of the key now: no later answer has it.")
+        report("Keep the text of the key now: no later answer has it.")

@@ -12,7 +12,7 @@ import typer
 
 from replicate_concurrent.cli.exits import FAILED
 from replicate_concurrent.cli.options import Json, Parameters, Since, parameters
-from replicate_concurrent.cli.session import Session, emit, emit_json, say, table, usd
+from replicate_concurrent.cli.session import Session, emit, emit_json, report, table, usd
 
 if TYPE_CHECKING:
     from replicate_concurrent.results import Generation
@@ -161,7 +161,7 @@ def list_(
     """
     session: Session = context.obj
     session.json = json
-    given = {
+    filters = {
         "state": state,
         "model": model,
         "batch": batch,
@@ -169,7 +169,7 @@ def list_(
         "since": since,
         "cursor": cursor,
     }
-    query: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    query: dict[str, Any] = {key: value for key, value in filters.items() if value is not None}
     query |= {f"metadata.{key}": value for key, value in parameters(metadata).items()}
     with session.client() as client:
         body = session.answer(client.request("GET", "/generations", params={**query, "limit": limit}))
@@ -184,13 +184,13 @@ def list_(
 def _report(made: Generation, paths: list[Path], json: bool) -> None:
     """Print where a generation was saved, or raise its error."""
     for path in paths:
-        (say if json else emit)(str(path))
+        (report if json else emit)(str(path))
     if made.raw.get("simulated") is True:
-        say("The service is simulated: this output is a fake.")
+        report("The service is simulated: this output is a fake.")
     for warning in (*made.warnings, *([made.raw["files_error"]] if made.raw.get("files_error") else [])):
-        say(f"rcg: {warning}")
+        report(f"rcg: {warning}")
     if made.error is not None:
-        say(f"rcg: {made.id}: {made.error}")
+        report(f"rcg: {made.id}: {made.error}")
         raise typer.Exit(FAILED)
 
 

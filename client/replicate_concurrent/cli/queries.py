@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from replicate_concurrent.cli.options import Json, Since, number_or_none
-from replicate_concurrent.cli.session import Session, facts, say, table, usd
+from replicate_concurrent.cli.session import Session, facts, report, table, usd
 
 
 def models(
@@ -54,8 +54,8 @@ def usage(
     """
     session: Session = context.obj
     session.json = json
-    given = {"since": since, "until": until, "group_by": group_by}
-    query = {name: value for name, value in given.items() if value is not None}
+    filters = {"since": since, "until": until, "group_by": group_by}
+    query = {name: value for name, value in filters.items() if value is not None}
     with session.client() as client:
         body = session.answer(client.request("GET", "/usage", params=query))
     if body is None:
@@ -117,15 +117,15 @@ def configure(
     """
     session: Session = context.obj
     session.json = json
-    given = {"concurrent_limit": concurrent_limit, "requests_per_minute": requests_per_minute}
-    limits = {name: number_or_none(value) for name, value in given.items() if value is not None}
+    changes = {"concurrent_limit": concurrent_limit, "requests_per_minute": requests_per_minute}
+    limits = {name: number_or_none(value) for name, value in changes.items() if value is not None}
     if not limits:
         raise typer.BadParameter("name a limit: --concurrent-limit or --requests-per-minute")
     with session.client() as client:
         body = session.answer(client.request("POST", "/configure", json=limits))
     if body is not None:
         facts(_status(body))
-        say("The limits hold at once.")
+        report("The limits hold at once.")
 
 
 def _list_models(body: Mapping[str, Any]) -> None:

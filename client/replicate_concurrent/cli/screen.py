@@ -1,4 +1,4 @@
-"""What is drawn while something goes on: the progress of a batch, and the live status. It imports rich."""
+"""Draws the progress of a batch, and the live status. It imports rich."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options before a command say, and how a command answers: JSON unchanged, a table, or a sentence."""
+"""The options before a command, and the output of a command: JSON unchanged, a table, or a sentence."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def emit_json(raw: Mapping[str, Any]) -> None:
     emit(json.dumps(raw, separators=(",", ":")))
 
 
-def say(sentence: str) -> None:
+def report(sentence: str) -> None:
     """Write sentences for people to standard error; on a terminal no word is broken."""
     if sys.stderr.isatty():
         width = max(20, shutil.get_terminal_size().columns)
@@ -87,7 +87,7 @@ def say(sentence: str) -> None:
     sys.stderr.flush()
 
 
-def ask(question: str) -> str:
+def read_answer(question: str) -> str:
     """A line from the terminal. The question is on standard error. Ctrl-C interrupts it, as anything else."""
     sys.stderr.write(question)
     sys.stderr.flush()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import typer
 
 from replicate_concurrent.cli.exits import INTERRUPTED
-from replicate_concurrent.cli.session import say
+from replicate_concurrent.cli.session import report
 
 if TYPE_CHECKING:
     from replicate_concurrent.client import Client
@@ -87,9 +87,9 @@ def _interruptible(client: Client, path: str, target: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"\n{target} goes on at the service; `rcg get {target} -o DIR` fetches its files.")
+        report(f"\n{target} goes on at the service; `rcg get {target} -o DIR` fetches its files.")
         if again():
-            say("Cancelling…")
+            report("Cancelling…")
             client.request("DELETE", path)
         raise typer.Exit(INTERRUPTED) from None
 
@@ -98,7 +98,7 @@ def again() -> bool:
     """Whether Ctrl-C comes a second time. Without a terminal it is not waited for."""
     if not sys.stderr.isatty():
         return False
-    say(f"Ctrl-C again within {AGAIN:.0f} seconds cancels it there.")
+    report(f"Ctrl-C again within {AGAIN:.0f} seconds cancels it there.")
     try:
         time.sleep(AGAIN)
     except KeyboardInterrupt:

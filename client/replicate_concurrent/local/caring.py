@@ -1,4 +1,4 @@
-"""Looks after the local service: stops it, and says how it is."""
+"""Stops the local service, and diagnoses it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAUSE = 0.05
 
 @dataclass(frozen=True)
 class Stopped:
-    """What `stop` did. `pid` is None if no service ran. `killed` says that it did not end by itself."""
+    """The outcome of `stop`. `pid` is None if no service ran; `killed` is true if it did not end by itself."""
 
     pid: int | None
     killed: bool = False

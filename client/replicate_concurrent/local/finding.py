@@ -31,7 +31,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Local:
-    """The local service of a script: the place of its files, and what the script wants of it."""
+    """The local service of a script: the place of its files, and the settings of the script."""
 
     place: Place
     settings: LocalSettings

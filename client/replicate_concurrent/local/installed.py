@@ -1,4 +1,4 @@
-"""What is installed to run a service: its tree, and the packages of the extra `serve`."""
+"""Finds the parts that run a service: its tree, and the packages of the extra `serve`."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class LocalSettings:
 
 
 def local_settings(environ: Mapping[str, str]) -> LocalSettings:
-    """What a script with these variables wants. Raises ConfigError."""
+    """The settings of a script with these variables. Raises ConfigError."""
     limits = {
         setting: min(values)
         for setting, names in _LIMITS.items()

@@ -134,4 +134,4 @@ def _tail(path: Path, began: int) -> str:
     """The last of what the log got since that byte."""
     with path.open("rb") as log:
         log.seek(max(began, log.seek(0, os.SEEK_END) - _TAIL))
-        return log.read().decode(errors="replace").strip() or "(nothing)"
+        return log.read().decode(errors="replace").strip() or "(empty)"

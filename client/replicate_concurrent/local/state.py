@@ -1,4 +1,4 @@
-"""What scripts know of the local service: a lock, which says that it runs, and a file, which says where.
+"""What scripts know of the local service: a lock, which proves that it runs, and a file with its address.
 
 The script that starts a service takes the lock and hands it over: the service inherits the open file, and the kernel
 frees the lock when the last process that has it ends, however it ends. So a held lock proves that a service of this

@@ -29,7 +29,7 @@ def order(
 ) -> Order:
     """An order from the arguments of `batch` and `submit_batch`. Raises TypeError if they contradict each other."""
     if common.get("dry_run"):
-        raise TypeError("dry_run makes nothing; call estimate(…) for the forecast")
+        raise TypeError("dry_run makes no outputs; call estimate(…) for the forecast")
     return Order(
         {**body(prompts, model, requests, common), **_given(webhook=webhook, metadata=metadata)},
         idempotency_key,

@@ -29,7 +29,7 @@ def events(service: Service, target: str) -> Operation[None]:
     while True:
         call = Call("GET", f"/generations/{quoted(target)}/events", is_streamed=True)
         response = yield from send(service, call, deadline=heard + service.timeout)
-        kind = response.headers.get("content-type", "nothing")
+        kind = response.headers.get("content-type", "no content type")
         if not kind.startswith("text/event-stream"):
             yield Close(response)
             raise BadAnswer(f"{response.request.url} answered with {kind}, which is no stream of events.")

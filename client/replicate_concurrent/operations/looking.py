@@ -17,7 +17,7 @@ from replicate_concurrent.operations.sending import Call, Service, json_of, send
 from replicate_concurrent.operations.steps import Emit, Operation, now
 
 _PAGE = 100
-"""Items that a list asks for at once."""
+"""Items of a page of a list."""
 
 
 def request(

@@ -1,7 +1,7 @@
 """One request until it is answered: with its idempotency key, over lost connections, 429 and 503, within a deadline.
 
-A request is sent again only if that is safe: the service knows it by its key, it changes nothing twice, or it cannot
-have arrived. `x-should-retry: false` ends it always.
+A request is sent again only if that is safe: the service knows it by its key, the second one changes no more, or the
+first cannot have arrived. `x-should-retry: false` ends it always.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from replicate_concurrent.operations.steps import Do, Open, Operation, Part, Pau
 from replicate_concurrent.version import VERSION
 
 _READ = 60.0
-"""Seconds in which a service answers that is not asked to wait."""
+"""Seconds in which a service answers a request that does not let it wait."""
 
 _BRIEFEST = 0.05
 """Seconds that an attempt has at least."""
@@ -87,7 +87,7 @@ class Service:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.timeout = timeout
-        """Seconds that a call may take, unless it says otherwise."""
+        """Seconds that a call may take, unless it has its own."""
         self.connect_timeout = timeout if connect_timeout is None else connect_timeout
         """Seconds for which a service is called that has not answered so far: its address may be wrong."""
         self.jitter = jitter
@@ -178,7 +178,7 @@ def error_of(response: httpx.Response) -> ReplicateConcurrentError:
 
 
 def pause_after(answer: httpx.Response | httpx.RequestError | None, attempt: int, jitter: float) -> float:
-    """The seconds until the next attempt: as `Retry-After` says, and up to a tenth more, so that callers spread."""
+    """The seconds until the next attempt: those of `Retry-After`, and up to a tenth more, so that callers spread."""
     if not isinstance(answer, httpx.Response):
         return _backoff(attempt, jitter)
     header = answer.headers.get("retry-after", "").strip()
@@ -270,7 +270,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _is_temporary(call: Call, response: httpx.Response, trouble: ReplicateConcurrentError) -> bool:
-    """Whether the same request may be answered otherwise later, and costs nothing twice."""
+    """Whether the same request may be answered otherwise later, and costs no more then."""
     if not isinstance(trouble, ApiError) or response.headers.get("x-should-retry") == "false":
         return False
     is_own = "retryable" in trouble.raw  # else a proxy has answered

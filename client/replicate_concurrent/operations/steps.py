@@ -1,5 +1,5 @@
-"""Steps: what an operation wants done outside of it. An operation is a generator that yields steps, receives their
-results, and returns its own. So the logic is written once; `drivers.py` performs the steps, with and without asyncio.
+"""Steps: the effects of an operation, which a driver performs. An operation is a generator that yields steps, receives
+their results, and returns its own. So the logic is written once; `drivers.py` performs steps, with and without asyncio.
 
     Send(request)     the response, with its body         Now()              seconds of a monotonic clock
     Open(request)     a response whose body is unread     Pause(seconds)
