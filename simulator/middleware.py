@@ -8,7 +8,6 @@ The order of the steps matters:
 - Each response is sent by `sending`, where a fault can change it.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import format_datetime
@@ -57,7 +56,7 @@ class Middleware:
     async def _process(self, kind: str, handler: Handler, request: web.Request) -> web.StreamResponse:
         if kind == "create":
             await request.read()  # a creation is handled even if its caller disconnects meanwhile
-        await self._delay()
+        await self._state.travel()
         state, token = self._state, _token(request)
         state.counters.count_request(kind)
         if token is None:
@@ -84,7 +83,7 @@ class Middleware:
         self, request: web.Request, response: ApiResponse, known: _AccountRequest | None = None
     ) -> web.Response:
         """Send `response`. With an account, its headers have the rest of the limit."""
-        await self._delay()
+        await self._state.travel()
         sent = sending.counted_response(request, response, self._state.counters)
         sent.headers["Date"] = format_datetime(self._state.predictions.now(), usegmt=True)
         if known is not None:
@@ -92,12 +91,6 @@ class Middleware:
             sent.headers["ratelimit-remaining"] = str(left.remaining)
             sent.headers["ratelimit-reset"] = str(left.seconds)
         return sent
-
-    async def _delay(self) -> None:
-        delay = self._state.network_delay()
-        if delay:
-            await asyncio.sleep(delay)
-        await self._state.wait_for_stall_end()
 
 
 def _token(request: web.Request) -> str | None:

@@ -81,7 +81,7 @@ def _server_context(certificate: Path | None) -> ssl.SSLContext | None:
 
 def application(state: SimulatorState) -> web.Application:
     """The application with all routes. It does not listen yet."""
-    delivery, gemini = Delivery(state), GeminiApi(state.gemini)
+    delivery, gemini = Delivery(state), GeminiApi(state.gemini, state.travel)
     app = web.Application(client_max_size=_LARGEST_BODY_BYTES)
     app.add_routes(Api(state).routes(Middleware(state)))
     app.add_routes(Controls(state).routes())

@@ -96,6 +96,13 @@ class SimulatorState:
         seed = seed if isinstance(seed, int) else self.chance.randrange(2**31)
         return self.predictions.create(creation, plan, seed=seed)
 
+    async def travel(self) -> None:
+        """The time that a message is under way: the network delay, and the rest of a stall."""
+        delay = self.network_delay()
+        if delay:
+            await asyncio.sleep(delay)
+        await self.wait_for_stall_end()
+
     def network_delay(self) -> float:
         """The seconds of network delay for the next message."""
         return self._draw(self.options.answer_delay)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simulator.gemini import marks as prompt_marks
-from simulator.gemini import requests, texts, tokens
+from simulator.gemini import requests, stories, texts, tokens
 from simulator.gemini.instances import Instances
 from simulator.gemini.marks import Marks
 from simulator.gemini.models import Usage
@@ -146,6 +146,7 @@ def _text(ask: Ask, marks: Marks, usual: int, seed: int) -> str:
         amount = int(prompt_marks.seconds(marks, "out", max(usual, tokens.of_text(begin))))
         return texts.of_tokens(amount, begin=begin, seed=seed)
     value = {"answer": begin} if ask.schema is None else Instances(ask.schema, seed=seed).make()
+    value = value if "untied" in marks else stories.tie(value, ask.schema)
     if "invalid" in marks:
         value = _broken(value, ask.schema)
     text = json.dumps(value, ensure_ascii=False, indent=2 if ask.schema is None else None)

@@ -40,6 +40,17 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaneCounts:
+    """The peaks of one model in one project: of what arrived in any 60 seconds, and of admitted requests in a day."""
+
+    project: str
+    model: str
+    requests_peak_per_minute: int
+    tokens_peak_per_minute: int
+    requests_peak_per_day: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GeminiCounts:
     """The counts since the start or the last reset.
 
@@ -51,6 +62,7 @@ class GeminiCounts:
         finish_reasons: The finish reasons of finished calls.
         in_flight: Calls that have not ended.
         in_flight_peak: The most at any time, of one project.
+        lanes: The peaks of each model in each project.
         requests_peak_per_minute: The most requests that arrived at one model of one project in any 60 seconds.
         tokens_peak_per_minute: The most tokens of prompts, likewise.
         requests_peak_per_day: The most admitted requests to one model of one project in a day.
@@ -68,6 +80,7 @@ class GeminiCounts:
     finish_reasons: Mapping[str, int]
     in_flight: int
     in_flight_peak: int
+    lanes: tuple[LaneCounts, ...]
     requests_peak_per_minute: int
     tokens_peak_per_minute: int
     requests_peak_per_day: int

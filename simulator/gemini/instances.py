@@ -11,9 +11,10 @@ import random
 import re
 from typing import Any
 
-from simulator.gemini import schemas
+from simulator.gemini import refusals, schemas
 from simulator.gemini.texts import words
 
+MOST_VALUES = 20_000
 _DEEP = 6
 _FORMATS = {
     "date": "2026-11-28",
@@ -35,13 +36,21 @@ class Instances:
 
     def __init__(self, schema: Any, *, seed: int) -> None:
         self._root = schema
+        self._made = 0
         self._chance = random.Random(seed)  # noqa: S311 - filler, not secrets
 
     def make(self) -> Any:
-        """An instance."""
+        """An instance.
+
+        Raises:
+            Refused: 400, if every instance has too many values.
+        """
         return self._value(self._root, 0)
 
     def _value(self, schema: Any, depth: int) -> Any:
+        self._made += 1
+        if self._made > MOST_VALUES:
+            raise refusals.of(400, schemas.TOO_MANY_STATES)
         schema = self._flat(schema)
         if "const" in schema:
             return schema["const"]

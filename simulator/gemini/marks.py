@@ -35,6 +35,7 @@ Answers:
     [[no-candidates]]               neither
     [[finish=SAFETY]] [[no-image]]  a candidate with only this finishReason; NO_IMAGE
     [[text-then=RECITATION]]        half of the text, then this finishReason
+    [[untied]]                      a cinematic story whose parts do not fit each other
     [[invalid]] [[fenced]] [[not-json]]  JSON that breaks the schema; in a fence; no JSON
     [[model=gemini-x]]              another modelVersion, which is billed if it has a price
     [[no-usage]] [[no-version]]     without usageMetadata; without modelVersion
@@ -57,7 +58,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from simulator.gemini import refusals
+from simulator.gemini import refusals, schemas
 from simulator.gemini.refusals import Refused, Violations
 
 Marks = Mapping[str, str]
@@ -112,6 +113,7 @@ OTHERS = frozenset(
         "invalid",
         "fenced",
         "not-json",
+        "untied",
         "model",
         "no-usage",
         "no-version",
@@ -151,7 +153,6 @@ _DELAY = 53.016342224
 _HOURS = 6776.4
 _SOON = 13.25
 _LIMITS = {"rpm": 300, "tpm": 1_000_000, "rpd": 250}
-_TOO_MANY_STATES = "The specified schema produces a constraint that has too many states for serving."
 
 
 def parse(text: str) -> dict[str, str]:
@@ -205,7 +206,7 @@ def _refusal(name: str, value: str, model: str, to_midnight: float) -> Refused:
         case "bad-key" | "refused-key" | "leaked-key" | "country" | "billing":
             return refusals.key({"bad-key": "invalid"}.get(name, name.removesuffix("-key")))
         case "states":
-            return refusals.of(400, _TOO_MANY_STATES)
+            return refusals.of(400, schemas.TOO_MANY_STATES)
         case "schema" | "status":
             return _of_status(int(float(value or 500)) if name == "status" else 400)
     return _over_quota(name, value, model, to_midnight)

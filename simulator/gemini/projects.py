@@ -14,6 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from simulator.gemini import refusals
+from simulator.gemini.books import LaneCounts
 from simulator.gemini.options import GeminiOptions
 from simulator.gemini.refusals import Violations
 from simulator.gemini.windows import SECOND, Window
@@ -71,6 +72,19 @@ class Project:
             lane.days[day] = lane.days.get(day, 0) + 1
         if refused is not None:
             raise refused
+
+    def lane_counts(self) -> list[LaneCounts]:
+        """The peaks of each model."""
+        return [
+            LaneCounts(
+                project=self.name,
+                model=model,
+                requests_peak_per_minute=lane.arrived.peak,
+                tokens_peak_per_minute=lane.arrived_tokens.peak,
+                requests_peak_per_day=max(lane.days.values(), default=0),
+            )
+            for model, lane in self.lanes.items()
+        ]
 
     def is_first_use(self, text: str) -> bool:
         """True at the first call with this text."""

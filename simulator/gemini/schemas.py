@@ -6,13 +6,24 @@ optional properties, and, with the bare "invalid argument", schemas whose `maxIt
 """
 
 import json
+from functools import lru_cache
 from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 
 from simulator.gemini import refusals
 
 MOST_ITEMS = 960
 _DEEPEST = 40
 _MOST_CHARACTERS = 256 * 1024
+
+TOO_MANY_STATES = (
+    "The specified schema produces a constraint that has too many states for serving. Typical causes of this error are "
+    "schemas with lots of text (for example, very long property or enum names), schemas with long array length limits "
+    "(especially when nested), or schemas using complex value matchers (for example, integers or numbers with "
+    "minimum/maximum bounds or strings with complex formats like date-time)"
+)
 
 
 def check(schema: Any) -> None:
@@ -23,26 +34,32 @@ def check(schema: Any) -> None:
     """
     if not isinstance(schema, dict):
         raise refusals.of(400)
-    if _depth(schema) > _DEEPEST or len(json.dumps(schema)) > _MOST_CHARACTERS:
-        raise refusals.of(
-            400,
-            "The specified schema produces a constraint that has too many states for serving. Typical causes of this "
-            "error are schemas with lots of text (for example, very long property or enum names), schemas with long "
-            "array length limits (especially when nested), or schemas using complex value matchers (for example, "
-            "integers or numbers with minimum/maximum bounds or strings with complex formats like date-time)",
-        )
+    message = _problem(json.dumps(schema))
+    if message is not None:
+        raise refusals.of(400, message)
+
+
+@lru_cache(maxsize=256)
+def _problem(text: str) -> str | None:
+    """What is wrong with a schema, in the words of the API; "" for the bare message. None if it is accepted."""
+    schema = json.loads(text)
+    if len(text) > _MOST_CHARACTERS or _depth(schema) > _DEEPEST:
+        return TOO_MANY_STATES
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"Invalid JSON schema: {error.message}"
     items = 0
     for place in _places(schema):
         reference = place.get("$ref")
-        if reference is not None:
-            if not isinstance(reference, str) or not reference.startswith("#"):
-                raise refusals.of(400, f"Invalid JSON schema: unsupported reference {reference!r}")
+        if isinstance(reference, str):
+            if not reference.startswith("#") or resolve(schema, reference) is None:
+                return f"Invalid JSON schema: unsupported reference {reference!r}"
             if any(not name.startswith("$") for name in place):
-                raise refusals.of(400, "Invalid JSON schema: no other fields can be set beside $ref")
+                return "Invalid JSON schema: no other fields can be set beside $ref"
         most = place.get("maxItems", 0)
         items += most if isinstance(most, int) else 0
-    if items > MOST_ITEMS or _endless(schema, schema, ()):
-        raise refusals.of(400)
+    return "" if items > MOST_ITEMS or Recursion(schema).is_endless() else None
 
 
 def resolve(root: Any, reference: str) -> Any:
@@ -102,17 +119,41 @@ def _depth(value: Any) -> int:
     return deepest
 
 
-def _endless(root: Any, place: Any, path: tuple[str, ...]) -> bool:
-    """Whether a place needs itself: a recursion that no optional property ends."""
-    if not isinstance(place, dict):
-        return False
-    reference = place.get("$ref")
-    if reference is not None:
-        return reference in path or _endless(root, resolve(root, reference), (*path, reference))
-    needed = [each for name, each in place.get("properties", {}).items() if name in place.get("required", ())]
-    if place.get("minItems", 0):
-        needed.append(place.get("items"))
-    choices: list[Any] = place.get("anyOf") or place.get("oneOf") or []
-    return any(_endless(root, each, path) for each in needed) or (
-        bool(choices) and all(_endless(root, each, path) for each in choices)
-    )
+class Recursion:
+    """Looks for a recursion that no optional property ends: a place that needs itself."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._entered: set[str] = set()
+        self._ending: set[str] = set()
+
+    def is_endless(self) -> bool:
+        """Whether there is one."""
+        return self._needs_itself(self._root)
+
+    def _needs_itself(self, place: Any) -> bool:
+        if not isinstance(place, dict):
+            return False
+        reference = place.get("$ref")
+        if isinstance(reference, str):
+            return self._follow(reference)
+        known, required = place.get("properties", {}), place.get("required", ())
+        needed = [each for name, each in known.items() if name in required]
+        if place.get("minItems", 0):
+            needed.append(place.get("items"))
+        choices: list[Any] = place.get("anyOf") or place.get("oneOf") or []
+        return any(map(self._needs_itself, needed)) or (
+            bool(choices) and all(map(self._needs_itself, choices))
+        )
+
+    def _follow(self, reference: str) -> bool:
+        if reference in self._ending:
+            return False
+        if reference in self._entered:
+            return True
+        self._entered.add(reference)
+        found = self._needs_itself(resolve(self._root, reference))
+        self._entered.discard(reference)
+        if not found:
+            self._ending.add(reference)
+        return found

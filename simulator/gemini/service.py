@@ -68,7 +68,8 @@ class Gemini:
 
     def counts(self) -> GeminiCounts:
         """The counts at this moment."""
-        books, lanes = self.books, [lane for project in self.projects for lane in project.lanes.values()]
+        books = self.books
+        lanes = tuple(each for project in self.projects for each in project.lane_counts())
         return GeminiCounts(
             requests=dict(books.requests),
             refusals=dict(books.refusals),
@@ -77,9 +78,10 @@ class Gemini:
             finish_reasons=dict(books.finish_reasons),
             in_flight=sum(books.in_flight.values()),
             in_flight_peak=books.in_flight_peak,
-            requests_peak_per_minute=max((each.arrived.peak for each in lanes), default=0),
-            tokens_peak_per_minute=max((each.arrived_tokens.peak for each in lanes), default=0),
-            requests_peak_per_day=max((day for each in lanes for day in each.days.values()), default=0),
+            lanes=lanes,
+            requests_peak_per_minute=max((each.requests_peak_per_minute for each in lanes), default=0),
+            tokens_peak_per_minute=max((each.tokens_peak_per_minute for each in lanes), default=0),
+            requests_peak_per_day=max((each.requests_peak_per_day for each in lanes), default=0),
             micro_usd_peak_per_10_minutes=max((each.spent.peak for each in self.projects), default=0),
             keys_in_urls=books.keys_in_urls,
             tokens=dict(books.tokens),
@@ -102,6 +104,9 @@ class Gemini:
         except Refused as refused:
             self.books.refusals[refused.code] += 1
             return replies.of_refusal(asked, refused)
+        except RecursionError:
+            self.books.refusals[400] += 1
+            return replies.of_refusal(asked, refusals.of(400))
 
     async def _answer(self, asked: Asked) -> Reply:
         name, _, method = (

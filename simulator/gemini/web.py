@@ -6,6 +6,7 @@ handlers of closed connections ten times a second: one timer for all, however ma
 
 import asyncio
 from asyncio import Task, TimerHandle
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -55,10 +56,11 @@ class Watch:
 
 
 class GeminiApi:
-    """The handlers under `/v1beta`."""
+    """The handlers under `/v1beta`. `network` waits as long as a message is under way."""
 
-    def __init__(self, gemini: Gemini) -> None:
+    def __init__(self, gemini: Gemini, network: Callable[[], Awaitable[None]]) -> None:
         self._gemini = gemini
+        self._network = network
         self._watch = Watch()
 
     def routes(self) -> list[web.RouteDef]:
@@ -84,6 +86,7 @@ class GeminiApi:
         self._watch.add(task, request)
         cancelled = False
         try:
+            await self._network()
             return await self._send(request, await self._gemini.answer(asked))
         except Cut:
             return reset(request)
@@ -102,11 +105,13 @@ class GeminiApi:
     async def _send(self, request: web.Request, reply: Reply) -> web.StreamResponse:
         headers = {**reply.headers, "Server-Timing": "gfet4t7; dur=12"}
         if reply.parts is None:
+            await self._network()
             return web.Response(status=reply.status, headers=headers, body=reply.body)
         response = web.StreamResponse(status=reply.status, headers=headers)
         try:
             if reply.head is not None:
                 await asyncio.sleep(reply.head)
+            await self._network()
             await response.prepare(request)
             await _write(response, reply.parts)
         finally:

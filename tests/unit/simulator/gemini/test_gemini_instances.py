@@ -4,10 +4,11 @@ import json
 
 import jsonschema
 import pytest
+from catalog.texts.story import story_schema, story_warnings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.gemini import schemas, tokens
+from simulator.gemini import schemas, stories, tokens
 from simulator.gemini.instances import Instances
 from simulator.gemini.refusals import Refused
 
@@ -102,6 +103,42 @@ def test_an_instance_is_valid_and_the_same_for_the_same_seed(schema, seed):
     assert instance == Instances(schema, seed=seed).make()
 
 
+@pytest.mark.parametrize("voices", [(), ("v1", "v2")])
+@pytest.mark.parametrize("seed", range(25))
+def test_the_parts_of_a_cinematic_story_fit_each_other(voices, seed):
+    schema = story_schema(voices)
+    story = stories.tie(Instances(schema, seed=seed).make(), schema)
+
+    jsonschema.Draft202012Validator(schema).validate(story)
+    assert [] == story_warnings(story, voices)
+
+
+def test_a_schema_whose_instances_have_too_many_values_is_refused():
+    doubling = {
+        f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}, "minItems": 9} for n in range(30)
+    }
+    schema = {"$defs": {**doubling, "d30": {"type": "string"}}, "$ref": "#/$defs/d0"}
+    schemas.check(schema)
+
+    with pytest.raises(Refused):
+        Instances(schema, seed=1).make()
+
+
+@pytest.mark.parametrize("schema", [[], {"type": "text"}, {"minItems": "x"}, {"properties": []}])
+def test_what_is_no_schema_is_refused_as_such(talker, schema):
+    config = {"responseMimeType": "application/json", "responseJsonSchema": schema}
+
+    assert 400 == talker.ask(generationConfig=config).status_code
+
+
+def test_a_document_that_nests_too_deep_is_refused(talker):
+    deep = "[" * 5000 + "]" * 5000
+    path = "/v1beta/models/gemini-3.8-flash:generateContent"
+    answer = talker.http.post(path, content=deep, headers={"x-goog-api-key": "k"})
+
+    assert 400 == answer.status_code
+
+
 def test_a_mark_breaks_the_schema(talker):
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     config = {"responseMimeType": "application/json", "responseJsonSchema": schema}
@@ -128,6 +165,7 @@ def test_json_can_be_cut_by_the_limit(talker):
     [
         {"type": "array", "maxItems": 961},
         {"$ref": "https://example.com/schema"},
+        {"$ref": "#/$defs/missing"},
         {"$defs": {"a": {}}, "properties": {"x": {"$ref": "#/$defs/a", "title": "x"}}},
         {
             "$defs": {"a": {"properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"]}},

@@ -1,5 +1,7 @@
 """Limits and refusals of the simulated Gemini."""
 
+from dataclasses import astuple
+
 import pytest
 
 
@@ -44,7 +46,8 @@ def test_a_window_of_tokens_counts_prompts_of_one_model_and_project(sim, talker,
     assert ["GenerateContentPaidTierInputTokensPerModelPerMinute"] == list(violations(refused))
     assert 200 == talker.ask("1234", model="gemini-3.5-flash-lite").status_code
     assert 200 == talker_with("AQ.third").ask("1234").status_code
-    assert 11 == sim.gemini.counts().tokens_peak_per_minute
+    shared = next(each for each in sim.gemini.counts().lanes if each.project == "shared")
+    assert ("gemini-3.8-flash", 2, 11, 1) == astuple(shared)[1:]
 
 
 @pytest.mark.parametrize(
