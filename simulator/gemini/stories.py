@@ -20,6 +20,7 @@ def tie(value: Any, schema: Any) -> Any:
     scenes, chapters, characters = (
         [dict(each) for each in value[name] if isinstance(each, dict)] for name in _MARKS
     )
+    chapters = chapters[: len(scenes)]
     names = [f"{each.get('character_name', 'fox')!s} {number}" for number, each in enumerate(characters, 1)]
     for number, (character, name) in enumerate(zip(characters, names, strict=True), 1):
         character |= {"character_number": number, "character_name": name}

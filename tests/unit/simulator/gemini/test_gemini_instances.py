@@ -4,10 +4,10 @@ import json
 
 import jsonschema
 import pytest
-from catalog.texts.story import story_schema, story_warnings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catalog.texts.story import story_schema, story_warnings
 from simulator.gemini import schemas, stories, tokens
 from simulator.gemini.instances import Instances
 from simulator.gemini.refusals import Refused
