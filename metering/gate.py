@@ -9,6 +9,7 @@ from datetime import UTC, tzinfo
 
 from admission.durations import Durations
 from admission.metered.demand import Demand
+from admission.metered.estimates import MeteredEstimates
 from admission.metered.limits import MeteredLimits
 from admission.metered.policy import MeteredPolicy
 from admission.semaphores import Semaphores
@@ -17,7 +18,7 @@ from metering.lease import MeteredLease
 from stepping import Stepper, grant, reject, until_granted
 
 
-class MeteredGate(Stepper):
+class MeteredGate(MeteredEstimates, Stepper):
     """The shared gate of all calls that are limited by what they weigh.
 
     `concurrent_limit` is how many slots each account has, `limits` are those of each account and model, and `zone` is
@@ -35,13 +36,14 @@ class MeteredGate(Stepper):
         durations: Durations | None = None,
     ) -> None:
         self._days = Days(zone, _now)
-        self._policy = MeteredPolicy(
+        policy = MeteredPolicy(
             concurrent_limit=concurrent_limit,
             limits=limits,
             day_ends=self._days.end,
             semaphores=Semaphores() if semaphores is None else semaphores,
             durations=durations or Durations(),
         )
+        super().__init__(policy, _now)
         self._closed: Callable[[], Exception] | None = None
 
     async def acquire(self, demand: Demand) -> MeteredLease:
@@ -135,11 +137,6 @@ class MeteredGate(Stepper):
     def in_flight(self, caller: str) -> int:
         """How many slots a caller holds, in all accounts."""
         return self._policy.held_by(caller)
-
-    @property
-    def durations(self) -> Durations:
-        """How long slots are held."""
-        return self._policy.durations
 
     def admit(self) -> float:
         step = self._policy.step(_now())

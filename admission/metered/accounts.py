@@ -13,6 +13,7 @@ from admission.metered.bounds import Bound, Own, Parked
 from admission.metered.closing import Closing
 from admission.metered.demand import Demand
 from admission.metered.limits import MONEY_LIMIT, MeteredLimits, ModelLimits
+from admission.metered.snapshot import LaneSnapshot
 from admission.metered.turns import Caller, Flow, Line, Seat, Turns
 from admission.metered.windows import Entry, Meter, WeightedWindow
 from admission.sliding_window import WINDOW
@@ -76,6 +77,14 @@ class Lane:
         self.places.limit = limits.rpm
         self.tokens.window.limit = limits.tpm
         self.day.limit = math.inf if limits.rpd is None else limits.rpd
+
+    def snapshot(self, now: float) -> LaneSnapshot:
+        return LaneSnapshot(
+            places=self.places.weights(now),
+            tokens=self.tokens.window.weights(now),
+            day=self.day.weights(now),
+            closed=self.closing.closed,
+        )
 
     def is_open(self, now: float) -> bool:
         """Whether a ticket may go that needs no tokens."""
@@ -145,6 +154,19 @@ class Account:
             lowered[name] = min(lowered.get(name, value), value)
         self.set_limits(self._limits)
 
+    @property
+    def limits(self) -> MeteredLimits:
+        """Those in force, with the lowered ones."""
+        models = {**self._limits.models, **{model: self.limits_of(model) for model in self._lowered}}
+        return MeteredLimits(models, int(self.money.window.limit))
+
+    def waiting_flows(self) -> tuple[tuple[Demand, int], ...]:
+        """The mean need of the tickets of each flow, in the order of their turns, and their number."""
+        flows = sorted(
+            (flow for each in self.callers.values() for flow in each.flows), key=attrgetter("order")
+        )
+        return tuple((flow.mean, len(flow.waiting)) for flow in flows)
+
     def check(self, demand: Demand) -> None:
         """Raises TooLarge if no whole window has room for such a ticket."""
         demand.check(self.limits_of(demand.model), int(self.money.window.limit))
@@ -196,8 +218,6 @@ class Account:
         self.in_flight += 1
         lane.in_flight += 1
         flow.seat.caller.in_flight += 1
-        self.closing.admitted(ticket)
-        lane.closing.admitted(ticket)
         return Admission(
             ticket,
             flow,
@@ -295,6 +315,8 @@ class Account:
     def _admit(self, flow: Flow, lane: Lane, now: float) -> Admission:
         ticket, demand = flow.take(flow.first[1].share(lane.limits, int(self.money.window.limit)))
         self._wait(flow, -1)
+        self.closing.admitted(ticket)
+        lane.closing.admitted(ticket)
         return self.hold(ticket, flow, demand, now)
 
     def _wait(self, flow: Flow, more: int) -> None:

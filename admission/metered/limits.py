@@ -35,6 +35,12 @@ class ModelLimits:
         limit = getattr(self, name)
         return replace(self, **{name: value if limit is None else min(limit, value)})
 
+    def differing(self, other: "ModelLimits") -> tuple[str, ...]:
+        """The names of the limits that another one has otherwise."""
+        return tuple(
+            each.name for each in fields(self) if getattr(self, each.name) != getattr(other, each.name)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class MeteredLimits:

@@ -42,6 +42,7 @@ from admission.metered.accounts import MONEY_WINDOW, Account, Admission
 from admission.metered.bounds import AtOnce, Bound, Own, Parked, Permits
 from admission.metered.demand import Demand, TooLarge
 from admission.metered.limits import MeteredLimits
+from admission.metered.snapshot import MeteredSnapshot
 from admission.metered.turns import Flow
 from admission.own_limits import OwnLimits
 from admission.semaphores import Semaphore, Semaphores
@@ -100,7 +101,7 @@ class MeteredPolicy:
 
     def enqueue(self, ticket: Ticket, demand: Demand) -> None:
         """Add a waiting ticket behind those of its flow. Raises TooLarge, as `check`."""
-        account = self._account(demand.account)
+        account = self.account(demand.account)
         account.check(demand)
         flow = self._flow(account, demand)
         account.add(flow, ticket, demand)
@@ -119,16 +120,20 @@ class MeteredPolicy:
             account.discard(flow, ticket)
             self._ready[account] = None
 
-    def adopt(self, ticket: Ticket, demand: Demand, now: float, *, sent: float) -> None:
+    def adopt(
+        self, ticket: Ticket, demand: Demand, now: float, *, sent: float, is_counted: bool = False
+    ) -> None:
         """Add a ticket that was admitted elsewhere and sent its call at this moment. It takes all that it needs, even
-        if there is no room."""
-        account = self._account(demand.account)
+        if there is no room; but only a slot and its bounds if the windows have counted it."""
+        account = self.account(demand.account)
         flow = self._flow(account, demand)
         for bound in flow.bounds:
             bound.waits(1)
             bound.take()
-        self._in_flight[ticket] = account.hold(ticket, flow, demand, now)
-        self._in_flight[ticket].sent = sent
+        admission = self._in_flight[ticket] = account.hold(ticket, flow, demand, now)
+        admission.sent = sent
+        if is_counted:
+            admission.give_back()
 
     def sent(self, ticket: Ticket, now: float) -> None:
         """The call of an admitted ticket is sent."""
@@ -185,7 +190,7 @@ class MeteredPolicy:
     def close(self, account: str, model: str | None, until: float, why: str) -> None:
         """The upstream refused a call for a limit of a model, or of the account if `model` is None. Nothing that it
         would refuse as well is admitted before this moment, and then one ticket until `proceed`."""
-        found = self._account(account)
+        found = self.account(account)
         (found if model is None else found.lane(model)).closing.close(until, why)
         self._ready[found] = None
 
@@ -197,7 +202,7 @@ class MeteredPolicy:
     def lower(self, account: str, model: str | None, limit: str, value: int) -> None:
         """A limit of a model in an account is lower than was configured: `rpm`, `tpm` or `rpd`. Or, if `model` is None,
         `usd_per_10_minutes`, in micro-dollars. It is never raised again. Raises ValueError."""
-        found = self._account(account)
+        found = self.account(account)
         found.lower(model, limit, value)
         self._refuse_too_large(found)
 
@@ -234,7 +239,7 @@ class MeteredPolicy:
         now: float,
     ) -> None:
         """Count a call of an earlier process that was answered so many seconds ago, except in the day."""
-        found = self._account(account)
+        found = self.account(account)
         lane, at = found.lane(model), now - answered_ago
         lane.places.add(1, at + WINDOW)
         lane.tokens.window.add(tokens, at + WINDOW)
@@ -242,7 +247,7 @@ class MeteredPolicy:
 
     def count_day(self, account: str, model: str, calls: int, now: float) -> None:
         """Count so many calls of earlier processes in the present day."""
-        self._account(account).lane(model).day.add(calls, self._day_ends(now))
+        self.account(account).lane(model).day.add(calls, self._day_ends(now))
 
     def clear(self, caller: str | None = None, batch: str = "") -> list[Ticket]:
         """Remove all waiting tickets, or those of one batch of one caller. Returns them."""
@@ -270,6 +275,28 @@ class MeteredPolicy:
         refused, self._refused = self._refused, []
         next_chance = min(self._wakes[0][0] if self._wakes else math.inf, self._parked.next_room(now))
         return MeteredStep(admitted, refused, next_chance)
+
+    def snapshot(self, account: str, now: float) -> MeteredSnapshot:
+        """The state of one account, from which a forecast starts."""
+        found = self.accounts.get(account) or self._new_account(account)
+        running = [each.demand for each in self._in_flight.values() if each.demand.account == account]
+        waiting = found.waiting_flows()
+        callers = {each.caller for each, _ in waiting} | {each.caller for each in running}
+        return MeteredSnapshot(
+            now=now,
+            account=account,
+            concurrent_limit=self.concurrent_limit,
+            limits=found.limits,
+            day_ends=self._day_ends(now),
+            money=found.money.window.weights(now),
+            lanes={model: lane.snapshot(now) for model, lane in found.lanes.items()},
+            waiting=waiting,
+            running=tuple(running),
+            held=self.durations.slots(),
+            closed=found.closing.closed,
+            semaphores=tuple(each.snapshot() for each in self.semaphores),
+            own_limits={each: own.limits for each, own in self._own.items() if each in callers},
+        )
 
     def finds_permits(self, now: float) -> bool:
         """Whether a semaphore has a permit now for tickets that waited for one."""
@@ -329,7 +356,8 @@ class MeteredPolicy:
     def _new_account(self, name: str) -> Account:
         return Account(name, self.limits, self._day_ends)
 
-    def _account(self, name: str) -> Account:
+    def account(self, name: str) -> Account:
+        """The account with this name, which is new if it is not known."""
         found = self.accounts.get(name)
         if found is None:
             found = self.accounts[name] = self._new_account(name)

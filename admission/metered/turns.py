@@ -7,6 +7,7 @@ goes. Its entries in the other lines are then too early, and are moved when they
 """
 
 from collections import OrderedDict
+from dataclasses import replace
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
@@ -105,13 +106,16 @@ class Line(Generic[P]):
 
 class Flow:
     """Tickets that differ in nothing but their weights: of one batch, or single calls, to one model, all of them large
-    or all small. First in, first out. It needs room of each of its `bounds`."""
+    or all small. First in, first out. It needs room of each of its `bounds`. `tokens` and `micro_usd` are sums over the
+    waiting tickets."""
 
-    def __init__(self, seat: "Seat", account: str, model: str, bounds: tuple[Bound, ...]) -> None:
+    def __init__(self, seat: "Seat", account: str, demand: Demand, bounds: tuple[Bound, ...]) -> None:
         self.account = account
-        self.model = model
+        self.model = demand.model
+        self.batch = demand.batch
         self.bounds = bounds
         self.waiting: OrderedDict[Ticket, Demand] = OrderedDict()
+        self.tokens = self.micro_usd = 0
         self.is_parked = False
         self.is_listed = False
         self.seat = seat
@@ -130,6 +134,12 @@ class Flow:
         return next(iter(self.waiting.items()))
 
     @property
+    def mean(self) -> Demand:
+        """A ticket of the mean weight of those that wait."""
+        waiting = len(self.waiting)
+        return replace(self.first[1], tokens=self.tokens // waiting, micro_usd=self.micro_usd // waiting)
+
+    @property
     def order(self) -> tuple[Tag, Tag]:
         """Its place among all flows of the account: that of its caller, and its own among those of the caller."""
         return self.seat.tag, self.tag
@@ -141,6 +151,7 @@ class Flow:
         if not self.waiting:
             self._turn.begin()
         self.waiting[ticket] = demand
+        self._weigh(demand, 1)
         caller.waiting += 1
         for bound in self.bounds:
             bound.waits(1)
@@ -162,7 +173,7 @@ class Flow:
 
     def discard(self, ticket: Ticket) -> None:
         """Remove a waiting ticket."""
-        del self.waiting[ticket]
+        self._weigh(self.waiting.pop(ticket), -1)
         self.seat.caller.left()
         for bound in self.bounds:
             bound.waits(-1)
@@ -170,6 +181,7 @@ class Flow:
     def take(self, length: int) -> tuple[Ticket, Demand]:
         """Remove the first ticket. It uses a turn of this length, and room of the bounds."""
         taken = self.waiting.popitem(last=False)
+        self._weigh(taken[1], -1)
         caller = self.seat.caller
         caller.turn.use(length * caller.turn_length)
         self._turn.use(length)
@@ -177,6 +189,10 @@ class Flow:
         for bound in self.bounds:
             bound.take()
         return taken
+
+    def _weigh(self, demand: Demand, times: int) -> None:
+        self.tokens += times * demand.tokens
+        self.micro_usd += times * demand.micro_usd
 
 
 class Seat:
@@ -225,7 +241,7 @@ class Caller:
         if found is None:
             self._flows = {each: flow for each, flow in self._flows.items() if flow.waiting}
             bounds = (self.own, *batch, *further)
-            found = self._flows[key] = Flow(self._seat(line), self._account, demand.model, bounds)
+            found = self._flows[key] = Flow(self._seat(line), self._account, demand, bounds)
         return found
 
     @property
@@ -238,6 +254,11 @@ class Caller:
         self.waiting -= 1
         if not self.waiting:
             self.turns.restart()
+
+    @property
+    def flows(self) -> list[Flow]:
+        """Those with waiting tickets."""
+        return [flow for flow in self._flows.values() if flow.waiting]
 
     def tickets(self, batch: str) -> list[Ticket]:
         """The waiting tickets of a batch."""

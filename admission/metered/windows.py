@@ -88,6 +88,21 @@ class WeightedWindow:
         self._used += weight
         self._expiring[free_at] += weight
 
+    def wait(self, weight: float, now: float, span: float) -> float:
+        """Estimate the seconds until so much further weight was free, if it is taken as soon as it is free, and each
+        entry expires `span` seconds after it was taken. Open entries are taken for new ones."""
+        missing = weight - self.free(now)
+        if missing <= 0:
+            return 0.0
+        rounds, part = divmod(missing, self.limit)
+        if not part:
+            rounds, part = rounds - 1, self.limit
+        for moment in sorted(self._expiring):
+            part -= self._expiring[moment]
+            if part <= 0:
+                return rounds * span + min(moment - now, span)
+        return (rounds + 1) * span
+
     def weights(self, now: float) -> dict[float, int]:
         """The weight that expires at each moment; that of open entries at infinity."""
         self.used(now)

@@ -51,6 +51,8 @@ class MeteredLoad:
     short_until: float = 0.0
     """When the last short call of the batch was admitted."""
     took: float = 0.0
+    drawn: list[int] = field(default_factory=list)
+    """The tokens of the batch."""
 
     def run(self) -> Self:
         run(self._run())
@@ -62,9 +64,9 @@ class MeteredLoad:
         self._admitted = 0
         limits = MeteredLimits({"*": ModelLimits(self.rpm, self.tpm)}, 10**15)
         self._gate = MeteredGate(concurrent_limit=self.slots, limits=limits)
-        drawn = [self.prompts(self._chance) for _ in range(self.calls)]
+        self.drawn = [self.prompts(self._chance) for _ in range(self.calls)]
         singles = asyncio.create_task(self._singles())
-        await asyncio.gather(*[self._call("ann", tokens, batch="one") for tokens in drawn])
+        await asyncio.gather(*[self._call("ann", tokens, batch="one") for tokens in self.drawn])
         self.took = asyncio.get_running_loop().time()
         singles.cancel()
 
