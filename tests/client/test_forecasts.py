@@ -16,7 +16,7 @@ ROWS = [
 """Each is too large for the request of the other."""
 
 
-def forecast(*plans):
+def forecast(*plans, **options):
     """The forecast for rows of which each is a request of its own."""
     answers = iter(plans)
 
@@ -27,7 +27,7 @@ def forecast(*plans):
         httpx.Client(transport=httpx.MockTransport(answered)) as http,
         Client("http://service.test", "rcg_secret", http=http) as client,
     ):
-        return planning.forecast(client, ROWS[: len(plans)], {})
+        return planning.forecast(client, ROWS[: len(plans)], options)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,14 @@ def forecast(*plans):
 )
 def test_the_slowest_strategy_is_shown_and_one_of_a_newer_service_as_it_is(strategies, strategy):
     assert strategy == forecast(*({"strategy": each} for each in strategies)).strategy
+
+
+def test_a_limit_of_the_cost_holds_for_all_requests_together():
+    bounds = [{"cost_bound_usd": each} for each in (0.1, 0.2)]
+
+    assert 2 == forecast(*bounds, max_cost_usd=0.3).total
+    with pytest.raises(planning.RowsRefused, match=r"may cost 0\.3 USD, above the limit of 0\.29 USD"):
+        forecast(*bounds, max_cost_usd=0.29)
 
 
 def test_nothing_new_has_no_strategy():

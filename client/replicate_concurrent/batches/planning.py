@@ -30,6 +30,9 @@ _OF_JSON: Final = (str, int, float, dict, type(None))
 _SLOWNESS: Final = {"": 0, "immediate": 1, "window": 2, "queue": 3}
 """The strategies in order. One of a newer service comes after them."""
 
+_ROUNDING: Final = 1e-6
+"""USD by which a sum of prices may be off."""
+
 _FIELD: Final = re.compile(r"requests\[(\d+)\]\.?(.*)")
 _UNSENT: Final = "https://example.com/a-local-file.png"
 """What stands for a local file in a forecast, which needs none."""
@@ -124,7 +127,8 @@ def forecast(client: Client, rows: Sequence[Row], options: Mapping[str, Any]) ->
     """What the service expects of these rows.
 
     Raises:
-        RowsRefused: If it would refuse rows.
+        RowsRefused: If it would refuse rows, or if all together may cost more than the `max_cost_usd` of these options,
+            which it compares with each request.
     """
     plans = []
     for chunk in chunks(rows):
@@ -134,7 +138,7 @@ def forecast(client: Client, rows: Sequence[Row], options: Mapping[str, Any]) ->
         except InvalidRequest as error:
             raise RowsRefused(explained(error, chunk)) from error
     strategies = [each.strategy for each in plans]
-    return Forecast(
+    found = Forecast(
         total=sum(each.total for each in plans),
         strategy=max(strategies, key=lambda each: _SLOWNESS.get(each, len(_SLOWNESS)), default=""),
         seconds=sum(each.estimated_seconds or 0.0 for each in plans),
@@ -143,6 +147,10 @@ def forecast(client: Client, rows: Sequence[Row], options: Mapping[str, Any]) ->
         unbounded=sum(each.total for each in plans if each.cost_bound_usd is None),
         plans=tuple(plans),
     )
+    limit = options.get("max_cost_usd")
+    if limit is not None and found.bound_usd > limit + _ROUNDING:
+        raise RowsRefused(f"All rows may cost {found.bound_usd:.4g} USD, above the limit of {limit:g} USD.")
+    return found
 
 
 def explained(error: InvalidRequest, rows: Sequence[Row]) -> str:
