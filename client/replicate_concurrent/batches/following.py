@@ -99,7 +99,7 @@ class Follower:
         self._single: list[str] = []
         """The ids of the running generations that no known batch has."""
         self.unsent = 0
-        """Rows that were not sent so far, and by no earlier run."""
+        """Rows that are still to be sent, some perhaps a second time: an earlier run got no answer for them."""
         self._followed: list[threading.Thread] = []
         """Each ends when the batch, or the generations, that it follows have ended."""
         self._is_stopped = threading.Event()

@@ -118,7 +118,7 @@ class BatchRun:
 
     @property
     def unsent(self) -> int:
-        """Rows that the service never got. A later run sends them."""
+        """Rows that are still to be sent. If this run stops before, a later one sends them."""
         return self._follower.unsent
 
     @property
