@@ -216,7 +216,8 @@ class Client:
 
     def upload(self, file: Any) -> Upload:
         """Read a file once, for any number of later calls of this process: a path, bytes, a file object or an image
-        of PIL. The service has no route for uploads; each request that names it sends it."""
+        of PIL. Each request that names it sends it: the uploads of the door for Replicate's clients
+        (`/replicate/v1/files`) are inputs at that door alone, and `POST /generate` takes no address of one."""
         return references.upload(file)
 
     def models(self, search: str | None = None) -> list[Model]:
