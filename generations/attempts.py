@@ -155,6 +155,15 @@ class Attempt:
         """Whether the answer to its creation was lost and a search for its prediction is running."""
         return self.lease is not None and self.lease.is_in_doubt
 
+    @property
+    def seed(self) -> int | None:
+        """The seed that its model has used: as the model says, else as it was sent. A negative one often stands for
+        any."""
+        if self.prediction is not None and self.prediction.seed is not None:
+            return self.prediction.seed
+        sent = self.sent.get("seed")
+        return sent if isinstance(sent, int) and not isinstance(sent, bool) and sent >= 0 else None
+
     def record(self, generation_id: str, number: int) -> AttemptRecord:
         created_at = self.prediction.created_at if self.prediction else None
         call = self.call
@@ -174,6 +183,7 @@ class Attempt:
             created_at=created_at.timestamp() if created_at else None,
             passed_over=self.passed_over,
             clock_skew=self.clock_skew,
+            seed=None if self.passed_over or self.seed is None else str(self.seed),
             prompt_tokens=call.tokens if call else None,
             cached_tokens=usage.cached_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,

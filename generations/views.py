@@ -81,7 +81,7 @@ def facts(record: GenerationRecord, address: str) -> Body:
         body["warnings"] = list(record.warnings)
     if record.version is not None:
         body["version"] = record.version
-    body |= metadata(record.metadata)
+    body |= _seed(last) | metadata(record.metadata)
     return body | {"placeholder": True} if record.placeholder else body
 
 
@@ -213,6 +213,11 @@ def _failure_of(record: GenerationRecord, error: Failure) -> Body:
     """The error of a generation, with when a used-up quota is free again."""
     body = failure(error)
     return body if record.resets_at is None else body | {"resets_at": record.resets_at}
+
+
+def _seed(record: AttemptRecord | None) -> Body:
+    """The field of the seed, empty if it is not known."""
+    return {} if record is None or record.seed is None else {"seed": int(record.seed)}
 
 
 def _attempt(record: AttemptRecord) -> Body:

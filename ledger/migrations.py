@@ -142,7 +142,8 @@ def joined_items(driver: sqlite3.Connection) -> None:
 
 
 def calls(driver: sqlite3.Connection) -> None:
-    """From version 8 (0.11.0): add the tokens and the text of calls, none in existing rows."""
+    """From version 8 (0.11.0): add the seeds of attempts, and the tokens and the text of calls, to new rows alone."""
+    driver.execute("ALTER TABLE attempts ADD COLUMN seed TEXT")
     for column in (*_TOKENS, "model_version TEXT", "finish_reason TEXT"):
         driver.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
     driver.execute("ALTER TABLE generations ADD COLUMN text TEXT")
@@ -216,6 +217,7 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
     ),
     7: ("ALTER TABLE batches ADD COLUMN joined TEXT",),
     8: (
+        "ALTER TABLE attempts ADD COLUMN seed TEXT",
         *(f"ALTER TABLE attempts ADD COLUMN {each}" for each in _TOKENS),
         "ALTER TABLE attempts ADD COLUMN model_version TEXT",
         "ALTER TABLE attempts ADD COLUMN finish_reason TEXT",

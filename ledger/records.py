@@ -36,7 +36,8 @@ class AttemptRecord:
     `open` is true while the attempt may have started a prediction whose end is unknown. `fingerprint` identifies the
     input that was sent. `created_at` is the prediction's date by the upstream's clock. A model that was `passed_over`
     was not called, for the reason in `error`. `clock_skew` is the number of seconds by which the upstream's clock was
-    ahead of ours at `submitted_at`, if known.
+    ahead of ours at `submitted_at`, if known. `seed` is that of the model, if known, in decimal digits, since some are
+    too large for a column of numbers.
 
     Only calls that are their own answers have tokens. `prompt_tokens` is an upper bound until the upstream has counted
     them, and includes `cached_tokens`. `model_version` is the model that answered, and `finish_reason` why it stopped,
@@ -57,6 +58,7 @@ class AttemptRecord:
     created_at: float | None = None
     passed_over: bool = False
     clock_skew: float | None = None
+    seed: str | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None

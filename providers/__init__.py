@@ -90,6 +90,8 @@ class Prediction:
     """Whether it could neither be watched to its end nor cancelled: it may be billed."""
     is_removed: bool = False
     """Whether the provider has deleted its input and outputs."""
+    seed: int | None = None
+    """The seed that the model says it has used. Many models say none, and not each answer has what they say."""
     progress: float | None = None
     """The percentage done that the model last printed. It may be wrong."""
     form: OutputForm = FILES

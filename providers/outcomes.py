@@ -57,7 +57,7 @@ def without_texts(ended: Prediction) -> Prediction:
     A keyed digest of each secret in the ledger would find most repetitions. But its key is in the ledger too, so it
     would confirm the guess of a weak secret."""
     error = None if ended.error is None else _WITHHELD
-    return replace(ended, error=error, output=_without_texts(ended.output))
+    return replace(ended, error=error, output=_without_texts(ended.output), seed=None)
 
 
 def _without_texts(value: Any) -> Any:

@@ -154,6 +154,10 @@ def _sometimes() -> JSON:
             "type": "string",
             "description": "The id of the version that runs. An official model runs by its name.",
         },
+        "seed": {
+            "type": "integer",
+            "description": "The seed that the model has used, if it is known: it was sent, or Replicate shows it.",
+        },
         "metadata": _METADATA,
         "changes": {
             **_changes(),

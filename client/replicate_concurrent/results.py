@@ -27,6 +27,7 @@ class Generation:
         output: What Replicate answered: links, texts or other JSON.
         cost_usd: USD over all attempts.
         error: Why it failed.
+        seed: The seed that the model has used, where it is known.
         changes: What was changed in the inputs for the model that ran.
         index: Its place in its batch, from 0.
     """
@@ -40,6 +41,7 @@ class Generation:
     output: tuple[Any, ...] = ()
     cost_usd: float = 0.0
     kind: str | None = None
+    seed: int | None = None
     error: ApiError | None = field(default=None, compare=False)
     changes: tuple[Any, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -208,6 +210,7 @@ def generation(raw: Json) -> Generation:
         output=_tuple(raw.get("output")),
         cost_usd=float(raw.get("cost_usd") or 0.0),
         kind=raw.get("kind"),
+        seed=raw.get("seed"),
         error=api_error({"id": raw.get("id"), **error}) if isinstance(error, Mapping) else None,
         changes=_tuple(raw.get("changes")),
         warnings=_strings(raw.get("warnings")),

@@ -37,12 +37,17 @@ _LARGEST_METRIC = 1e15
 _LOGS_READ = 2_000
 """Characters read from the end of the logs, which may be long and are read at every poll."""
 
+_LOGS_READ_FOR_SEED = 50_000
+"""Characters read from the start of the logs of a prediction that is over."""
+
 _ID = re.compile(r"(?!\.)[A-Za-z0-9 !$&'()*+,.:;=@_~-]{1,128}")
 _PLACEHOLDER = "unusable:"
 _USERNAME = re.compile(r"[!-~]{1,200}")
 _ADDRESS = re.compile(r"https?://[!-~]{1,4000}", re.IGNORECASE)
 _NEXT = re.compile(r"[!-~]{0,8000}")
 _SECRET = re.compile(r"[!-~]{1,400}")
+_SEED = re.compile(r"^Using seed: ([0-9]{1,20})\r?$", re.MULTILINE)
+"""How the models that Replicate publishes itself, and most that follow them, print their seed."""
 _PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 
 
@@ -117,6 +122,7 @@ def _prediction(answer: Mapping[str, Any], identity: str, status: str, redact: R
         # A real answer may leave it out; without it, a cancelled one counts as billed.
         started=status in {"processing", "succeeded"} or bool(answer.get("started_at", status == "canceled")),
         is_removed=answer.get("data_removed") is True,
+        seed=_seed(answer.get("logs"), redact) if status in ENDED else None,
         progress=None if status in ENDED else _progress(answer.get("logs")),
     )
 
@@ -223,6 +229,12 @@ def moment(text: Any) -> datetime | None:
         return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _seed(logs: Any, redact: Redaction) -> int | None:
+    """The seed that was printed; None if several were, since a prompt may be printed, too."""
+    found = set(_SEED.findall(logs[:_LOGS_READ_FOR_SEED])) if isinstance(logs, str) else set()
+    return int(found.pop()) if len(found) == 1 and not any(map(redact.is_in, found)) else None
 
 
 def _progress(logs: Any) -> float | None:

@@ -93,3 +93,14 @@ def test_init_prints_the_answer_to_its_check(rcg, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("wrong-key\n"))
     status, output, _ = rcg("init", "--force", "--json")
     assert (1, "unauthenticated") == (status, json.loads(output)["code"])
+
+
+def test_a_seed_that_the_model_has_drawn_is_in_the_manifest_and_on_the_contact_sheet(rcg, tmp_path):
+    (tmp_path / "prompts.txt").write_text("A fox\n", encoding="utf-8")
+    made = rcg("batch", "prompts.txt", "-m", "flux-dev", "-o", "out", "--contact-sheet", "--json")[1]
+    seed = json.loads(made)["seed"]
+
+    assert seed == json.loads((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()[-1])["seed"]
+    assert f"seed {seed} " in (tmp_path / "out" / "contact-sheet.html").read_text(encoding="utf-8")
+    assert 0 == rcg("batch", "prompts.txt", "-m", "flux-dev", "-o", "out", "--contact-sheet")[0]
+    assert f"seed {seed} " in (tmp_path / "out" / "contact-sheet.html").read_text(encoding="utf-8")

@@ -108,6 +108,12 @@ def test_the_contact_sheet_shows_each_output_with_its_prompt_seed_and_cost():
     assert {"A fox", "1 · m · seed 7 · 0.025 USD"} <= set(page.texts)
 
 
+def test_the_contact_sheet_shows_the_seed_that_the_service_knows():
+    page = Page(contact_sheet([outcome(seed=18446744073709551615)], title="foxes"))
+
+    assert "1 · m · seed 18446744073709551615 · 0.025 USD" in page.texts
+
+
 def test_no_prompt_error_or_file_name_becomes_markup():
     text = contact_sheet(
         [failed(prompt=EVIL, detail=EVIL), outcome(prompt=EVIL, files=(f"{EVIL}.zip",))], title=EVIL

@@ -163,7 +163,7 @@ ATTEMPTS = (
     AttemptRecord(
         generation_id="gen_1", number=1, model="a/b", prediction_id="p1", error=FAILURE, cost_usd=0.025,
         changes=({"field": "size", "change": "dropped", "given": None, "sent_as": None, "sent": None},),
-        submitted_at=5.5, answered_at=6.25, fingerprint="f", created_at=5.75,
+        submitted_at=5.5, answered_at=6.25, fingerprint="f", created_at=5.75, seed="18446744073709551615",
     ),
     AttemptRecord(generation_id="gen_1", number=2, model="c/d", open=True, submitted_at=8.0, passed_over=False),
 )  # fmt: skip

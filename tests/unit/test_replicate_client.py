@@ -764,3 +764,30 @@ def test_an_account_without_an_answer_in_five_seconds_is_unknown():
             return account, asyncio.get_running_loop().time()
 
     assert (Account("unknown"), 5.0) == run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("logs", "seed"),
+    [
+        ("Using seed: 51567\n 10%|# | 1/10\nGenerated image in 2.1sec", 51567),
+        ("Loading…\r\nUsing seed: 7\r\n", 7),
+        ("Using seed: 18446744073709551615", 18446744073709551615),
+        ("Using seed: 5\nPrompt: a fox\nUsing seed: 5\n", 5),
+        ("Using seed: 5\nPrompt: a fox\nUsing seed: 6\n", None),
+        ("Prompt: Using seed: 5", None),
+        ("Using seed: 5.5", None),
+        ("Using seed: -1", None),
+        ("Using seed: " + "1" * 5000, None),
+        ("", None),
+        (None, None),
+        (["Using seed: 5"], None),
+    ],
+)
+def test_the_seed_is_what_the_model_prints_alone_on_a_line(logs, seed):
+    assert seed == read_prediction({"id": "p", "status": "succeeded", "logs": logs}).seed
+
+
+def test_a_seed_that_is_a_credential_is_not_read():
+    answer = {"id": "p", "status": "succeeded", "logs": "Using seed: 12345678"}
+
+    assert read_prediction(answer, Redaction("12345678")).seed is None

@@ -8,7 +8,7 @@ The file only grows. A line is an object with a `type`:
 | `name` | before rows whose files have names of another template than those before: `template` |
 | `row` | before the POST: `digest`, `index`, `key` of the item, `name` of its files, `at` (Unix time) |
 | `batch` | after the answer to the POST: `id`, and `keys` of its items in their order |
-| `result` | `key`, `generation`, `status`, `files`, `cost_usd`, `error`; `lost`: a sentence for each lost output |
+| `result` | `key`, `generation`, `status`, `files`, `cost_usd`, `seed`, `error`; `lost`: sentences about lost outputs |
 
 Since the `id` is random, equal rows of two directories are different work. A later line about a key completes the
 earlier ones. A last line that a kill has cut short is dropped.
@@ -56,6 +56,7 @@ class Line:
     files: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     cost_usd: float = 0.0
+    seed: int | None = None
     error: Mapping[str, Any] | None = None
 
     @property
@@ -142,6 +143,7 @@ class Manifest:
             "files": line.files,
             "lost": line.lost or None,
             "cost_usd": line.cost_usd,
+            "seed": line.seed,
             "error": line.error,
         }
         self._write([{name: value for name, value in facts.items() if value is not None}])
@@ -198,7 +200,7 @@ class Manifest:
             for place, key in enumerate(facts["keys"]):
                 self.lines[key] = replace(self.lines[key], batch=facts["id"], place=place)
         elif kind == "result":
-            known = {name: facts.get(name) for name in ("generation", "status", "error")}
+            known = {name: facts.get(name) for name in ("generation", "status", "seed", "error")}
             self.lines[facts["key"]] = replace(
                 self.lines[facts["key"]],
                 **known,  # type: ignore[arg-type]

@@ -63,6 +63,7 @@ def saved(arrived: Arrived, name: str, directory: Path) -> Saved:
     facts: dict[str, Any] = {
         "generation": made.id,
         "cost_usd": made.cost_usd,
+        "seed": made.seed,
         "status": "succeeded",
         "lost": (),
     }

@@ -157,8 +157,9 @@ def _figure(outcome: Outcome) -> str:
     row, line = outcome.row, outcome.line
     shown = "".join(_shown(name) for name in (line.files if line else ()))
     facts = [f"{row.index}", str(row.request["model_name"])]
-    if "seed" in row.request:
-        facts.append(f"seed {row.request['seed']}")
+    seed = row.request.get("seed") if line is None or line.seed is None else line.seed
+    if seed is not None:
+        facts.append(f"seed {seed}")
     if line is not None and line.cost_usd:
         facts.append(f"{line.cost_usd:g} USD")
     trouble = f'<p class="failed">{escape(outcome.trouble)}</p>' if outcome.trouble else ""
