@@ -30,14 +30,12 @@ def every(group):
     return [(cause, error) for cause, errors in WORDINGS[group].items() for error in errors]
 
 
-@pytest.mark.parametrize(("cause", "error"), every("made_from"))
-def test_the_table_covers_the_wordings_that_it_was_made_from(cause, error):
-    assert cause == cause_of(error)
+def test_the_table_covers_the_wordings_that_it_was_made_from():
+    assert [] == [(cause, error) for cause, error in every("made_from") if cause != cause_of(error)]
 
 
-@pytest.mark.parametrize(("cause", "error"), every("others"))
-def test_the_table_covers_further_wordings(cause, error):
-    assert cause == cause_of(error)
+def test_the_table_covers_further_wordings():
+    assert [] == [(cause, error) for cause, error in every("others") if cause != cause_of(error)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
 
 pytestmark = pytest.mark.slow
 
-SEEDS = tuple(range(1, 26))
+SEEDS = tuple(range(1, 13))
 """Each seed draws one moment for a kill: before the process serves, during recovery, or under load."""
 
 MOST_PER_MINUTE = 600
@@ -31,7 +31,8 @@ def _prompt(number):
 
 
 @pytest.mark.long
-def test_twenty_five_kills_lose_nothing_and_pay_nothing_twice(tmp_path):
+def test_twelve_kills_lose_nothing_and_pay_nothing_twice(tmp_path):
+    """`make bench` does the same with 200 kills."""
     options = Options(
         prediction_seconds=0.25,
         jitter=0.8,

@@ -30,6 +30,7 @@ def settings(simulator, tmp_path, url) -> dict[str, object]:
 @pytest.mark.long
 @pytest.mark.parametrize("version", [16, 18])
 def test_kills_lose_nothing_and_pay_nothing_twice(tmp_path, version):
+    """`make bench-scale` does 200 kills over three processes."""
     options = Options(prediction_seconds=0.25, jitter=0.8, answer_delay=(0.0, 0.2), seed=1)
     with running(options) as simulator, server(version).schema() as schema:
         scenario = KillScenario(
@@ -40,7 +41,7 @@ def test_kills_lose_nothing_and_pay_nothing_twice(tmp_path, version):
             REPLICATE_CONCURRENT_LIMIT=12,
             DATABASE_URL=server(version).url(schema=schema),
         )
-        report = scenario.run([scenario.kill_at_random(seed) for seed in range(1, 6)], requests_each=6)
+        report = scenario.run([scenario.kill_at_random(seed) for seed in range(1, 4)], requests_each=6)
 
     assert [] == [*report.errors, *report.lost, *report.mismatched]
     assert report.generations == report.predictions

@@ -20,12 +20,11 @@ _NOT_COPIED = {
     ".mypy_cache",
     ".ruff_cache",
     ".hypothesis",
-    "__pycache__",
 }
 
 
 def copied(to: Path) -> Path:
-    """Copy the project there."""
+    """Copy the project there, with its compiled modules, which stay valid with the times of their sources."""
     return shutil.copytree(_ROOT, to, ignore=_ignored)
 
 

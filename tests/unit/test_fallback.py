@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given
@@ -357,10 +357,9 @@ SAFE = [(model, setting) for model in MODELS.values() for setting in SAFETY if s
 
 
 @pytest.mark.parametrize(("model", "setting"), SAFE, ids=lambda each: getattr(each, "short_name", each))
-@pytest.mark.parametrize("to", MODELS.values(), ids=lambda each: each.short_name)
-def test_no_safety_setting_is_sent_that_is_weaker_than_the_callers_or_the_models_default(model, setting, to):
+def test_no_safety_setting_is_sent_that_is_weaker_than_the_callers_or_the_models_default(model, setting):
     scale = SAFETY[setting]
-    for value in scale:
+    for to, value in product(MODELS.values(), scale):
         if model.kind != to.kind or model is to or [] != wrong(model, **{setting: value}):
             continue
         step = route(**least(model) | {setting: value, "fallback": [to.name]}).after(

@@ -562,7 +562,6 @@ QUEUED = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
     ("strategy", "batch"),
     [
@@ -572,8 +571,8 @@ QUEUED = [
     ],
     ids=lambda value: shown(value) if isinstance(value, dict) else value,
 )
-def test_a_plan_is_within_10_percent_of_the_actual_duration(strategy, batch, seed):
-    result, took = run(plan_and_duration(**batch, seed=seed))
+def test_a_plan_is_within_10_percent_of_the_actual_duration(strategy, batch):
+    result, took = run(plan_and_duration(**batch, seed=1))
 
     assert strategy == result.strategy
     assert pytest.approx(took, rel=0.1) == result.seconds

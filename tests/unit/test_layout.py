@@ -105,14 +105,22 @@ def floor(name):
     return next(number for number, names in enumerate(FLOORS) if name in names)
 
 
-@pytest.mark.parametrize("path", SERVICE, ids=shown)
-def test_every_module_imports_only_modules_of_lower_layers(path):
-    name = own_name(path)
+def offenders(paths, offence):
+    """What `offence` finds wrong in each of the files in which it finds something, by their names."""
+    return {shown(path): found for path in paths if (found := offence(path))}
+
+
+def test_every_module_imports_only_modules_of_lower_layers():
     residents = {resident for names in FLOORS for resident in names}
 
-    assert name in residents, "a new module needs a floor"
-    upwards = {other for other in imported(path) & residents if other != name and floor(other) <= floor(name)}
-    assert set() == upwards
+    def upwards(path):
+        name = own_name(path)
+        return {
+            other for other in imported(path) & residents if other != name and floor(other) <= floor(name)
+        }
+
+    assert set() == {own_name(path) for path in SERVICE} - residents, "a new module needs a floor"
+    assert {} == offenders(SERVICE, upwards)
 
 
 def test_there_are_few_layers_and_few_files_in_the_root():
@@ -141,69 +149,79 @@ def defined(path):
                 )
 
 
-@pytest.mark.parametrize("path", OURS, ids=shown)
-def test_a_name_is_imported_from_the_module_that_defines_it(path):
-    assert [] == [
-        f"{name} of {source}"
-        for source, name in imports(path)
-        if name is not None and source in MODULES and "__getattr__" not in defined(MODULES[source])
-        if name not in defined(MODULES[source])
-    ]
+def test_a_name_is_imported_from_the_module_that_defines_it():
+    def imported_elsewhere(path):
+        return [
+            f"{name} of {source}"
+            for source, name in imports(path)
+            if name is not None and source in MODULES and "__getattr__" not in defined(MODULES[source])
+            if name not in defined(MODULES[source])
+        ]
+
+    assert {} == offenders(OURS, imported_elsewhere)
 
 
-@pytest.mark.parametrize("path", SERVICE, ids=shown)
-def test_a_package_is_imported_only_by_its_users(path):
-    assert [] == [name for name in imported(path) & USERS.keys() if not shown(path).startswith(USERS[name])]
+def test_a_package_is_imported_only_by_its_users():
+    def not_its_own(path):
+        return [name for name in imported(path) & USERS.keys() if not shown(path).startswith(USERS[name])]
+
+    assert {} == offenders(SERVICE, not_its_own)
 
 
-@pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR], ids=shown)
-def test_the_service_and_the_simulator_do_not_import_each_other(path):
+def test_the_service_and_the_simulator_do_not_import_each_other():
     service = {own_name(each) for each in SERVICE}
-    others = service if path in SIMULATOR else {"simulator"}
+    around = {"bench", "harness", "tests"}
 
-    assert set() == imported(path) & (others | {"bench", "harness", "tests"})
-
-
-@pytest.mark.parametrize("path", TOOLS, ids=shown)
-def test_the_bench_imports_no_tests(path):
-    assert "tests" not in imported(path)
+    assert {} == offenders(SERVICE, lambda path: imported(path) & ({"simulator"} | around))
+    assert {} == offenders(SIMULATOR, lambda path: imported(path) & (service | around))
 
 
-@pytest.mark.parametrize("path", CLIENT, ids=shown)
-def test_the_client_imports_nothing_of_the_service(path):
+def test_the_bench_imports_no_tests():
+    assert {} == offenders(TOOLS, lambda path: imported(path) & {"tests"})
+
+
+def test_the_client_imports_nothing_of_the_service():
     others = {own_name(each) for each in [*SERVICE, *SIMULATOR, *TOOLS, *TESTS]}
 
-    assert set() == imported(path) & others
+    assert {} == offenders(CLIENT, lambda path: imported(path) & others)
 
 
-@pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR], ids=shown)
-def test_the_service_and_the_simulator_import_nothing_of_the_client(path):
-    assert set() == {"replicate_concurrent", "replicate_batch_process"} & imported(path)
+def test_the_service_and_the_simulator_import_nothing_of_the_client():
+    client = {"replicate_concurrent", "replicate_batch_process"}
+
+    assert {} == offenders([*SERVICE, *SIMULATOR], lambda path: imported(path) & client)
 
 
 READERS = [*ROOT.glob("settings/*.py"), ROOT / "network/tls.py"]
 """`network/tls.py` reads the variables of OpenSSL, which reads them from the environment as well."""
 
 
-@pytest.mark.parametrize("path", [each for each in SERVICE if each not in READERS], ids=shown)
-def test_only_settings_reads_the_environment(path):
-    nodes = list(ast.walk(tree(path)))
-    used = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
-    named = {name for source, name in imports(path) if source == "os"}
+def test_only_settings_reads_the_environment():
+    ways = {"environ", "environb", "getenv", "getenvb"}
 
-    assert set() == used & {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
-    assert set() == named & {"environ", "environb", "getenv", "getenvb"}
+    def read(path):
+        nodes = [
+            node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and node.attr in ways
+        ]
+        used = {ast.unparse(node) for node in nodes} & {f"os.{way}" for way in ways}
+        return used | {name for source, name in imports(path) if source == "os"} & ways
+
+    assert {} == offenders([each for each in SERVICE if each not in READERS], read)
 
 
-@pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR, *TOOLS, *CLIENT], ids=shown)
-def test_a_module_is_short_has_short_functions_and_opens_with_what_it_does(path):
-    functions = [
-        node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+def test_a_module_is_short_has_short_functions_and_opens_with_what_it_does():
+    def long_functions(path):
+        functions = [
+            node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        return [each.name for each in functions if each.end_lineno - each.lineno >= LONGEST_FUNCTION]
 
-    assert LONGEST_FILE >= len(path.read_text().splitlines())
-    assert [] == [each.name for each in functions if each.end_lineno - each.lineno >= LONGEST_FUNCTION]
-    assert ast.get_docstring(tree(path))
+    paths = [*SERVICE, *SIMULATOR, *TOOLS, *CLIENT]
+    lines = {shown(path): len(path.read_text().splitlines()) for path in paths}
+
+    assert {} == {name: length for name, length in lines.items() if length > LONGEST_FILE}
+    assert {} == offenders(paths, long_functions)
+    assert [] == [shown(path) for path in paths if not ast.get_docstring(tree(path))]
 
 
 NEUTRAL = [
