@@ -1,12 +1,13 @@
 # The commands of this project. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run simulator client test test-all check format generated recording bench bench-scale clean
+.PHONY: help run simulator client test test-all check types compiled format generated recording bench bench-scale clean
 
 # The first Python at hand that the service runs on (3.11 to 3.13).
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 && echo $$python && break; done)
 BIN := .venv/bin
 TEST ?= tests
+export PYTHONDONTWRITEBYTECODE := # what is compiled once is kept: the tests start Python hundreds of times
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,18 +24,24 @@ client: .venv/build ## build the Python client and client/compat, each as a whee
 	$(BIN)/python -m build --no-isolation --outdir client/dist client/compat
 
 test: .venv/dev ## run the tests but the slow ones: five minutes
-	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m "not slow" $(TEST)
+	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 $(if $(SLOW),,-m "not slow") $(TEST)
 
-test-all: test ## run all tests, with kills, long state machines and sockets at scale: fourteen minutes
-	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m slow $(TEST)
+test-all: ## run all tests, with kills, long state machines and sockets at scale: twelve minutes
+	$(MAKE) test SLOW=1
 
 check: .venv/dev ## everything CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/mypy --python-version 3.10 client/replicate_concurrent
+	$(MAKE) -j2 types compiled
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; else echo "hadolint: no build for this machine, left out"; fi
 	$(MAKE) test-all
+
+types: .venv/dev
+	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 client/replicate_concurrent
+
+compiled: .venv/dev # otherwise each worker of pytest compiles all test modules, all at one time
+	$(BIN)/python -m pytest --collect-only -qq >/dev/null
 
 format: .venv/dev ## format the code and apply automatic fixes
 	$(BIN)/ruff format .
