@@ -121,7 +121,7 @@ def _content(ask: Ask, marks: Marks, room: int, usual: int, seed: int) -> _Conte
         return _Content("", 0, "MAX_TOKENS")
     if "repeat" in marks:
         begin = _text(ask, marks, usual, seed)[:12] if ask.json else ""
-        text = texts.cut(begin + " and so on" * (room // 3 + 1), room)
+        text = tokens.prefix(begin + " and so on" * (room // 3 + 1), room)
         return _Content(text, room, "MAX_TOKENS")
     text = _text(ask, marks, usual, seed)
     for stop in ask.stop:
@@ -131,9 +131,9 @@ def _content(ask: Ask, marks: Marks, room: int, usual: int, seed: int) -> _Conte
     if "cut" in marks:
         room = min(room, int(prompt_marks.seconds(marks, "cut", amount // 2)), max(0, amount - 1))
     if amount > room:
-        return _Content(texts.cut(text, room), room, "MAX_TOKENS")
+        return _Content(tokens.prefix(text, room), room, "MAX_TOKENS")
     if "text-then" in marks:
-        return _Content(texts.cut(text, amount // 2), amount // 2, marks["text-then"] or "OTHER")
+        return _Content(tokens.prefix(text, amount // 2), amount // 2, marks["text-then"] or "OTHER")
     return _Content(text, amount, None if "no-finish" in marks else "STOP")
 
 

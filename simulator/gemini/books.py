@@ -131,7 +131,3 @@ class Books:
         self.tokens.update(usage)
         self.by_model[bill.answered] += bill.micro_usd
         self.bills.append(bill)
-
-    def abandon(self, project: str) -> None:
-        """Count the end of an admitted call that was refused."""
-        self.in_flight[project] -= 1

@@ -60,11 +60,17 @@ class Course:
 
         Raises:
             Cut: If the connection is to be reset.
-            Refused: If the first chunk is too late for the caller's deadline.
+            Refused: If the first chunk is too late for the caller's deadline, and no head is sent before.
         """
         marks, chunks = self.call.marks, self.answer.chunks
         try:
-            await self._work(max(0.0, self._first() - (self.head_seconds() or 0.0)))
+            head = self.head_seconds()
+            late = await self._work(max(0.0, self._first() - (head or 0.0)))
+            if late is not None and head is None:
+                raise late
+            if late is not None:
+                yield self._counted(late)
+                return
             await self._end_without_a_byte()
             if "error" in marks:
                 self._bill("failed", Usage())
@@ -95,7 +101,9 @@ class Course:
         """
         marks = self.call.marks
         try:
-            await self._work(self._first() + self._slow())
+            late = await self._work(self._first() + self._slow())
+            if late is not None:
+                raise late
             await self._end_without_a_byte()
             for name in ("error", "late-error"):
                 if name in marks:
@@ -120,14 +128,15 @@ class Course:
     def _slow(self) -> float:
         return prompt_marks.seconds(self.call.marks, "slow", self.options.seconds)
 
-    async def _work(self, seconds: float) -> None:
+    async def _work(self, seconds: float) -> Refused | None:
+        """Wait for the work of so many seconds. Returns the error of a caller's deadline that is sooner."""
         deadline = self.call.deadline
         if deadline is None or deadline >= seconds:
             await asyncio.sleep(seconds)
-            return
+            return None
         await asyncio.sleep(deadline)
         self._bill("failed", Usage())
-        raise refusals.of(500 if deadline < SHORTEST_DEADLINE else 504)
+        return refusals.of(500 if deadline < SHORTEST_DEADLINE else 504)
 
     async def _end_without_a_byte(self) -> None:
         """The work is done and billed, but the caller never reads of it."""
@@ -159,7 +168,10 @@ class Course:
         return prompt_marks.in_stream(self.call.marks[name], model=self.call.asked, to_midnight=midnight)
 
     def _error(self, name: str) -> Any:
-        refused = self._refused(name)
+        return self._counted(self._refused(name))
+
+    def _counted(self, refused: Refused) -> Any:
+        """The body of an error inside a stream."""
         self.books.refusals[refused.code] += 1
         return refused.body
 

@@ -5,7 +5,7 @@ caller's own. An error is `{"error": {"code", "message", "status", "details"}}`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _RPC = "type.googleapis.com/google.rpc."
@@ -46,7 +46,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A quota in a refusal: its metric and id, and the words for it in a message."""
+    """A quota in a refusal: its metric, without the domain, and its id."""
 
     metric: str
     id: str
@@ -79,7 +79,6 @@ class Violations:
     limits: Sequence[tuple[str, int]]
     seconds: float
     tier: str = "paid"
-    dimensions: Mapping[str, str] = field(default_factory=lambda: {"location": "global"})
 
 
 def of(
@@ -108,7 +107,7 @@ def over_quota(met: Violations) -> Refused:
             {
                 "quotaMetric": metric,
                 "quotaId": quota.id,
-                "quotaDimensions": {**met.dimensions, "model": model},
+                "quotaDimensions": {"location": "global", "model": model},
                 "quotaValue": str(value),
             }
         )

@@ -60,21 +60,10 @@ def pieces(text: str, amount: int) -> list[str]:
 def of_tokens(amount: int, *, begin: str, seed: int) -> str:
     """A text of exactly so many tokens, which starts with `begin` as far as that fits."""
     if tokens.of_text(begin) >= amount:
-        return cut(begin, amount)
+        return tokens.prefix(begin, amount)
     text = begin
     chance = random.Random(seed)  # noqa: S311 - filler, not secrets
     # Words of up to four letters have one token each with the space before them, so most steps are exact.
     short = [word for word in _WORDS if len(word) <= 4]
     missing = amount - tokens.of_text(begin)
     return text + "".join(f" {word}" for word in chance.choices(short, k=missing))
-
-
-def cut(text: str, amount: int) -> str:
-    """The longest beginning of a text with at most so many tokens."""
-    if tokens.of_text(text) <= amount:
-        return text
-    least, most = 0, len(text)
-    while least < most:
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if tokens.of_text(text[:middle]) <= amount else (least, middle - 1)
-    return text[:least]

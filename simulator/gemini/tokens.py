@@ -39,10 +39,19 @@ class NotAnImage(ValueError):
     """Bytes that claim to be an image and are none."""
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=256)
 def of_text(text: str) -> int:
     """The tokens of a text."""
     return len(_TOKEN.findall(text)) + (0 if text.isascii() else len(_IS_EMOJI.findall(text)))
+
+
+def prefix(text: str, amount: int) -> str:
+    """The longest beginning of a text with at most so many tokens."""
+    for found in _TOKEN.finditer(text):
+        amount -= 2 if _IS_EMOJI.fullmatch(found[0]) else 1
+        if amount < 0:
+            return text[: found.start()]
+    return text
 
 
 def of_media(kind: str, data: bytes, resolution: str | None) -> int:
