@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from admission.metered.limits import MeteredLimits
 from auth import Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
 from catalog.tariff import Tariff, read_prices
+from catalog.texts.registry import text_registry
 from catalog.trigger_words import read_trigger_words
 from cluster import AnyGate
 from concurrency import Gate
@@ -26,8 +28,12 @@ from files.volume import disk_usage
 from ledger.elsewhere import SqlOtherAttempts
 from ledger.writer import Backend, SqlLedger
 from loop_thread import Pool
+from metering.gate import MeteredGate
 from models import declared
 from parsing.context import ParseContext
+from providers.gemini.client import GeminiClient
+from providers.gemini.days import zone
+from providers.gemini.estimates import inputs_bound
 from providers.replicate.provider import Replicate
 from settings import Settings, SettingsError
 
@@ -37,6 +43,9 @@ if TYPE_CHECKING:
 
 _OTHERS_AT_ONCE: Final = 200
 """Requests to Replicate in flight that create nothing. More would only wait at Replicate."""
+
+_COUNTS_PER_MINUTE: Final = 3000
+"""Counts of tokens and lists of models in any 60 seconds, the documented limit of counts."""
 
 log = structlog.get_logger("service")
 
@@ -97,6 +106,40 @@ def replicate(
     )
 
 
+def metered_gate(settings: Settings, gate: AnyGate) -> MeteredGate:
+    """The gate of calls to text models. Call it on the loop."""
+    made = MeteredGate(
+        concurrent_limit=settings.GEMINI_CONCURRENCY_LIMIT,
+        limits=call_limits(settings),
+        zone=zone(),
+        semaphores=gate.semaphore_table if isinstance(gate, Gate) else None,
+    )
+    if isinstance(gate, Gate):
+        made.share_semaphores_with(gate)
+    return made
+
+
+def call_limits(settings: Settings) -> MeteredLimits:
+    """The limits of calls to text models. Raises SettingsError."""
+    try:
+        return MeteredLimits.parse(settings.gemini_limits)
+    except ValueError as error:
+        raise SettingsError(f"GEMINI_LIMITS: {error}.") from None
+
+
+def gemini(settings: Settings, ledger: SqlLedger) -> GeminiClient:
+    """The provider of calls to text models. Call it on the loop."""
+    others = Gate(
+        concurrent_limit=_OTHERS_AT_ONCE, requests_per_minute=_COUNTS_PER_MINUTE, bounds_unproven=False
+    )
+    return GeminiClient(
+        base_url=settings.gemini_url,
+        others=others,
+        may_send=ledger.may_send,
+        proxy=settings.proxies.for_url(settings.gemini_url),
+    )
+
+
 def open_files(settings: Settings) -> Files | None:
     if not settings.FILES_TTL:
         return None
@@ -121,6 +164,7 @@ def context(settings: Settings) -> ParseContext:
         timeout=settings.GENERATION_TIMEOUT,
         start_timeout=settings.GENERATION_START_TIMEOUT,
         trigger_words=read_trigger_words(path, models) if path else {},
+        texts=text_registry(inputs_bound),
     )
 
 

@@ -32,6 +32,8 @@ ADMIN_HEADER_TOO = "Admin-API-Key"
 KEY_HEADER = "X-API-Key"
 USER_HEADER = "X-Replicate-API-Key"
 CALL_HEADER = "X-Gemini-API-Key"
+CALL_CREDENTIAL = "gemini_api_key"
+"""The name of the same key among the `credentials` in the body of a call."""
 BEARER_HEADER = "Authorization"
 
 CREDENTIAL_HEADERS = (

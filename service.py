@@ -28,9 +28,12 @@ from contract.door_facts import REPLICATE
 from doors.replicate import predictions
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
+from files.pictures import PictureSource
 from generations.archive import Archive
 from generations.audit import Actor, noted
+from generations.calls import Calls
 from generations.core import Core, FullProvider
+from generations.figures import concurrency_figures
 from generations.recovery import StartupState, load_startup_state
 from generations.service import GenerationService
 from generations.shared import SharedSemaphores
@@ -272,6 +275,8 @@ class Runtime:
                 stack.push_async_callback(self.group.aclose)
             stack.push_async_callback(self.core.provider.aclose)
             stack.push_async_callback(self.core.checks.aclose)
+            if self.core.calls:
+                stack.push_async_callback(self.core.calls.aclose)
             stack.push_async_callback(self.core.models.aclose)
             if self.files:
                 stack.push_async_callback(self.files.aclose)
@@ -302,11 +307,17 @@ def build(
         threads, cpu = _pool("ledger-reader", _READERS), _pool("forecast", _FORECASTS_AT_ONCE)
         of_keys = Pool(ThreadPoolExecutor(1, thread_name_prefix="keys-reader"))
         files = assembly.open_files(settings)
+        calls = Calls(
+            assembly.gemini(settings, ledger),
+            assembly.metered_gate(settings, gate),
+            PictureSource(loopback=settings.REPLICATE_SIMULATE),
+        )
         core = Core(
-            settings, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
+            settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
             authenticator=authenticator, attachments=attachments, context=context,
-            tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
+            tariff=assembly.tariff(settings), outputs=files,
+            letters=group.letters if group else None,
             doors={REPLICATE: predictions.pushed},
         )  # fmt: skip
         core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
@@ -353,6 +364,7 @@ def check(settings: Settings) -> None:
     settings.check_for_start()
     assembly.registry(settings)
     assembly.storage(settings)
+    assembly.call_limits(settings)
     backend(settings.database_url)
     assembly.make_data_dir(settings)
 
@@ -376,16 +388,3 @@ def _log_recovery(state: StartupState) -> None:
     resumed = len(state.restored.running)
     if resumed or state.suspended:
         log.info("recovery_completed", going_on=resumed, waiting_for_owner=len(state.suspended))
-
-
-def concurrency_figures(gate: GateStats) -> dict[str, Any]:
-    return {
-        "concurrent_limit": gate.concurrent_limit,
-        "current_concurrent": gate.current_concurrent,
-        "available_slots": gate.available_slots,
-        "waiting": gate.waiting,
-        "requests_per_minute_limit": gate.requests_per_minute_limit,
-        "current_rate_per_minute": gate.current_rate_per_minute,
-        "paused_seconds": round(gate.paused_seconds, 1),
-        "booting": gate.booting,
-    }

@@ -19,6 +19,7 @@ from api import (
     replicate_door,
     replicate_resources,
     semaphores,
+    texts,
     webhooks,
 )
 from api.backpressure import CallerLimits
@@ -53,6 +54,7 @@ def register(app: Flask, service: Runtime) -> None:
         openai_door,
         replicate_door,
         replicate_resources,
+        texts,
     ):
         routes.register_blueprint(module.routes)
     app.register_blueprint(routes)

@@ -13,10 +13,10 @@ from api import incoming, roles
 from cluster.figures import ProcessFigures
 from contract.states import iso8601
 from errors import LedgerDown
-from generations.figures import WorkFigures, total
+from generations.figures import WorkFigures, concurrency_figures, total
 from parsing.limits import parse_limits
 from providers import UpstreamState
-from service import NAME, VERSION, Runtime, concurrency_figures
+from service import NAME, VERSION, Runtime
 
 _HOUR: Final = 3600.0
 

@@ -95,7 +95,7 @@ def require_payer() -> Caller:
     running = service()
     if "Idempotency-Key" not in request.headers:
         running.raise_if_draining()
-    caller = _identified(running.authenticator.payer)
+    caller = identified(running.authenticator.payer)
     g.caller = caller.id
     checks = running.core.checks
     return checks.known(caller) or running.loop.run(checks.check(caller), disconnect=connection())
@@ -103,7 +103,7 @@ def require_payer() -> Caller:
 
 def require_admin() -> Principal:
     """The sender of this request, who is an admin. Raises Unauthenticated or Forbidden."""
-    found = _identified(service().authenticator.require_admin)
+    found = identified(service().authenticator.require_admin)
     g.caller, g.caller_name = found.id, found.name
     return found
 
@@ -111,7 +111,7 @@ def require_admin() -> Principal:
 def authenticate(*, for_metrics: bool = False) -> Principal:
     """The sender of this request, which spends nothing. Raises Unauthenticated, and Forbidden for a key that may read
     only the metrics, unless the request is one `for_metrics`, or about the key itself."""
-    found = _identified(service().authenticator.authenticate)
+    found = identified(service().authenticator.authenticate)
     if found.role == "metrics" and not for_metrics:
         raise Forbidden("A key of the role `metrics` may only read GET /metrics and GET /keys/self.")
     g.caller, g.caller_name = found.id, found.name
@@ -137,7 +137,7 @@ def named_origin() -> str | None:
     return origin if is_named and origin != request.host_url.rstrip("/") else None
 
 
-def _identified(identify: Callable[[Headers], Sender]) -> Sender:
+def identified(identify: Callable[[Headers], Sender]) -> Sender:
     """The result of `identify` for the request. If the ledger is not open yet, the LedgerDown has its reason. Raises
     Forbidden for an admin's request from a page of another origin, whose scripts could all read the key."""
     running = service()

@@ -103,6 +103,7 @@ class Batch:
             "cost_basis": weakest((each.cost_basis or "declared" for each in own), "declared"),
             **views.joined(self.joined),
             **views.metadata(self.metadata),
+            **views.call_totals(self.door, total=total, succeeded=succeeded, failed=ended - succeeded),
         }
 
     def item(self, index: int, address: str) -> dict[str, Any]:

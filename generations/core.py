@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
-from auth import Authenticator
+from auth import CALLS, Authenticator
 from catalog.model import CREATIONS
 from catalog.tariff import PUBLISHED, Tariff
 from cluster import AnyGate, probes
@@ -23,6 +23,7 @@ from generations import parts
 from generations.archive import NO_DOORS, Archive, Body
 from generations.attempt import AttemptRunner
 from generations.budgets import Spent
+from generations.calls import Calls
 from generations.claiming import Claims
 from generations.creations import LatestVersions
 from generations.deadline import Bounds
@@ -76,7 +77,7 @@ class Core:
 
     The ledger is read on `threads`. Forecasts and results of batches, which take longer to compute, run on `cpu`, so no
     query waits for them. `letters` are those to other processes, if several share the ledger.
-    `doors` make the bodies of webhooks for generations that came by a door, by its name.
+    `doors` make the bodies of webhooks for generations that came by a door, by its name. `calls` runs text models.
     """
 
     def __init__(
@@ -97,13 +98,12 @@ class Core:
         first_backoff: float = FIRST_BACKOFF,
         letters: Letters | None = None,
         doors: Mapping[str, Body] = NO_DOORS,
+        calls: Calls | None = None,
     ) -> None:
         archive = Archive(ledger=ledger, queries=queries, threads=threads, doors=doors)
-        self._doors = doors
+        self._doors, self.calls = doors, calls
         keys = IdempotencyKeys(ledger=ledger, archive=archive)
-        self._process = ledger.process
-        self.gate = gate
-        self.provider = provider
+        self._process, self.gate, self.provider = ledger.process, gate, provider
         self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger)
         self.letters = letters
         self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
@@ -222,8 +222,13 @@ class Core:
             latest=LatestVersions(self.models),
             push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
         )
+        upstreams = {CREATIONS: Upstream(attempts, self.gate)}
+        if self.calls is not None:
+            upstreams[CALLS] = self.calls.upstream(
+                ledger, timeout=settings.GENERATION_TIMEOUT, prove=self.checks.prove
+            )
         return Runner(
-            upstreams=Upstreams({CREATIONS: Upstream(attempts, self.gate)}),
+            upstreams=Upstreams(upstreams),
             ledger=ledger,
             budget=self.budget,
             outbox=self.outbox,

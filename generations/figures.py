@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from admission.snapshot import GateStats
 from concurrency import Gate
 from generations.lifecycle import Runner
 from generations.supervisor import Supervisor
@@ -61,3 +62,17 @@ def total(processes: Sequence[WorkFigures]) -> WorkFigures:
             default=None,
         ),
     )
+
+
+def concurrency_figures(gate: GateStats) -> dict[str, Any]:
+    """The figures of the gate of predictions, in `GET /status`."""
+    return {
+        "concurrent_limit": gate.concurrent_limit,
+        "current_concurrent": gate.current_concurrent,
+        "available_slots": gate.available_slots,
+        "waiting": gate.waiting,
+        "requests_per_minute_limit": gate.requests_per_minute_limit,
+        "current_rate_per_minute": gate.current_rate_per_minute,
+        "paused_seconds": round(gate.paused_seconds, 1),
+        "booting": gate.booting,
+    }

@@ -151,6 +151,13 @@ class Generation:
         """Whether its last attempt may have made a prediction whose id is not known."""
         return self.last is not None and self.last.is_open and self.last.prediction is None
 
+    def follow_text(self, on_delta: Callable[[str], object]) -> None:
+        """Call this with each piece of its text from now on, and with the text that has come already."""
+        call = self.last.call if self.last else None
+        if call is not None and call.text and not self.has_ended:
+            on_delta(call.text)
+        self.deltas.append(on_delta)
+
     def transition(self, state: State, ledger: Ledger) -> None:
         """Enter a state and mark the record as changed. To act on it, wait for `ledger.flush()` first."""
         changed, self.state = self.state != state, state

@@ -22,7 +22,7 @@ from typing import Final
 
 from auth import Authenticator, Caller
 from catalog.families import NO_TRAINED_MODELS, TrainedModels, told_unread, trained_flux
-from catalog.model import Model
+from catalog.model import CREATIONS, Model
 from catalog.published import Published
 from catalog.registry import Registry
 from catalog.targets import Target, is_model_name, is_version
@@ -101,7 +101,7 @@ class AllowedModels:
 
     def refusal_of_service(self, caller: Caller, model: Model) -> str | None:
         """Why this service's token may not run the model for this caller. None if it may."""
-        if not self._service_restricts(caller):
+        if not self._service_restricts(caller) or model.provider != CREATIONS:
             return None
         is_declared = self._registry is not None and self._registry.find(model.name) is model
         if self._patterns & _patterns_of(model) or (is_declared and "registry" in self._patterns):

@@ -95,10 +95,15 @@ class GenerationService:
     # ── Submit
 
     async def submit(
-        self, submission: Submission, *, on_item_done: Callable[[Batch, int], object] | None = None
+        self,
+        submission: Submission,
+        *,
+        on_item_done: Callable[[Batch, int], object] | None = None,
+        on_delta: Callable[[str], object] | None = None,
     ) -> Work | Stored:
         """Accept a submission, and wait up to its `wait_seconds` for its end. Returns the work, which may be that of an
-        earlier request with the same key. `on_item_done` is called for each item of a batch as it ends.
+        earlier request with the same key. `on_item_done` is called for each item of a batch as it ends, and `on_delta`
+        with each piece of the text of a call that runs here.
 
         Raises the ServiceError that refuses the submission, and HandedOver if the service stops before the end."""
         self._expect_response()
@@ -112,6 +117,8 @@ class GenerationService:
         finally:
             if new is None and any(UPLOADED in text for text in submission.request_json):
                 self._supervisor.forget_attachments(submission.id)
+        if on_delta is not None and isinstance(work, Generation):
+            work.follow_text(on_delta)
         if new is not None:
             await self._persist(submission, new)
         return await self._wait(work, submission, None if on_item_done is None else _once(on_item_done))

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from catalog.outputs import is_empty
 from contract.states import State, iso8601
+from contract.tasks import CHAT, MESSAGES, TASKS, TRUNCATED
 from errors import ServiceError
+from errors.calls import OutputInvalid
 from errors.listing import restored
 from files import names
 from generations.costs import Forecast
@@ -22,6 +24,8 @@ from parsing.shapes import GenerationRequest
 Body = dict[str, Any]
 
 NO_IDS: Final[Mapping[int, str]] = {}
+
+_COUNTS: Final = {"total": "total", "successful": "succeeded", "failed": "failed"}
 
 _UNCHECKED: Final = "The token is not checked, since Replicate does not answer."
 
@@ -81,8 +85,43 @@ def facts(record: GenerationRecord, address: str) -> Body:
         body["warnings"] = list(record.warnings)
     if record.version is not None:
         body["version"] = record.version
-    body |= _seed(last) | metadata(record.metadata)
+    body |= _seed(last) | metadata(record.metadata) | call(record)
     return body | {"placeholder": True} if record.placeholder else body
+
+
+def call(record: GenerationRecord) -> Body:
+    """The fields of a call to a text model, empty for any other generation."""
+    last = record.last_called
+    if record.door not in TASKS or last is None or not last.is_call:
+        return {}
+    prompt, completion, thinking = last.prompt_tokens or 0, last.completion_tokens, last.thinking_tokens
+    usage = None
+    if completion is not None and thinking is not None:
+        usage = {
+            "prompt_tokens": prompt,
+            "cached_tokens": last.cached_tokens or 0,
+            "completion_tokens": completion,
+            "thinking_tokens": thinking,
+            "total_tokens": prompt + completion + thinking,
+        }
+    body: Body = {
+        "model": record.requested_model,
+        "model_version": last.model_version,
+        "finish_reason": last.finish_reason,
+        "usage": usage,
+    }
+    if TRUNCATED in record.warnings:
+        body["truncated"] = True
+    if record.succeeded:
+        [output] = record.outputs or (None,)
+        body |= {"response": output} if record.door == CHAT else {"data": output}
+        body |= {"message": MESSAGES[record.door]} if record.door in MESSAGES else {}
+    return body
+
+
+def call_totals(door: str | None, **counts: int) -> Body:
+    """The counts of a batch of calls to text models, as its callers name them. Empty for any other batch."""
+    return {f"{name}_requests": counts[count] for name, count in _COUNTS.items()} if door in TASKS else {}
 
 
 def metadata(text: str | None) -> Body:
@@ -212,6 +251,8 @@ def _result(record: GenerationRecord, address: str) -> Body:
 def _failure_of(record: GenerationRecord, error: Failure) -> Body:
     """The error of a generation, with when a used-up quota is free again."""
     body = failure(error)
+    if record.text is not None:
+        body["text" if error.code == OutputInvalid.code else "partial"] = record.text
     return body if record.resets_at is None else body | {"resets_at": record.resets_at}
 
 

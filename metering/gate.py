@@ -72,6 +72,12 @@ class MeteredGate(MeteredEstimates, Stepper):
         """Raises TooLarge if the call needs more than a whole window, so that it could never be admitted."""
         self._policy.check(demand)
 
+    def is_large(self, demand: Demand) -> bool:
+        """Whether the call takes more than two per cent of the window of tokens or of money: then an upper estimate of
+        its tokens is too coarse."""
+        limits = self._policy.limits
+        return demand.is_large(limits.of(demand.model), limits.micro_usd)
+
     def configure(self, *, concurrent_limit: int | None = None, limits: MeteredLimits | None = None) -> None:
         """Change the limits that are not None, or none if one is invalid (ValueError). Running calls continue."""
         self._policy.configure(concurrent_limit=concurrent_limit, limits=limits)
@@ -88,6 +94,13 @@ class MeteredGate(MeteredEstimates, Stepper):
         """Admit nothing of this caller for so many seconds."""
         self._policy.pause(caller, _now() + seconds)
         self.admit_soon()
+
+    def slow_down(self, caller: str) -> None:
+        """As `concurrency.Gate` has it. No call needs it: a refusal that may last closes its model or account."""
+
+    def refuse(self, caller: str, batch: str | None) -> bool:  # noqa: ARG002
+        """A call was refused for lack of credit. Returns whether that is conclusive, which it is for calls."""
+        return True
 
     def shut(self, account: str, model: str | None, seconds: float, why: str) -> None:
         """The upstream refused a call for a limit of a model, or of the account if `model` is None: admit nothing that

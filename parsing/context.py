@@ -20,7 +20,7 @@ class ParseContext:
     a text that is exactly a number or a boolean becomes one where the model takes that, and no defaults are added.
     `resolved` has the other models of the request by the names that it uses, or why a name leads to none. `may_run`
     returns whether the caller may run a model. `timeout` and `start_timeout` are those of requests without their own,
-    in seconds."""
+    in seconds. `texts` are the text models, which have routes of their own."""
 
     registry: Registry
     loopback: bool = False
@@ -34,6 +34,8 @@ class ParseContext:
     may_run: Callable[[Model], bool] = lambda model: True
 
     trigger_words: TriggerWords = field(default_factory=dict)
+
+    texts: Registry = field(default_factory=Registry)
 
     def find(self, name: str) -> Model | None:
         """The model of this name, declared or resolved."""

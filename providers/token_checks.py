@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
-from auth import Caller
+from auth import CREATIONS, Caller
 from errors import TokenRejected
 from providers import AccountSource
 from providers.single_flight import SingleFlight
@@ -96,10 +96,16 @@ class TokenChecks:
             raise TokenRejected
         return replace(caller, turn=proven.turn) if proven is not None and now < proven.until else None
 
+    def prove(self, caller: Caller) -> None:
+        """The provider has accepted a call of this caller, whose account no provider names."""
+        if not caller.uses_server_token:
+            self._keep(self._proven, caller, _Outcome(self._clock() + PROVEN_FOR, caller.id))
+
     async def check(self, caller: Caller) -> Caller:
-        """The caller with its turn. Concurrent calls with one token share a check. Raises TokenRejected."""
-        if (known := self.known(caller)) is not None:
-            return known
+        """The caller with its turn. Concurrent calls with one token share a check. Only tokens of predictions can be
+        checked: other callers are as they are known. Raises TokenRejected."""
+        if (known := self.known(caller)) is not None or CREATIONS not in caller.credentials:
+            return known or caller
         if caller.id not in self._checking and not self._may_begin():
             return caller
         turn = await self._checking.run(caller.id, partial(self._checked, caller))

@@ -55,8 +55,8 @@ class Settings(CallFields, Fields):
             wrong += settings._contradictions()  # noqa: SLF001 - its own
         if wrong:
             raise SettingsError("\n".join(wrong))
-        return settings.model_copy(
-            update={"REPLICATE_SIMULATE": settings.REPLICATE_SIMULATE or settings.GEMINI_SIMULATE}
+        return (
+            settings.model_copy(update={"REPLICATE_SIMULATE": True}) if settings.GEMINI_SIMULATE else settings
         )
 
     def _contradictions(self) -> list[str]:

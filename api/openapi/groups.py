@@ -27,6 +27,11 @@ GROUPS: Final = (
         ("/generate", "/generate-batch"),
     ),
     Group(
+        "text",
+        "Call text models: chats, structured output and stories, single and in batches.",
+        ("/chat", "/structured-output", "/cinematic-story-design", "/batch"),
+    ),
+    Group(
         "look up",
         "Each key sees its own work. Keys of the roles `admin` and `viewer` see all.",
         ("/generations", "/batches", "/usage", "/files"),

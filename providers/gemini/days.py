@@ -10,10 +10,11 @@ _ZONE: Final = "America/Los_Angeles"
 
 def day_end(now: float) -> float:
     """The next midnight after `now`. Both are Unix times."""
-    tomorrow = datetime.fromtimestamp(now, _zone()).date() + timedelta(days=1)
-    return datetime.combine(tomorrow, time.min, _zone()).timestamp()
+    tomorrow = datetime.fromtimestamp(now, zone()).date() + timedelta(days=1)
+    return datetime.combine(tomorrow, time.min, zone()).timestamp()
 
 
 @cache
-def _zone() -> ZoneInfo:
+def zone() -> ZoneInfo:
+    """The time zone of the days."""
     return ZoneInfo(_ZONE)

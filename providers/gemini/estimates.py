@@ -6,10 +6,12 @@ token a byte, whatever its language. Images cost by their tiles. `countTokens` k
 
 import io
 import json
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from media.formats import GIF, JPEG, PNG, WEBP
 from media.pictures import size_of
+from providers.call_inputs import call_of_texts, images_of
 from providers.calls import Call, Message, Picture
 from providers.gemini.schemas import sent_schema
 
@@ -40,6 +42,12 @@ def tokens_bound(call: Call) -> int:
     if call.schema is not None:
         total += len(json.dumps(sent_schema(call.schema)))  # with escapes, so no encoding of it is longer
     return total
+
+
+def inputs_bound(inputs: Mapping[str, Any]) -> int:
+    """The most tokens that a prompt of these inputs may have, before its images are fetched."""
+    images = images_of(inputs) * max(SMALLEST_PICTURE, TOKENS_PER_TILE * UNKNOWN_TILES)
+    return tokens_bound(call_of_texts(inputs, "")) + images
 
 
 def picture_bound(picture: Picture) -> int:

@@ -465,3 +465,34 @@ def test_certificates_named_in_the_env_file_are_those_that_tls_uses(monkeypatch,
     load()
 
     assert certifi.where() == ssl.get_default_verify_paths().cafile
+
+
+@pytest.mark.parametrize("given", [{}, {"GEMINI_SIMULATE": "1"}, {"REPLICATE_SIMULATE": "1"}])
+def test_a_service_without_any_key_simulates_both_providers(given):
+    settings = Settings.from_env(given).simulating_without_token()
+
+    assert settings.REPLICATE_SIMULATE
+    assert settings.gemini_url == settings.REPLICATE_BASE_URL
+    assert settings.gemini_key is not None
+
+
+@pytest.mark.parametrize("name", ["REPLICATE_API_TOKEN", "GEMINI_API_KEY"])
+def test_a_service_with_the_key_of_one_provider_simulates_none(name):
+    settings = Settings.from_env({name: "a-real-one"}).simulating_without_token()
+
+    assert not settings.REPLICATE_SIMULATE
+    assert "https://generativelanguage.googleapis.com" == settings.gemini_url
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"GEMINI_SIMULATE": "1", "REPLICATE_API_TOKEN": "r8_real"},
+        {"REPLICATE_SIMULATE": "1", "GEMINI_API_KEY": "AQ.real"},
+        {"ADMIN_API_KEY": "one", "CONCURRENT_DOCKER_ADMIN_API_KEY": "another"},
+        {"GEMINI_LIMITS": "[1]"},
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given):
+    with pytest.raises(SettingsError):
+        Settings.from_env(given)

@@ -1,0 +1,41 @@
+"""Who pays for a call to a text model, and what its parsing depends on.
+
+All functions run in a Flask thread, inside a request.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from flask import g, request
+
+from api import incoming
+from auth import Caller
+from parsing.context import ParseContext
+from parsing.generation import names_in
+
+
+def call_payer(in_body: str | None) -> Caller:
+    """The caller who pays for a call to a text model, with the key `in_body` if there is one. Raises as
+    `require_payer`."""
+    running = incoming.service()
+    if "Idempotency-Key" not in request.headers:
+        running.raise_if_draining()
+    is_open = running.settings.GEMINI_OPEN
+    caller = incoming.identified(
+        lambda headers: running.authenticator.call_payer(headers, in_body, is_open=is_open)
+    )
+    g.caller = caller.id
+    return running.core.checks.known(caller) or caller
+
+
+def text_context(body: Any, caller: Caller) -> ParseContext:
+    """What parsing this call to a text model depends on, or this batch of them. Raises ModelNotAllowed."""
+    running = incoming.service()
+    resolver, found = running.core.resolver, replace(running.context, registry=running.context.texts)
+    if resolver.restricts(caller):
+        found = replace(found, may_run=partial(resolver.may_run, caller))
+    if caller.key is not None and caller.key.models:
+        named = {name: model for name in names_in(body) if (model := found.find(name)) is not None}
+        resolver.check_key(caller, named)
+    return found

@@ -1,0 +1,20 @@
+"""What callers request of text models: the names of their routes, and what the answers say."""
+
+from collections.abc import Mapping
+from typing import Final
+
+CHAT: Final = "chat"
+STRUCTURED: Final = "structured-output"
+STORY: Final = "cinematic-story-design"
+
+TASKS: Final = (CHAT, STRUCTURED, STORY)
+"""Each is the name of a route, and of the interface by which a generation came (`GenerationRecord.door`)."""
+
+MESSAGES: Final[Mapping[str, str]] = {
+    STRUCTURED: "Successfully generated structured output",
+    STORY: "Successfully generated cinematic story design",
+}
+"""The `message` of an answer that succeeded."""
+
+TRUNCATED: Final = "The text ended at its token limit, so it is not whole."
+"""The warning of a chat that is a success although it was cut off."""

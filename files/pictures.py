@@ -1,0 +1,120 @@
+"""Fetches the images of prompts: at addresses that callers name, in `data:` URIs, and uploaded ones.
+
+An address may lead to any public host. It and each redirect are checked (`network/public_http.py`), requests carry no
+credentials, and no proxy is used, since a proxy would resolve the host unchecked. The type of an image follows from its
+content.
+"""
+
+import asyncio
+from io import BytesIO
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from catalog.references import Upload, decoded_data_uri
+from errors import InvalidRequest, Problem
+from media.formats import GIF, HEAD, JPEG, PNG, WEBP, media_type
+from media.pictures import check_whole
+from network import public_http
+from network.public_http import PublicOnlyResolver
+
+LARGEST: Final = 20_000_000
+"""The most bytes of one image, and of all images of a call together."""
+
+_REDIRECTS: Final = 3
+_MOVED: Final = {301, 302, 303, 307, 308}
+_SECONDS: Final = 30.0
+
+_TAKEN: Final = (PNG, JPEG, WEBP, GIF)
+
+
+class Unfetched(Exception):
+    """The image cannot be used. The message completes the sentence "It …"."""
+
+
+class PictureSource:
+    """Fetches images. With `loopback`, this machine is a public host, too. Use it on one loop."""
+
+    def __init__(self, *, loopback: bool = False, resolver: AbstractResolver | None = None) -> None:
+        self._loopback = loopback
+        self._resolver = resolver
+        self._session: aiohttp.ClientSession | None = None
+
+    async def fetch(self, image: Any) -> tuple[str, bytes]:
+        """The media type and the bytes of an image: an address, a `data:` URI, or an `Upload`. Raises
+        InvalidRequest."""
+        shown = str(image)[:200]
+        try:
+            return await self._fetched(image)
+        except (Unfetched, ValueError) as why:
+            raise InvalidRequest([Problem("images", str(why), shown)]) from None
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _fetched(self, image: Any) -> tuple[str, bytes]:
+        if isinstance(image, Upload):
+            return _checked(_content(image))
+        if image[:5].lower() == "data:":
+            return _checked(decoded_data_uri(image)[1])
+        try:
+            async with asyncio.timeout(_SECONDS):
+                return _checked(await self._downloaded(image))
+        except TimeoutError:
+            raise Unfetched(f"could not be fetched within {_SECONDS:g} s") from None
+        except aiohttp.ClientError as error:
+            if public_http.is_private_address_error(error):
+                raise Unfetched("must name a public host") from None
+            raise Unfetched(f"could not be fetched: {public_http.describe_error(error)}") from None
+
+    async def _downloaded(self, address: str) -> bytes:
+        target = public_http.parse_url(address, loopback=self._loopback)
+        for _ in range(_REDIRECTS + 1):
+            async with self._open().get(target, allow_redirects=False) as response:
+                if response.status in _MOVED:
+                    location = response.headers.get("Location", "")
+                    target = public_http.parse_url(str(target.join(URL(location))), loopback=self._loopback)
+                    continue
+                if response.status != 200:
+                    raise Unfetched(f"could not be fetched: its host answered {response.status}")
+                return await _read(response)
+        raise Unfetched(f"was redirected more than {_REDIRECTS} times")
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            inner = self._resolver or public_http.ThreadPoolResolver(threads=4)
+            resolver = PublicOnlyResolver(inner, loopback=self._loopback)
+            timeout = aiohttp.ClientTimeout(total=_SECONDS)
+            self._session = public_http.client_session(resolver, timeout=timeout)
+        return self._session
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > LARGEST:
+            raise Unfetched(f"has more than {LARGEST // 1_000_000} MB")
+    return bytes(content)
+
+
+def _content(upload: Upload) -> bytes:
+    if upload.size > LARGEST:
+        raise Unfetched(f"has more than {LARGEST // 1_000_000} MB")
+    upload.file.seek(0)
+    return upload.file.read()
+
+
+def _checked(content: bytes) -> tuple[str, bytes]:
+    """The media type and the bytes of a whole image. Raises ValueError."""
+    media = media_type(content[:HEAD])
+    if media not in _TAKEN:
+        raise ValueError("is no PNG, JPEG, WebP or GIF image")
+    if len(content) > LARGEST:
+        raise ValueError(f"has more than {LARGEST // 1_000_000} MB")
+    check_whole(BytesIO(content), media)
+    return media.name, content

@@ -1,0 +1,368 @@
+"""One attempt with a provider whose call is its own answer: wait for admission, send once, and read the answer.
+
+The attempt holds a slot of its account from admission to the end of the answer. Before the call is sent, its record is
+on the disk. An answer that was lost cannot be looked up. So a call that may have been sent is never sent again, unless
+the request says `"on_lost": "repeat"`, and it costs what was reserved for it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, Self
+
+from admission.metered.demand import Demand, TooLarge
+from auth import Caller
+from catalog.adaptation import Change, Step
+from catalog.texts.runnable import CallModel
+from errors import GenerationTimeout, LedgerDown, OutcomeUnknown, Problem, ServiceError
+from errors.calls import PromptTooLarge
+from files.pictures import PictureSource
+from generations.answers import Reading, read
+from generations.attempts import Attempt
+from generations.batch import Batch
+from generations.call_state import CallState
+from generations.generation import Generation
+from generations.upstreams import Upstream
+from ledger import Ledger
+from metering.gate import MeteredGate
+from providers import TryAgain, UpstreamState
+from providers.call_inputs import Pictures, call_of
+from providers.calls import Call, CallAnswer, CallLease, CallLost, CallProvider, LimitHit, partial_of
+
+REPEAT: Final = "repeat"
+"""The value of `on_lost` with which a lost call is sent again, and may be paid twice."""
+
+_UNKNOWN_WAIT: Final = 60.0
+"""Seconds for which a model or account is closed if the provider does not say for how long."""
+
+_LEDGER_PAUSE: Final = 1.0
+"""Seconds between retries while the ledger cannot be written."""
+
+
+class Lease(CallLease, Protocol):
+    """The admission of one call: `metering.lease.MeteredLease`, or that of several processes."""
+
+    async def persist(self, ledger: Ledger, reference: str, /) -> None:
+        """Wait until the ledger has on disk that it is used for the attempt with this id. Raises LedgerDown."""
+
+    def proceed(self) -> None:
+        """The call was not refused for a limit."""
+
+    def settled(self, micro_usd: int) -> None:
+        """The call has ended, and costs this much."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class CallGate(Protocol):
+    """What admits calls: `metering.gate.MeteredGate`, or that of several processes."""
+
+    def check(self, demand: Demand) -> None:
+        """Raises TooLarge if a call of this size can never be admitted."""
+
+    def is_large(self, demand: Demand) -> bool:
+        """Whether the call takes so much of a window that an estimate of its size is too coarse."""
+
+    async def acquire(self, demand: Demand) -> Lease:
+        """Wait for everything that the call needs. Raises TooLarge."""
+
+    def shut(self, account: str, model: str | None, seconds: float, why: str) -> None:
+        """The provider refused a call for a limit of a model, or of the account, for so many seconds."""
+
+    def lower(self, account: str, model: str | None, limit: str, value: int) -> None:
+        """A limit is lower than was configured."""
+
+
+class FullCallProvider(CallProvider, Protocol):
+    """A provider of calls with all that the service needs of it."""
+
+    @property
+    def upstream(self) -> UpstreamState:
+        """The state of the provider, over all accounts."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+
+
+class CallRunner:
+    """Makes attempts at a provider whose calls are their own answers. `timeout` bounds a call without its own, in
+    seconds. `pictures` fetches the images of a prompt. `prove` is called with a caller whose key was accepted."""
+
+    def __init__(
+        self,
+        *,
+        provider: CallProvider,
+        gate: CallGate,
+        ledger: Ledger,
+        timeout: float,
+        pictures: Pictures,
+        prove: Callable[[Caller], object] = lambda caller: None,
+    ) -> None:
+        self._provider = provider
+        self._gate = gate
+        self._ledger = ledger
+        self._timeout = timeout
+        self._pictures = pictures
+        self._prove = prove
+
+    async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
+        """Make one attempt with the model of `step`, or end the open attempt of an earlier process, whose answer is
+        lost.
+
+        Returns when the generation has its output. Raises TryAgain or ServiceError."""
+        if (begun := generation.last) is not None and begun.is_open:
+            self._end_lost(generation, begun)
+        if generation.is_cancelled:
+            raise asyncio.CancelledError
+        model = step.model
+        assert isinstance(model, CallModel)  # noqa: S101 - this runner is for no other
+        attempt = Attempt(model, step.input, step.changes, longest=generation.request.longest)
+        try:
+            call = await call_of(step.input, model, self._pictures, again=_mistakes(generation))
+            demand = await self._demand(generation, call, attempt, batch)
+        except ServiceError as error:
+            attempt.error = error
+            generation.attempts.append(attempt)
+            raise
+        state = attempt.call = CallState(demand.tokens, demand.micro_usd)
+        answer = await self._send(generation, attempt, state, call, demand)
+        self._keep(generation, attempt, state, read(answer, step.input))
+
+    async def _demand(
+        self, generation: Generation, call: Call, attempt: Attempt, batch: Batch | None
+    ) -> Demand:
+        """What the call needs. The provider counts the tokens of a large prompt. Raises PromptTooLarge."""
+        caller, model = generation.caller, attempt.model
+        assert isinstance(model, CallModel)  # noqa: S101 - see `make`
+        tokens = self._provider.tokens_bound(call)
+        demand = Demand(
+            caller=caller.turn,
+            account=caller.account,
+            model=call.model,
+            tokens=tokens,
+            micro_usd=model.bound_of(attempt.input, tokens),
+            batch=batch.id if batch else None,
+            max_concurrent=batch.max_concurrent if batch else None,
+            semaphore=generation.semaphore,
+        )
+        if self._gate.is_large(demand):
+            with suppress(TryAgain):  # the estimate is an upper bound
+                tokens = min(tokens, await self._provider.count_tokens(caller, call))
+                demand = replace(demand, tokens=tokens, micro_usd=model.bound_of(attempt.input, tokens))
+        with _size_checked():
+            self._gate.check(demand)
+        return demand
+
+    async def _send(
+        self, generation: Generation, attempt: Attempt, state: CallState, call: Call, demand: Demand
+    ) -> CallAnswer:
+        """Send the call once it is admitted, and wait for its answer."""
+        model, clock = attempt.model, asyncio.get_running_loop().time
+        assert isinstance(model, CallModel)  # noqa: S101 - see `make`
+        queued_at = clock()
+        try:
+            with _size_checked():
+                lease = await self._gate.acquire(demand)
+        finally:
+            generation.queued_seconds += clock() - queued_at
+        admitted = clock()
+        generation.attempts.append(attempt)
+        with lease:
+            await self._persist(generation, attempt, lease)
+            try:
+                answer = await self._answer(generation, attempt, state, call, lease)
+            finally:
+                attempt.held_seconds = clock() - admitted
+                generation.predicting_seconds += attempt.held_seconds
+            state.take(answer, model)
+            attempt.answered_at = attempt.answered_at or time.time()
+            lease.proceed()
+            lease.settled(state.micro_usd or 0)
+        self._prove(generation.caller)
+        return answer
+
+    async def _answer(
+        self, generation: Generation, attempt: Attempt, state: CallState, call: Call, lease: Lease
+    ) -> CallAnswer:
+        """The answer to a call that is about to be sent. Raises what the caller gets, with the state of the attempt."""
+
+        def add(piece: str) -> None:
+            if not state.text:
+                attempt.answered_at = time.time()
+                lease.proceed()
+                generation.transition("running", self._ledger)
+            state.text += piece
+            for listener in generation.deltas:
+                listener(piece)
+
+        seconds = generation.request.timeout or self._timeout
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                return await self._provider.run(
+                    generation.caller, call, lease=lease, on_delta=add, seconds=seconds
+                )
+        except LimitHit as hit:
+            lease.settled(0)
+            attempt.error = hit.error
+            raise self._limited(generation.caller.account, call.model, hit) from None
+        except TryAgain as again:
+            lease.settled(0)
+            attempt.error = again.error
+            if again.unreachable or again.held_back:
+                attempt.submitted_at = None  # nothing was sent
+            raise
+        except BaseException as reason:
+            error = reason
+            if isinstance(reason, TimeoutError) and timer.expired():
+                error = GenerationTimeout(f"The answer had not ended after {seconds:g} s.")
+            raise self._failed(generation, attempt, lease, error, reason) from None
+
+    def _limited(self, account: str, model: str, hit: LimitHit) -> Exception:
+        """Close the model or the account for a limit that it has reached. Returns the error to raise."""
+        scope = model if hit.scope == "model" else None
+        if hit.limit is not None and hit.lowered_to:
+            self._gate.lower(account, scope, hit.limit, hit.lowered_to)
+        hit.error.falls_back = True  # another model has limits of its own
+        seconds = hit.wait if hit.until is None else max(0.0, hit.until - time.time())
+        if hit.kind == "capacity":  # it is nobody's window that is full
+            return TryAgain(hit.error, wait=seconds)
+        self._gate.shut(account, scope, _UNKNOWN_WAIT if seconds is None else seconds, hit.error.detail)
+        return TryAgain(hit.error, wait=0.0, gate_closed=True) if hit.kind == "minute" else hit.error
+
+    def _failed(
+        self,
+        generation: Generation,
+        attempt: Attempt,
+        lease: Lease,
+        error: BaseException,
+        reason: BaseException,
+    ) -> BaseException:
+        """The error to raise for a call that has ended so, whose state is recorded."""
+        partial = reason.partial if isinstance(reason, CallLost) else partial_of(reason.__cause__ or reason)
+        if partial is None:  # it was not sent, or the provider refused it
+            lease.settled(0)
+            if isinstance(error, ServiceError):
+                attempt.error = error
+            else:
+                attempt.submitted_at = None
+            return error
+        state = attempt.call
+        assert state is not None  # noqa: S101 - it is a call
+        state.lose(partial)
+        generation.text = state.text or None
+        if isinstance(error, asyncio.CancelledError):
+            attempt.error = CallLost("The call was cancelled after it was sent.", partial=partial)
+            if generation.is_cancelled:
+                return error
+            error = CallLost("The service stopped before the answer had ended.", partial=partial)
+        if not isinstance(error, ServiceError):
+            return error
+        attempt.error = error
+        if isinstance(error, OutcomeUnknown) and attempt.input.get("on_lost") == REPEAT:
+            return TryAgain(error)
+        return error
+
+    def _end_lost(self, generation: Generation, begun: Attempt) -> None:
+        """End an attempt that an earlier process had sent. Raises CallLost, or TryAgain if it is to be repeated."""
+        assert isinstance(begun.model, CallModel)  # noqa: S101 - see `make`
+        tokens = begun.model.tokens_bound(begun.input)
+        state = begun.call or CallState(tokens, begun.model.bound_of(begun.input, tokens))
+        begun.call, state.may_be_billed = state, True
+        if generation.is_cancelled:
+            begun.error = CallLost()
+            raise asyncio.CancelledError
+        begun.error = CallLost("The service stopped before the answer had ended.")
+        if begun.input.get("on_lost") == REPEAT:
+            raise TryAgain(begun.error)
+        raise begun.error
+
+    async def _persist(self, generation: Generation, attempt: Attempt, lease: Lease) -> None:
+        """Record on the disk that this attempt is about to be sent. Raises LedgerDown if the generation is not on the
+        disk either."""
+        reference = f"{generation.id}.{len(generation.attempts)}"
+        try:
+            while True:
+                attempt.submitted_at = time.time()
+                generation.transition("submitting", self._ledger)
+                try:
+                    await lease.persist(self._ledger, reference)
+                    generation.persisted = True
+                    return
+                except LedgerDown:
+                    if not generation.persisted:
+                        raise
+                    await asyncio.sleep(_LEDGER_PAUSE)
+        except (LedgerDown, asyncio.CancelledError) as error:  # nothing was sent, so forget the attempt
+            record = attempt.record(generation.id, len(generation.attempts))
+            self._ledger.delete(type(record), record.generation_id, record.number)
+            generation.attempts.remove(attempt)
+            if isinstance(error, asyncio.CancelledError):
+                generation.transition("queued", self._ledger)
+            raise
+
+    def _keep(self, generation: Generation, attempt: Attempt, state: CallState, reading: Reading) -> None:
+        """Keep the output of an answer, or raise why it is none."""
+        asked, version = attempt.model.name, state.version
+        if version is not None and not version.startswith(asked):
+            attempt.changes = (*attempt.changes, Change("model", asked, "model", version))
+        generation.notes = reading.warnings
+        if reading.error is None:
+            generation.outputs, generation.kinds = (reading.output,), (reading.kind,)
+            return
+        generation.text = state.text or None
+        attempt.error = reading.error
+        if reading.may_repair and not _mistakes(generation, but=attempt):
+            raise TryAgain(reading.error, wait=0.0)
+        raise reading.error
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What runs the text models of one provider: its gate, and a source of the images of prompts."""
+
+    provider: FullCallProvider
+    gate: MeteredGate
+    pictures: PictureSource
+
+    def upstream(self, ledger: Ledger, *, timeout: float, prove: Callable[[Caller], object]) -> Upstream:
+        """How attempts with its models are made."""
+        runner = CallRunner(
+            provider=self.provider,
+            gate=self.gate,
+            ledger=ledger,
+            timeout=timeout,
+            pictures=self.pictures.fetch,
+            prove=prove,
+        )
+        return Upstream(runner, self.gate)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.provider.aclose()
+        await self.pictures.aclose()
+
+
+@contextmanager
+def _size_checked() -> Iterator[None]:
+    """Tell the caller that its call is too large for a whole window."""
+    try:
+        yield
+    except TooLarge as error:
+        raise PromptTooLarge([Problem("prompt", str(error))]) from None
+
+
+def _mistakes(generation: Generation, *, but: Attempt | None = None) -> list[ServiceError]:
+    """The errors of earlier attempts whose answers were not valid."""
+    return [
+        each.error
+        for each in generation.attempts
+        if isinstance(each, Attempt)
+        and each is not but
+        and each.call is not None
+        and each.call.usage is not None
+        and each.error is not None
+    ]

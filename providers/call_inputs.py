@@ -1,0 +1,86 @@
+"""Makes the call to a text model from the inputs of a request."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from catalog.texts.inputs import TASK
+from catalog.texts.runnable import MAX_OUTPUT, CallModel
+from catalog.texts.story import story_schema
+from contract.tasks import STORY
+from errors import InvalidRequest, Problem, ServiceError
+from providers.calls import Call, Message, Picture
+
+Pictures = Callable[[Any], Awaitable[tuple[str, bytes]]]
+"""Fetches one image of a prompt, an address, a `data:` URI or an upload: its media type and its bytes. Raises
+ServiceError."""
+
+MAX_PICTURES: Final = 20_000_000
+"""The most bytes of all images of a call."""
+
+
+async def call_of(
+    inputs: Mapping[str, Any],
+    model: CallModel,
+    pictures: Pictures,
+    *,
+    again: Sequence[ServiceError] = (),
+) -> Call:
+    """The call of a request with these inputs. `again` are the errors of earlier answers that were not valid: the call
+    names them. Raises ServiceError."""
+    messages = [
+        Message(each["role"], each["content"], await _all(each.get("images") or (), pictures))
+        for each in inputs.get("messages") or ()
+    ]
+    images = await _all(inputs.get("images") or (), pictures)
+    call = call_of_texts(inputs, model.target)
+    if (prompt := inputs.get("prompt")) is not None or images:
+        messages.append(Message("user", prompt or "", images))
+    if sum(len(picture.data) for each in messages for picture in each.pictures) > MAX_PICTURES:
+        problem = Problem("images", f"have more than {MAX_PICTURES // 1_000_000} MB together")
+        raise InvalidRequest([problem])
+    system = "\n\n".join([call.system, *map(_about, again)] if again else [call.system])
+    return replace(call, messages=tuple(messages), system=system)
+
+
+def call_of_texts(inputs: Mapping[str, Any], model: str) -> Call:
+    """The same without its images. `model` is the name to send."""
+    messages = [Message(each["role"], each["content"]) for each in inputs.get("messages") or ()]
+    if (prompt := inputs.get("prompt")) is not None:
+        messages.append(Message("user", prompt))
+    schema = schema_of(inputs)
+    return Call(
+        model=model,
+        messages=tuple(messages),
+        system=inputs.get("system_prompt") or "",
+        max_output_tokens=inputs[MAX_OUTPUT],
+        temperature=inputs.get("temperature"),
+        top_p=inputs.get("top_p"),
+        seed=inputs.get("seed"),
+        stop=tuple(inputs.get("stop") or ()),
+        thinking_level=inputs.get("thinking_level"),
+        json=schema is not None or bool(inputs.get("json")),
+        schema=schema,
+    )
+
+
+def schema_of(inputs: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The JSON Schema of the answer; None without one."""
+    if inputs.get(TASK) == STORY:
+        return story_schema(inputs.get("voice_id_list") or ())
+    schema: Mapping[str, Any] | None = inputs.get("json_schema")
+    return schema
+
+
+def images_of(inputs: Mapping[str, Any]) -> int:
+    """How many images the prompt has."""
+    messages = inputs.get("messages") or ()
+    return len(inputs.get("images") or ()) + sum(len(each.get("images") or ()) for each in messages)
+
+
+def _about(error: ServiceError) -> str:
+    return f"An earlier answer was not valid. Avoid this: {error.detail}"
+
+
+async def _all(images: Iterable[Any], pictures: Pictures) -> tuple[Picture, ...]:
+    return tuple([Picture(*await pictures(each)) for each in images])
