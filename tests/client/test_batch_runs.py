@@ -142,7 +142,9 @@ def test_rows_that_the_service_does_not_know_any_more_have_failed_and_are_not_ma
 
 def test_an_output_that_no_place_keeps_is_lost_and_one_that_cannot_be_written_is_tried_again(tmp_path):
     def facts_after(error):
-        made = Generation("gen_1", "succeeded", True, files=("a",), cost_usd=0.5, saver=Failing(error))
+        made = Generation(
+            "gen_1", "succeeded", True, files=("a",), cost_usd=0.5, seed=7, saver=Failing(error)
+        )
         return saved(Arrived("k", made), "a.{ext}", tmp_path)
 
     lost = facts_after(OutputLost("2 is gone", "3 is gone", saved=[tmp_path / "a.jpg"]))
@@ -151,7 +153,8 @@ def test_an_output_that_no_place_keeps_is_lost_and_one_that_cannot_be_written_is
 
     sentences = ("2 is gone", "3 is gone")
     facts = {
-        "generation": "gen_1", "cost_usd": 0.5, "status": "succeeded", "lost": sentences, "files": ("a.jpg",),
+        "generation": "gen_1", "cost_usd": 0.5, "seed": 7, "status": "succeeded", "lost": sentences,
+        "files": ("a.jpg",),
     }  # fmt: skip
     assert (facts, "") == (lost.facts, lost.trouble)
     assert ({"generation": "gen_1"}, "OSError: [Errno 28] No space left on device") == (

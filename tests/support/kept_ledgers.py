@@ -60,6 +60,7 @@ ADDED: Final[frozenset[str]] = frozenset(
         "creation_in_doubt",
         "file_name",
         "ledger",
+        "seed",
         "upstream",
     }
 )
