@@ -94,6 +94,11 @@ class Lane:
         """Whether no ticket may go for long: it is closed, or the day is used up."""
         return not self.closing.admits(now) or self.day.free(now) <= 0
 
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing counts in it."""
+        is_of_day = self.day.limit < math.inf and self.day.used(now) > 0
+        return not (self.closing.closed or is_of_day or self.places.used(now))
+
     def next_chance(self, now: float) -> float:
         """When time alone may admit more; infinity: never."""
         if not self.closing.admits(now):
@@ -169,7 +174,9 @@ class Account:
 
     def check(self, demand: Demand) -> None:
         """Raises TooLarge if no whole window has room for such a ticket."""
-        demand.check(self.limits_of(demand.model), int(self.money.window.limit))
+        lane = self.lanes.get(demand.model)
+        limits = self.limits_of(demand.model) if lane is None else lane.limits
+        demand.check(limits, int(self.money.window.limit))
 
     def lane(self, model: str) -> Lane:
         found = self.lanes.get(model)
@@ -273,8 +280,7 @@ class Account:
         is_lowered = self._lowered or self._lowered_money < math.inf
         is_used = self.waiting or self.in_flight or is_lowered or self.closing.closed
         return not (is_used or self.money.window.used(now)) and all(
-            not (each.closing.closed or each.day.used(now) or each.places.used(now))
-            for each in self.lanes.values()
+            each.is_idle(now) for each in self.lanes.values()
         )
 
     def _candidates(self, now: float, parked: Parked) -> list[Flow]:

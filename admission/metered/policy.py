@@ -13,8 +13,9 @@ Money is free ten minutes after the call has ended, and the place in a day at th
 **Fairness.** In each account, callers take turns, and in each caller its flows do (`turns`). A turn is as long as the
 largest share of a window that its ticket takes, so equal callers get equal shares of what is scarce, not equal numbers.
 
-**Large tickets.** A ticket that does not fit lets others pass, but together at most one whole window (`windows.Meter`).
-A strict order would leave the window idle until it fits, and no order would starve it.
+**Large tickets.** A ticket of more than two per cent of a window that does not fit lets others pass, but together at
+most one whole window (`windows.Meter`). A strict order would leave the window idle until it fits, and no order would
+starve it. If tokens are short, its lane waits; if money is, its account.
 
 **Bounds** (`bounds`) of a batch, a caller, a semaphore, and of all unproven callers together: a flow without room there
 leaves the turns. Unproven callers hold at most as many slots as one account has, however many accounts they invent.
@@ -24,7 +25,8 @@ it. It may also show that a limit is lower than was configured, which holds unti
 
 **Lost answers.** If the answer to a call is lost, the call cannot be looked up, and it may arrive still. Its slot is
 free at once. Its place, tokens and money count until a request that was sent later is answered, and then as long as if
-the call had ended with that answer.
+the call had ended with that answer. If nothing else is answered, ten minutes stand for that: otherwise lost calls that
+fill a window would close it for ever.
 
 The policy is pure, as that of `admission.policy`: `now` is an argument, and a ticket is any hashable value.
 """

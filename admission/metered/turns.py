@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from heapq import heappop, heappush, heapreplace
 from itertools import count
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from admission.boots import Ticket
 from admission.flows import UNPROVEN, UNPROVEN_TURN
@@ -20,25 +20,24 @@ from admission.metered.demand import Demand
 Tag: TypeAlias = tuple[int, int]
 """When a turn starts, in millionths of a window, and the order among those that start together."""
 
-_ORDER: Final = count()
-
 
 class Turns:
-    """What each turn-taker of one group may do next. `now` is when the latest turn started, `end` when the last of all
-    ends. Both count millionths of a window, not time."""
+    """The turns of a group. `now` is when the latest one started, and `end` when the last of all ends. Both count
+    millionths of a window, not time. `order` numbers those that start together."""
 
     def __init__(self) -> None:
         self.now = 0
         self.end = 0
+        self.order = count()
 
     def restart(self) -> None:
-        """No one waits: the next turns start equal."""
+        """Nothing waits: the next turns start equal."""
         self.now = self.end
 
 
 class Turn:
-    """The tag of one turn-taker among others: it starts at the end of its last turn, or now if that is later. So one
-    who was absent or blocked accumulates no turns."""
+    """The next turn of one party among others. It starts at the end of its last turn, or now if that is later. So a
+    party that was absent or blocked accumulates no turns."""
 
     def __init__(self, among: Turns) -> None:
         self._among = among
@@ -47,7 +46,7 @@ class Turn:
 
     def begin(self) -> None:
         """Its first ticket begins to wait."""
-        self.tag = (max(self._among.now, self._end), next(_ORDER))
+        self.tag = (max(self._among.now, self._end), next(self._among.order))
 
     def use(self, length: int) -> None:
         """A ticket goes, whose turn is so long."""
@@ -64,7 +63,7 @@ class Turn:
 
 
 class Party(Protocol):
-    """A turn-taker in a `Line`. Its tag only grows while it is listed."""
+    """A caller or a flow in a `Line`. Its tag only grows while it is listed."""
 
     is_listed: bool
 
