@@ -209,11 +209,23 @@ def test_unproven_callers_hold_as_many_slots_as_one_account_whatever_their_numbe
 
     admitted = policy.go()
     assert 3 == len(admitted)
+    policy.done(*admitted)
+    admitted = policy.go()
+    assert 3 == len(admitted)
     order = admitted[:1]
     for _ in range(30):
         policy.done(order[-1])
         order += policy.go()
     assert 31 == len({ticket // 2 for ticket in order})  # the accounts take turns
+
+
+def test_accounts_take_turns_at_a_limit_that_they_share():
+    policy = Metered()
+    policy.limit_caller("ann", max_concurrent=2)
+    policy.add(3, account="ours")
+    policy.add(3, account="hers")
+
+    assert [0, 3] == policy.go()
 
 
 # ── Large tickets
@@ -272,6 +284,42 @@ def test_for_money_the_whole_account_waits():
     assert (100, 600.0) == (passed, now)
 
 
+def run_until(policy, until, now=0.0):
+    """Admit and end calls of no cost until a moment. Returns how many."""
+    went = 0
+    while now < until:
+        step = policy.step(now)
+        for ticket in step.admitted:
+            policy.answered(ticket, now)
+            policy.settled(ticket, 0, now)
+            policy.release(ticket, now)
+        went += len(step.admitted)
+        now = now if step.admitted else step.next_chance
+    return went
+
+
+def test_a_large_ticket_that_lacks_money_does_not_hold_up_its_model():
+    policy = Metered(tpm=1000, money=1000)
+    policy.add(tokens=500, micro_usd=900)
+    policy.done(*policy.go())
+    policy.add(tokens=800, micro_usd=500)  # lacks both, and from the 60th second on only money
+    policy.add(500, tokens=20, micro_usd=1, caller="bob")
+
+    assert 475 <= run_until(policy, 599.0)
+
+
+def test_a_ticket_that_waits_for_money_does_not_hold_up_the_account_while_its_model_is_closed():
+    policy = Metered(tpm=1000, money=1000)
+    policy.add(micro_usd=500)
+    policy.done(*policy.go())
+    policy.add(micro_usd=900, model="pro")
+    policy.go()
+    policy.close("ours", "pro", 5000.0, "day")
+    policy.add(300, tokens=1, micro_usd=10, caller="bob")
+
+    assert 300 == run_until(policy, 599.0)
+
+
 def test_a_large_ticket_that_waits_for_a_permit_holds_up_nothing():
     policy = Metered(tpm=1000)
     policy.semaphores.set_limit("gpu", 1)
@@ -281,14 +329,8 @@ def test_a_large_ticket_that_waits_for_a_permit_holds_up_nothing():
     policy.answered(0, 0.0)
     policy.semaphores.find("gpu").leases["theirs"] = 1e9
     policy.add(500, tokens=10, caller="bob")
-    went, now = 0, 0.0
-    while now < 1000.0:
-        admitted = policy.go(now)
-        policy.done(*admitted, now=now)
-        went += len(admitted)
-        now = policy.step(now).next_chance
 
-    assert 500 == went
+    assert 500 == run_until(policy, 1000.0)
 
 
 def test_a_cancelled_large_ticket_holds_up_nothing():

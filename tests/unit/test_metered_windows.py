@@ -30,6 +30,15 @@ def test_a_correction_counts_at_once_and_expires_with_its_entry():
     assert 100 == window.free(60.0)
 
 
+def test_an_entry_that_was_corrected_before_its_end_is_set_leaves_nothing():
+    window = WeightedWindow(100)
+    entry = window.take(90)
+    entry.correct(20)
+    entry.expire_at(60.0)
+
+    assert (20, 0) == (window.used(59.0), window.used(60.0))
+
+
 def test_an_expired_entry_is_corrected_no_more():
     window = WeightedWindow(100)
     entry = window.take(90)
