@@ -33,10 +33,21 @@ NOT_INHERITED = ("PYTEST", "COV", "PYTHONDONTWRITEBYTECODE")
 """What pytest-xdist and coverage set for this process is not for one started here. It keeps what it compiles."""
 
 
+PYTEST = """
+import gc, sys
+gc.disable()
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+"""A third of a short run would be the collector of garbage and plugins."""
+
+WITHOUT = ("cacheprovider", "unraisableexception", "xdist")
+
+
 def run(copy, *arguments):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
     return subprocess.run(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, *arguments],
         cwd=copy, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -44,14 +55,15 @@ def run(copy, *arguments):
 def carry_out(copy, step):
     edit(copy, step)
     if step.get("make") == "generated":
-        generated = run(copy, "docs.generate")
+        generated = run(copy, "-m", "docs.generate")
         assert 0 == generated.returncode, generated.stderr
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_tests_of_a_change_fail_until_all_of_it_is_written(copy, name):
     *steps, last = RECIPES[name]["steps"]
-    tests = ("pytest", "-q", "-x", "-p", "no:cacheprovider", *RECIPES[name]["tests"])
+    plugins = [f"-pno:{each}" for each in WITHOUT]
+    tests = ("-c", PYTEST, "-q", "-x", *plugins, *RECIPES[name]["tests"])
     for number, step in enumerate(steps, 1):
         carry_out(copy, step)
         tested = run(copy, *tests)
