@@ -137,6 +137,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [*ordered, *others]
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # modules and tests stay to the end, so the collector need not look at them again and again
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with the marker `every_database` runs on each."""
     if metafunc.definition.get_closest_marker("every_database"):
