@@ -112,7 +112,7 @@ def metered_gate(settings: Settings, gate: AnyGate) -> MeteredGate:
         concurrent_limit=settings.GEMINI_CONCURRENCY_LIMIT,
         limits=call_limits(settings),
         zone=zone(),
-        semaphores=gate.semaphore_table if isinstance(gate, Gate) else None,
+        semaphores=gate.shared_semaphores if isinstance(gate, Gate) else None,
     )
     if isinstance(gate, Gate):
         made.share_semaphores_with(gate)

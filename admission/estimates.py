@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from admission.durations import Durations
 from admission.policy import Policy
-from admission.semaphores import Semaphore, Semaphores, SemaphoreSnapshot
+from admission.semaphores import Semaphore, SemaphoreSnapshot
 from admission.sliding_window import WINDOW, SlidingWindow
 from admission.snapshot import GateSnapshot, GateStats, StallStats
 from admission.unproven import queue_batch
@@ -42,11 +42,6 @@ class Estimates:
     def snapshot(self, semaphore: str | None = None, caller: str | None = None) -> GateSnapshot:
         """The state that `forecast.plan` starts from, if it is for work of this caller that names this semaphore."""
         return self._policy.snapshot(self._clock(), semaphore, caller)
-
-    @property
-    def semaphore_table(self) -> Semaphores:
-        """The semaphores themselves, for another gate that shares them."""
-        return self._policy.semaphores
 
     def semaphores(self) -> list[SemaphoreSnapshot]:
         return [each.snapshot() for each in self._policy.semaphores]

@@ -36,7 +36,7 @@ from ledger.tables import (
     USAGE_OF_ONE,
     of_account,
 )
-from ledger.usage import KeyFacts, grouped, needs_keys
+from ledger.usage import KeyFacts, grouped, needs_keys, rounded
 
 _G: Final = GENERATIONS.c
 _U: Final = USAGE_BY_DAY.c
@@ -100,7 +100,7 @@ class SqlMoney(SqlReader):
         with self._reading() as connection:
             rows = [(tuple(row[: len(by)]), dict(row._mapping)) for row in connection.execute(query)]  # noqa: SLF001
             if not by:
-                return [each for _, each in rows]
+                return [rounded(each) for _, each in rows]
             facts = select(API_KEYS.c.id, API_KEYS.c.name, API_KEYS.c.tags)
             keys = connection.execute(facts).all() if needs_keys(by) else ()
         # Sorted and merged here: a database may sort texts by the rules of a language.

@@ -8,7 +8,7 @@ from typing import Any
 
 from contract.callers import ADMIN
 from ledger import DAY, METADATA, TAG, date_of
-from ledger.records import GenerationRecord, UsageRecord
+from ledger.records import CALL_COUNTS, GenerationRecord, UsageRecord
 from ledger.tables import FIGURES
 
 
@@ -39,12 +39,18 @@ def usage_of(record: GenerationRecord) -> UsageRecord:
         video_seconds=record.video_seconds,
         usd=record.cost_usd,
         credits=record.credits,
+        **{name: getattr(record, name) for name in CALL_COUNTS},
     )
 
 
 def figures(records: Sequence[UsageRecord]) -> dict[str, Any]:
     """The sum of each figure."""
-    return {name: sum(getattr(each, name) for each in records) for name in FIGURES}
+    return rounded({name: sum(getattr(each, name) for each in records) for name in FIGURES})
+
+
+def rounded(sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums without the digits that depend on the order in which a database adds floats."""
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in sums.items()}
 
 
 def groups_of(record: UsageRecord, metadata: str | None, by: Sequence[str]) -> Groups:
@@ -82,7 +88,8 @@ def grouped(
         sums, key=lambda place: [(value is None, "" if value is None else value) for value in place]
     )
     return [
-        {each: _shown(each, value, keys) for each, value in zip(by, place, strict=True)} | sums[place]
+        {each: _shown(each, value, keys) for each, value in zip(by, place, strict=True)}
+        | rounded(sums[place])
         for place in ordered
     ]
 

@@ -54,13 +54,17 @@ _MOMENTS: Final = {
 ADDED: Final[frozenset[str]] = frozenset(
     {
         "account_shared",
+        "calls",
         "clock_skew_seconds",
+        "completion_tokens",
         "cost_basis",
         "cost_bound_usd",
         "creation_in_doubt",
         "file_name",
         "ledger",
+        "prompt_tokens",
         "seed",
+        "thinking_tokens",
         "upstream",
     }
 )
