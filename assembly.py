@@ -157,6 +157,7 @@ def open_files(settings: Settings) -> Files | None:
 def context(settings: Settings) -> ParseContext:
     """Raises SettingsError."""
     path, models = settings.TRIGGER_WORDS_FILE, registry(settings)
+    texts = text_registry(inputs_bound)
     return ParseContext(
         models,
         loopback=settings.REPLICATE_SIMULATE,
@@ -164,7 +165,8 @@ def context(settings: Settings) -> ParseContext:
         timeout=settings.GENERATION_TIMEOUT,
         start_timeout=settings.GENERATION_START_TIMEOUT,
         trigger_words=read_trigger_words(path, models) if path else {},
-        texts=text_registry(inputs_bound),
+        texts=texts,
+        others=texts,
     )
 
 

@@ -123,5 +123,5 @@ def raise_if_failed(record: GenerationRecord, address: str) -> None:
     """Raise the error of a generation that failed. The response also gets the facts of the generation."""
     error = views.error(record)
     if error is not None and not record.placeholder:
-        g.beside_the_error = views.facts(record, address)
+        g.beside_the_error = views.beside_error(record, address)
         raise error

@@ -32,7 +32,8 @@ def call_payer(in_body: str | None) -> Caller:
 def text_context(body: Any, caller: Caller) -> ParseContext:
     """What parsing this call to a text model depends on, or this batch of them. Raises ModelNotAllowed."""
     running = incoming.service()
-    resolver, found = running.core.resolver, replace(running.context, registry=running.context.texts)
+    resolver, pictures = running.core.resolver, running.context.registry
+    found = replace(running.context, registry=running.context.texts, others=pictures)
     if resolver.restricts(caller):
         found = replace(found, may_run=partial(resolver.may_run, caller))
     if caller.key is not None and caller.key.models:

@@ -38,7 +38,7 @@ def stream(service: Runtime, submission: Submission, connection: Any) -> Respons
             if error is None:
                 yield event(views.generation(record, submission.address))
             else:
-                yield event(error.as_item() | {"id": record.id}, "error")
+                yield event(views.beside_error(record, submission.address) | error.as_item(), "error")
         except ClientDisconnected:
             return
         except ServiceError as error:

@@ -20,7 +20,7 @@ from errors import InvalidRequest, Problem
 from generations import views
 from generations.submission import Submission
 from parsing.shapes import BatchRequest
-from parsing.texts import TextRoute, credential_of
+from parsing.texts import TextRoute, credential_of, form_names
 from service import Runtime
 
 routes = Blueprint("texts", __name__)
@@ -124,7 +124,8 @@ def _sent() -> Iterator[tuple[Any, Caller]]:
     """The body without its credentials, and the caller, who may be named only there. The body is released from memory
     at the end."""
     named = call_payer(None) if incoming.has_key() else None
-    with incoming.body(named.turn if named else incoming.peer(), forms=True) as body:
+    names = form_names(incoming.service().context.texts)
+    with incoming.body(named.turn if named else incoming.peer(), forms=True, names=names) as body:
         fields, key = credential_of(body)
         yield fields, named if named is not None and key is None else call_payer(key)
 
@@ -143,9 +144,10 @@ def _call_of(
     """The requested call, or the response to a dry run."""
     address, key = incoming.address(), incoming.idempotency_key()
     route = route_of(service, task)
-    sent = route.single(fields)
+    translated = route.single(fields)
+    sent = translated.body
     context = text_context(sent, caller)
-    parsed = route.parse(incoming.with_files_on_disk(sent, context), context)
+    parsed = route.parse(incoming.with_files_on_disk(sent, context), context, translated.problems)
     if parsed.dry_run:
         batch = BatchRequest([parsed], semaphore=parsed.semaphore)
         forecast = service.loop.run(service.generations.forecast(batch, caller))
@@ -169,10 +171,11 @@ def _batch_of(
     """The requested batch with its plan, or the response to a dry run."""
     address, key = incoming.address(), incoming.idempotency_key()
     route = route_of(service, task)
-    sent = route.batch(fields)
+    translated = route.batch(fields)
+    sent = translated.body
     context = text_context(sent, caller)
     with incoming.turn_for(sent, caller.turn):
-        parsed = route.parse_batch(incoming.with_files_on_disk(sent, context), context)
+        parsed = route.parse_batch(incoming.with_files_on_disk(sent, context), context, translated.problems)
         item_keys = item_keys_of(parsed, sent, context, beside=key)
         may_exist = key is not None and not parsed.dry_run
         joined = (

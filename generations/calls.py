@@ -29,7 +29,7 @@ from ledger import Ledger
 from metering.gate import MeteredGate
 from providers import TryAgain, UpstreamState
 from providers.call_inputs import Pictures, call_of
-from providers.calls import Call, CallAnswer, CallLease, CallLost, CallProvider, LimitHit, partial_of
+from providers.calls import Call, CallAnswer, CallLease, CallLost, CallProvider, LimitHit, Partial, partial_of
 
 REPEAT: Final = "repeat"
 """The value of `on_lost` with which a lost call is sent again, and may be paid twice."""
@@ -242,7 +242,7 @@ class CallRunner:
         reason: BaseException,
     ) -> BaseException:
         """The error to raise for a call that has ended so, whose state is recorded."""
-        partial = reason.partial if isinstance(reason, CallLost) else partial_of(reason.__cause__ or reason)
+        partial = reason.partial if isinstance(reason, CallLost) else _partial_of(reason)
         if partial is None:  # it was not sent, or the provider refused it
             lease.settled(0)
             if isinstance(error, ServiceError):
@@ -306,16 +306,17 @@ class CallRunner:
 
     def _keep(self, generation: Generation, attempt: Attempt, state: CallState, reading: Reading) -> None:
         """Keep the output of an answer, or raise why it is none."""
-        asked, version = attempt.model.name, state.version
-        if version is not None and not version.startswith(asked):
-            attempt.changes = (*attempt.changes, Change("model", asked, "model", version))
+        name, version = attempt.model.name, state.version
+        if version is not None and not version.startswith(name):
+            attempt.changes = (*attempt.changes, Change("model", name, "model", version))
         generation.notes = reading.warnings
         if reading.error is None:
             generation.outputs, generation.kinds = (reading.output,), (reading.kind,)
             return
         generation.text = state.text or None
         attempt.error = reading.error
-        if reading.may_repair and not _mistakes(generation, but=attempt):
+        asked = attempt.input.get("repair") is True
+        if asked and reading.may_repair and not _mistakes(generation, but=attempt):
             raise TryAgain(reading.error, wait=0.0)
         raise reading.error
 
@@ -353,6 +354,11 @@ def _size_checked() -> Iterator[None]:
         yield
     except TooLarge as error:
         raise PromptTooLarge([Problem("prompt", str(error))]) from None
+
+
+def _partial_of(error: BaseException) -> Partial | None:
+    """What had come of a call when this ended it. A timeout is caused by what ended the call."""
+    return partial_of(error) or (None if error.__cause__ is None else partial_of(error.__cause__))
 
 
 def _mistakes(generation: Generation, *, but: Attempt | None = None) -> list[ServiceError]:

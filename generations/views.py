@@ -149,6 +149,12 @@ def error(record: GenerationRecord) -> ServiceError | None:
     return error
 
 
+def beside_error(record: GenerationRecord, address: str) -> Body:
+    """The fields of a problem document about a generation that failed, beside its error."""
+    about = {} if record.error is None else _about_failure(record, record.error)
+    return facts(record, address) | about
+
+
 def item(index: int, record: GenerationRecord, address: str) -> Body:
     """The result of one item of a batch."""
     return {"index": index, **_result(record, address)}
@@ -249,8 +255,12 @@ def _result(record: GenerationRecord, address: str) -> Body:
 
 
 def _failure_of(record: GenerationRecord, error: Failure) -> Body:
-    """The error of a generation, with when a used-up quota is free again."""
-    body = failure(error)
+    """The error of a generation, with the text that came, and when a used-up quota is free again."""
+    return failure(error) | _about_failure(record, error)
+
+
+def _about_failure(record: GenerationRecord, error: Failure) -> Body:
+    body: Body = {}
     if record.text is not None:
         body["text" if error.code == OutputInvalid.code else "partial"] = record.text
     return body if record.resets_at is None else body | {"resets_at": record.resets_at}

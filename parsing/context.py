@@ -20,7 +20,7 @@ class ParseContext:
     a text that is exactly a number or a boolean becomes one where the model takes that, and no defaults are added.
     `resolved` has the other models of the request by the names that it uses, or why a name leads to none. `may_run`
     returns whether the caller may run a model. `timeout` and `start_timeout` are those of requests without their own,
-    in seconds. `texts` are the text models, which have routes of their own."""
+    in seconds. `texts` are the text models, and `others` are the models that have other routes than this request."""
 
     registry: Registry
     loopback: bool = False
@@ -37,6 +37,8 @@ class ParseContext:
 
     texts: Registry = field(default_factory=Registry)
 
+    others: Registry = field(default_factory=Registry)
+
     def find(self, name: str) -> Model | None:
         """The model of this name, declared or resolved."""
         found = self.resolved.get(name) or self.registry.find(name)
@@ -47,10 +49,25 @@ class ParseContext:
         return (self.registry.secrets | model.inputs.secrets) & {*given}
 
     def refusal(self, name: str) -> str | None:
-        """Why this name leads to no model, if the resolver found a reason."""
+        """Why this name leads to no model, if that is known: the model has other routes, or the resolver found a
+        reason."""
+        if (other := self.others.find(name)) is not None:
+            return routes_of(other)
         found = self.resolved.get(name)
         return found if isinstance(found, str) else None
 
     @property
     def validation(self) -> Mapping[str, Any] | None:
         return ACCEPTED if self.accepted else None
+
+
+def routes_of(model: Model) -> str:
+    """The routes of a model, in a sentence about a field that names it where it has none."""
+    if model.kind == "text":
+        return (
+            "is a text model; call it by POST /chat, /structured-output or /cinematic-story-design, several times by "
+            "POST /batch and the same path"
+        )
+    return (
+        f"is not a text model; it makes {model.kind or 'output'}s by POST /generate and POST /generate-batch"
+    )

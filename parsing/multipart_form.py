@@ -43,10 +43,13 @@ _SMALL_FILE = 16_384
 @dataclass(frozen=True, slots=True)
 class FormNames:
     """The fields of a form that are special on its route. `others` has their other names, and the ones that they have
-    here. Those of `once`, by their names here, hold one text."""
+    here. Those of `once`, by their names here, hold one text. Those of `texts` hold text beside what the models say,
+    which are those of the `registry` if there is one."""
 
     others: Mapping[str, str] = field(default_factory=dict)
     once: Set[str] = frozenset()
+    texts: Set[str] = frozenset()
+    registry: Registry | None = None
 
     def problems(self, texts: Mapping[str, Sequence[str]]) -> list[Problem]:
         """The problems of fields that these texts repeat."""
@@ -99,7 +102,7 @@ def read_form(
         opened.append(SpooledPart(spool))
         return opened[-1]
 
-    reader = _Reader(registry, names)
+    reader = _Reader(names.registry or registry, names)
     try:
         counted = cast("IO[bytes]", _Counted(stream, opened, most_text, hold))
         for part, content in read_parts(
@@ -171,7 +174,7 @@ class _Reader:
         self._known = {*OPTIONAL, *registry.takers, *registry.reference_names}
         self._registry = registry
         self._lists = set(_OWN_LISTS)
-        self._texts = _OWN_TEXTS | registry.text_parameters
+        self._texts = _OWN_TEXTS | registry.text_parameters | names.texts
         self._is_declared = True
         self._values = 0
         self._free_texts = registry.free_texts

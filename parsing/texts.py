@@ -4,11 +4,12 @@ The routes have names of fields of their own. They become the inputs of a text m
 which are then parsed as those of `POST /generate` and `/generate-batch` are. Problems have the names of the route.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from auth import CALL_CREDENTIAL
+from catalog.registry import Registry
 from catalog.texts.inputs import TASK
 from catalog.texts.runnable import MAX_OUTPUT
 from contract.tasks import CHAT, STORY, STRUCTURED
@@ -16,8 +17,9 @@ from errors import InvalidRequest, Problem
 from parsing.batch import parse_batch
 from parsing.context import ParseContext
 from parsing.generation import parse_generation
+from parsing.multipart_form import FormNames
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
-from parsing.validation import not_a_field, refuse_if_any, unusable_reasons
+from parsing.validation import not_a_field, refuse, refuse_if_any, unusable_reasons
 
 CREDENTIALS: Final = "credentials"
 
@@ -29,6 +31,21 @@ _SINGLE: Final = ("dry_run", "external_semaphore_id")
 _ITEM: Final = ("idempotency_key",)
 
 _MOST_PROBLEMS: Final = 100
+
+_REQUIRED: Final = "is required"
+
+
+def form_names(texts: Registry) -> FormNames:
+    """What the fields of a form hold on these routes."""
+    return FormNames(texts=frozenset({"user_content", "model"}), registry=texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """A body of `POST /generate`, or of `POST /generate-batch`, and the problems that were found on the way there."""
+
+    body: dict[str, Any]
+    problems: Sequence[Problem] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +75,56 @@ class TextRoute:
         }[task]
         return cls(task, model, max_output_tokens, (*more, *_INPUTS), names, required)
 
-    def translated(self, body: Any, *, further: Iterable[str]) -> dict[str, Any]:
-        """The body of `POST /generate` for one call. Raises InvalidRequest, with all fields that do not belong here."""
+    def single(self, body: Any) -> Translated:
+        """The body of `POST /generate` for a call. Raises InvalidRequest if it is no object."""
         refuse_if_any(unusable_reasons("body", body))
-        fields = {name: value for name, value in body.items() if value is not None}
-        taken = ("model", *self.inputs, *_OWN, *further)
-        problems = [
-            Problem(name, not_a_field(name, taken), value)
-            for name, value in fields.items()
-            if name not in taken
-        ]
-        problems += [Problem(name, "is required") for name in self.required if name not in fields]
-        refuse_if_any(problems)
+        return self._translated(body, further=_SINGLE)
+
+    def batch(self, body: Any) -> Translated:
+        """The body of `POST /generate-batch` for a body with `requests`. Raises InvalidRequest if it has no list of
+        them."""
+        refuse_if_any(unusable_reasons("body", body))
+        fields, problems = _taken(body, ("requests", *BatchFields.model_fields))
+        requests = fields.get("requests")
+        if not isinstance(requests, list):
+            why = "must be a list" if "requests" in fields else _REQUIRED
+            raise InvalidRequest([*problems, Problem("requests", why)])
+        sent: list[Any] = []
+        for index, each in enumerate(requests):
+            if not isinstance(each, dict) or len(problems) > _MOST_PROBLEMS:
+                sent.append(each)
+                continue
+            found = self._translated(each, further=_ITEM)
+            sent.append(found.body)
+            problems += [problem.within(f"requests[{index}]") for problem in found.problems]
+        return Translated({**fields, "requests": sent}, problems)
+
+    def parse(self, sent: Any, context: ParseContext, problems: Sequence[Problem] = ()) -> GenerationRequest:
+        """The call of a translated body, which had these problems. Raises InvalidRequest."""
+        try:
+            found = parse_generation(sent, context)
+        except InvalidRequest as invalid:
+            refuse(_all([*problems, *map(self._named, invalid.problems)]))
+        refuse_if_any(list(problems))
+        return found
+
+    def parse_batch(self, sent: Any, context: ParseContext, problems: Sequence[Problem] = ()) -> BatchRequest:
+        """The calls of a translated body with `requests`, which had these problems. Raises InvalidRequest."""
+        try:
+            found = parse_batch(sent, context)
+        except InvalidRequest as invalid:
+            refuse(_all([*problems, *map(self._named, invalid.problems)]))
+        refuse_if_any(list(problems))
+        return found
+
+    def _translated(self, body: Mapping[str, Any], *, further: Iterable[str]) -> Translated:
+        """The body of `POST /generate` for one call. What does not belong here is left out, and is a problem."""
+        fields, problems = _taken(body, ("model", *self.inputs, *_OWN, *further))
+        problems += [Problem(name, _REQUIRED) for name in self.required if name not in fields]
         found = {self.names.get(name, name): value for name, value in fields.items()}
-        return {"model_name": self.model, MAX_OUTPUT: self.max_output_tokens, **found, TASK: self.task}
+        return Translated(
+            {"model_name": self.model, MAX_OUTPUT: self.max_output_tokens, **found, TASK: self.task}, problems
+        )
 
     def _named(self, problem: Problem) -> Problem:
         """The same problem, with the caller's name of its field."""
@@ -79,47 +132,24 @@ class TextRoute:
         back = {ours: theirs for theirs, ours in self.names.items()}
         return replace(problem, field=f"{where}{dot}{back.get(field, field)}")
 
-    def single(self, body: Any) -> dict[str, Any]:
-        """The body of `POST /generate` for a call. Raises InvalidRequest."""
-        return self.translated(body, further=_SINGLE)
 
-    def batch(self, body: Any) -> dict[str, Any]:
-        """The body of `POST /generate-batch` for a body with `requests`. Raises InvalidRequest."""
-        refuse_if_any(unusable_reasons("body", body))
-        fields = {name: value for name, value in body.items() if value is not None}
-        taken = ("requests", *BatchFields.model_fields)
-        problems = [
-            Problem(name, not_a_field(name, taken), value)
-            for name, value in fields.items()
-            if name not in taken
-        ]
-        requests = fields.get("requests")
-        if not isinstance(requests, list):
-            problems.append(Problem("requests", "must be a list" if "requests" in fields else "is required"))
-        sent = []
-        for index, each in enumerate(requests if isinstance(requests, list) else ()):
-            try:
-                sent.append(self.translated(each, further=_ITEM))
-            except InvalidRequest as invalid:
-                problems += [problem.within(f"requests[{index}]") for problem in invalid.problems]
-            if len(problems) > _MOST_PROBLEMS:
-                break
-        refuse_if_any(problems)
-        return {**fields, "requests": sent}
+def _taken(body: Mapping[str, Any], taken: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
+    """The fields that a route takes and that are not null, and the problems of the others."""
+    fields = {name: value for name, value in body.items() if value is not None}
+    problems = [
+        Problem(name, not_a_field(name, taken), value) for name, value in fields.items() if name not in taken
+    ]
+    return {name: value for name, value in fields.items() if name in taken}, problems
 
-    def parse(self, sent: Any, context: ParseContext) -> GenerationRequest:
-        """The call of a translated body. Raises InvalidRequest."""
-        try:
-            return parse_generation(sent, context)
-        except InvalidRequest as invalid:
-            raise InvalidRequest(map(self._named, invalid.problems)) from None
 
-    def parse_batch(self, sent: Any, context: ParseContext) -> BatchRequest:
-        """The calls of a translated body with `requests`. Raises InvalidRequest."""
-        try:
-            return parse_batch(sent, context)
-        except InvalidRequest as invalid:
-            raise InvalidRequest(map(self._named, invalid.problems)) from None
+def _all(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems, each once. A field that is there but wrong is not missing, too."""
+    wrong = {each.field for each in problems if each.message != _REQUIRED}
+    found: dict[tuple[str, str], Problem] = {}
+    for each in problems:
+        if each.message != _REQUIRED or each.field not in wrong:
+            found.setdefault((each.field, each.message), each)
+    return list(found.values())
 
 
 def credential_of(body: Any) -> tuple[Any, str | None]:
