@@ -26,6 +26,7 @@ from generations.call_state import CallState
 from generations.generation import Generation
 from generations.upstreams import Upstream
 from ledger import Ledger
+from loop_thread import Pool
 from metering.gate import MeteredGate
 from providers import TryAgain, UpstreamState
 from providers.call_inputs import Pictures, call_of
@@ -36,6 +37,9 @@ REPEAT: Final = "repeat"
 
 _UNKNOWN_WAIT: Final = 60.0
 """Seconds for which a model or account is closed if the provider does not say for how long."""
+
+_LONG: Final = 20_000
+"""Characters of an answer whose check would block the loop for more than some ten milliseconds."""
 
 _LEDGER_PAUSE: Final = 1.0
 """Seconds between retries while the ledger cannot be written."""
@@ -90,7 +94,8 @@ class FullCallProvider(CallProvider, Protocol):
 
 class CallRunner:
     """Makes attempts at a provider whose calls are their own answers. `timeout` bounds a call without its own, in
-    seconds. `pictures` fetches the images of a prompt. `prove` is called with a caller whose key was accepted."""
+    seconds. `pictures` fetches the images of a prompt, and long answers are read on `threads`. `prove` is called with a
+    caller whose key was accepted."""
 
     def __init__(
         self,
@@ -100,6 +105,7 @@ class CallRunner:
         ledger: Ledger,
         timeout: float,
         pictures: Pictures,
+        threads: Pool,
         prove: Callable[[Caller], object] = lambda caller: None,
     ) -> None:
         self._provider = provider
@@ -107,6 +113,7 @@ class CallRunner:
         self._ledger = ledger
         self._timeout = timeout
         self._pictures = pictures
+        self._threads = threads
         self._prove = prove
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
@@ -130,7 +137,11 @@ class CallRunner:
             raise
         state = attempt.call = CallState(demand.tokens, demand.micro_usd)
         answer = await self._send(generation, attempt, state, call, demand)
-        self._keep(generation, attempt, state, read(answer, step.input))
+        if len(answer.text) > _LONG:
+            reading = await self._threads.run(lambda: read(answer, step.input))
+        else:
+            reading = read(answer, step.input)
+        self._keep(generation, attempt, state, reading)
 
     async def _demand(
         self, generation: Generation, call: Call, attempt: Attempt, batch: Batch | None
@@ -329,7 +340,9 @@ class Calls:
     gate: MeteredGate
     pictures: PictureSource
 
-    def upstream(self, ledger: Ledger, *, timeout: float, prove: Callable[[Caller], object]) -> Upstream:
+    def upstream(
+        self, ledger: Ledger, *, timeout: float, threads: Pool, prove: Callable[[Caller], object]
+    ) -> Upstream:
         """How attempts with its models are made."""
         runner = CallRunner(
             provider=self.provider,
@@ -337,6 +350,7 @@ class Calls:
             ledger=ledger,
             timeout=timeout,
             pictures=self.pictures.fetch,
+            threads=threads,
             prove=prove,
         )
         return Upstream(runner, self.gate)

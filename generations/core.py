@@ -118,7 +118,7 @@ class Core:
         self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = parts.outbox(settings, ledger, archive, authenticator)
-        self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
+        self.runner = self._runner(settings, ledger, archive, outputs, first_backoff, cpu)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments, parts.joined(archive))
         self.keys = self._keys(ledger, archive, authenticator)
         self.suspension = self._suspension(ledger, archive)
@@ -212,6 +212,7 @@ class Core:
         archive: Archive,
         outputs: Files | None,
         first_backoff: float,
+        cpu: Pool,
     ) -> Runner:
         attempts = AttemptRunner(
             provider=self.provider,
@@ -225,7 +226,7 @@ class Core:
         upstreams = {CREATIONS: Upstream(attempts, self.gate)}
         if self.calls is not None:
             upstreams[CALLS] = self.calls.upstream(
-                ledger, timeout=settings.GENERATION_TIMEOUT, prove=self.checks.prove
+                ledger, timeout=settings.GENERATION_TIMEOUT, threads=cpu, prove=self.checks.prove
             )
         return Runner(
             upstreams=Upstreams(upstreams),
