@@ -200,11 +200,15 @@ class Runtime:
         spent = self.core.budget.load(self.queries)
         hash_key = self.queries.meta(HASH_KEY)
         limits, semaphores = self.core.limits.load(self.queries), self.core.semaphores.load(self.queries)
+        calls = self.core.calls
+        past = calls and calls.read_past(self.queries, simulated=self.settings.REPLICATE_SIMULATE)
 
         def begin() -> None:
             self.authenticator.hash_key = hash_key
             self.core.key_directory.begin()
             self.core.semaphores.begin(semaphores)
+            if calls and past:
+                calls.begin(past, self.context.texts)
             self.core.begin(state, spent=spent)
             self.core.limits.begin(limits)
             if self.group:

@@ -13,6 +13,7 @@ from catalog.adaptation import Change, Step
 from catalog.model import Model
 from catalog.outputs import Produced
 from catalog.prices import LONGEST, NOTHING, Basis
+from catalog.texts.runnable import CallModel
 from concurrency import Lease
 from errors import OutcomeUnknown, ServiceError
 from generations.call_state import CallState
@@ -67,6 +68,9 @@ class Attempt:
         attempt = cls(step.model, step.input, step.changes, longest=longest)
         attempt.submitted_at, attempt.answered_at = record.submitted_at, record.answered_at
         attempt.fingerprint, attempt.clock_skew = record.fingerprint, record.clock_skew
+        if record.prompt_tokens is not None and isinstance(step.model, CallModel):
+            bound = step.model.bound_of(step.input, record.prompt_tokens)
+            attempt.call = CallState(record.prompt_tokens, bound)
         if record.prediction_id is not None:
             since = record.answered_at or record.submitted_at or 0.0
             created_at = record.created_at
@@ -214,7 +218,7 @@ class FinishedAttempt:
 
     @property
     def basis(self) -> Basis:
-        return self.model.basis()
+        return "declared" if self.kept.completion_tokens is not None else self.model.basis()
 
     @property
     def passed_over(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Final, Protocol, Self
 from admission.metered.demand import Demand, TooLarge
 from auth import Caller
 from catalog.adaptation import Change, Step
+from catalog.registry import Registry
 from catalog.texts.runnable import CallModel
 from errors import GenerationTimeout, LedgerDown, OutcomeUnknown, Problem, ServiceError
 from errors.calls import PromptTooLarge
@@ -24,8 +25,9 @@ from generations.attempts import Attempt
 from generations.batch import Batch
 from generations.call_state import CallState
 from generations.generation import Generation
+from generations.past import PastCalls
 from generations.upstreams import Upstream
-from ledger import Ledger
+from ledger import Ledger, Queries
 from loop_thread import Pool
 from metering.gate import MeteredGate
 from providers import TryAgain, UpstreamState
@@ -218,13 +220,13 @@ class CallRunner:
                 )
         except LimitHit as hit:
             lease.settled(0)
-            attempt.error = hit.error
+            attempt.error, attempt.answered_at = hit.error, time.time()
             raise self._limited(generation.caller.account, call.model, hit) from None
         except TryAgain as again:
             lease.settled(0)
-            attempt.error = again.error
+            attempt.error, attempt.answered_at = again.error, time.time()
             if again.unreachable or again.held_back:
-                attempt.submitted_at = None  # nothing was sent
+                attempt.submitted_at = attempt.answered_at = None  # nothing was sent
             raise
         except BaseException as reason:
             error = reason
@@ -257,7 +259,7 @@ class CallRunner:
         if partial is None:  # it was not sent, or the provider refused it
             lease.settled(0)
             if isinstance(error, ServiceError):
-                attempt.error = error
+                attempt.error, attempt.answered_at = error, time.time()
             else:
                 attempt.submitted_at = None
             return error
@@ -339,6 +341,15 @@ class Calls:
     provider: FullCallProvider
     gate: MeteredGate
     pictures: PictureSource
+
+    def read_past(self, queries: Queries, *, simulated: bool) -> PastCalls:
+        """The calls of earlier processes that still count. Blocks, and raises LedgerDown."""
+        began = self.gate.day_began()
+        return PastCalls.read(queries, now=time.time(), day_began=began, simulated=simulated)
+
+    def begin(self, past: PastCalls, texts: Registry) -> None:
+        """Count the calls of earlier processes, before any is admitted. `texts` are the models."""
+        past.count(self.gate, now=time.time(), day_began=self.gate.day_began(), texts=texts)
 
     def upstream(
         self, ledger: Ledger, *, timeout: float, threads: Pool, prove: Callable[[Caller], object]

@@ -42,8 +42,9 @@ from generations.lifecycle import Runner
 from generations.limits import ConfiguredLimits
 from generations.lost_calls import LostCalls
 from generations.model_pages import ModelPages
+from generations.past import seconds_in_doubt
 from generations.push import PushInbox
-from generations.recovery import Recovery, StartupState, seconds_in_doubt
+from generations.recovery import Recovery, StartupState
 from generations.remote import Remote
 from generations.resolver import AllowedModels
 from generations.retries import FIRST_BACKOFF

@@ -9,13 +9,12 @@ Simulated work never resumes as real work, nor real work as simulated.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
 
-from admission.sliding_window import WINDOW
 from auth import Caller
 from catalog.model import Model
 from contract.door_facts import REPLICATE
@@ -31,6 +30,7 @@ from generations.batch import Batch
 from generations.endings import cancelled, ended_record
 from generations.generation import Generation
 from generations.joined import items_of_record, joined_ids
+from generations.past import answered_ago
 from ledger import Queries
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord
 from ledger.rivals import target_of
@@ -43,9 +43,6 @@ from providers import Limits, UncertainCreation
 log = structlog.get_logger("recovery")
 
 _OTHER_MODE: Final = "A simulated generation cannot continue at Replicate, nor a real one at the simulator."
-
-LONGEST_DOUBT: Final = 600.0
-"""Seconds after sending for which a creation without an answer may still arrive, if nothing searches for it."""
 
 CallerOf = Callable[[str], Caller | None]
 """The caller with this id if its work runs on the server's token, and there is one."""
@@ -294,11 +291,13 @@ def load_startup_state(
     return StartupState(
         restored=restored,
         suspended=suspended,
-        answered_ago=_answered_ago(
+        answered_ago=answered_ago(
             queries, now, {each.id for each in restored.running} | {each.id for each in suspended}
         ),
         prediction_ids=[
-            each.prediction_id for each in queries.recent_attempts(known_since) if each.prediction_id
+            each.prediction_id
+            for each in queries.recent_attempts(known_since)
+            if each.prediction_id and not each.is_call
         ],
         uncertain=[each for record in suspended for each in _uncertain(record)],
         deliveries=[
@@ -361,39 +360,3 @@ def _uncertain(record: GenerationRecord) -> Iterator[UncertainCreation]:
             yield UncertainCreation(
                 attempt_id, record.caller_id, target_of(record, each), each.fingerprint, each.submitted_at
             )
-
-
-def seconds_in_doubt(since: float, *, now: float) -> float:
-    """How long a creation sent at `since` may still arrive if nothing searches for it; negative afterwards."""
-    return LONGEST_DOUBT - max(now - since, 0.0)
-
-
-def _answered_ago(
-    queries: Queries, now: float, unfinished: Collection[str]
-) -> dict[str | None, Sequence[float]]:
-    since = now - LONGEST_DOUBT - WINDOW
-    keys = queries.recent_work_of_keys(since)
-    attempts: defaultdict[str | None, list[AttemptRecord]] = defaultdict(list)
-    for each in queries.recent_attempts(since):
-        attempts[keys.get(each.generation_id)].append(each)
-    return {
-        caller: seconds_since(recent, now=now, unfinished=unfinished) for caller, recent in attempts.items()
-    }
-
-
-def seconds_since(
-    attempts: Iterable[AttemptRecord], *, now: float, unfinished: Collection[str] = ()
-) -> list[float]:
-    """Seconds since each recent creation was answered, or a search for it ended.
-
-    Negative for a creation without an answer, which may still arrive: it counts as answered after `LONGEST_DOUBT`.
-    Creations of `unfinished` generations are left out: the gate counts them when they are resumed. Dates in the future
-    count as now, since the clock may have been set back."""
-    ago = (
-        max(now - each.answered_at, 0.0)
-        if each.answered_at is not None
-        else -seconds_in_doubt(each.submitted_at, now=now)
-        for each in attempts
-        if each.submitted_at is not None and not (each.is_in_doubt and each.generation_id in unfinished)
-    )
-    return [seconds for seconds in ago if seconds < WINDOW]

@@ -226,7 +226,34 @@ class AccessQueries(Protocol):
         """The act with this id."""
 
 
-class Queries(ModelQueries, AccessQueries, Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastCall:
+    """A call to a text model that was sent. `tokens` are those of its prompt, and `usd` is the most it has cost.
+
+    `answered_at` is when its answer began, and `ended_at` when its generation ended. If it `is_lost`, the end of its
+    answer never came."""
+
+    caller_id: str
+    model: str
+    submitted_at: float
+    answered_at: float | None
+    ended_at: float | None
+    tokens: int
+    usd: float
+    is_lost: bool
+
+
+class CallQueries(Protocol):
+    """Reads the calls that still count in the limits of their accounts, each either `simulated` or not."""
+
+    def past_calls(self, since: float, *, simulated: bool) -> Sequence[PastCall]:
+        """The calls of each generation that ended at or after `since`, or has not ended."""
+
+    def calls_since(self, moment: float, *, simulated: bool) -> Mapping[tuple[str, str], int]:
+        """How many calls were sent since this moment, by caller and model."""
+
+
+class Queries(ModelQueries, AccessQueries, CallQueries, Protocol):
     """Reads records. Every method blocks, is safe on any thread, and raises LedgerDown. Records that are not flushed
     may be missing."""
 

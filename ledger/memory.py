@@ -30,6 +30,7 @@ from ledger.claims import (
     keys_of,
 )
 from ledger.memory_access import MemoryAccess
+from ledger.memory_calls import MemoryPastCalls
 from ledger.memory_lists import MemoryLists, joined_by
 from ledger.memory_lost_calls import MemoryLostCalls
 from ledger.memory_money import MemoryMoney
@@ -57,7 +58,7 @@ _RETRY_DELAY: Final = 1.0
 """Seconds between attempts to commit while `trouble` is set."""
 
 
-class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryLostCalls):
+class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryLostCalls, MemoryPastCalls):
     """`ledger.Ledger` and `ledger.Queries`. While `trouble` is set, nothing is committed."""
 
     def __init__(

@@ -29,6 +29,7 @@ from ledger.access import SqlAccess
 from ledger.column_types import JsonText, MembersOf
 from ledger.lost_calls import SqlLostCalls
 from ledger.money import SqlMoney
+from ledger.past_calls import SqlPastCalls
 from ledger.published import SqlModels
 from ledger.records import (
     AttemptRecord,
@@ -67,7 +68,7 @@ _BEGIN: Final = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATA
 """Begins a transaction that sees one moment, by dialect."""
 
 
-class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
+class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls, SqlPastCalls):
     """`ledger.Queries` on a database. Each query takes a connection from the pool."""
 
     def generation(self, generation_id: str) -> GenerationRecord | None:
@@ -226,6 +227,7 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls):
             ATTEMPTS.c.generation_id.in_(select(_G.id).where(_UNFINISHED)),
             ATTEMPTS.c.open,
             ATTEMPTS.c.prediction_id.is_(None),
+            ATTEMPTS.c.prompt_tokens.is_(None),  # nothing searches for a call
         )
         with self._reading() as connection:
             oldest: float | None = connection.scalar(query)

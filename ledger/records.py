@@ -73,13 +73,13 @@ class AttemptRecord:
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether it was submitted, and may or may not have created a prediction."""
-        return self.open and self.submitted_at is not None and self.prediction_id is None
+        """Whether it was submitted, and may or may not have created a prediction. Calls create none."""
+        return self.open and self.submitted_at is not None and not (self.prediction_id or self.is_call)
 
     @property
     def may_have_created(self) -> bool:
         """Whether it created a prediction, or may have. An attempt with an unknown outcome has a cost."""
-        return self.prediction_id is not None or self.is_in_doubt or self.cost_usd > 0
+        return bool(self.open and self.submitted_at) or self.prediction_id is not None or self.cost_usd > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

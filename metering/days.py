@@ -31,6 +31,11 @@ class Days:
             self._began, self._ends = moment, ends
         return ends
 
+    def began(self, unix: float) -> float:
+        """The Unix time of the last midnight in this zone."""
+        today = datetime.fromtimestamp(unix, self._zone).date()
+        return datetime.combine(today, time_of_day.min, self._zone).timestamp()
+
     def midnight_after(self, unix: float) -> float:
         """The Unix time of the next midnight in this zone."""
         tomorrow = datetime.fromtimestamp(unix, self._zone).date() + timedelta(days=1)

@@ -4,6 +4,7 @@ It adds the waiting, as `concurrency.Gate` does for predictions: a future for ea
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, tzinfo
 
@@ -118,11 +119,28 @@ class MeteredGate(MeteredEstimates, Stepper):
         self._policy.upstream_answered(account, sent, _now())
         self.admit_soon()
 
-    def count(self, account: str, model: str, *, answered_ago: float, tokens: int, micro_usd: int) -> None:
+    def count(
+        self,
+        account: str,
+        model: str,
+        *,
+        answered_ago: float,
+        tokens: int,
+        micro_usd: int,
+        ended_ago: float | None = None,
+        caller: str | None = None,
+    ) -> None:
         """Count a call of an earlier process, answered so many seconds ago (negative if it may be answered still),
-        except in the day. Call it before any admission."""
+        except in the day. Call it before any admission. It ended `ended_ago`, by default when it was answered."""
+        now = _now()
         self._policy.count(
-            account, model, answered_ago=answered_ago, tokens=tokens, micro_usd=micro_usd, now=_now()
+            account,
+            model,
+            answered=now - answered_ago,
+            ended=now - (answered_ago if ended_ago is None else ended_ago),
+            tokens=tokens,
+            micro_usd=micro_usd,
+            caller=caller,
         )
 
     def count_day(self, account: str, model: str, calls: int) -> None:
@@ -137,6 +155,10 @@ class MeteredGate(MeteredEstimates, Stepper):
         """Admit nothing any more: every current and every later wait raises `reason()`."""
         self._closed = reason
         reject(self._policy.clear(), reason)
+
+    def day_began(self) -> float:
+        """The Unix time at which the present day of the upstream began. In any thread."""
+        return self._days.began(time.time())
 
     def day_ends(self) -> float:
         """When the present day of the upstream ends, by the loop's clock."""

@@ -235,17 +235,21 @@ class MeteredPolicy:
         account: str,
         model: str,
         *,
-        answered_ago: float,
+        answered: float,
+        ended: float,
         tokens: int,
         micro_usd: int,
-        now: float,
+        caller: str | None = None,
     ) -> None:
-        """Count a call of an earlier process that was answered so many seconds ago, except in the day."""
+        """Count a call of an earlier process that was answered and ended at these moments, except in the day. It also
+        counts in the own window of its `caller`."""
         found = self.account(account)
-        lane, at = found.lane(model), now - answered_ago
-        lane.places.add(1, at + WINDOW)
-        lane.tokens.window.add(tokens, at + WINDOW)
-        found.money.window.add(micro_usd, at + MONEY_WINDOW)
+        lane = found.lane(model)
+        lane.places.add(1, answered + WINDOW)
+        lane.tokens.window.add(tokens, answered + WINDOW)
+        found.money.window.add(micro_usd, ended + MONEY_WINDOW)
+        if caller is not None and (own := self._own_of(caller)).limits.per_minute is not None:
+            own.window.add(1, answered + WINDOW)
 
     def count_day(self, account: str, model: str, calls: int, now: float) -> None:
         """Count so many calls of earlier processes in the present day."""

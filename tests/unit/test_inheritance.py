@@ -3,7 +3,8 @@
 import asyncio
 import time
 
-from generations.recovery import Recovery, load_startup_state, seconds_since
+from generations.past import seconds_since
+from generations.recovery import Recovery, load_startup_state
 from ledger.memory import MemoryLedger
 from ledger.records import AttemptRecord, GenerationRecord
 from parsing.attachments import Attachments

@@ -589,9 +589,9 @@ def test_a_release_without_an_answer_is_a_lost_call():
 
 def test_calls_of_an_earlier_process_count():
     policy = Metered(tpm=100, money=1000, models={"max": ModelLimits(rpm=1), "day": ModelLimits(rpd=2)})
-    policy.count("ours", "lite", answered_ago=20.0, tokens=60, micro_usd=0, now=100.0)
-    policy.count("ours", "max", answered_ago=-5.0, tokens=0, micro_usd=0, now=100.0)
-    policy.count("hers", "lite", answered_ago=30.0, tokens=0, micro_usd=970, now=100.0)
+    policy.count("ours", "lite", answered=80.0, ended=80.0, tokens=60, micro_usd=0)
+    policy.count("ours", "max", answered=105.0, ended=105.0, tokens=0, micro_usd=0)
+    policy.count("hers", "lite", answered=60.0, ended=70.0, tokens=0, micro_usd=970)
     policy.count_day("ours", "day", 2, 100.0)
     policy.add(tokens=41)
     policy.add(model="max")
