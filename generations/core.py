@@ -257,7 +257,7 @@ class Core:
             keys=keys,
             attachments=attachments,
             max_queued=settings.MAX_QUEUED,
-            key_limits=KeyLimits(self.gate),
+            key_limits=KeyLimits(self.gate, self.calls.gate if self.calls else None),
             joined=joined,
         )
 
@@ -316,7 +316,13 @@ class Core:
         cpu: Pool,
         remote: Remote | None,
     ) -> GenerationService:
-        status = Status(supervisor=self.supervisor, gate=self.gate, threads=cpu, learned=self._learned)
+        status = Status(
+            supervisor=self.supervisor,
+            gate=self.gate,
+            threads=cpu,
+            learned=self._learned,
+            calls=self.calls.gate if self.calls else None,
+        )
         elsewhere = Elsewhere(
             supervisor=self.supervisor,
             archive=archive,

@@ -16,16 +16,17 @@ from contract.callers import KEY_PREFIX
 from errors import QueueFull
 from generations.generation import Generation
 from ledger.access_records import ApiKeyRecord
+from metering.gate import MeteredGate
 
 _PUBLISHED: Final = "waiting_of_keys"
 
 
 class KeyLimits:
-    """The limits of all keys that are not deleted, in this process. `elsewhere` counts the waiting work of each key in
-    the other processes."""
+    """The limits of all keys that are not deleted, in this process, at the gate of creations and at that of `calls`.
+    `elsewhere` counts the waiting work of each key in the other processes."""
 
-    def __init__(self, gate: AnyGate) -> None:
-        self._gate = gate
+    def __init__(self, gate: AnyGate, calls: MeteredGate | None = None) -> None:
+        self._gates: tuple[AnyGate | MeteredGate, ...] = (gate,) if calls is None else (gate, calls)
         self._max_queued: dict[str, int] = {}
         self._elsewhere: Counter[str] = Counter()
 
@@ -35,7 +36,8 @@ class KeyLimits:
         for key in keys:
             if key.deleted_at is None:
                 limits = {"max_concurrent": key.max_concurrent, "per_minute": key.requests_per_minute}
-                self._gate.limit_caller(key.id, **limits)
+                for gate in self._gates:
+                    gate.limit_caller(key.id, **limits)
             if key.max_queued is None or key.deleted_at is not None:
                 self._max_queued.pop(key.id, None)
             else:
@@ -55,7 +57,7 @@ class KeyLimits:
         if too_many > 0:
             raise QueueFull(
                 f"{waiting} generations of this key are waiting, this adds {more}, and its max_queued is {most}.",
-                retry_after=self._gate.seconds_to_admit(turn, min(too_many, waiting)),
+                retry_after=max(gate.seconds_to_admit(turn, min(too_many, waiting)) for gate in self._gates),
                 retryable=more <= most,
             )
 

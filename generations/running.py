@@ -64,12 +64,13 @@ class RunningWork:
         return self._naming[semaphore] > 0
 
     def queue_position(self, generation: Generation) -> int:
-        """How many generations of the same caller and batch queue before this one."""
+        """How many generations of the same caller, batch and provider queue before this one."""
         before = 0
         for _, other in self.generations.values():
             if other is generation:
                 break
             same = (other.caller.turn, other.batch_id) == (generation.caller.turn, generation.batch_id)
+            same = same and other.request.model.provider == generation.request.model.provider
             before += same and other.semaphore == generation.semaphore and other.state == "queued"
         return before
 

@@ -5,11 +5,11 @@ generations did.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from admission.forecast import Item, plan, seconds_left
+from admission.forecast import seconds_left
 from auth import Caller
+from catalog.texts.runnable import CallModel
 from cluster import AnyGate
 from contract.states import iso8601
 from generations import views
@@ -19,20 +19,29 @@ from generations.batch import Batch, Work
 from generations.costs import Estimate, Forecast
 from generations.generation import Generation
 from generations.learned import Learned
+from generations.lines import Line, line_of, planned
 from generations.supervisor import Supervisor
 from ledger.records import PlanRecord
 from loop_thread import Pool
+from metering.gate import MeteredGate
 from parsing.shapes import BatchRequest
-
-Line = tuple[str, str | None, int, str | None]
-"""A place in the queue: the caller's turn, the batch, the number of generations of the same caller, batch and semaphore
-ahead of it, and the semaphore."""
 
 
 class Status:
-    def __init__(self, *, supervisor: Supervisor, gate: AnyGate, threads: Pool, learned: Learned) -> None:
+    """`gate` admits creations, and `calls` the calls of text models."""
+
+    def __init__(
+        self,
+        *,
+        supervisor: Supervisor,
+        gate: AnyGate,
+        threads: Pool,
+        learned: Learned,
+        calls: MeteredGate | None = None,
+    ) -> None:
         self._supervisor = supervisor
         self._gate = gate
+        self._calls = calls
         self._threads = threads
         self._learned = learned
 
@@ -53,21 +62,8 @@ class Status:
     async def forecast(self, request: BatchRequest, caller: Caller) -> Forecast:
         """The forecast of a batch of this caller if it were submitted now."""
         costs = await self._learned.estimates(request.requests)
-        items = [
-            Item(each.model.name, each.model.usual_seconds, cost.usd, each.model.credits, each.model.boots)
-            for each, cost in zip(request.requests, costs, strict=True)
-        ]
-        snapshot, durations = self._gate.snapshot(request.semaphore, caller.turn), self._gate.durations
-        found = await self._threads.run(
-            partial(
-                plan,
-                items,
-                snapshot,
-                durations,
-                caller=caller.turn,
-                max_concurrent=request.max_concurrent,
-                semaphore=request.semaphore,
-            )
+        found = await planned(
+            request, caller, costs, creations=self._gate, calls=self._calls, threads=self._threads
         )
         record = PlanRecord(found.strategy, found.seconds, found.cost_usd, found.credits)
         return Forecast(record, Estimate.total(costs))
@@ -78,7 +74,7 @@ class Status:
         line = self._line(generation)  # computed once for both uses, since the queue may be long
         body: dict[str, Any] = {"estimated_seconds": round(self._seconds(generation, line), 1)}
         if line is not None:
-            body["place"] = self._gate.queue_position(*line)
+            body["place"] = line.place
         if generation.progress is not None:
             body["progress"] = generation.progress
         if generation.last is not None and generation.last.is_searched_for:
@@ -87,20 +83,27 @@ class Status:
 
     def _seconds(self, generation: Generation, line: Line | None) -> float:
         model = generation.model
-        usual = self._gate.durations.usual(model.name, model.usual_seconds)
+        durations, name = (
+            (self._calls.durations, model.target)
+            if self._calls is not None and isinstance(model, CallModel)
+            else (self._gate.durations, model.name)
+        )
+        usual = durations.usual(name, model.usual_seconds)
         if line is not None:
-            batch = self._supervisor.find(generation.batch_id or "")
-            bound = batch.max_concurrent if isinstance(batch, Batch) else None
-            wait = self._gate.estimated_wait(*line, usual=usual, bound=bound, boots=model.boots)
-            return usual + wait
+            return usual + line.wait(usual, self._at_once(generation))
         return seconds_left(usual, held=_running_for(generation.last) if generation.last else 0.0)
 
     def _line(self, generation: Generation) -> Line | None:
         """Its place in the queue; None if it is not queued."""
         if generation.state != "queued":
             return None
-        ahead = self._supervisor.running.queue_position(generation)
-        return generation.caller.turn, generation.batch_id, ahead, generation.semaphore
+        ahead, at_once = self._supervisor.running.queue_position(generation), self._at_once(generation)
+        return line_of(generation, ahead, creations=self._gate, calls=self._calls, at_once=at_once)
+
+    def _at_once(self, generation: Generation) -> int | None:
+        """How many generations of its batch may run at once."""
+        batch = self._supervisor.find(generation.batch_id or "")
+        return batch.max_concurrent if isinstance(batch, Batch) else None
 
     def _batch(self, batch: Batch) -> dict[str, Any]:
         running = [each for each in batch.items if isinstance(each, Generation) and not each.has_ended]
@@ -117,7 +120,7 @@ class Status:
                 max(self._seconds(each, self._line(each)) for each in (running[0], running[-1])), 1
             )
             if queued is not None and (line := self._line(queued)) is not None:
-                body["place"] = self._gate.queue_position(*line)
+                body["place"] = line.place
         elif not batch.has_ended:
             since = [each.record().suspended_at for each in batch.items]
             if suspended := [each for each in since if each is not None]:

@@ -1,0 +1,149 @@
+"""The places of queued work at its gate: that of creations, or that of calls which are their own answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Protocol
+
+from admission.forecast import Item, Plan, plan
+from admission.metered import forecast as metered
+from admission.metered.demand import Demand
+from admission.metered.snapshot import MeteredSnapshot
+from auth import Caller
+from catalog.adaptation import Step
+from catalog.texts.runnable import CallModel
+from cluster import AnyGate
+from generations.costs import Estimate
+from generations.generation import Generation
+from loop_thread import Pool
+from metering.gate import MeteredGate
+from parsing.shapes import BatchRequest
+
+_BYTES_PER_TOKEN: Final = 4
+"""Bytes of English text that a token has on average. The bound of a prompt counts one."""
+
+
+class Line(Protocol):
+    """The place of one queued generation."""
+
+    @property
+    def place(self) -> int:
+        """From 1, which is next."""
+
+    def wait(self, usual: float, bound: int | None) -> float:
+        """The seconds until its admission, if it usually runs for so many. `bound` is how many of its batch may run at
+        once."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreationLine:
+    """`ahead` generations of the same caller, batch and semaphore are before it."""
+
+    gate: AnyGate
+    generation: Generation
+    ahead: int
+
+    @property
+    def place(self) -> int:
+        queued = self.generation
+        return self.gate.queue_position(queued.caller.turn, queued.batch_id, self.ahead, queued.semaphore)
+
+    def wait(self, usual: float, bound: int | None) -> float:
+        queued = self.generation
+        line = queued.caller.turn, queued.batch_id, self.ahead, queued.semaphore
+        return self.gate.estimated_wait(*line, usual=usual, bound=bound, boots=queued.model.boots)
+
+
+@dataclass(frozen=True, slots=True)
+class CallLine:
+    """`ahead` calls of the same caller, batch and semaphore are before it."""
+
+    gate: MeteredGate
+    demand: Demand
+    ahead: int
+
+    @property
+    def place(self) -> int:
+        return self.gate.queue_position(self.demand, self.ahead)
+
+    def wait(self, usual: float, bound: int | None) -> float:  # noqa: ARG002 - its demand has the bound
+        return self.gate.estimated_wait(self.demand, self.ahead, usual=usual)
+
+
+def line_of(
+    generation: Generation, ahead: int, *, creations: AnyGate, calls: MeteredGate | None, at_once: int | None
+) -> Line:
+    """The place of a queued generation, of whose batch so many may run `at_once`."""
+    step = generation.request.first
+    if calls is None or not isinstance(step.model, CallModel):
+        return CreationLine(creations, generation, ahead)
+    demand = demand_of(step, generation.caller, generation.batch_id, at_once, generation.semaphore)
+    return CallLine(calls, demand, ahead)
+
+
+def demand_of(
+    step: Step, caller: Caller, batch: str | None, at_once: int | None, semaphore: str | None
+) -> Demand:
+    """What a call needs at most, before its images are fetched and its tokens are counted."""
+    model = step.model
+    assert isinstance(model, CallModel)  # noqa: S101 - only its calls are metered
+    tokens = model.tokens_bound(step.input)
+    return Demand(
+        caller=caller.turn,
+        account=caller.account,
+        model=model.target,
+        tokens=tokens,
+        micro_usd=model.bound_of(step.input, tokens),
+        batch=batch,
+        max_concurrent=at_once,
+        semaphore=semaphore,
+    )
+
+
+async def planned(
+    request: BatchRequest,
+    caller: Caller,
+    costs: Sequence[Estimate],
+    *,
+    creations: AnyGate,
+    calls: MeteredGate | None,
+    threads: Pool,
+) -> Plan:
+    """The plan of a batch of this caller if it were submitted now. All its models have one provider."""
+    if calls is not None and isinstance(request.requests[0].model, CallModel):
+        snapshot = calls.snapshot(caller.account)
+        wanted = [
+            demand_of(each.first, caller, "planned", request.max_concurrent, request.semaphore)
+            for each in request.requests
+        ]
+        items = [
+            metered.MeteredItem(
+                _within(demand, snapshot),
+                demand.tokens // _BYTES_PER_TOKEN,
+                each.model.usual_seconds,
+                cost.usd,
+            )
+            for demand, each, cost in zip(wanted, request.requests, costs, strict=True)
+        ]
+        return await threads.run(partial(metered.plan, items, snapshot, calls.durations))
+    found = [
+        Item(each.model.name, each.model.usual_seconds, cost.usd, each.model.credits, each.model.boots)
+        for each, cost in zip(request.requests, costs, strict=True)
+    ]
+    return await threads.run(
+        partial(
+            plan,
+            found,
+            creations.snapshot(request.semaphore, caller.turn),
+            creations.durations,
+            caller=caller.turn,
+            max_concurrent=request.max_concurrent,
+            semaphore=request.semaphore,
+        )
+    )
+
+
+def _within(demand: Demand, seen: MeteredSnapshot) -> Demand:
+    """A demand that fits its windows. An upper estimate may be more than they have, while the call is not."""
+    tokens = min(demand.tokens, seen.limits.of(demand.model).tpm)
+    return replace(demand, tokens=tokens, micro_usd=min(demand.micro_usd, seen.limits.micro_usd))
