@@ -27,9 +27,10 @@ from replicate_concurrent.results import (
     Status,
     Usage,
 )
+from replicate_concurrent.text_methods import AsyncTextMethods
 
 
-class AsyncClient:
+class AsyncClient(AsyncTextMethods):
     """A client of the service for asyncio.
 
     Args:
@@ -37,8 +38,10 @@ class AsyncClient:
             machine, which is started if need be, at the first request.
         api_key: A key of the service, or a Replicate token; else that of `RCG_API_KEY` or the file.
         replicate_api_token: The user's own Replicate token; else that of `REPLICATE_API_TOKEN` or the file.
-        timeout: Seconds that `generate` takes at most, and in which any other request must be answered. Requests are
-            repeated meanwhile where that is safe.
+        gemini_api_key: The user's own Gemini key, which pays for calls to text models in place of all others; else that
+            of `GEMINI_API_KEY`, unless there is a key of the service.
+        timeout: Seconds that `generate`, `chat` and `extract` take at most, and in which any other request must be
+            answered. Requests are repeated meanwhile where that is safe.
         connect_timeout: Seconds after which an address that has never answered is not called again; by default
             `timeout`.
         http: A client of httpx to use. By default one is made that takes proxies and certificates from the
@@ -55,11 +58,12 @@ class AsyncClient:
         api_key: str | None = None,
         *,
         replicate_api_token: str | None = None,
+        gemini_api_key: str | None = None,
         timeout: float = 600.0,
         connect_timeout: float | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        settings = config.load(url, api_key, replicate_api_token)
+        settings = config.load(url, api_key, replicate_api_token, gemini_api_key)
         self._service = Service(settings, timeout, find=find_or_start, connect_timeout=connect_timeout)
         self._driver = AsyncDriver(http)
         self.keys = AsyncKeys(self._service, self._driver)

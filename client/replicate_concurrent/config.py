@@ -1,7 +1,8 @@
 """Where the service is, and with which key: from arguments, else from the environment, else from the file.
 
-The environment has `RCG_URL`, `RCG_API_KEY` and `REPLICATE_API_TOKEN`. The file is `rcg/config.toml` in the user's
-directory for configuration, or what `RCG_CONFIG` names; it has `url`, `api_key` and `replicate_api_token`.
+The environment has `RCG_URL`, `RCG_API_KEY`, `REPLICATE_API_TOKEN` and `GEMINI_API_KEY`. The file is `rcg/config.toml`
+in the user's directory for configuration, or what `RCG_CONFIG` names; it has `url`, `api_key` and
+`replicate_api_token`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from replicate_concurrent.errors import ConfigError
 
 FIELDS = ("url", "api_key", "replicate_api_token")
 
+_TOKEN_START = "r8_"  # noqa: S105 - how Replicate's tokens begin
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -32,6 +35,8 @@ class Settings:
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     replicate_api_token: str | None = field(default=None, repr=False)
+    gemini_api_key: str | None = field(default=None, repr=False)
+    """The user's own, which pays for calls to text models, and is sent with these alone."""
 
     @property
     def key(self) -> str | None:
@@ -51,6 +56,7 @@ class Address:
     url: str
     key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
+    gemini_key: str | None = field(default=None, repr=False)
     is_current: Callable[[], bool] = field(default=_always, repr=False, compare=False)
 
 
@@ -58,12 +64,14 @@ def load(
     url: str | None = None,
     api_key: str | None = None,
     replicate_api_token: str | None = None,
+    gemini_api_key: str | None = None,
     *,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings of a client. The first place that has a key or a token decides for both. Those of a file that names
-    an address are only for this address. With RCG_SIMULATE=1 and no other address the file is not read, since work that
-    is to cost nothing must not reach the service in it.
+    an address are only for this address. A Gemini key that is passed is used always; that of the environment only
+    without a key of the service, which pays otherwise. With RCG_SIMULATE=1 and no other address the file is not read,
+    since work that is to cost nothing must not reach the service in it.
 
     Raises ConfigError if the address is none, a key cannot be sent, or the file cannot be read.
     """
@@ -84,9 +92,13 @@ def load(
     if kept and kept[0].url and _checked_url(kept[0].url) != address:
         places.pop()
     keys = next((each for each in places if each.key), Settings())
+    pays_itself = keys.api_key is None or keys.api_key.startswith(_TOKEN_START)
     return replace(
         keys,
         url=address,
+        gemini_api_key=_visible(
+            gemini_api_key or (environ.get("GEMINI_API_KEY") or None if pays_itself else None)
+        ),
         api_key=_visible(keys.api_key),
         replicate_api_token=_visible(keys.replicate_api_token),
     )

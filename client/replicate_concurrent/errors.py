@@ -10,7 +10,10 @@ ReplicateConcurrentError
 ├── BadAnswer                 the answer is none of this service
 └── ApiError                  the service refused the request, or the generation failed
     ├── InvalidRequest        invalid_request, invalid_json; `fields` has all problems
+    │   ├── PromptTooLarge    prompt_too_large
+    │   └── SchemaRefused     schema_refused
     ├── Unauthenticated       unauthenticated, replicate_token_rejected, server_token_rejected
+    │   └── GeminiKeyRejected gemini_key_rejected, server_gemini_key_rejected
     ├── Forbidden             forbidden, model_not_allowed
     ├── BudgetExceeded        budget_exceeded, insufficient_credit, server_out_of_credit
     ├── NotFound              not_found
@@ -18,15 +21,20 @@ ReplicateConcurrentError
     ├── TooLarge              payload_too_large
     ├── QueueFull             queue_full, semaphore_full
     ├── ContentRefused        content_refused
+    ├── QuotaExhausted        quota_exhausted; `resets_at` is when there is a new quota
+    ├── ModelUnavailable      model_unavailable
     ├── GenerationFailed      generation_failed, generation_timeout, upstream_error, upstream_rate_limited,
-    │   │                     outcome_unknown, interrupted, secret_lost
+    │   │                     interrupted, secret_lost
+    │   ├── OutcomeUnknown    outcome_unknown; `partial` is the text that came
+    │   ├── OutputTruncated   output_truncated; `partial` is the text that came
+    │   ├── OutputInvalid     output_invalid; `fields` has the paths, and `text` the answer
     │   └── Canceled          the generation was cancelled
     └── Unavailable           shutting_down, starting, loop_blocked, still_running
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -124,13 +132,35 @@ class ApiError(ReplicateConcurrentError):
 class InvalidRequest(ApiError):
     """The request is not valid. `fields` has every problem."""
 
-    codes = ("invalid_request", "invalid_json")
+    codes: ClassVar[tuple[str, ...]] = ("invalid_request", "invalid_json")
+
+
+class PromptTooLarge(InvalidRequest):
+    """The prompt has more tokens than the model, or a window of its account, takes. The problem names both numbers."""
+
+    codes = ("prompt_too_large",)
+
+
+class SchemaRefused(InvalidRequest):
+    """The model does not take this JSON Schema."""
+
+    codes = ("schema_refused",)
 
 
 class Unauthenticated(ApiError):
     """The key or the Replicate token was not accepted."""
 
-    codes = ("unauthenticated", "replicate_token_rejected", "server_token_rejected")
+    codes: ClassVar[tuple[str, ...]] = (
+        "unauthenticated",
+        "replicate_token_rejected",
+        "server_token_rejected",
+    )
+
+
+class GeminiKeyRejected(Unauthenticated):
+    """Google rejected the Gemini key: yours, or that of the service, which may also have none."""
+
+    codes = ("gemini_key_rejected", "server_gemini_key_rejected")
 
 
 class Forbidden(ApiError):
@@ -175,6 +205,23 @@ class ContentRefused(ApiError):
     codes = ("content_refused",)
 
 
+class QuotaExhausted(ApiError):
+    """The quota of the account at the provider is used up."""
+
+    codes = ("quota_exhausted",)
+
+    @property
+    def resets_at(self) -> str | None:
+        """When there is a new one (ISO 8601, UTC); None if its owner must change something first."""
+        return _text(self.raw, "resets_at")
+
+
+class ModelUnavailable(ApiError):
+    """The provider does not offer this model to the account."""
+
+    codes = ("model_unavailable",)
+
+
 class GenerationFailed(ApiError):
     """The generation failed."""
 
@@ -183,10 +230,37 @@ class GenerationFailed(ApiError):
         "generation_timeout",
         "upstream_error",
         "upstream_rate_limited",
-        "outcome_unknown",
         "interrupted",
         "secret_lost",
     )
+
+    @property
+    def partial(self) -> str | None:
+        """The text that came before the failure; None if the model writes none."""
+        return _text(self.raw, "partial")
+
+
+class OutcomeUnknown(GenerationFailed):
+    """The answer was lost after the request was sent. It may be paid, so it is not sent again of its own accord."""
+
+    codes = ("outcome_unknown",)
+
+
+class OutputTruncated(GenerationFailed):
+    """The output ended at its token limit, so it is no whole JSON."""
+
+    codes = ("output_truncated",)
+
+
+class OutputInvalid(GenerationFailed):
+    """The output does not match the JSON Schema: `fields` has each path in it, and the rule that it breaks."""
+
+    codes = ("output_invalid",)
+
+    @property
+    def text(self) -> str | None:
+        """What the model wrote."""
+        return _text(self.raw, "text")
 
 
 class Canceled(GenerationFailed):
@@ -205,8 +279,20 @@ def api_error(
     raw: Mapping[str, Any], *, status: int | None = None, request_id: str | None = None
 ) -> ApiError:
     """The error that the service describes: of the class of its code, or an ApiError for a code of a newer service."""
-    kinds = (kind for kind in ApiError.__subclasses__() if raw.get("code") in kind.codes)
+    kinds = (kind for kind in _below(ApiError) if raw.get("code") in kind.codes)
     return next(kinds, ApiError)(raw, status=status, request_id=request_id)
+
+
+def _below(kind: type[ApiError]) -> Iterator[type[ApiError]]:
+    """All classes below one."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
+
+
+def _text(raw: Mapping[str, Any], name: str) -> str | None:
+    value = raw.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _fields(listed: object) -> Iterable[FieldProblem]:

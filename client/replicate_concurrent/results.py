@@ -158,6 +158,17 @@ class Usage:
         """USD in total."""
         return float(self.total.get("usd", 0.0))
 
+    @property
+    def calls(self) -> int:
+        """Calls to text models in total."""
+        return int(self.total.get("calls") or 0)
+
+    @property
+    def tokens(self) -> int:
+        """Their tokens in total: of prompts, thinking and answers."""
+        counted = ("prompt_tokens", "thinking_tokens", "completion_tokens")
+        return sum(int(self.total.get(name) or 0) for name in counted)
+
 
 @dataclass(frozen=True)
 class Status:

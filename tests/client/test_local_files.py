@@ -38,8 +38,8 @@ def scripted(request):
 
 
 def submit(service, path="/generate", **body):
-    order = Order({"model_name": "painter", "prompt": "A fox", **body})
-    service.run(generating.accepted(service.service, path, order, wait=0, deadline=2000.0))
+    order = Order({"model_name": "painter", "prompt": "A fox", **body}, path=path)
+    service.run(generating.accepted(service.service, order, wait=0, deadline=2000.0))
     return service.requests[-1]
 
 

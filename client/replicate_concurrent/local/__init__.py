@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 def find_or_start(settings: Settings) -> Address:
     """The address of the running service, or of a new one. Blocks while it starts, usually a second.
 
-    Its `key` is the script's own token, which pays. A simulated service needs none, so there it is the private key.
+    Its `key` is the script's own token, which pays, and its `gemini_key` pays for texts. A simulated service needs
+    neither, so there the `key` is the private one.
 
     Warns if the limits of the service are not those of this script. Raises ConfigError without a token or with a wrong
     variable, and NoServer if none runs and none can be started."""
     local, token = _local(), _token(settings)
-    if token is None and not local.settings.simulated:
+    if token is None and settings.gemini_api_key is None and not local.settings.simulated:
         raise _no_token(settings)
     found = local.find_or_start().state
     key = found.key if local.settings.simulated else token
-    return Address(found.url, key, found.key, is_current=partial(local.is_at, found.url))
+    gemini_key = None if local.settings.simulated else settings.gemini_api_key
+    return Address(found.url, key, found.key, gemini_key, is_current=partial(local.is_at, found.url))
 
 
 def stop() -> Stopped:

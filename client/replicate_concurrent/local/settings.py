@@ -17,11 +17,11 @@ _LIMITS = {
 """The settings of the service, and the variables of a script that mean them. The smallest counts. The second name is
 that of the package `replicate-batch-process`."""
 
-_REPLICATE = "REPLICATE_BASE_URL"
+_PROVIDERS = {"REPLICATE_BASE_URL", "GEMINI_BASE_URL"}
 
 _PASSED = {
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "IDLE_EXIT_SECONDS",
-    _REPLICATE, "REPLICATE_OTHER_REQUESTS_PER_MINUTE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+    *_PROVIDERS, "REPLICATE_OTHER_REQUESTS_PER_MINUTE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
 }  # fmt: skip
 """The variables that the service has from the script that starts it. No others: PORT, HOST or DATABASE_URL of a script
@@ -46,8 +46,8 @@ def local_settings(environ: Mapping[str, str]) -> LocalSettings:
         if (values := [_number(name, environ[name]) for name in names if environ.get(name, "").strip()])
     }
     simulated = is_true("RCG_SIMULATE", environ.get("RCG_SIMULATE", ""))
-    # At that address may be Replicate itself, which a simulated service would take for its simulator.
-    names = _PASSED - {_REPLICATE} if simulated else _PASSED
+    # At these addresses may be the providers themselves, which a simulated service would take for its simulator.
+    names = _PASSED - _PROVIDERS if simulated else _PASSED
     return LocalSettings(simulated, limits, {name: environ[name] for name in names if environ.get(name)})
 
 

@@ -33,6 +33,7 @@ def order(
     return Order(
         {**body(prompts, model, requests, common), **_given(webhook=webhook, metadata=metadata)},
         idempotency_key,
+        "/generate-batch",
     )
 
 
@@ -58,22 +59,24 @@ def body(
 def submit(service: Service, requested: Order, *, wait: int = 0) -> Operation[Batch]:
     """A batch that the service has accepted. It has ended if it did within `wait` seconds. Raises ApiError."""
     deadline = (yield from now()) + service.timeout
-    return batch((yield from accepted(service, "/generate-batch", requested, wait=wait, deadline=deadline)))
+    return batch((yield from accepted(service, requested, wait=wait, deadline=deadline)))
 
 
 def run(service: Service, requested: Order) -> Operation[Batch]:
     """The batch with all results, in input order. Failed items do not raise. Raises ApiError if it is refused."""
     made = yield from submit(service, requested, wait=HELD)
-    return made if made.has_ended else (yield from wait(service, made.id, timeout=None))
+    if made.has_ended:
+        return made
+    return (yield from wait(service, made.id, timeout=None, is_text=requested.is_text))
 
 
-def wait(service: Service, target: str, *, timeout: float | None) -> Operation[Batch]:
+def wait(service: Service, target: str, *, timeout: float | None, is_text: bool = False) -> Operation[Batch]:
     """The batch with this id, once it has ended. Raises TimedOut after `timeout` seconds."""
     started = yield from now()
     deadline = float("inf") if timeout is None else started + timeout
     while True:
         at = yield from now()
-        made = yield from look(service, target, deadline=deadline)
+        made = yield from look(service, target, deadline=deadline, is_text=is_text)
         if made.has_ended:
             return made
         yield from _rest(started, at, target, deadline)
@@ -95,9 +98,12 @@ def results(service: Service, target: str) -> Operation[None]:
         yield from _rest(started, at, target, float("inf"))
 
 
-def look(service: Service, target: str, *, deadline: float = float("inf")) -> Operation[Batch]:
+def look(
+    service: Service, target: str, *, deadline: float = float("inf"), is_text: bool = False
+) -> Operation[Batch]:
     """The batch with this id, with the results so far. Raises NotFound, and TimedOut if the `deadline` passes."""
-    response = yield from looked(service, Call("GET", f"/batches/{quoted(target)}"), target, deadline)
+    call = Call("GET", f"/batches/{quoted(target)}", is_text=is_text)
+    response = yield from looked(service, call, target, deadline)
     return batch(json_of(response, has_id=True))
 
 

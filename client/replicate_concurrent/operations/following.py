@@ -33,7 +33,7 @@ def events(service: Service, target: str) -> Operation[None]:
         if not kind.startswith("text/event-stream"):
             yield Close(response)
             raise BadAnswer(f"{response.request.url} answered with {kind}, which is no stream of events.")
-        reader = _Reader()
+        reader = Reader()
         try:
             while (chunk := (yield Chunk(response))) is not None:
                 heard = yield from now()
@@ -51,7 +51,7 @@ def events(service: Service, target: str) -> Operation[None]:
         yield Pause(_AGAIN)
 
 
-class _Reader:
+class Reader:
     """Reads events from chunks, which may end anywhere."""
 
     def __init__(self) -> None:

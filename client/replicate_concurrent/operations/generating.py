@@ -26,10 +26,13 @@ _KEY = re.compile(r"[!-~]{1,255}")
 
 @dataclass(frozen=True)
 class Order:
-    """What to generate: the JSON body of `POST /generate`, and the key under which the service knows it."""
+    """What to generate: the JSON body of a POST to `path`, and the key under which the service knows it. `is_text` is
+    as in `Call`."""
 
     body: Mapping[str, Any]
     key: str | None = None
+    path: str = "/generate"
+    is_text: bool = False
 
     def __post_init__(self) -> None:
         if self.key is not None and not _KEY.fullmatch(self.key):
@@ -58,11 +61,19 @@ def order(
 
 
 def accepted(
-    service: Service, path: str, requested: Order, *, wait: int, deadline: float
+    service: Service, requested: Order, *, wait: int, deadline: float
 ) -> Operation[Mapping[str, Any]]:
     """The JSON of work that the service has accepted, a generation or a batch. Raises ApiError."""
     sent = yield from payload_with_files(service, requested.body, deadline=deadline)
-    call = Call("POST", path, json=sent.json, parts=sent.parts, key=requested.key, wait=wait)
+    call = Call(
+        "POST",
+        requested.path,
+        json=sent.json,
+        parts=sent.parts,
+        key=requested.key,
+        wait=wait,
+        is_text=requested.is_text,
+    )
     try:
         response = yield from send(service, call, deadline=deadline)
     except Unavailable as error:
@@ -81,7 +92,7 @@ def submit(
     """
     if deadline is None:
         deadline = (yield from now()) + service.timeout
-    return generation((yield from accepted(service, "/generate", requested, wait=wait, deadline=deadline)))
+    return generation((yield from accepted(service, requested, wait=wait, deadline=deadline)))
 
 
 def generate(service: Service, requested: Order) -> Operation[Generation]:
@@ -91,7 +102,7 @@ def generate(service: Service, requested: Order) -> Operation[Generation]:
     """
     deadline = (yield from now()) + service.timeout
     made = yield from submit(service, requested, wait=HELD, deadline=deadline)
-    return (yield from _ended(service, made, deadline))
+    return (yield from _ended(service, made, deadline, is_text=requested.is_text))
 
 
 def wait(service: Service, target: str, *, timeout: float | None) -> Operation[Generation]:
@@ -101,9 +112,11 @@ def wait(service: Service, target: str, *, timeout: float | None) -> Operation[G
     return (yield from _ended(service, made, deadline))
 
 
-def look(service: Service, target: str, *, deadline: float = float("inf")) -> Operation[Generation]:
+def look(
+    service: Service, target: str, *, deadline: float = float("inf"), is_text: bool = False
+) -> Operation[Generation]:
     """The generation with this id, in any state. Raises NotFound, and TimedOut if the `deadline` passes."""
-    call = Call("GET", f"/generations/{quoted(target)}")
+    call = Call("GET", f"/generations/{quoted(target)}", is_text=is_text)
     response = yield from looked(service, call, target, deadline)
     return generation(json_of(response, has_id=True))
 
@@ -139,7 +152,9 @@ def raise_if_failed(made: Generation) -> None:
         raise made.error
 
 
-def _ended(service: Service, made: Generation, deadline: float) -> Operation[Generation]:
+def _ended(
+    service: Service, made: Generation, deadline: float, *, is_text: bool = False
+) -> Operation[Generation]:
     started = yield from now()
     while not made.has_ended:
         at = yield from now()
@@ -147,6 +162,6 @@ def _ended(service: Service, made: Generation, deadline: float) -> Operation[Gen
             raise late(made.id)
         pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, (at - started) / 10))
         yield Pause(min(pause, deadline - at))
-        made = yield from look(service, made.id, deadline=deadline)
+        made = yield from look(service, made.id, deadline=deadline, is_text=is_text)
     raise_if_failed(made)
     return made

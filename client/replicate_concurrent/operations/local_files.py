@@ -44,7 +44,7 @@ def _models_with_paths(body: Body) -> list[str]:
 
     def look(values: Body, model: object) -> Body:
         texts = (text for name, value in values.items() if name not in _NO_FILES for text in _texts(value))
-        if isinstance(model, str) and any(map(_is_path, texts)):
+        if isinstance(model, str) and any(map(is_path, texts)):
             found[model] = None
         return values
 
@@ -79,13 +79,14 @@ def _each_request(body: Body, model: object, change: Callable[[Body, object], Bo
 def _value(value: Any, schema: Schema) -> Any:
     if isinstance(value, (list, tuple)):
         return [_value(each, items(schema)) for each in value]
-    return Path(value).expanduser() if takes_file(schema) and _is_path(value) else value
+    return Path(value).expanduser() if takes_file(schema) and is_path(value) else value
 
 
 def _texts(value: Any) -> list[Any]:
     return [text for each in value for text in _texts(each)] if isinstance(value, (list, tuple)) else [value]
 
 
-def _is_path(value: object) -> bool:
+def is_path(value: object) -> bool:
+    """Whether it is a text that is the path of a local file."""
     # Not by `Path`, which raises an error for a text that is too long for a path.
     return isinstance(value, str) and not is_address(value) and os.path.isfile(os.path.expanduser(value))  # noqa: PTH111, PTH113

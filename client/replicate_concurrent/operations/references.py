@@ -83,6 +83,11 @@ def is_file(value: object) -> bool:
     )
 
 
+def data_uri(file: object) -> str:
+    """The content of a file as a `data:` URI. It may block. Raises OSError."""
+    return _data_uri(_Files().part("file", file))
+
+
 class _Files:
     """Collects the files of one request. An object that is there twice is read once."""
 

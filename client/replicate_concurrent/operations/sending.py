@@ -57,7 +57,8 @@ _USELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 @dataclass(frozen=True)
 class Call:
     """A request to the service. `wait` is for how many seconds the service may hold the answer; 0 for not at all, None
-    for a route that has no such choice. The body of a call that `is_streamed` is read in chunks."""
+    for a route that has no such choice. The body of a call that `is_streamed` is read in chunks. One that `is_text` is
+    about a text model: the user's own Gemini key identifies the caller, if there is one."""
 
     method: str
     path: str
@@ -68,6 +69,7 @@ class Call:
     key: str | None = None
     wait: int | None = None
     is_streamed: bool = False
+    is_text: bool = False
 
     @property
     def is_repeatable(self) -> bool:
@@ -99,7 +101,7 @@ class Service:
     def ready(self) -> Operation[Address]:
         """Where to send requests. A service of this machine is found or started. Raises NoServer."""
         if self._wanted.url is not None:
-            return Address(self._wanted.url, self._wanted.key)
+            return Address(self._wanted.url, self._wanted.key, gemini_key=self._wanted.gemini_api_key)
         if self._found is None or not self._found.is_current():
             self._found = yield Do(self._find, (self._wanted,))
         return self._found
@@ -203,6 +205,8 @@ def _request(address: Address, call: Call, left: float) -> Request:
     headers = {**call.headers, "User-Agent": f"replicate-concurrent/{VERSION}"}
     if address.admin_key and call.path.startswith(_ADMIN):
         headers["X-Admin-API-Key"] = address.admin_key
+    elif call.is_text and address.gemini_key:
+        headers["X-Gemini-API-Key"] = address.gemini_key  # alone, since the service takes one credential
     elif address.key:
         headers["Authorization"] = f"Bearer {address.key}"
     if call.key is not None:
