@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from flask import Response
 
+from api import responses
 from errors import ServiceError, ShuttingDown
 from generations import views
 from generations.archive import Stored
@@ -25,7 +26,7 @@ def stream(service: Runtime, submission: Submission, connection: Any) -> Respons
     pieces, future = begin(service, submission, connection)
     first = pieces.get()
     if first is None:
-        _raise_if_failed(future)
+        _raise_if_failed(future, submission.address)
 
     def events() -> Iterator[str]:
         piece = first
@@ -79,9 +80,8 @@ def ended(future: "Future[Work | Stored]") -> Any:
     return work
 
 
-def _raise_if_failed(future: "Future[Work | Stored]") -> None:
+def _raise_if_failed(future: "Future[Work | Stored]", address: str) -> None:
     work = ended(future)
     if not work.has_ended:
         raise ShuttingDown
-    if (error := views.error(work.record())) is not None:
-        raise error
+    responses.raise_if_failed(work.record(), address)
