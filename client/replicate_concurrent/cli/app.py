@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from replicate_concurrent.cli import batching, here, keys, making, queries
+from replicate_concurrent.cli import asking, batching, here, keys, making, queries
 from replicate_concurrent.cli.session import Session, emit
 from replicate_concurrent.version import VERSION
 
 app = typer.Typer(
-    help="Generate with Replicate's models through one service, for all scripts of a team.\n\n"
+    help="Generate with Replicate's and Gemini's models through one service, for all scripts of a team.\n\n"
     'Example: rcg generate "A red fox" -m flux-dev -o out/',
     no_args_is_help=True,
     rich_markup_mode=None,  # rich would take a third of the start
@@ -44,6 +44,7 @@ def options(
 
 for command in (
     *(making.generate, batching.batch, making.watch, making.get, making.cancel, making.list_),
+    *(asking.chat, asking.extract),
     *(queries.models, queries.usage, queries.status, queries.configure),
     *(here.init, here.simulate, here.serve, here.stop, here.doctor, here.completion),
 ):

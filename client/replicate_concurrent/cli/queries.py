@@ -61,7 +61,9 @@ def usage(
     if body is None:
         return
     groups = group_by.split(",")
-    figures = ("generations", "succeeded", "failures", "canceled")
+    figures = ["generations", "succeeded", "failures", "canceled"]
+    if (body.get("total") or {}).get("calls"):
+        figures += ["calls", "prompt_tokens", "completion_tokens", "thinking_tokens"]
     listed = [
         *(body.get("usage") or []),
         dict.fromkeys(groups, "") | {groups[0]: "total"} | (body.get("total") or {}),
@@ -131,7 +133,7 @@ def configure(
 def _list_models(body: Mapping[str, Any]) -> None:
     table(
         ["model", "kind", "price", "aliases"],
-        ([each.get("name"), each.get("kind"), price(each.get("price")), ", ".join(each.get("aliases") or [])]
+        ([each.get("name"), each.get("kind"), _price(each), ", ".join(each.get("aliases") or [])]
          for each in [*(body.get("models") or []), *(body.get("others") or [])]),
     )  # fmt: skip
 
@@ -139,7 +141,7 @@ def _list_models(body: Mapping[str, Any]) -> None:
 def _show_model(body: Mapping[str, Any]) -> None:
     facts([
         ("model", body.get("name")), ("aliases", ", ".join(body.get("aliases") or []) or None),
-        ("kind", body.get("kind")), ("price", price(body.get("price")) or None), ("version", body.get("version")),
+        ("kind", body.get("kind")), ("price", _price(body) or None), ("version", body.get("version")),
     ])  # fmt: skip
     from replicate_concurrent.cli.parameters import described
 
@@ -157,6 +159,16 @@ def price(price: Any) -> str:
         return ""
     least, most = usd(min(amounts)), usd(max(amounts))
     return f"{least if least == most else f'{least} to {most}'} USD/{price.get('per', 'call')}"
+
+
+def _price(model: Mapping[str, Any]) -> str:
+    """The price of a model for people; that of a text model as it is today (UTC)."""
+    listed = [each for each in model.get("usd_per_million_tokens") or [] if isinstance(each, Mapping)]
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    in_force = [each for each in listed if str(each.get("since") or "") <= today]
+    if not in_force:
+        return price(model.get("price"))
+    return f"{usd(in_force[-1].get('prompt'))} in, {usd(in_force[-1].get('answer'))} out USD/million tokens"
 
 
 def _group(entry: Mapping[str, Any], name: str) -> object:

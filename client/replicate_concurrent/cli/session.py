@@ -70,6 +70,15 @@ def emit(text: str) -> None:
         raise OutputClosed from error
 
 
+def emit_piece(text: str) -> None:
+    """Write a piece of a text to standard output, where it cannot command a terminal. Raises OutputClosed."""
+    try:
+        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+
+
 def emit_json(raw: Mapping[str, Any]) -> None:
     """Write an answer of the service, or a part of one, as the service has written it."""
     emit(json.dumps(raw, separators=(",", ":")))
