@@ -107,6 +107,7 @@ class Runtime:
         self.loop.submit(self._tidy_up())
         self.loop.submit(self.core.models.run())
         self.loop.submit(self.core.key_directory.run())
+        self.loop.submit(self.core.text_retention.run())
         if self.core.retention:
             self.loop.submit(self.core.retention.run())
 

@@ -16,5 +16,8 @@ MESSAGES: Final[Mapping[str, str]] = {
 }
 """The `message` of an answer that succeeded."""
 
+GONE: Final = "The prompt, the schema and the answer were removed, as TEXTS_TTL says."
+"""The warning of a call whose texts are no longer kept."""
+
 TRUNCATED: Final = "The text ended at its token limit, so it is not whole."
 """The warning of a chat that is a success although it was cut off."""

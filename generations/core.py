@@ -129,6 +129,7 @@ class Core:
         self.generations = self._service(ledger, archive, keys, cpu, remote)
         self.lost_calls = LostCalls(service=self.generations, ledger=ledger, archive=archive)
         self.retention = parts.retention(settings, ledger, archive)
+        self.text_retention = parts.text_retention(settings, ledger, archive, context)
         self.push = self._push(archive, authenticator, remote)
 
     @property

@@ -18,6 +18,7 @@ from generations.resolver import AllowedModels, Resolver
 from generations.retention import Retention
 from generations.running import RunningWork
 from generations.shared_budget import SharedBudget
+from generations.text_retention import TextRetention
 from ledger import Ledger
 from parsing.context import ParseContext
 from providers.models import ModelSource
@@ -100,3 +101,10 @@ def retention(settings: Settings, ledger: Ledger, archive: Archive) -> Retention
     if days is None:
         return None
     return Retention(ledger=ledger, archive=archive, days=days, files_ttl=settings.FILES_TTL)
+
+
+def text_retention(
+    settings: Settings, ledger: Ledger, archive: Archive, context: ParseContext
+) -> TextRetention:
+    models = [each.name for each in context.texts.models]
+    return TextRetention(ledger=ledger, archive=archive, ttl=settings.TEXTS_TTL, models=models)

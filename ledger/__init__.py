@@ -249,6 +249,10 @@ class CallQueries(Protocol):
     def past_calls(self, since: float, *, simulated: bool) -> Sequence[PastCall]:
         """The calls of each generation that ended at or after `since`, or has not ended."""
 
+    def kept_texts(self, models: Collection[str], *, since: float, before: float, most: int) -> Sequence[str]:
+        """The ids of generations with texts to remove: calls that ended from `since` to before `before`, or work for
+        one of these text models that ended before a call. Not of those with a pending webhook delivery."""
+
     def calls_since(self, moment: float, *, simulated: bool) -> Mapping[tuple[str, str], int]:
         """How many calls were sent since this moment, by caller and model."""
 

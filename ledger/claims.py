@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord
+from ledger.blanking import BlankTexts, blanking
 from ledger.records import KeyRecord, Record
 
 
@@ -139,7 +140,8 @@ class ClaimApiKey:
 
 
 Claim = (
-    ClaimKey
+    BlankTexts
+    | ClaimKey
     | ClaimKeys
     | ClaimSuspended
     | ClaimBatch
@@ -308,6 +310,9 @@ def moment_of(day: str) -> float:
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
     """The statement of a claim of this process, with its parameters. It changes no row if the claim fails."""
     is_shared = process is not None
+    if isinstance(claim, BlankTexts):
+        sql, parameters = blanking(claim, is_shared=is_shared)
+        return sql.replace("?", placeholder), parameters
     sql = _STATEMENTS[type(claim)].replace("is_free", _IS_FREE[is_shared])
     if isinstance(claim, ClaimKeys):
         sql = sql.replace("key_rows", _KEY_ROWS[is_shared])
@@ -326,8 +331,8 @@ def _parameters(claim: Claim, process: str | None) -> tuple[Any, ...]:
             return process, batch_id, process
         case ClaimCancelled(work_id):
             return work_id, work_id
-        case ClaimSent():
-            raise ValueError("leases have a statement for all of them")
+        case BlankTexts() | ClaimSent():
+            raise ValueError("these have statements of their own")
         case ClaimLookup() | EndLookup():
             return _about_lookups(claim)
         case ClaimBudget() | ClaimSpending() | ClaimNotice():

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from contract.callers import KEY_PREFIX
 from errors import LedgerDown
 from ledger import Progress, Source
+from ledger.blanking import BlankTexts
 from ledger.claims import (
     Claim,
     ClaimApiKey,
@@ -100,6 +101,9 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
 
     async def claim(self, claim: Claim) -> bool:
         await self.flush()
+        return self.blank(claim) if isinstance(claim, BlankTexts) else self._make(claim)
+
+    def _make(self, claim: Any) -> bool:
         match claim:
             case ClaimKey() | ClaimKeys():
                 return self._claimed_keys(keys_of(claim))

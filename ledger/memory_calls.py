@@ -1,12 +1,14 @@
 """The past calls in a ledger in memory."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from contract.tasks import TASKS
 from errors import OutcomeUnknown
 from ledger import PastCall
+from ledger.blanking import BlankTexts, blanked
 from ledger.memory_rows import MemoryRows
-from ledger.records import AttemptRecord, GenerationRecord
+from ledger.records import AttemptRecord, Delivery, GenerationRecord
 
 
 class MemoryPastCalls(MemoryRows):
@@ -33,6 +35,26 @@ class MemoryPastCalls(MemoryRows):
             for each, call in self._sent(moment, simulated)
             if (call.submitted_at or 0.0) >= moment
         )
+
+    def kept_texts(self, models: Collection[str], *, since: float, before: float, most: int) -> Sequence[str]:
+        pending = {each.id for each in self.all(Delivery) if each.state == "pending"}
+        found = [
+            each
+            for each in self.all(GenerationRecord)
+            if each.ended_at is not None
+            and since <= each.ended_at < before
+            and (each.calls > 0 or each.door in TASKS or each.model in models)
+            and (each.prompt or each.outputs or each.text is not None or (each.error and each.error.problems))
+            and not {each.id, each.batch_id} & pending
+        ]
+        return [each.id for each in sorted(found, key=lambda each: each.ended_at or 0.0)[:most]]
+
+    def blank(self, claim: BlankTexts) -> bool:
+        """Remove these texts, and return whether there were such generations."""
+        rows = self.rows[GenerationRecord]
+        found = [each for each in self.all(GenerationRecord) if each.id in claim.work_ids and each.has_ended]
+        rows |= {(each.id,): blanked(each, claim) for each in found}
+        return bool(found)
 
     def _sent(self, since: float, simulated: bool) -> Iterator[tuple[GenerationRecord, AttemptRecord]]:
         for each in self.all(GenerationRecord):

@@ -1,13 +1,14 @@
 """The queries of the ledger in SQL for the calls that still count in the limits of their accounts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import func, or_, select
 
+from contract.tasks import TASKS
 from errors import OutcomeUnknown
 from ledger import PastCall
 from ledger.sql_reader import SqlReader
-from ledger.tables import ATTEMPTS, GENERATIONS
+from ledger.tables import ATTEMPTS, DELIVERIES, GENERATIONS
 
 _A, _G = ATTEMPTS.c, GENERATIONS.c
 _SENT = (_A.generation_id == _G.id, _A.prompt_tokens.is_not(None), _A.submitted_at.is_not(None))
@@ -38,6 +39,22 @@ class SqlPastCalls(SqlReader):
                 )
                 for row in connection.execute(ended.union_all(unfinished))
             ]
+
+    def kept_texts(self, models: Collection[str], *, since: float, before: float, most: int) -> Sequence[str]:
+        pending = select(DELIVERIES.c.id).where(DELIVERIES.c.state == "pending")
+        is_of_texts = or_(_G.calls > 0, _G.door.in_(TASKS), _G.model.in_(models))
+        has_texts = or_(
+            _G.prompt != "", _G.outputs != "[]", _G.text.is_not(None), _G.error_problems.is_not(None)
+        )
+        query = (
+            select(_G.id)
+            .where(_G.ended_at >= since, _G.ended_at < before, is_of_texts, has_texts)
+            .where(_G.id.not_in(pending), or_(_G.batch_id.is_(None), _G.batch_id.not_in(pending)))
+            .order_by(_G.ended_at)
+            .limit(most)
+        )
+        with self._reading() as connection:
+            return connection.scalars(query).all()
 
     def calls_since(self, moment: float, *, simulated: bool) -> Mapping[tuple[str, str], int]:
         sent = select(_G.caller_id, _A.model, _A.submitted_at).where(
