@@ -1,4 +1,4 @@
-"""The routes that show models: the declared ones, and any other that Replicate has.
+"""The routes that show models: the declared ones, text models, and any other that Replicate has.
 
 A look at Replicate needs a key, since it takes a place in the window of the account. Without one, the declared models
 are shown, and the public ones that were looked up before.
@@ -19,10 +19,12 @@ routes = Blueprint("models", __name__)
 
 @routes.get("/models")
 def list_models() -> Response:
-    """The declared models, filtered by kind and tier if requested; with `search`, also others that fit its words."""
+    """The declared models and the text models, filtered by kind and tier if requested; with `search`, also others that
+    fit its words."""
     service, query = incoming.service(), request.args.to_dict(flat=False)
     wanted, search = parse_filter(query), parse_search(query)
-    models = [model for model in service.context.registry.models if wanted(model)]
+    known = (*service.context.registry.models, *service.context.texts.models)
+    models = [model for model in known if wanted(model)]
     if search is None:
         return jsonify({"models": [model.as_json() for model in models]})
     words = search.lower().split()
@@ -34,7 +36,8 @@ def list_models() -> Response:
 @routes.get("/models/<path:name>")
 def get_model(name: str) -> Response:
     """One model: `owner/name`, `owner/name:version`, `deployments/owner/name`, or an alias."""
-    model, service = found_model(name), incoming.service()
+    service = incoming.service()
+    model = service.context.texts.find(name) or found_model(name)
     if not model.is_published:
         return jsonify(model.as_json())
     page = service.core.pages.page(model, _payer())

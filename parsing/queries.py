@@ -138,7 +138,8 @@ def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
             if value not in known
         ]
     )
-    return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
+    kinds, tiers = query.get("kind", KINDS), query.get("tier", (*TIERS, None))
+    return lambda model: model.kind in kinds and model.tier in tiers
 
 
 def parse_search(query: Mapping[str, Sequence[str]]) -> str | None:

@@ -122,7 +122,41 @@ def _model() -> JSON:
         },
     }
     required = [name for name in properties if name not in {"unpriced", "retired"}]
-    return an_object({**properties, **published}, required=required)
+    return an_object({**properties, **published, **_of_texts()}, required=required)
+
+
+def _of_texts() -> JSON:
+    """Further fields of text models."""
+    rates = {"prompt": NUMBER, "answer": NUMBER, "cached": NUMBER}
+    day: JSON = {"type": "string", "format": "date"}
+    return {
+        "provider": {
+            "type": "string",
+            "description": "Of a text model that has routes of its own: `POST /chat`.",
+        },
+        "input_tokens": COUNT | {"description": "The most tokens of a prompt."},
+        "output_tokens": COUNT | {"description": "The most tokens that it may think and answer."},
+        "thinking_levels": {"type": ["array", "null"], "items": TEXT},
+        "thinking_default": {"type": ["string", "null"]},
+        "sampling": {
+            "enum": ["honoured", "deprecated", "ignored"],
+            "description": "What it does with `temperature` and `top_p`.",
+        },
+        "usd_per_million_tokens": {
+            "type": "array",
+            "items": an_object(
+                {
+                    **rates,
+                    "since": day,
+                    "long_prompts": an_object({"above_tokens": COUNT, **rates}),
+                },
+                required=list(rates),
+            ),
+            "description": "Its prices, each until the next one begins. Thinking is billed as the answer.",
+        },
+        "ends": day | {"description": "When its provider may refuse it, or answer with another model."},
+        "sent_as": {"type": "string", "description": "The model that answers for it."},
+    }
 
 
 def _found() -> JSON:

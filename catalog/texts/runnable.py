@@ -16,6 +16,9 @@ from catalog.texts.prices import Tokens
 MAX_OUTPUT: Final = "max_output_tokens"
 """The input with the most tokens that a call may think and answer. Every call has it."""
 
+_INTERNAL: Final = frozenset({"task", "json"})
+"""Inputs that a route sets."""
+
 _MICRO: Final = 1_000_000
 
 _LATEST: Final = 86_400.0
@@ -89,5 +92,12 @@ class CallModel(Model):
         return "declared" if metrics else "bounded"
 
     def as_json(self) -> dict[str, Any]:
-        """The model in the body of `GET /models`."""
-        return {**self.among.as_json(self.text), "input_schema": self.input_schema}
+        """The model in the body of `GET /models`: what every model has, and the facts of a text model."""
+        schema = self.input_schema
+        inputs = {name: each for name, each in schema["properties"].items() if name not in _INTERNAL}
+        shown = {**super().as_json(), "input_schema": {**schema, "properties": inputs}}
+        del shown["unpriced"]  # it has a price of its tokens
+        return {**shown, **self.among.as_json(self.text), "aliases": list(self.text.aliases)}
+
+    def _example(self) -> dict[str, Any]:
+        return {"model": self.name, **self.example}

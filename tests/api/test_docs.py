@@ -130,7 +130,7 @@ def test_the_page_looks_any_model_up_with_the_keys_that_are_typed_in(client):
 
     assert 'map(encodeURIComponent).join("/")' in looked_up
     assert "`${root}/models/${path}`, { headers: keys() }" in after
-    assert 'bodies["POST /generate"][example.model_name] = example;' in after
+    assert "bodies[operation][example.model || example.model_name] = example;" in after
     assert {"model_name", "input"} == set(client.get("/models/acme/upscaler", headers=ADMIN).json["example"])
 
 

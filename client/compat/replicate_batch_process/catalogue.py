@@ -21,7 +21,8 @@ class ModelTable(MutableMapping[str, dict[str, Any]]):
         """The entries. `token` is for a service of this machine, which may have to be started for the first look."""
         if self._entries is None:
             with Client(**options(token)) as client:
-                self._entries = {model.name: entry_of(model.raw) for model in client.models()}
+                models = [each for each in client.models() if not each.raw.get("usd_per_million_tokens")]
+                self._entries = {model.name: entry_of(model.raw) for model in models}
         return self._entries
 
     def find(self, name: str, token: str | None = None) -> dict[str, Any]:
