@@ -195,6 +195,9 @@ class Recovery:
     ) -> ParseContext:
         """What parsing the request again depends on, with the models in it that are not declared."""
         requested = fields.get("model_name")
+        texts = self._context.texts
+        if texts.find(str(requested)) is not None:  # no other route takes these models
+            return replace(self._context, registry=texts, others=self._context.registry)
         found = {
             name: self._model_of(name, record.version if name == requested else None, caller)
             for name in names_in(fields)
