@@ -112,11 +112,48 @@ def _examples(models: tuple[Model, ...]) -> Mapping[str, Mapping[str, Any]]:
             "only how it would go": {"model_name": name, "prompts": prompts, "dry_run": True},
             "whole requests, models mixed": {"requests": mixed},
         },
+        **_OF_TEXTS,
         **_OF_KEYS,
         **_OF_OPERATORS,
         **_of_doors(models),
     }
 
+
+_PERSON: Final[JSON] = {
+    "system_prompt": "Extract facts about people.",
+    "user_content": "My name is Jane and I live in New York.",
+    "json_schema": {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "city": {"type": "string"}},
+        "required": ["name", "city"],
+    },
+}
+_STORY: Final[JSON] = {
+    "system_prompt": "You are a storyteller.",
+    "user_content": "A lighthouse keeper who collects the sounds of storms.",
+}
+
+_OF_TEXTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "post /chat": {
+        "a question": {"prompt": "What is the speed of light?"},
+        "a conversation": {
+            "system_prompt": "Answer in one sentence.",
+            "messages": [
+                {"role": "user", "content": "Name a colour."},
+                {"role": "assistant", "content": "Blue."},
+            ],
+            "prompt": "And another one?",
+        },
+        "in pieces": {"prompt": "Tell a short story.", "stream": True},
+    },
+    "post /structured-output": {"a person": _PERSON},
+    "post /cinematic-story-design": {"a story": _STORY},
+    "post /batch/chat": {
+        "two questions": {"requests": [{"prompt": "Why is the sky blue?"}, {"prompt": "And grass?"}]}
+    },
+    "post /batch/structured-output": {"one person": {"requests": [_PERSON]}},
+    "post /batch/cinematic-story-design": {"one story": {"requests": [_STORY]}},
+}
 
 _OF_KEYS: Final[Mapping[str, Mapping[str, Any]]] = {
     "post /keys": {
