@@ -20,6 +20,8 @@ def service(simulator, tmp_path_factory):
     with running_service(
         REPLICATE_BASE_URL=simulator.url,
         REPLICATE_API_TOKEN="r8_server",
+        GEMINI_BASE_URL=simulator.url,
+        GEMINI_API_KEY="the-gemini-key-of-tests",
         CONCURRENT_DOCKER_ADMIN_API_KEY=ADMIN,
         DATA_DIR=tmp_path_factory.mktemp("service"),
     ) as started:

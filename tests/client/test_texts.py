@@ -21,6 +21,7 @@ from replicate_concurrent import (
     errors,
 )
 from replicate_concurrent.answer_schemas import built, json_schema
+from replicate_concurrent.cli.queries import price_of
 from replicate_concurrent.config import Settings
 from replicate_concurrent.operations import texts
 from replicate_concurrent.operations.sending import Service
@@ -263,3 +264,14 @@ def test_a_class_without_a_schema_is_refused():
 
     with pytest.raises(TypeError, match="has no JSON Schema here"):
         json_schema(Strange)
+
+
+def test_the_price_of_a_text_model_is_that_of_today():
+    prices = [
+        {"prompt": 9.0, "answer": 9.0, "cached": 9.0},
+        {"prompt": 0.3, "answer": 2.5, "cached": 0.03, "since": "2026-01-01"},
+        {"prompt": 8.0, "answer": 8.0, "cached": 8.0, "since": "9999-01-01"},
+    ]
+
+    assert "0.3 in, 2.5 out USD/million tokens" == price_of({"usd_per_million_tokens": prices})
+    assert "0.03 USD/image" == price_of({"price": {"usd": 0.03, "per": "image"}})

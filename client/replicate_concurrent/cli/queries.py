@@ -133,7 +133,7 @@ def configure(
 def _list_models(body: Mapping[str, Any]) -> None:
     table(
         ["model", "kind", "price", "aliases"],
-        ([each.get("name"), each.get("kind"), _price(each), ", ".join(each.get("aliases") or [])]
+        ([each.get("name"), each.get("kind"), price_of(each), ", ".join(each.get("aliases") or [])]
          for each in [*(body.get("models") or []), *(body.get("others") or [])]),
     )  # fmt: skip
 
@@ -141,7 +141,7 @@ def _list_models(body: Mapping[str, Any]) -> None:
 def _show_model(body: Mapping[str, Any]) -> None:
     facts([
         ("model", body.get("name")), ("aliases", ", ".join(body.get("aliases") or []) or None),
-        ("kind", body.get("kind")), ("price", _price(body) or None), ("version", body.get("version")),
+        ("kind", body.get("kind")), ("price", price_of(body) or None), ("version", body.get("version")),
     ])  # fmt: skip
     from replicate_concurrent.cli.parameters import described
 
@@ -161,7 +161,7 @@ def price(price: Any) -> str:
     return f"{least if least == most else f'{least} to {most}'} USD/{price.get('per', 'call')}"
 
 
-def _price(model: Mapping[str, Any]) -> str:
+def price_of(model: Mapping[str, Any]) -> str:
     """The price of a model for people; that of a text model as it is today (UTC)."""
     listed = [each for each in model.get("usd_per_million_tokens") or [] if isinstance(each, Mapping)]
     today = time.strftime("%Y-%m-%d", time.gmtime())
