@@ -4,7 +4,8 @@
   `X-Admin-API-Key` (only with the role `admin`), as `X-API-Key`, or in `Authorization: Bearer`.
 - A Replicate token (`r8_…`) is a user. It pays, and is kept only while its work runs. It is sent as
   `X-Replicate-API-Key` or in `Authorization: Bearer`.
-- So is a Gemini key, which pays for calls to text models. It is sent as `X-Gemini-API-Key`, or in the body of a call.
+- So is a Gemini key, which pays for calls to text models. It is sent as `X-Gemini-API-Key`, or in the body of a call,
+  or in `Authorization: Bearer` if it begins as Google's keys do.
 
 If there is an `X-Admin-API-Key`, or an `Admin-API-Key`, the other headers are ignored: a wrong one is always refused.
 Of the others, two with different values are refused. A bearer of any other form is for a proxy before the service.
@@ -51,6 +52,9 @@ CALLS = "gemini"
 _BEARER = re.compile(r"(?i:bearer) +(.*)", re.DOTALL)
 
 _TOKEN_START = "r8_"  # noqa: S105 - how Replicate's tokens begin
+
+_CALL_STARTS = ("AIza", "AQ.")
+"""How Google's keys begin. One of another form cannot be told from a mistyped key of this service in a bearer."""
 
 _NO_CALLER = "Authentication failed. Provide 'Admin-API-Key' in headers or complete credentials in payload."
 
@@ -318,7 +322,7 @@ class Authenticator:
         return second if first is None else first
 
     def _is_ours(self, bearer: str) -> bool:
-        return bearer.startswith((_TOKEN_START, KEY_START)) or self._is_admin_key(bearer)
+        return bearer.startswith((_TOKEN_START, KEY_START, *_CALL_STARTS)) or self._is_admin_key(bearer)
 
     def _key_of(self, header: str, text: str) -> Principal:
         """The sender with a named key."""
@@ -333,7 +337,8 @@ class Authenticator:
 
     def _user(self, header: str, token: str) -> Caller:
         """The user with this Replicate token or Gemini key."""
-        provider, name = (CALLS, "Gemini key") if header == CALL_HEADER else (CREATIONS, "Replicate token")
+        is_call = header == CALL_HEADER or (header == BEARER_HEADER and token.startswith(_CALL_STARTS))
+        provider, name = (CALLS, "Gemini key") if is_call else (CREATIONS, "Replicate token")
         if not self._user_tokens:
             raise Unauthenticated(f"This service does not accept {name}s. Send a key.")
         if not _TOKEN.fullmatch(token):

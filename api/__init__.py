@@ -7,6 +7,7 @@ from flask import Blueprint, Flask
 from api import (
     admin,
     audit,
+    chat_door,
     client_wheels,
     docs,
     files,
@@ -52,6 +53,7 @@ def register(app: Flask, service: Runtime) -> None:
         docs,
         client_wheels,
         openai_door,
+        chat_door,
         replicate_door,
         replicate_resources,
         texts,

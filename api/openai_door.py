@@ -1,4 +1,5 @@
-"""The routes of the door for OpenAI's clients: `/v1/images/generations`, `/v1/images/edits` and `/v1/models`.
+"""The routes of the door for OpenAI's clients: `/v1/images/generations`, `/v1/images/edits` and `/v1/models`. That for
+chats is in `chat_door.py`.
 
 A call becomes a generation, or a batch of several, as from `POST /generate`. All functions run in a Flask thread,
 inside a request.
@@ -53,22 +54,23 @@ def edit_images() -> Response:
 
 
 @routes.get("/models")
-def list_images_models() -> Response:
-    """The declared models that make pictures and that the caller may run."""
+def list_models_of_door() -> Response:
+    """The declared models that make pictures, and the text models, which the caller may run."""
     service, caller = incoming.service(), incoming.authenticate().caller
+    pictures = filter(catalogue.may_make_images, service.context.registry.models)
     models = [
         each
-        for each in service.context.registry.models
-        if catalogue.may_make_images(each) and (caller is None or service.core.resolver.may_run(caller, each))
+        for each in (*pictures, *service.context.texts.models)
+        if caller is None or service.core.resolver.may_run(caller, each)
     ]
     return jsonify({"object": "list", "data": [catalogue.entry(each) for each in models]})
 
 
 @routes.get("/models/<path:name>")
-def get_images_model(name: str) -> Response:
+def get_model_of_door(name: str) -> Response:
     """One model, by its name or alias."""
     incoming.authenticate()
-    return jsonify(catalogue.entry(found_model(name)))
+    return jsonify(catalogue.entry(incoming.service().context.texts.find(name) or found_model(name)))
 
 
 def _images(*, edits: bool) -> Response:
@@ -98,7 +100,7 @@ def _work(service: Runtime, submission: Submission) -> Work | Stored:
     return work
 
 
-def _patience() -> float | None:
+def patience() -> float | None:
     """Seconds from now until this request is answered although its work still runs; None without a limit."""
     seconds = wait_seconds(request.headers.get("x-stainless-read-timeout"))
     return None if seconds is None else max(0.0, seconds - (time.perf_counter() - g.began))
@@ -128,7 +130,7 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
             plan = service.loop.run(service.generations.forecast(parsed, caller)).plan
         return call, incoming.submission(
             "batch" if call.is_batch else "gen", parsed, sent, context=context, caller=caller, address=address,
-            key=key, seconds=_patience(), plan=plan, door=DOOR, door_fingerprint=fingerprint,
+            key=key, seconds=patience(), plan=plan, door=DOOR, door_fingerprint=fingerprint,
         )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 All functions run in a Flask thread, inside a request.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +15,8 @@ from api import incoming
 from auth import Caller
 from parsing.context import ParseContext
 from parsing.generation import names_in
+from parsing.multipart_form import NO_NAMES
+from parsing.texts import credential_of, form_names
 
 
 def call_payer(in_body: str | None) -> Caller:
@@ -27,6 +31,17 @@ def call_payer(in_body: str | None) -> Caller:
     )
     g.caller = caller.id
     return running.core.checks.known(caller) or caller
+
+
+@contextmanager
+def sent_call(*, forms: bool) -> Iterator[tuple[Any, Caller]]:
+    """The body without its credentials, and the caller, who may be named only there. The body may be a form if `forms`
+    is true, and is released from memory at the end."""
+    named = call_payer(None) if incoming.has_key() else None
+    names = form_names(incoming.service().context.texts) if forms else NO_NAMES
+    with incoming.body(named.turn if named else incoming.peer(), forms=forms, names=names) as body:
+        fields, key = credential_of(body)
+        yield fields, named if named is not None and key is None else call_payer(key)
 
 
 def text_context(body: Any, caller: Caller) -> ParseContext:

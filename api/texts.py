@@ -4,8 +4,6 @@ A call becomes a generation, and a batch a batch, as from `POST /generate` and `
 Flask thread, inside a request.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +11,14 @@ from flask import Blueprint, Response, jsonify, request
 
 from api import incoming, responses, text_streams
 from api.item_keys import item_keys as item_keys_of
-from api.text_callers import call_payer, text_context
+from api.text_callers import sent_call, text_context
 from auth import Caller
 from contract.tasks import CHAT, STORY, STRUCTURED
 from errors import InvalidRequest, Problem
 from generations import views
 from generations.submission import Submission
 from parsing.shapes import BatchRequest
-from parsing.texts import TextRoute, credential_of, form_names
+from parsing.texts import TextRoute
 from service import Runtime
 
 routes = Blueprint("texts", __name__)
@@ -72,7 +70,7 @@ def route_of(service: Runtime, task: str) -> TextRoute:
 
 def _single(task: str) -> Response:
     service, preference = incoming.service(), incoming.preference()
-    with _sent() as (fields, caller):
+    with sent_call(forms=True) as (fields, caller):
         leave = incoming.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
         try:
             streams = _streams(fields) if task == CHAT else False
@@ -97,7 +95,7 @@ def _single(task: str) -> Response:
 
 def _batch(task: str) -> Response:
     service, preference = incoming.service(), incoming.preference()
-    with _sent() as (fields, caller):
+    with sent_call(forms=True) as (fields, caller):
         leave = incoming.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
         try:
             submission = _batch_of(service, caller, task, fields, preference.seconds)
@@ -117,17 +115,6 @@ def _batch(task: str) -> Response:
         raise
     response.call_on_close(leave)
     return response
-
-
-@contextmanager
-def _sent() -> Iterator[tuple[Any, Caller]]:
-    """The body without its credentials, and the caller, who may be named only there. The body is released from memory
-    at the end."""
-    named = call_payer(None) if incoming.has_key() else None
-    names = form_names(incoming.service().context.texts)
-    with incoming.body(named.turn if named else incoming.peer(), forms=True, names=names) as body:
-        fields, key = credential_of(body)
-        yield fields, named if named is not None and key is None else call_payer(key)
 
 
 def _streams(fields: Any) -> bool:

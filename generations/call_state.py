@@ -38,7 +38,8 @@ class CallState:
         used = self.usage = answer.usage
         self.ended_at = time.time()
         self.text, self.version = answer.text, answer.model_version
-        self.finish_reason, self.response_id = answer.finish_reason, answer.response_id
+        self.finish_reason = answer.finish_reason or answer.block_reason
+        self.response_id = answer.response_id
         self.tokens = used.prompt_tokens
         self.micro_usd = model.micro_usd(
             Counted(

@@ -25,10 +25,12 @@ from typing import Final, TypeVar
 
 from auth import Caller, Principal
 from contract.callers import ADMIN
+from contract.tasks import COMPLETIONS
 from errors import LedgerDown, NotFound, StillRunning
 from generations.archive import Archive, Stored
 from generations.batch import Batch, Work, items_of
 from generations.generation import Generation
+from generations.reader import Reader
 from generations.service import GenerationService, HandedOver
 from generations.submission import Submission
 from ledger import Ledger, Page
@@ -40,7 +42,10 @@ from loop_thread import finish
 T = TypeVar("T")
 
 DOOR: Final = "openai"
-"""The door with calls that may be joined."""
+"""The door of pictures."""
+
+_DOORS: Final = frozenset({DOOR, COMPLETIONS})
+"""The doors with calls that may be joined."""
 
 KEPT_FOR: Final = 60.0
 """Seconds for which a retry may join a lost call."""
@@ -111,8 +116,11 @@ class LostCalls:
         self._endings: dict[str, asyncio.Task[None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    async def call(self, submission: Submission, *, number: int) -> Work | Stored:
+    async def call(
+        self, submission: Submission, *, number: int, reader: Reader | None = None
+    ) -> Work | Stored:
         """Submit a call, or join a lost one if this is a retry: its `number` counts the tries from 0. Wait for its end.
+        Once its `reader` has begun to answer, its client does not retry: then a disconnect cancels the work.
 
         Raises as `GenerationService.submit` does, and StillRunning if it has not ended after the `wait_seconds`."""
         began = _now()
@@ -123,12 +131,17 @@ class LostCalls:
         try:
             if work is None:
                 work = await self._service.submit(replace(submission, wait_seconds=0))
+            if reader is not None:
+                reader.begin(work)
             work = await self._service.wait(work, submission)
         except HandedOver as handed_over:
             await self._lose(handed_over.work, submission)
             raise StillRunning(handed_over.error.detail, retry_after=_RESTART) from None
         except asyncio.CancelledError:
-            await finish(self._lose_if_accepted(work, submission))
+            if work is not None and reader is not None and reader.answers:
+                await finish(self._cancel(work.id))
+            else:
+                await finish(self._lose_if_accepted(work, submission))
             raise
         if not work.has_ended:
             await self._lose(work, submission)
@@ -164,7 +177,12 @@ class LostCalls:
         All lost calls in the ledger end in time, also those of dead processes."""
         for work in works:
             is_item = not isinstance(work, Batch) and work.batch_id is not None
-            if work.door == DOOR and work.body_fingerprint is not None and not is_item and not work.has_ended:
+            if (
+                work.door in _DOORS
+                and work.body_fingerprint is not None
+                and not is_item
+                and not work.has_ended
+            ):
                 lost = _row(work, work.caller_id, work.body_fingerprint, self._clock())
                 self._ledger.upsert(lost)
                 self._end_later(lost, KEPT_FOR)
@@ -288,12 +306,16 @@ class LostCalls:
         """Cancel the work of a call that no retry has joined within some seconds, unless its result is delivered."""
         await asyncio.sleep(seconds)
         self._endings.pop(lost.work_id, None)
+        with suppress(LedgerDown):
+            if await self._ledger.claim(TakeLostCall(lost)):
+                await self._cancel(lost.work_id)
+
+    async def _cancel(self, work_id: str) -> None:
+        """Cancel unfinished work, unless its result is delivered."""
         with suppress(LedgerDown, NotFound):
-            if not await self._ledger.claim(TakeLostCall(lost)):
-                return
-            work = await self._archive.load(lost.work_id)
+            work = await self._archive.load(work_id)
             if work is not None and not work.has_ended and work.webhook is None:
-                await self._service.cancel(lost.work_id, Principal(ADMIN, role="admin", caller=None))
+                await self._service.cancel(work_id, Principal(ADMIN, role="admin", caller=None))
 
 
 class _Habit:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from catalog.outputs import is_empty
 from contract.states import State, iso8601
-from contract.tasks import CHAT, MESSAGES, TASKS, TRUNCATED
+from contract.tasks import CHAT, MESSAGES, TASKS, TRUNCATED, task_of
 from errors import ServiceError
 from errors.calls import OutputInvalid
 from errors.listing import restored
@@ -92,7 +92,8 @@ def facts(record: GenerationRecord, address: str) -> Body:
 def call(record: GenerationRecord) -> Body:
     """The fields of a call to a text model, empty for any other generation."""
     last = record.last_called
-    if record.door not in TASKS or last is None or not last.is_call:
+    task = task_of(record.door)
+    if task is None or last is None or not last.is_call:
         return {}
     prompt, completion, thinking = last.prompt_tokens or 0, last.completion_tokens, last.thinking_tokens
     usage = None
@@ -114,8 +115,8 @@ def call(record: GenerationRecord) -> Body:
         body["truncated"] = True
     if record.succeeded:
         [output] = record.outputs or (None,)
-        body |= {"response": output} if record.door == CHAT else {"data": output}
-        body |= {"message": MESSAGES[record.door]} if record.door in MESSAGES else {}
+        body |= {"response": output} if task == CHAT else {"data": output}
+        body |= {"message": MESSAGES[task]} if task in MESSAGES else {}
     return body
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from api.openapi import keys, lists, openai_door, replicate_door, semaphores, status, texts
+from api.openapi import chat_door, keys, lists, openai_door, replicate_door, semaphores, status, texts
 from api.openapi import models as models_of
 from api.openapi.groups import grouped, tags
 from api.openapi.operations import paths
@@ -54,6 +54,7 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
         "tags": tags(),
         "paths": grouped({
             **paths(), **models_of.paths(), **semaphores.paths(), **status.paths(), **openai_door.paths(),
+            **chat_door.paths(),
             **replicate_door.paths(), **keys.paths(), **lists.paths(), **texts.paths(),
         }, models),
         "components": {
@@ -110,6 +111,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
         **keys.schemas(),
         **semaphores.schemas(),
         **openai_door.schemas(),
+        **chat_door.schemas(),
         **texts.schemas(),
         **replicate_door.schemas(),
         **status.schemas(),

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from api.openapi.schemas import JSON
 from catalog.model import Model
+from catalog.texts.declared import TEXT_MODELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ GROUPS: Final = (
     ),
     Group(
         "OpenAI door",
-        "OpenAI's images API, for its clients. Errors are `{error: {message, type, param, code}}`.",
+        "OpenAI's images and chats, for its clients. Errors are `{error: {message, type, param, code}}`.",
         ("/v1",),
     ),
     Group(
@@ -182,6 +183,8 @@ def _of_doors(models: tuple[Model, ...]) -> Mapping[str, Mapping[str, Any]]:
     call = {"model": models[0].short_name, **prompt}
     editor = next((each for each in models if each.most_references), models[0])
     edit = {**call, "model": editor.short_name, "image": "https://example.com/a.png"}
+    question = [{"role": "user", "content": "Why is the sky blue?"}]
+    chat = {"model": TEXT_MODELS.models[0].name, "messages": question}
     return {
         "post /v1/images/generations": {
             "one image": {**call, "size": "1536x1024"},
@@ -189,6 +192,7 @@ def _of_doors(models: tuple[Model, ...]) -> Mapping[str, Mapping[str, Any]]:
             "fields of ours": {**call, "fallback": True, "max_cost_usd": 0.05},
         },
         "post /v1/images/edits": {"by address": edit},
+        "post /v1/chat/completions": {"a question": chat, "as a stream": {**chat, "stream": True}},
         "post /replicate/v1/predictions": {"by name": {"version": models[0].name, "input": prompt}},
         "post /replicate/v1/models/{owner}/{name}/predictions": {"an input": {"input": prompt}},
         "post /replicate/v1/deployments/{owner}/{name}/predictions": {"an input": {"input": prompt}},

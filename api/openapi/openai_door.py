@@ -20,13 +20,13 @@ from doors import OPENAI_ROOT
 from doors.openai.requests import MOST
 
 _PICTURES: Final = (*BODY_ERRORS, "402", "409", "422", "503", "504")
-_ERROR: Final = json_of("OpenAIError")
-_RETRY: Final = header(
+ERROR: Final = json_of("OpenAIError")
+RETRY: Final = header(
     "x-stainless-retry-count",
     {"type": "string", "pattern": "^[0-9]+$"},
     "Above 0, the call joins the oldest call of the same key and body whose connection was lost within a minute.",
 )
-_TIMEOUT: Final = header(
+TIMEOUT: Final = header(
     "x-stainless-read-timeout",
     TEXT,
     "Seconds for which the client waits. Five seconds before, it gets 504; if it "
@@ -52,14 +52,14 @@ def paths() -> JSON:
         },
         f"{OPENAI_ROOT}/models": {
             "get": operation(
-                "openaiModels", "List the models that make images, as at OpenAI", "OpenAIModels", who=READERS,
-                errors=("500",), error=_ERROR,
+                "openaiModels", "List the models of this door, as at OpenAI", "OpenAIModels", who=READERS,
+                errors=("500",), error=ERROR,
             )
         },
         f"{OPENAI_ROOT}/models/{{name}}": {
             "get": operation(
                 "openaiModel", "Get one model, as at OpenAI", "OpenAIModel", who=READERS,
-                parameters=(in_path("name"),), errors=("404", "429", "500"), error=_ERROR,
+                parameters=(in_path("name"),), errors=("404", "429", "500"), error=ERROR,
             )
         },
     })  # fmt: skip
@@ -70,7 +70,7 @@ def _images(name: str, summary: str, takes: JSON) -> Operation:
         name=name,
         summary=summary,
         who=PAYERS,
-        parameters=(KEY, _RETRY, _TIMEOUT),
+        parameters=(KEY, RETRY, TIMEOUT),
         takes=takes,
         answers={
             "200": {
@@ -79,7 +79,7 @@ def _images(name: str, summary: str, takes: JSON) -> Operation:
             }
         },
         errors=_PICTURES,
-        error=_ERROR,
+        error=ERROR,
         creates=True,
     )
 

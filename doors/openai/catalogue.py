@@ -1,4 +1,4 @@
-"""The models of the door: those that make images, in the shape of OpenAI's `GET /v1/models`."""
+"""The models of the door: those that make images and the text models, in the shape of OpenAI's `GET /v1/models`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,12 +30,13 @@ def refuse_others(body: Mapping[str, Any], find: Callable[[str], Model | None]) 
 
 
 def entry(model: Model) -> dict[str, Any]:
-    """One model, with a few facts of ours beside OpenAI's. There is no date of its making, so `created` is 0."""
+    """One model, with a few facts of ours beside OpenAI's. There is no date of its making, so `created` is 0. A text
+    model has no `price` of a call: `GET /models` has those of its tokens."""
     return {
         "id": model.name,
         "object": "model",
         "created": 0,
-        "owned_by": model.name.partition("/")[0],
+        "owned_by": model.provider if model.kind == "text" else model.name.partition("/")[0],
         "aliases": list(model.aliases),
         "kind": model.kind,
         "price": model.price.as_json() if model.price else None,

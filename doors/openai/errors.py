@@ -26,9 +26,9 @@ _TYPES: Final = {
 _RETRIED: Final = {408, 409, 429}
 """The statuses below 500 that the client retries."""
 
-_BESIDE: Final = ("id", "model_name", "cost_usd", *BUDGET_FACTS)
-"""The facts of the generation that stand beside `error`, as they do in a result, and those of a budget that is used
-up."""
+_BESIDE: Final = ("id", "model_name", "cost_usd", "partial", "text", "resets_at", *BUDGET_FACTS)
+"""The facts of the generation that stand beside `error`, as they do in a result: also the text that came of one that
+failed, and the end of a quota or budget that is used up."""
 
 NO_RETRY: Final = {"x-should-retry": "false"}
 
@@ -39,19 +39,28 @@ def shape(
     """The body, the content type and further headers of the response to an error, made from its problem document. The
     `headers` are those that the response has without them."""
     status = problem["status"]
-    problems = problem.get("errors") or ()
-    error = {
-        "message": problem["detail"],
-        "type": _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
-        "param": problems[0]["field"] if problems else None,
-        "code": problem["code"],
-    }
-    if len(problems) > 1:
-        error["errors"] = problems
+    error = _error(problem, _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"))
     is_retried = status in _RETRIED or status >= 500
     is_final = is_retried and not problem["retryable"] and "x-should-retry" not in headers
     beside = {name: problem[name] for name in _BESIDE if name in problem}
     return {"error": error, **beside}, MIMETYPE, dict(NO_RETRY) if is_final else {}
+
+
+def in_stream(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The event of an error that ends a stream, whose status was sent before (`ServiceError.as_item`)."""
+    beside = {name: item[name] for name in _BESIDE if name in item}
+    return {"error": _error(item, "server_error") | {"retryable": item["retryable"]}, **beside}
+
+
+def _error(item: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    problems = item.get("errors") or ()
+    error = {
+        "message": item["detail"],
+        "type": kind,
+        "param": problems[0]["field"] if problems else None,
+        "code": item["code"],
+    }
+    return error | ({"errors": problems} if len(problems) > 1 else {})
 
 
 def as_called(problems: Iterable[Problem], images: str | None = None) -> list[Problem]:

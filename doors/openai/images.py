@@ -79,10 +79,11 @@ def _listed(value: Any) -> list[Any]:
     """Pictures as a list of their addresses or files. OpenAI's JSON has each as `{"image_url": …}`, too."""
     if value is None:
         return []
-    return [_address(each) for each in value] if isinstance(value, list) else [_address(value)]
+    return [address_of(each) for each in value] if isinstance(value, list) else [address_of(value)]
 
 
-def _address(value: Any) -> Any:
+def address_of(value: Any) -> Any:
+    """The address in OpenAI's `{"image_url": …}`, or in a value that is one."""
     if isinstance(value, Mapping):
         address = value.get("image_url", value)
         return address.get("url", address) if isinstance(address, Mapping) else address

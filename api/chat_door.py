@@ -1,0 +1,232 @@
+"""The route of the door for OpenAI's clients to text models: `/v1/chat/completions`.
+
+A call becomes a generation, as from `POST /chat`. Its client retries without an idempotency key: until the answer has
+begun, a call whose connection is lost goes on for its retry (`generations/lost_calls.py`). All functions run in a Flask
+thread, inside a request, except those of `_Reader` that say otherwise.
+"""
+
+import queue
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from api import deliveries, incoming, responses
+from api.openai_door import patience
+from api.text_callers import sent_call, text_context
+from api.text_streams import STREAM, ended
+from auth import Caller
+from catalog.texts.runnable import CallModel
+from contract.tasks import COMPLETIONS
+from doors import OPENAI_ROOT
+from doors.openai.chat import ChatCall, names_of_models, translated
+from doors.openai.completions import Completion, is_answer, text_of
+from errors import InvalidRequest, ServiceError, ShuttingDown, StillRunning
+from generations import views
+from generations.archive import Stored
+from generations.batch import Work
+from generations.generation import Generation
+from generations.lost_calls import call_of
+from generations.submission import Submission
+from ledger.records import GenerationRecord
+from loop_thread import ClientDisconnected
+from parsing.generation import parse_generation
+from service import Runtime
+
+routes = Blueprint("chat_door", __name__, url_prefix=OPENAI_ROOT)
+
+_WAITS = incoming.Preference()
+"""All calls of this door wait for the end."""
+
+
+@routes.post("/chat/completions")
+def complete_chat() -> Response:
+    """Answer a conversation; with `stream`, in pieces as they come."""
+    service = incoming.service()
+    with sent_call(forms=False) as (fields, caller), _refusals(service, caller.id):
+        leave = incoming.quota(_WAITS).take(caller.turn, retry_after=service.seconds_per_release)
+        try:
+            call, submission = _call(service, caller, fields)
+        except BaseException:
+            leave()
+            raise
+    try:
+        response = _streamed(service, call, submission) if call.streams else _whole(service, call, submission)
+    except BaseException:
+        leave()
+        raise
+    response.call_on_close(leave)
+    return response
+
+
+@contextmanager
+def _refusals(service: Runtime, caller_id: str) -> Iterator[None]:
+    """Notes a refusal after which the client retries, and has lost no work."""
+    try:
+        yield
+    except ServiceError as error:
+        if error.status == 429 or error.status >= 500:
+            service.loop.submit(service.core.lost_calls.refused(caller_id))
+        raise
+
+
+def _call(service: Runtime, caller: Caller, fields: Any) -> tuple[ChatCall, Submission]:
+    """The call, and its submission. Raises InvalidRequest."""
+    address, key = incoming.address(), incoming.idempotency_key()
+    named = names_of_models(fields)
+    context = text_context(named, caller)
+    fingerprint = incoming.fingerprint(request.path, fields, context).current if key is None else None
+    model = context.find(str(named["model_name"]))
+    call = translated(
+        fields,
+        model if isinstance(model, CallModel) else None,
+        max_output_tokens=service.settings.GEMINI_CHAT_TOKENS,
+    )
+    sent = incoming.with_files_on_disk(call.body, context)
+    try:
+        parsed = parse_generation(sent, context)
+    except InvalidRequest as invalid:
+        raise InvalidRequest(call.as_called(invalid.problems)) from None
+    return call, incoming.submission(
+        "gen", parsed, sent, context=context, caller=caller, address=address, key=key,
+        seconds=None if call.streams else patience(), door=COMPLETIONS, door_fingerprint=fingerprint,
+    )  # fmt: skip
+
+
+async def _work(
+    service: Runtime, submission: Submission, number: int, reader: "_Reader | None"
+) -> Work | Stored:
+    """The work of a call, once it has ended. Runs on the loop."""
+    if submission.key is None:
+        return await service.core.lost_calls.call(submission, number=number, reader=reader)
+    if reader is None:
+        return await service.generations.submit(submission)
+    work = await service.generations.submit(replace(submission, wait_seconds=0))
+    reader.begin(work)
+    return await service.generations.wait(work, submission)
+
+
+def _whole(service: Runtime, call: ChatCall, submission: Submission) -> Response:
+    """The answer in one document. Raises StillRunning before the client stops waiting."""
+    waiting = _work(service, submission, deliveries.number(), None)
+    record = _record_of(service, submission, service.loop.submit(waiting, disconnect=incoming.connection()))
+    body = views.generation(record, submission.address)
+    if not is_answer(body):
+        responses.raise_if_failed(record, submission.address)
+    return jsonify(_completion(call, record).document(body))
+
+
+def _streamed(service: Runtime, call: ChatCall, submission: Submission) -> Response:
+    """The answer in pieces. Raises the error of a call that fails before its first piece of text."""
+    reader, seconds = _Reader(), patience()
+    waiting = _work(service, submission, deliveries.number(), None if call.is_whole_at_once else reader)
+    future = service.loop.submit(waiting, disconnect=incoming.connection())
+    future.add_done_callback(reader.end)
+    with _refusals(service, submission.caller.id):
+        try:
+            first = reader.first(seconds)
+        except queue.Empty:
+            future.cancel()  # it goes on, and is lost
+            raise StillRunning from None
+    if first is None:
+        record = _record_of(service, submission, future)
+        body = views.generation(record, submission.address)
+        if not is_answer(body):
+            responses.raise_if_failed(record, submission.address)
+        found = _completion(call, record)
+        events: Iterator[str] = iter(
+            [found.begin(), *map(found.piece, filter(None, [text_of(body)])), *found.end(body)]
+        )
+    else:
+        events = _events(call, submission, reader, future, first)
+    response = Response(events, mimetype=STREAM)
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(future.cancel)
+    return response
+
+
+def _events(
+    call: ChatCall,
+    submission: Submission,
+    reader: "_Reader",
+    future: "Future[Work | Stored]",
+    first: str,
+) -> Iterator[str]:
+    """The events of a stream that begins with the text `first`."""
+    assert reader.work is not None  # noqa: S101 - its text has begun
+    found = _completion(call, reader.work.record())
+    yield found.begin()
+    piece: str | None = first
+    while piece is not None:
+        yield found.piece(piece)
+        piece = reader.next()
+    try:
+        work = ended(future)
+        if not work.has_ended:
+            raise ShuttingDown
+        record = work.record()
+        body = views.generation(record, submission.address)
+        error = views.error(record)
+        if error is None or is_answer(body):
+            yield from found.end(body)
+        else:
+            yield found.failed(body["error"])
+    except ClientDisconnected:
+        return
+    except ServiceError as error:
+        yield found.failed(error.as_item())
+
+
+def _record_of(service: Runtime, submission: Submission, future: "Future[Work | Stored]") -> GenerationRecord:
+    """The record of a call that has ended, and whose answer is watched. Raises StillRunning."""
+    with _refusals(service, submission.caller.id):
+        work = ended(future)
+        if not work.has_ended:
+            raise StillRunning
+    if submission.key is None:
+        deliveries.watch(service, call_of(work, submission))
+    record: GenerationRecord = work.record()
+    return record
+
+
+def _completion(call: ChatCall, record: GenerationRecord) -> Completion:
+    return Completion(
+        id=record.id,
+        created=int(record.accepted_at),
+        model=record.requested_model,
+        changes=call.changes,
+        with_usage=call.with_usage,
+    )
+
+
+class _Reader:
+    """The pieces of the text of one call, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.work: Generation | None = None
+        self.answers = False
+
+    def begin(self, work: Work | Stored) -> None:
+        """Read the text of this work if it runs in this process. On the loop."""
+        if isinstance(work, Generation):
+            self.work = work
+            work.follow_text(self._pieces.put)
+
+    def end(self, _ended: object) -> None:
+        """No further piece comes. In any thread."""
+        self._pieces.put(None)
+
+    def first(self, seconds: float | None) -> str | None:
+        """The first piece; None if the call has ended without one. Raises queue.Empty after so many seconds."""
+        piece = self._pieces.get(timeout=seconds)
+        self.answers = piece is not None
+        return piece
+
+    def next(self) -> str | None:
+        """The next piece; None after the end."""
+        return self._pieces.get()
