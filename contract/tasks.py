@@ -13,6 +13,9 @@ TASKS: Final = (CHAT, STRUCTURED, STORY)
 COMPLETIONS: Final = "openai-chat"
 """The interface of a chat that came by the door for OpenAI's clients."""
 
+CALL_DOORS: Final = (*TASKS, COMPLETIONS)
+"""All interfaces of calls to text models."""
+
 MESSAGES: Final[Mapping[str, str]] = {
     STRUCTURED: "Successfully generated structured output",
     STORY: "Successfully generated cinematic story design",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from contract.tasks import TASKS
+from contract.tasks import CALL_DOORS
 from errors import OutcomeUnknown
 from ledger import PastCall
 from ledger.blanking import BlankTexts, blanked
@@ -43,7 +43,7 @@ class MemoryPastCalls(MemoryRows):
             for each in self.all(GenerationRecord)
             if each.ended_at is not None
             and since <= each.ended_at < before
-            and (each.calls > 0 or each.door in TASKS or each.model in models)
+            and (each.calls > 0 or each.door in CALL_DOORS or each.model in models)
             and (each.prompt or each.outputs or each.text is not None or (each.error and each.error.problems))
             and not {each.id, each.batch_id} & pending
         ]

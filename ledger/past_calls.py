@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import func, or_, select
 
-from contract.tasks import TASKS
+from contract.tasks import CALL_DOORS
 from errors import OutcomeUnknown
 from ledger import PastCall
 from ledger.sql_reader import SqlReader
@@ -42,7 +42,7 @@ class SqlPastCalls(SqlReader):
 
     def kept_texts(self, models: Collection[str], *, since: float, before: float, most: int) -> Sequence[str]:
         pending = select(DELIVERIES.c.id).where(DELIVERIES.c.state == "pending")
-        is_of_texts = or_(_G.calls > 0, _G.door.in_(TASKS), _G.model.in_(models))
+        is_of_texts = or_(_G.calls > 0, _G.door.in_(CALL_DOORS), _G.model.in_(models))
         has_texts = or_(
             _G.prompt != "", _G.outputs != "[]", _G.text.is_not(None), _G.error_problems.is_not(None)
         )

@@ -105,10 +105,12 @@ class Completion:
         """The facts of this service that stand beside OpenAI's fields."""
         attempts = body.get("attempts")
         made = attempts[-1]["changes"] if isinstance(attempts, list) and attempts else body.get("changes", ())
+        warnings = {"warnings": body["warnings"]} if "warnings" in body else {}
         return {
             "cost_usd": body["cost_usd"],
             "model_version": body.get("model_version"),
             "changes": [*(each.as_json() for each in self.changes), *made],
+            **warnings,
         }
 
 
