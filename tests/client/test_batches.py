@@ -11,7 +11,7 @@ from replicate_concurrent.operations.generating import Order
 
 from tests.support.scripted_service import ScriptedService, answer, problem
 
-ORDER = Order({"model_name": "flux-dev", "prompts": ["a", "b"]})
+ORDER = Order({"model_name": "flux-dev", "prompts": ["a", "b"]}, path="/generate-batch")
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])

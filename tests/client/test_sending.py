@@ -312,7 +312,7 @@ def test_a_batch_without_an_id_is_not_looked_for(scripted):
     service = scripted(answer(200, {}))
 
     with pytest.raises(BadAnswer):
-        service.run(batches.run(service.service, Order({"requests": []})))
+        service.run(batches.run(service.service, Order({"requests": []}, path="/generate-batch")))
 
     assert 1 == len(service.requests)
 
