@@ -2,19 +2,27 @@
 
 import time
 from dataclasses import replace
+from typing import Final
 
 from contract.states import State
 from errors import GenerationFailed, Interrupted, OutcomeUnknown, ServiceError
 from generations.attempts import failure
-from ledger.records import GenerationRecord
+from generations.generation import counts_of
+from ledger.records import AttemptRecord, GenerationRecord
+from providers.calls import CallLost
+
+_STOPPED: Final = "The service stopped before the answer had ended."
 
 
 def ended_record(record: GenerationRecord, error: ServiceError, state: State = "failed") -> GenerationRecord:
     """The record of a generation that ends now without running. A prediction that may still run counts as billed."""
     now = time.time()
     may_run = record.state in {"submitting", "running"}
+    attempts = _closed(record)
     return replace(
         record,
+        attempts=attempts,
+        **counts_of(attempts),
         state=state,
         request=None,
         ended_at=now,
@@ -27,12 +35,24 @@ def ended_record(record: GenerationRecord, error: ServiceError, state: State = "
     )
 
 
+def _closed(record: GenerationRecord) -> tuple[AttemptRecord, ...]:
+    """The attempts, without an open call: its answer is lost, and it counts as what was reserved for it."""
+    most = max(0.0, record.reserved_usd - sum(each.cost_usd for each in record.attempts))
+    lost = failure(CallLost(_STOPPED))
+    return tuple(
+        replace(each, open=False, error=lost, cost_usd=round(most, 6)) if each.open and each.is_call else each
+        for each in record.attempts
+    )
+
+
 def expired(record: GenerationRecord) -> GenerationRecord:
     """The record of a generation whose owner did not come back in time."""
     if record.cancelled:
         return cancelled(record)
     if record.state == "queued":
         return ended_record(record, Interrupted())
+    if (last := record.last_called) is not None and last.is_call:
+        return ended_record(record, CallLost(_STOPPED))
     if record.state == "submitting":
         return ended_record(
             record, OutcomeUnknown("The service stopped while it was creating the prediction.")
@@ -48,7 +68,10 @@ def expired(record: GenerationRecord) -> GenerationRecord:
 def cancelled(record: GenerationRecord) -> GenerationRecord:
     """The record of a generation that is cancelled without its owner's token, so not at Replicate."""
     detail = "The generation was cancelled."
-    if record.state == "submitting":
+    is_call = any(each.is_call for each in record.attempts)
+    if is_call and record.state != "queued":
+        detail += " Whether it had begun is not known: it may be billed."
+    elif record.state == "submitting":
         detail += " The service had stopped while its prediction was being created, which may be billed."
     elif record.state == "running":
         detail += f" Its prediction {record.prediction_id} may run until its deadline, and be billed."

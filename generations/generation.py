@@ -238,7 +238,7 @@ class Generation:
             "credits": model.credits if self.succeeded else 0,
             "text": self.text,
             "resets_at": self.error.resets_at if isinstance(self.error, QuotaExhausted) else None,
-            **_counts(attempts),
+            **counts_of(attempts),
         }
 
     def _made(self) -> tuple[int, float]:
@@ -251,7 +251,7 @@ class Generation:
         return self.kinds.count("image"), films * length
 
 
-def _counts(attempts: Iterable[AttemptRecord]) -> dict[str, int]:
+def counts_of(attempts: Iterable[AttemptRecord]) -> dict[str, Any]:
     """The number of calls that were sent, and the sums of their tokens."""
     sent = [each for each in attempts if each.is_call and each.submitted_at is not None]
     tokens = {name: sum(getattr(each, name) or 0 for each in sent) for name in CALL_COUNTS if name != "calls"}
