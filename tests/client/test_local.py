@@ -14,7 +14,7 @@ import httpx
 import pytest
 from replicate_concurrent import Client, local
 from replicate_concurrent.config import Settings
-from replicate_concurrent.errors import ConfigError, NoServer
+from replicate_concurrent.errors import ConfigError, NoServer, Unauthenticated
 from replicate_concurrent.local import caring, starting, state
 from replicate_concurrent.local.finding import Local
 from replicate_concurrent.local.installed import WAYS
@@ -94,6 +94,16 @@ def test_after_a_kill_the_next_call_starts_a_service_that_has_the_work_of_the_fi
     assert second.files[0].startswith(known.url)
     assert 200 == httpx.get(first.files[0], trust_env=False).status_code
     assert local.doctor(TOKEN).pid not in {None, known.pid}
+
+
+@pytest.mark.slow
+def test_a_gemini_key_alone_is_enough_for_texts(environ, monkeypatch, simulator):
+    monkeypatch.setenv("GEMINI_BASE_URL", simulator.url)
+    monkeypatch.setenv("GEMINI_API_KEY", "a-key-of-a-user")
+    with Client() as client:
+        assert client.chat("[[out=20]] [[first=0]] [[slow=0]]").response
+        with pytest.raises(Unauthenticated):
+            client.generate("A fox", model="flux-dev")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Text models by both clients and by `rcg`, over sockets, on a real service before the simulated Gemini."""
 
+import asyncio
 import io
 import json
 import socket
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 from replicate_concurrent import (
+    AsyncClient,
     Client,
     ContentRefused,
     GeminiKeyRejected,
@@ -165,10 +167,19 @@ def _pass(near, far, *, ends):
             return
 
 
-def test_a_stream_over_a_line_that_breaks_goes_on_and_is_paid_once(breaking, simulator):
-    prompt = "A long fox [[out=60]] [[chunks=6]] [[first=0]] [[slow=1.5]]"
-    with Client(breaking, ADMIN) as client:
-        pieces = [*client.chat_stream(prompt)]
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_stream_over_a_line_that_breaks_goes_on_and_is_paid_once(breaking, is_async):
+    prompt = "A long fox [[out=60]] [[chunks=6]] [[first=0]] [[slow=1]]"
+
+    async def listened():
+        async with AsyncClient(breaking, ADMIN) as client:
+            return [each async for each in client.chat_stream(prompt)]
+
+    if is_async:
+        pieces = asyncio.run(listened())
+    else:
+        with Client(breaking, ADMIN) as client:
+            pieces = [*client.chat_stream(prompt)]
 
     assert 2 <= len(pieces) - 1
     assert "".join(each.delta for each in pieces) == pieces[-1].result.response
