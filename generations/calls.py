@@ -7,22 +7,22 @@ the request says `"on_lost": "repeat"`, and it costs what was reserved for it.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
-from admission.metered.demand import Demand, TooLarge
+from admission.metered.demand import Demand
 from auth import Caller
 from catalog.adaptation import Change, Step
 from catalog.registry import Registry
 from catalog.texts.runnable import CallModel
-from errors import GenerationTimeout, LedgerDown, OutcomeUnknown, Problem, ServiceError
-from errors.calls import PromptTooLarge
+from errors import GenerationTimeout, LedgerDown, OutcomeUnknown, ServiceError
 from files.pictures import PictureSource
 from generations.answers import Reading, read
 from generations.attempts import Attempt
 from generations.batch import Batch
+from generations.call_admission import CallAdmission, CallGate, Lease
 from generations.call_state import CallState
 from generations.generation import Generation
 from generations.past import PastCalls
@@ -32,55 +32,16 @@ from loop_thread import Pool
 from metering.gate import MeteredGate
 from providers import TryAgain, UpstreamState
 from providers.call_inputs import Pictures, call_of
-from providers.calls import Call, CallAnswer, CallLease, CallLost, CallProvider, LimitHit, Partial, partial_of
+from providers.calls import Call, CallAnswer, CallLost, CallProvider, LimitHit, Partial, partial_of
 
 REPEAT: Final = "repeat"
 """The value of `on_lost` with which a lost call is sent again, and may be paid twice."""
-
-_UNKNOWN_WAIT: Final = 60.0
-"""Seconds for which a model or account is closed if the provider does not say for how long."""
 
 _LONG: Final = 20_000
 """Characters of an answer whose check would block the loop for more than some ten milliseconds."""
 
 _LEDGER_PAUSE: Final = 1.0
 """Seconds between retries while the ledger cannot be written."""
-
-
-class Lease(CallLease, Protocol):
-    """The admission of one call: `metering.lease.MeteredLease`, or that of several processes."""
-
-    async def persist(self, ledger: Ledger, reference: str, /) -> None:
-        """Wait until the ledger has on disk that it is used for the attempt with this id. Raises LedgerDown."""
-
-    def proceed(self) -> None:
-        """The call was not refused for a limit."""
-
-    def settled(self, micro_usd: int) -> None:
-        """The call has ended, and costs this much."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-
-class CallGate(Protocol):
-    """What admits calls: `metering.gate.MeteredGate`, or that of several processes."""
-
-    def check(self, demand: Demand) -> None:
-        """Raises TooLarge if a call of this size can never be admitted."""
-
-    def is_large(self, demand: Demand) -> bool:
-        """Whether the call takes so much of a window that an estimate of its size is too coarse."""
-
-    async def acquire(self, demand: Demand) -> Lease:
-        """Wait for everything that the call needs. Raises TooLarge."""
-
-    def shut(self, account: str, model: str | None, seconds: float, why: str) -> None:
-        """The provider refused a call for a limit of a model, or of the account, for so many seconds."""
-
-    def lower(self, account: str, model: str | None, limit: str, value: int) -> None:
-        """A limit is lower than was configured."""
 
 
 class FullCallProvider(CallProvider, Protocol):
@@ -111,7 +72,7 @@ class CallRunner:
         prove: Callable[[Caller], object] = lambda caller: None,
     ) -> None:
         self._provider = provider
-        self._gate = gate
+        self._admission = CallAdmission(gate)
         self._ledger = ledger
         self._timeout = timeout
         self._pictures = pictures
@@ -162,12 +123,11 @@ class CallRunner:
             max_concurrent=batch.max_concurrent if batch else None,
             semaphore=generation.semaphore,
         )
-        if self._gate.is_large(demand):
+        if self._admission.gate.is_large(demand):
             with suppress(TryAgain):  # the estimate is an upper bound
                 tokens = min(tokens, await self._provider.count_tokens(caller, call))
                 demand = replace(demand, tokens=tokens, micro_usd=model.bound_of(attempt.input, tokens))
-        with _size_checked():
-            self._gate.check(demand)
+        self._admission.check(demand)
         return demand
 
     async def _send(
@@ -178,8 +138,7 @@ class CallRunner:
         assert isinstance(model, CallModel)  # noqa: S101 - see `make`
         queued_at = clock()
         try:
-            with _size_checked():
-                lease = await self._gate.acquire(demand)
+            lease = await self._admission.acquire(demand)
         finally:
             generation.queued_seconds += clock() - queued_at
         admitted = clock()
@@ -221,7 +180,7 @@ class CallRunner:
         except LimitHit as hit:
             lease.settled(0)
             attempt.error, attempt.answered_at = hit.error, time.time()
-            raise self._limited(generation.caller.account, call.model, hit) from None
+            raise self._admission.limited(generation.caller.account, call.model, hit) from None
         except TryAgain as again:
             lease.settled(0)
             attempt.error, attempt.answered_at = again.error, time.time()
@@ -233,18 +192,6 @@ class CallRunner:
             if isinstance(reason, TimeoutError) and timer.expired():
                 error = GenerationTimeout(f"The answer had not ended after {seconds:g} s.")
             raise self._failed(generation, attempt, lease, error, reason) from None
-
-    def _limited(self, account: str, model: str, hit: LimitHit) -> Exception:
-        """Close the model or the account for a limit that it has reached. Returns the error to raise."""
-        scope = model if hit.scope == "model" else None
-        if hit.limit is not None and hit.lowered_to:
-            self._gate.lower(account, scope, hit.limit, hit.lowered_to)
-        hit.error.falls_back = True  # another model has limits of its own
-        seconds = hit.wait if hit.until is None else max(0.0, hit.until - time.time())
-        if hit.kind == "capacity":  # it is nobody's window that is full
-            return TryAgain(hit.error, wait=seconds)
-        self._gate.shut(account, scope, _UNKNOWN_WAIT if seconds is None else seconds, hit.error.detail)
-        return TryAgain(hit.error, wait=0.0, gate_closed=True) if hit.kind == "minute" else hit.error
 
     def _failed(
         self,
@@ -370,15 +317,6 @@ class Calls:
         """Close every connection."""
         await self.provider.aclose()
         await self.pictures.aclose()
-
-
-@contextmanager
-def _size_checked() -> Iterator[None]:
-    """Tell the caller that its call is too large for a whole window."""
-    try:
-        yield
-    except TooLarge as error:
-        raise PromptTooLarge([Problem("prompt", str(error))]) from None
 
 
 def _partial_of(error: BaseException) -> Partial | None:
