@@ -75,7 +75,8 @@ def pieces(service, **parameters):
 
 
 def test_a_text_comes_in_pieces_and_its_result_at_last(scripted):
-    got = pieces(scripted(events("A red ", "fox.", LAST)))
+    newer = 'event: queued\ndata: {"position": 3}'
+    got = pieces(scripted(events(newer, "A red ", "fox.", LAST)))
 
     assert [("A red ", None), ("fox.", None), ("", "A red fox.")] == [
         (each.delta, each.result and each.result.response) for each in got

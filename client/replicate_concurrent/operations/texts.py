@@ -177,8 +177,10 @@ class _Text:
         if "delta" in event.data:
             piece = self._new(str(event.data["delta"]))
             return [ChatDelta(piece)] if piece else []
+        if "success" not in event.data:
+            return []  # of a newer service
         result = chat_result(event.data)
-        rest = result.response.removeprefix(self._shown) if self._is_begun(result.response) else ""
+        rest = result.response[len(self._shown) :] if result.response.startswith(self._shown) else ""
         return [*([ChatDelta(rest)] if rest else []), ChatDelta("", result)]
 
     def _new(self, piece: str) -> str:
@@ -194,9 +196,6 @@ class _Text:
                 self._shown = ""  # a call that was repeated has another text
         self._shown += piece
         return piece
-
-    def _is_begun(self, response: str) -> bool:
-        return response.startswith(self._shown)
 
 
 def _order(path: str, body: Mapping[str, Any], key: str | None) -> Order:
@@ -235,8 +234,7 @@ def _with_images(requested: Order) -> Order:
 def _embedded(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A call with its images, and those of its messages, as `data:` URIs."""
     found = dict(fields)
-    if "images" in found:
-        listed = found["images"]
+    if (listed := found.get("images")) is not None:
         found["images"] = [
             _image(each) for each in (listed if isinstance(listed, (list, tuple)) else [listed])
         ]
