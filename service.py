@@ -169,7 +169,7 @@ class Runtime:
         ClientDisconnected as `LoopThread.run` does; then the change goes on."""
 
         async def change() -> GateStats:
-            act = actor.act("configure", "gate", limits.model_dump(exclude_unset=True))
+            act = actor.act("configure", "gate", limits.as_sent())
             async with noted(self.ledger, act):
                 await self.core.configure(limits)
             return self.gate.statistics()

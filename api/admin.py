@@ -9,12 +9,13 @@ import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
 from admission.snapshot import GateStats, StallStats
-from api import incoming, roles
+from api import call_figures, incoming, roles
+from auth import CALLS, CREATIONS
 from cluster.figures import ProcessFigures
 from contract.states import iso8601
 from errors import LedgerDown
 from generations.figures import WorkFigures, concurrency_figures, total
-from parsing.limits import parse_limits
+from parsing.limits import nested, parse_limits
 from providers import UpstreamState
 from service import NAME, VERSION, Runtime
 
@@ -34,8 +35,8 @@ def configure() -> Response:
         limits = parse_limits(body)
     configured = service.configure(limits, roles.actor(), disconnect=incoming.connection())
     who = {"caller": principal.id, "peer": request.remote_addr}
-    log.info("configured", request=g.request_id, **who, **limits.model_dump(exclude_unset=True))
-    return jsonify(configured)
+    log.info("configured", request=g.request_id, **who, **limits.as_sent())
+    return jsonify(configured | {CALLS: call_figures.shown(service, call_figures.seen(service))})
 
 
 @routes.get("/status")
@@ -68,7 +69,7 @@ def ready() -> Response:
 
 def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, Any]:
     """Waits only for one call on the loop and, for the admin, one read of the ledger."""
-    seen = figures_of(service)
+    seen, calls = figures_of(service), call_figures.seen(service)
     return {
         "service": NAME,
         "version": VERSION,
@@ -78,6 +79,7 @@ def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, A
         "default_replicate_token_configured": service.settings.replicate_token is not None,
         "ledger": "ok" if service.ledger.trouble is None else "down",
         "concurrency": concurrency_figures(seen.gate),
+        CALLS: call_figures.shown(service, calls),
         "upstream": _upstream(seen.gate.stall, seen.upstream),
         "polling": {
             "requests_per_minute_limit": service.settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
@@ -88,6 +90,19 @@ def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, A
         "clock_skew_seconds": None if seen.clock_skew is None else round(seen.clock_skew, 1),
         **({"processes": [_process(each) for each in seen.processes]} if for_key and seen.processes else {}),
         **(_for_admin(service, seen) if for_admin else {}),
+    }
+
+
+def providers(service: Runtime) -> dict[str, Any]:
+    """Each provider's health, limits, and slots in use and waiting."""
+    seen = figures_of(service)
+    return {
+        CREATIONS: {
+            "configured": service.settings.replicate_token is not None,
+            "concurrency": concurrency_figures(seen.gate),
+            "upstream": _upstream(seen.gate.stall, seen.upstream),
+        },
+        CALLS: call_figures.shown(service, call_figures.seen(service)),
     }
 
 
@@ -144,7 +159,7 @@ def _for_admin(service: Runtime, seen: Seen) -> dict[str, Any]:
     left = budget_left(service)
     waiting = seen.work.oldest_waiting_seconds
     return {
-        "configured_limits": dict(service.core.limits.configured),
+        "configured_limits": nested(service.core.limits.configured),
         "budget_left_usd": left,
         "oldest_waiting_seconds": None if waiting is None else round(waiting, 1),
         "failures_last_hour": _failures(service),

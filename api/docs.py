@@ -2,11 +2,11 @@
 
 import json
 import secrets
-from typing import Final
+from typing import Any, Final
 
 from flask import Blueprint, Response, g, jsonify, render_template, request
 
-from api import incoming
+from api import admin, incoming, semaphores
 from api.openapi.document import openapi_document
 from doors import OPENAI_ROOT, REPLICATE_ROOT, error_shapes
 from errors import InvalidRequest, Problem
@@ -23,15 +23,23 @@ _DOORS: Final = {"openai": OPENAI_ROOT, "replicate": REPLICATE_ROOT}
 # Without this, the public path without its slash would redirect by an HTML page.
 @routes.get("/", strict_slashes=False)
 def index() -> Response:
-    """Links to the documentation. A browser is redirected to the HTML page."""
+    """Links to the documentation, and the providers. A browser is redirected to the HTML page."""
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
         response = Response(status=302, headers={"Location": f"{incoming.root()}/docs"})
         del response.headers["Content-Type"]
         return response
-    address = incoming.address()
+    address, service = incoming.address(), incoming.service()
     paths = ("docs", "openapi.json", "models", "status", "health")
     links = {path.removesuffix(".json"): f"{address}/{path}" for path in paths}
-    return jsonify({"name": NAME, "version": VERSION, "links": links})
+    body: dict[str, Any] = {
+        "name": NAME,
+        "version": VERSION,
+        "links": links,
+        "providers": admin.providers(service),
+    }
+    if incoming.known() is not None:
+        body["semaphores"] = semaphores.listed(service)
+    return jsonify(body)
 
 
 @routes.get("/openapi.json")

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, request
 
-from api import admin, incoming
+from api import admin, call_figures, incoming
 from errors import Forbidden, LedgerDown
 from ledger import Period
 from service import VERSION, Runtime
@@ -25,7 +25,8 @@ def metrics() -> Response:
         raise Forbidden("This request requires an admin key, or a key of the role `metrics`.")
     service = incoming.service()
     seen = admin.figures_of(service)
-    found = [*_of_the_gate(seen), *_of_this_process(service, seen), *_of_the_ledger(service)]
+    calls = call_figures.metrics(call_figures.seen(service))
+    found = [*_of_the_gate(seen), *calls, *_of_this_process(service, seen), *_of_the_ledger(service)]
     text, media_type = exposition(found, request.headers.get("Accept"))
     return Response(text, content_type=media_type)
 
@@ -88,6 +89,10 @@ def _of_the_ledger(service: Runtime) -> Iterator[Metric]:
         ("generations", "Generations that ended within an hour."),
         ("succeeded", "Generations that succeeded within an hour."),
         ("usd", "USD that the generations of the last hour cost."),
+        ("calls", "Calls to text models of the last hour."),
+        ("prompt_tokens", "Tokens of prompts of the last hour."),
+        ("completion_tokens", "Tokens of answers of the last hour."),
+        ("thinking_tokens", "Tokens of thinking of the last hour."),
     ):
         yield Metric(f"rcg_{figure}_last_hour", text, _by_model(groups, figure), "model")
 

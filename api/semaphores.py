@@ -32,8 +32,7 @@ routes = Blueprint("semaphores", __name__)
 def semaphores() -> Response:
     """All semaphores with their use."""
     roles.require_view()
-    service, named = _semaphores()
-    return jsonify({"semaphores": [_shown(each) for each in service.loop.run(named.all())]})
+    return jsonify({"semaphores": listed(incoming.service())})
 
 
 @routes.post("/_admin/semaphores")
@@ -81,6 +80,11 @@ def end_lease(semaphore: str, lease_id: str) -> Response:
     service, named = _for_lease()
     service.loop.run(named.release(semaphore, lease_id))
     return no_content()
+
+
+def listed(service: Runtime) -> list[dict[str, Any]]:
+    """All semaphores with their use, as JSON."""
+    return [_shown(each) for each in service.loop.run(service.core.semaphores.all())]
 
 
 def _for_admin() -> tuple[Runtime, NamedSemaphores | SharedSemaphores]:

@@ -39,7 +39,6 @@ from generations.key_limits import KeyLimits
 from generations.keys import NamedKeys
 from generations.late import LatePredictions
 from generations.lifecycle import Runner
-from generations.limits import ConfiguredLimits
 from generations.lost_calls import LostCalls
 from generations.model_pages import ModelPages
 from generations.past import seconds_in_doubt
@@ -105,7 +104,7 @@ class Core:
         self._doors, self.calls = doors, calls
         keys = IdempotencyKeys(ledger=ledger, archive=archive)
         self._process, self.gate, self.provider = ledger.process, gate, provider
-        self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger)
+        self.limits = parts.limits(settings, gate, ledger, calls)
         self.letters = letters
         self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
         """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""

@@ -7,72 +7,81 @@ If several processes share the ledger, the environment is that of the process th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
 
 import structlog
 
+from admission.metered.limits import MeteredLimits
 from cluster import AnyGate
 from errors import LedgerDown
 from ledger import Ledger, Queries
 from ledger.records import MetaRecord
-from parsing.limits import Limits
+from metering.gate import MeteredGate
+from parsing.limits import FLAT_NAMES, Limits, nested
 from settings import Settings
+
+_OF_CREATIONS: Final = frozenset({"concurrent_limit", "requests_per_minute"})
 
 log = structlog.get_logger("limits")
 
 
 class ConfiguredLimits:
-    """The limits of `gate`: those of the environment, except for those that `/configure` set. `load` may be called in
-    any thread, everything else on the loop."""
+    """The limits of `gate`, and of that of `calls`: those of the environment, except for those that `/configure` set.
+    `load` may be called in any thread, everything else on the loop."""
 
-    def __init__(self, settings: Settings, *, gate: AnyGate, ledger: Ledger) -> None:
-        self.own: Mapping[str, int] = {
+    def __init__(
+        self, settings: Settings, *, gate: AnyGate, ledger: Ledger, calls: MeteredGate | None = None
+    ) -> None:
+        self.own: Mapping[str, Any] = {
             "concurrent_limit": settings.REPLICATE_CONCURRENT_LIMIT,
             "requests_per_minute": settings.REPLICATE_REQUESTS_PER_MINUTE,
+            **settings.call_limits,
         }
         """The limits of this process's environment, by name."""
         self._environment = self.own
-        self._differing: Mapping[str, int] = {}
+        self._differing: Mapping[str, Any] = {}
         self._prefix = "simulated " if settings.REPLICATE_SIMULATE else ""
-        self._gate = gate
+        self._gate, self._calls = gate, calls
         self._ledger = ledger
         self._changing = asyncio.Lock()
-        self.configured: Mapping[str, int] = {}
+        self.configured: Mapping[str, Any] = {}
         """The limits that `/configure` set, by name."""
 
-    def load(self, queries: Queries) -> dict[str, int]:
+    def load(self, queries: Queries) -> dict[str, Any]:
         """The limits that the ledger has. A value that is no valid limit is logged and left out. Raises LedgerDown."""
-        kept: dict[str, int] = {}
-        for name in Limits.model_fields:
+        kept: dict[str, Any] = {}
+        for name in FLAT_NAMES:
             value = queries.meta(self._prefix + name)
             if value is None:
                 continue
             try:
-                limits = Limits.model_validate({name: int(value)})
+                limits = Limits.model_validate(nested({name: json.loads(value)}))
             except ValueError:
                 log.warning("limit_ignored", limit=name, value=value[:100].decode(errors="replace"))
             else:
-                kept |= limits.model_dump(exclude_unset=True)
+                kept |= limits.changes()
         return kept
 
-    def begin(self, kept: Mapping[str, int]) -> None:
+    def begin(self, kept: Mapping[str, Any]) -> None:
         """Apply the limits of the ledger, and log those that differ from the environment's."""
         self.configured = kept
-        self._gate.configure(**kept)
+        self._apply(kept)
         differing = {name: value for name, value in kept.items() if value != self._environment[name]}
         if differing:
             environment = {name: self._environment[name] for name in differing}
             log.warning("limits_differ", configured=differing, environment=environment)
 
-    def follow(self, holder: Mapping[str, int]) -> None:
+    def follow(self, holder: Mapping[str, Any]) -> None:
         """Use the limits of this environment, that of the process which holds the gate, and log those in force that
         differ from this process's own."""
         self._environment = {**self.own, **holder}
-        self._gate.configure(**self._in_force)
+        self._apply(self._in_force)
         differing = {
             name: value
             for name, value in self._environment.items()
-            if name not in self.configured and value != self.own[name]
+            if name not in self.configured and value != self.own.get(name, value)
         }
         if differing and differing != self._differing:
             own = {name: self.own[name] for name in differing}
@@ -86,16 +95,16 @@ class ConfiguredLimits:
         await asyncio.shield(self._change(limits))
 
     async def refresh(
-        self, read: Callable[[Callable[[Queries], dict[str, int]]], Awaitable[dict[str, int]]]
+        self, read: Callable[[Callable[[Queries], dict[str, Any]]], Awaitable[dict[str, Any]]]
     ) -> None:
         """Apply the limits of the ledger, which another process may have changed. `read` reads it. Raises
         LedgerDown."""
         async with self._changing:
             self.configured = await read(self.load)
-            self._gate.configure(**self._in_force)
+            self._apply(self._in_force)
 
     async def _change(self, limits: Limits) -> None:
-        changes: dict[str, int | None] = limits.model_dump(exclude_unset=True)
+        changes = limits.changes()
         async with self._changing:  # so that the last change on disk is the last one in force
             if self._ledger.trouble is not None:
                 raise LedgerDown(self._ledger.trouble)
@@ -108,15 +117,27 @@ class ConfiguredLimits:
                 raise
             changed = {**self.configured, **changes}
             self.configured = {name: value for name, value in changed.items() if value is not None}
-            self._gate.configure(**{name: self._in_force[name] for name in changes})
+            self._apply(changes)
+
+    def _apply(self, names: Iterable[str]) -> None:
+        """Bring the limits of these names into force."""
+        in_force = self._in_force
+        of_creations = {name: in_force[name] for name in names if name in _OF_CREATIONS}
+        if of_creations:
+            self._gate.configure(**of_creations)
+        if self._calls is not None and any(name not in _OF_CREATIONS for name in names):
+            self._calls.configure(
+                concurrent_limit=in_force["calls.concurrency_limit"],
+                limits=MeteredLimits.parse(in_force["calls.limits"]),
+            )
 
     @property
-    def _in_force(self) -> Mapping[str, int]:
+    def _in_force(self) -> Mapping[str, Any]:
         return {**self._environment, **self.configured}
 
-    def _write(self, limits: Mapping[str, int | None]) -> None:
+    def _write(self, limits: Mapping[str, Any]) -> None:
         for name, value in limits.items():
             if value is None:
                 self._ledger.delete(MetaRecord, self._prefix + name)
             else:
-                self._ledger.upsert(MetaRecord(self._prefix + name, str(value).encode()))
+                self._ledger.upsert(MetaRecord(self._prefix + name, json.dumps(value).encode()))

@@ -70,6 +70,11 @@ class CallFields(BaseModel):
     )
 
     @property
+    def call_limits(self) -> Mapping[str, Any]:
+        """The limits of calls by the names that `parsing.limits` has for them."""
+        return {"calls.concurrency_limit": self.GEMINI_CONCURRENCY_LIMIT, "calls.limits": self.gemini_limits}
+
+    @property
     def gemini_limits(self) -> Mapping[str, Mapping[str, Any]]:
         found: Mapping[str, Mapping[str, Any]] = json.loads(self.GEMINI_LIMITS)
         return found

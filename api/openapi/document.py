@@ -22,7 +22,6 @@ from catalog.references import LARGEST, NAMES
 from network.public_http import MAX_URL_LENGTH
 from parsing.batch import KEY, MAX_BATCH_ITEMS
 from parsing.keys import KeyChanges, KeyFields, RotateFields
-from parsing.limits import Limits
 from parsing.normal import OPTIONAL
 from parsing.semaphores import LeaseFields, SemaphoreFields
 from parsing.shapes import BatchFields, ItemFields, SingleFields
@@ -101,9 +100,6 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
         **requests,
         "WithFallback": with_fallback,
         "Form": _form(),
-        "Limits": an_object(
-            _properties(Limits), required=[], additionalProperties=False, minProperties=1,
-        ),
         "SemaphoreLimit": _body(SemaphoreFields), "LeaseTerms": _body(LeaseFields),
         **models_of.schemas(),
         "NewKey": _body(KeyFields, required=["name"]), "KeyChanges": _body(KeyChanges, required=[], minProperties=1),

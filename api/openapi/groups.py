@@ -172,7 +172,12 @@ _OF_KEYS: Final[Mapping[str, Mapping[str, Any]]] = {
 }  # fmt: skip
 
 _OF_OPERATORS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "post /configure": {"both limits": {"concurrent_limit": 10, "requests_per_minute": 600}},
+    "post /configure": {
+        "both limits": {"concurrent_limit": 10, "requests_per_minute": 600},
+        "those of text models": {
+            "gemini": {"concurrency_limit": 20, "limits": {"*": {"rpm": 600, "tpm": 2_000_000}}}
+        },
+    },
     "post /_admin/semaphores": {"two permits": {"semaphore_id": "gpu", "limit": 2}},
     "post /semaphores/{semaphore}/leases": {"for a minute": {"ttl": 60}},
 }

@@ -312,12 +312,6 @@ def _of_the_ledger() -> JSON:
 
 def _of_the_service() -> JSON:
     return {
-        "Index": an_object(
-            {
-                "name": TEXT, "version": TEXT,
-                "links": an_object(dict.fromkeys(("docs", "openapi", "models", "status", "health"), TEXT)),
-            }
-        ),
         "Health": an_object({"status": {"const": "healthy"}, "service": TEXT, "version": TEXT}),
         "Live": an_object({"status": {"const": "live"}}),
         "Ready": an_object({"status": {"const": "ready"}, "ledger": {"enum": ["ok", "away"]}}),

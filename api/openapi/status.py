@@ -1,8 +1,10 @@
 """The schemas of limits and statistics in the OpenAPI document."""
 
 from api.openapi.operations import Operation, as_paths
-from api.openapi.schemas import COUNT, JSON, MOMENT, NUMBER, OPTIONAL_MOMENT, TEXT, YES_NO, an_object
-from parsing.limits import Limits
+from api.openapi.schemas import COUNT, JSON, MOMENT, NUMBER, OPTIONAL_MOMENT, TEXT, YES_NO, an_object, ref
+from auth import CALLS
+from catalog.model import nullable
+from parsing.limits import CallLimits, Limits
 
 
 def paths() -> JSON:
@@ -29,8 +31,27 @@ def schemas() -> JSON:
     )  # fmt: skip
     concurrency = an_object({**figures, "paused_seconds": NUMBER})
     return {
-        "Configured": an_object({"success": YES_NO, "concurrency": concurrency}),
+        "Configured": an_object({"success": YES_NO, "concurrency": concurrency, CALLS: _calls()}),
         "Status": _status(concurrency),
+        "Index": an_object(
+            {
+                "name": TEXT,
+                "version": TEXT,
+                "links": an_object(dict.fromkeys(("docs", "openapi", "models", "status", "health"), TEXT)),
+                "providers": {
+                    "type": "object",
+                    "additionalProperties": {"type": "object"},
+                    "description": "The health of each provider, its limits, and its slots in use and waiting.",
+                },
+                "semaphores": {
+                    "type": "array",
+                    "items": ref("Semaphore"),
+                    "description": "Present only with a key.",
+                },
+            },
+            required=["name", "version", "links", "providers"],
+        ),
+        "Limits": an_object(_limits(), required=[], additionalProperties=False, minProperties=1),
     }
 
 
@@ -61,6 +82,7 @@ def _status(concurrency: JSON) -> JSON:
         "default_replicate_token_configured": YES_NO,
         "ledger": {"enum": ["ok", "down"], "description": "While it is down, no new work is accepted."},
         "concurrency": concurrency,
+        CALLS: _calls(),
         "upstream": upstream,
         "polling": an_object({"requests_per_minute_limit": COUNT, "current_rate_per_minute": COUNT}),
         "generations": an_object({"succeeded": COUNT, "failed": COUNT, "canceled": COUNT}),
@@ -75,6 +97,52 @@ def _status(concurrency: JSON) -> JSON:
     return an_object({**public, **for_admin}, required=list(public))
 
 
+def _limits() -> JSON:
+    """The properties of the body of `POST /configure`."""
+    of_calls = nullable(CallLimits.model_json_schema()) | {"additionalProperties": False, "minProperties": 1}
+    properties: JSON = nullable(Limits.model_json_schema())["properties"]
+    return properties | {CALLS: {"anyOf": [of_calls, {"type": "null"}]}}
+
+
+def _calls() -> JSON:
+    """The schema of the figures of calls to text models."""
+    window = an_object({"used": COUNT, "limit": {"type": ["integer", "null"]}})
+    closed: JSON = {
+        "anyOf": [an_object({"seconds": NUMBER, "why": TEXT}), {"type": "null"}],
+        "description": "For how long nothing is admitted after a refusal for a limit. At 0, one call tries it.",
+    }
+    lane = an_object(
+        {
+            "in_flight": COUNT,
+            "waiting": COUNT,
+            "requests_per_minute": window,
+            "tokens_per_minute": window,
+            "requests_per_day": window,
+            "closed": closed,
+            "lowered": {
+                "type": "array",
+                "items": TEXT,
+                "description": "The limits that a refusal showed to be lower than was configured, until the restart.",
+            },
+        }
+    )
+    slots = ("concurrent_limit", "current_concurrent", "available_slots", "waiting")
+    usd = an_object({"used": NUMBER, "limit": NUMBER})
+    moments = dict.fromkeys(("last_answer_at", "failing_since", "throttled_until"), OPTIONAL_MOMENT)
+    return an_object(
+        {
+            "configured": YES_NO | {"description": "Whether the service has a key of its own."},
+            "concurrency": an_object(dict.fromkeys(slots, COUNT)),
+            "usd_per_10_minutes": usd,
+            "closed": closed,
+            "models": {"type": "object", "additionalProperties": lane},
+            "all_accounts": an_object(dict.fromkeys(("accounts", "in_flight", "waiting"), COUNT)),
+            "upstream": an_object(moments),
+        },
+        description="Calls to text models by the service's own account, in this process; and those of all accounts.",
+    )
+
+
 def _status_for_admin() -> JSON:
     process = {**dict.fromkeys(("pid", "in_flight", "waiting"), COUNT), "host": TEXT, "version": TEXT}
     return {
@@ -86,7 +154,14 @@ def _status_for_admin() -> JSON:
             "description": "Those that share a ledger in PostgreSQL. Present only with a key, or with a user's token "
             "that has been accepted here."
         },
-        "configured_limits": an_object(dict.fromkeys(Limits.model_fields, COUNT), required=[])
+        "configured_limits": an_object(
+            {
+                "concurrent_limit": COUNT,
+                "requests_per_minute": COUNT,
+                CALLS: an_object({"concurrency_limit": COUNT, "limits": {"type": "object"}}, required=[]),
+            },
+            required=[],
+        )
         | {
             "description": "Set by `/configure`. Present only with a key of the role `admin` or `viewer`, as are the "
             "next three."

@@ -100,6 +100,20 @@ def test_status_has_exactly_the_promised_fields(client):
             "paused_seconds": 0.0,
             "booting": 0,
         },
+        "gemini": {
+            "configured": False,
+            "concurrency": {
+                "concurrent_limit": 15,
+                "current_concurrent": 0,
+                "available_slots": 15,
+                "waiting": 0,
+            },
+            "usd_per_10_minutes": {"used": 0.0, "limit": 10.0},
+            "closed": None,
+            "models": {},
+            "all_accounts": {"accounts": 0, "in_flight": 0, "waiting": 0},
+            "upstream": {"last_answer_at": None, "failing_since": None, "throttled_until": None},
+        },
         "ledger": "ok",
         "upstream": {
             "last_answer_at": None,
