@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.against import PINNED_HELP, REFERENCE_HELP, against
 from bench.background import in_background
 from bench.batch_kills import batch_kills
+from bench.call_kills import call_kills
 from bench.command import command
 from bench.commits import Commit, NoCommit, find
 from bench.comparison import comparison
@@ -76,6 +77,7 @@ def _sections(commit: Commit, *, with_pinned: bool) -> Iterator[Section]:
     yield doors()
     yield kills()
     yield batch_kills()
+    yield call_kills()
     yield crowd()
     windows, still = in_background(window), in_background(stalls)
     yield comparison()
