@@ -166,7 +166,7 @@ class CallRunner:
             if not state.text:
                 attempt.answered_at = time.time()
                 lease.proceed()
-                generation.transition("running", self._ledger)
+                generation.transition("running", self._ledger, lazily=True)
             state.text += piece
             for listener in generation.deltas:
                 listener(piece)

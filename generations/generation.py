@@ -3,10 +3,11 @@
 The loop's clock measures durations in seconds; stored dates are Unix times.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from auth import Caller
 from catalog.model import Model
@@ -20,6 +21,9 @@ from ledger.records import CALL_COUNTS, AttemptRecord, GenerationRecord
 from media.formats import Kind
 from parsing.shapes import GenerationRequest
 from providers import Prediction
+
+_LAZILY: Final = 1.0
+"""Seconds after which a state is recorded that a restart does not need. Most work has left it by then."""
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True, kw_only=True)
@@ -158,15 +162,23 @@ class Generation:
             on_delta(call.text)
         self.deltas.append(on_delta)
 
-    def transition(self, state: State, ledger: Ledger) -> None:
-        """Enter a state and mark the record as changed. To act on it, wait for `ledger.flush()` first."""
+    def transition(self, state: State, ledger: Ledger, *, lazily: bool = False) -> None:
+        """Enter a state and mark the record as changed. To act on it, wait for `ledger.flush()` first. With `lazily`,
+        it is only marked a second later, if it is still in that state."""
         changed, self.state = self.state != state, state
         if state in {"queued", "submitting"}:
             self.progress = None  # of an earlier attempt
-        ledger.mark_dirty(self)
+        if lazily:
+            asyncio.get_running_loop().call_later(_LAZILY, self._mark_if_still, state, ledger)
+        else:
+            ledger.mark_dirty(self)
         if changed:
             for listener in self.listeners:
                 listener(self)
+
+    def _mark_if_still(self, state: State, ledger: Ledger) -> None:
+        if self.state == state:
+            ledger.mark_dirty(self)
 
     def record(self) -> GenerationRecord:
         """Its record as it is now. After the end it is made once, and changes only by `amend`."""
