@@ -9,7 +9,8 @@
     batch_kills.py the same for `rcg batch`                command.py            the speed of `rcg batch`
     crowd.py       greedy callers beside others            stalls.py             a stalled Replicate
     against.py     this commit against an earlier one      pinned.py             with PIN_TO_CORE=1 and without
-    doors.py       named keys, and both doors        call_kills.py        kills during calls to text models
+    doors.py       named keys, and both doors              calls.py             text models: path, stream, limits
+    call_kills.py  kills during calls to text models
 
 `rounds.py` and `figures.py` measure contenders by turns; `commits.py` exports the earlier commit.
 

@@ -17,6 +17,7 @@ from bench.against import PINNED_HELP, REFERENCE_HELP, against
 from bench.background import in_background
 from bench.batch_kills import batch_kills
 from bench.call_kills import call_kills
+from bench.calls import limits, path, streams
 from bench.command import command
 from bench.commits import Commit, NoCommit, find
 from bench.comparison import comparison
@@ -75,15 +76,18 @@ def _sections(commit: Commit, *, with_pinned: bool) -> Iterator[Section]:
     yield command()
     yield keys()
     yield doors()
+    yield path()
+    yield streams()
     yield kills()
     yield batch_kills()
     yield call_kills()
     yield crowd()
-    windows, still = in_background(window), in_background(stalls)
+    windows, still, calls = in_background(window), in_background(stalls), in_background(limits)
     yield comparison()
     yield comparison_with_faults()
     yield windows.result()
     yield still.result()
+    yield calls.result()
 
 
 def _conditions() -> str:
