@@ -6,6 +6,7 @@ thread, inside a request, except those of `_Reader` that say otherwise.
 """
 
 import queue
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from generations import views
 from generations.archive import Stored
 from generations.batch import Work
 from generations.generation import Generation
-from generations.lost_calls import call_of
+from generations.lost_calls import AT_ONCE, call_of
 from generations.submission import Submission
 from ledger.records import GenerationRecord
 from loop_thread import ClientDisconnected
@@ -121,7 +122,7 @@ def _whole(service: Runtime, call: ChatCall, submission: Submission) -> Response
 
 def _streamed(service: Runtime, call: ChatCall, submission: Submission) -> Response:
     """The answer in pieces. Raises the error of a call that fails before its first piece of text."""
-    reader, seconds = _Reader(), patience()
+    reader, seconds = _Reader(sure_after=AT_ONCE if deliveries.retries() else 0.0), patience()
     waiting = _work(service, submission, deliveries.number(), None if call.is_whole_at_once else reader)
     future = service.loop.submit(waiting, disconnect=incoming.connection())
     future.add_done_callback(reader.end)
@@ -142,6 +143,8 @@ def _streamed(service: Runtime, call: ChatCall, submission: Submission) -> Respo
         )
     else:
         events = _events(call, submission, reader, future, first)
+        if submission.key is None and reader.work is not None:
+            deliveries.watch_stream(service, call_of(reader.work, submission))
     response = Response(events, mimetype=STREAM)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
@@ -204,12 +207,21 @@ def _completion(call: ChatCall, record: GenerationRecord) -> Completion:
 
 
 class _Reader:
-    """The pieces of the text of one call, in the order in which they come."""
+    """The pieces of the text of one call, in the order in which they come.
 
-    def __init__(self) -> None:
+    A connection that ends with the first piece may have lost it, and then a client that retries comes back. So the
+    answer has begun for sure only after some seconds (`sure_after`)."""
+
+    def __init__(self, *, sure_after: float) -> None:
+        self._sure_after = sure_after
+        self._began_at: float | None = None
         self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.work: Generation | None = None
-        self.answers = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether the client has the first piece."""
+        return self._began_at is not None and time.monotonic() - self._began_at >= self._sure_after
 
     def begin(self, work: Work | Stored) -> None:
         """Read the text of this work if it runs in this process. On the loop."""
@@ -224,7 +236,8 @@ class _Reader:
     def first(self, seconds: float | None) -> str | None:
         """The first piece; None if the call has ended without one. Raises queue.Empty after so many seconds."""
         piece = self._pieces.get(timeout=seconds)
-        self.answers = piece is not None
+        if piece is not None:
+            self._began_at = time.monotonic()
         return piece
 
     def next(self) -> str | None:

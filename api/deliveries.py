@@ -29,10 +29,20 @@ def watch(service: Runtime, lost: LostCallRecord) -> None:
     lost."""
     connection = incoming.connection()
     if connection is not None:
-        delivery = _Delivery(
-            service, Answered(lost, number()), connection, retries=_RETRIES in request.headers
-        )
+        delivery = _Delivery(service, Answered(lost, number()), connection, retries=retries())
         after_this_request(delivery.watched)
+
+
+def watch_stream(service: Runtime, lost: LostCallRecord) -> None:
+    """Watch the delivery of the stream that is the response to this request, once it is whole."""
+    connection = incoming.connection()
+    if connection is not None and retries():
+        after_this_request(_Delivery(service, Answered(lost, number()), connection, retries=True).streamed)
+
+
+def retries() -> bool:
+    """Whether the client of this request is one that retries, as its headers say."""
+    return _RETRIES in request.headers
 
 
 class _Delivery:
@@ -44,6 +54,7 @@ class _Delivery:
         self._answered = answered
         self._connection = connection
         self._retries = retries
+        self._began_at = time.monotonic()
         self._written_at: float | None = None
 
     def watched(self, response: Response) -> Response:
@@ -52,6 +63,20 @@ class _Delivery:
         response.response = self._parts(content)
         response.call_on_close(self._close)
         return response
+
+    def streamed(self, response: Response) -> Response:
+        """Watch a stream. If it ends early, its client may come back only if that is at once after its begin."""
+        response.response = self._events(response.iter_encoded())
+        response.call_on_close(self._close_stream)
+        return response
+
+    def _events(self, events: Iterator[bytes]) -> Iterator[bytes]:
+        yield from events
+        self._written_at = time.monotonic()
+
+    def _close_stream(self) -> None:
+        if self._written_at is not None or time.monotonic() - self._began_at <= AT_ONCE:
+            self._close()
 
     def _parts(self, content: bytes) -> Iterator[bytes]:
         yield content
