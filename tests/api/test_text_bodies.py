@@ -5,6 +5,8 @@ from base64 import b64encode
 from io import BytesIO
 
 import pytest
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.test import encode_multipart
 
 from tests.support.callers import PNG
 from tests.support.text_calls import ADMIN, OWNER, PERSON, ask, code
@@ -85,3 +87,17 @@ def test_text_that_looks_like_json_stays_text_in_a_form(client):
     form = {"user_content": "123", "system_prompt": "true", "json_schema": json.dumps(PERSON)}
     answer = client.post("/structured-output", data=form, headers=ADMIN, content_type="multipart/form-data")
     assert 200 == answer.status_code, answer.text
+
+
+def test_the_images_of_a_call_have_at_most_20_mb_together(client, simulator):
+    large = PNG + bytes(11_000_000)
+    images = [("images", FileStorage(BytesIO(large), name)) for name in ("a.png", "b.png")]
+    boundary, body = encode_multipart(
+        MultiDict([("prompt", "x"), *images])
+    )  # the client would leave a temporary file open
+    kind = f"multipart/form-data; boundary={boundary}"
+    answer = client.post("/chat", data=body, content_type=kind, headers=ADMIN)
+
+    assert (400, "invalid_request") == code(answer)
+    assert "20 MB" in answer.json["errors"][0]["message"]
+    assert not simulator.gemini.counts().requests.get("stream")

@@ -1,6 +1,7 @@
 """Calls to text models over HTTP: what they answer, and what refuses them."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -294,3 +295,23 @@ def test_a_call_that_google_ends_after_text_costs_what_was_reserved_for_it(clien
     assert 1 == simulator.gemini.counts().requests["stream"]
     [bill] = simulator.gemini.bills()
     assert bill.micro_usd <= round(answer.json["cost_usd"] * 1e6)
+
+
+@every_database
+def test_two_callers_of_one_key_at_once_get_one_call(client, simulator):
+    body = {"prompt": "[[first=0.3]] Hello"}
+    with ThreadPoolExecutor(2) as callers:
+        calls = [callers.submit(ask, client, body, **{"Idempotency-Key": "both"}) for _ in range(2)]
+        first, second = (call.result().json for call in calls)
+
+    assert (first["id"], first["response"]) == (second["id"], second["response"])
+    assert 1 == simulator.gemini.counts().requests["stream"]
+
+
+def test_an_item_of_a_batch_with_its_own_key_is_joined(client, simulator):
+    item = {"prompt": "Hello", "idempotency_key": "item-1"}
+    first = ask(client, {"requests": [item]}, to="/batch/chat").json
+    second = ask(client, {"requests": [{"prompt": "New"}, item]}, to="/batch/chat").json
+
+    assert first["results"][0]["response"] == second["results"][1]["response"]
+    assert 2 == simulator.gemini.counts().requests["stream"]

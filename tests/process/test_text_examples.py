@@ -1,11 +1,12 @@
 """The examples of the family's Gemini service, by curl, as its callers send them."""
 
 import json
+import re
 import subprocess
 
 import pytest
 
-from harness.service_process import running_service
+from harness.service_process import ROOT, running_service
 from simulator import Options, running
 from simulator.gemini.options import GeminiOptions
 from tests.support.text_calls import GEMINI_KEY, OWN_KEY
@@ -146,3 +147,14 @@ def test_a_wrong_admin_key_is_refused_whatever_else_is_there(address):
     headers = ["-H", "Content-Type: application/json", "-H", "Admin-API-Key: wrong"]
     status, answer = curl(f"{address}/chat", *headers, "-d", HELLO)
     assert (401, "unauthenticated") == (status, answer["code"])
+
+
+def test_the_examples_of_the_document_run_as_shown(address):
+    [block] = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "texts.md").read_text(), re.DOTALL)
+    for command in re.split(r"\n(?=curl)", block.strip().replace("http://", "")):
+        shell = command.replace("localhost:5000", address)
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60, check=True)
+        assert (
+            '"success": true' in done.stdout.replace('":true', '": true') or "total_requests" in done.stdout
+        ), shell
+        assert '"success":false' not in done.stdout
