@@ -63,6 +63,7 @@ TABLE = {
     ("GET", "/v1/models"): SEE,
     ("GET", "/v1/models/{name}"): SEE,
     ("POST", "/v1/images/generations"): GENERATE,
+    ("POST", "/v1/chat/completions"): GENERATE,
     ("POST", "/v1/images/edits"): GENERATE,
     ("POST", "/replicate/v1/predictions"): GENERATE,
     ("POST", "/replicate/v1/models/{owner}/{name}/predictions"): GENERATE,
@@ -109,7 +110,7 @@ def test_a_role_is_refused_by_exactly_the_routes_of_the_table(client, senders, r
         path = path.replace("/batches/gen_1", "/batches/batch_1").replace("/keys/gen_1", "/keys/key_1")
         answer = client.open(path, method=method, headers=senders[role], json={})
         # A Replicate token pays for no call to a text model.
-        is_of_texts = route.rpartition("/")[2] in TASKS
+        is_of_texts = route.rpartition("/")[2] in {*TASKS, "completions"}
         assert (401 == answer.status_code) is (role == "user" and is_of_texts), (method, route, answer.text)
         if answer.status_code == 403:
             refused.add((method, route))
