@@ -17,7 +17,7 @@ from catalog.registry import Registry
 from catalog.tariff import Tariff, read_prices
 from catalog.texts.registry import text_registry
 from catalog.trigger_words import read_trigger_words
-from cluster import AnyGate
+from cluster import AnyCallGate, AnyGate
 from concurrency import Gate
 from files import Files
 from files.directory import Directory
@@ -88,7 +88,8 @@ def gates(settings: Settings, database: Backend, ledger: SqlLedger) -> "tuple[An
 
     assert isinstance(database, PostgresBackend)  # noqa: S101 - no other database can be shared
     others.allot(0)  # until this process has a share
-    group = Group(Courier(database), ledger, _limits(settings), others, limit)
+    calls = _limits_of_calls(settings)
+    group = Group(Courier(database), ledger, _limits(settings), others, limit, calls)
     return group.gate, others, group
 
 
@@ -106,17 +107,23 @@ def replicate(
     )
 
 
-def metered_gate(settings: Settings, gate: AnyGate) -> MeteredGate:
+def metered_gate(settings: Settings, gate: AnyGate, group: "Group | None") -> AnyCallGate:
     """The gate of calls to text models. Call it on the loop."""
-    made = MeteredGate(
-        concurrent_limit=settings.GEMINI_CONCURRENCY_LIMIT,
-        limits=call_limits(settings),
-        zone=zone(),
-        semaphores=gate.shared_semaphores if isinstance(gate, Gate) else None,
-    )
-    if isinstance(gate, Gate):
-        made.share_semaphores_with(gate)
+    if group is not None:
+        return group.calls
+    assert isinstance(gate, Gate)  # noqa: S101 - there is no other process
+    made = MeteredGate(**_limits_of_calls(settings), semaphores=gate.shared_semaphores)
+    made.share_semaphores_with(gate)
     return made
+
+
+def _limits_of_calls(settings: Settings) -> dict[str, Any]:
+    """The arguments of the gate of calls."""
+    return {
+        "concurrent_limit": settings.GEMINI_CONCURRENCY_LIMIT,
+        "limits": call_limits(settings),
+        "zone": zone(),
+    }
 
 
 def call_limits(settings: Settings) -> MeteredLimits:

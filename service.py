@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -314,7 +315,7 @@ def build(
         files = assembly.open_files(settings)
         calls = Calls(
             assembly.gemini(settings, ledger),
-            assembly.metered_gate(settings, gate),
+            assembly.metered_gate(settings, gate, group),
             PictureSource(loopback=settings.REPLICATE_SIMULATE),
         )
         core = Core(
@@ -327,7 +328,7 @@ def build(
         )  # fmt: skip
         core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         if group:
-            _connect(core, group, others)
+            _connect(core, group, others, context, simulated=settings.REPLICATE_SIMULATE)
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
@@ -341,7 +342,7 @@ def build(
         raise
 
 
-def _connect(core: Core, group: "Group", others: Gate) -> None:
+def _connect(core: Core, group: "Group", others: Gate, context: ParseContext, *, simulated: bool) -> None:
     """Let the parts of this process use what all processes share."""
     core.checks.shared = group.tokens
     if isinstance(core.semaphores, SharedSemaphores):
@@ -351,6 +352,9 @@ def _connect(core: Core, group: "Group", others: Gate) -> None:
     group.on_figures = core.read_published
     group.on_keys = core.key_directory.meet
     core.processes = group.processes.all
+    if (calls := core.calls) is not None:
+        archive = core.key_directory.archive
+        group.count_day = partial(calls.count_day, archive, context.texts, simulated=simulated)
 
 
 def started(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:

@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from admission.metered.snapshot import DayCounts
+from cluster.call_keeper import CallKeeper, no_counts
+from cluster.calls import EVENTS, RemoteMeteredGate
 from cluster.figures import AllFigures, ProcessFigures
 from cluster.keeper import Keeper, all_known
 from cluster.letters import Letters
@@ -42,23 +45,36 @@ class Group:
 
     Make it on the loop. Set `permits`, `figures`, `on_figures` and `on_keys` before `start`. Call that when the ledger
     is open. `limits` are the arguments of `Gate`, and `others` is the gate of requests that create nothing, with its
-    limit."""
+    limit. `calls` are the arguments of `MeteredGate` for the gate of calls."""
 
     def __init__(
-        self, courier: Courier, ledger: SqlLedger, limits: Mapping[str, Any], others: Gate, others_limit: int
+        self,
+        courier: Courier,
+        ledger: SqlLedger,
+        limits: Mapping[str, Any],
+        others: Gate,
+        others_limit: int,
+        calls: Mapping[str, Any],
     ) -> None:
         process = ledger.process or ""
         self.courier = courier
         self.letters = Letters(SqlPost(courier, process))
         table = LeaseTable(courier, process)
+        call_keeper = CallKeeper(
+            lambda creations: self.calls.new_gate(creations), count_day=lambda: self.count_day()
+        )
+        self._call_keeper = call_keeper
         self._keeper = Keeper(
             table,
             self._new_gate,
             on_held=self._take,
             on_lost=self._leave,
             on_keys=lambda keys: self.on_keys(keys),
+            calls=call_keeper,
         )
         self.gate = RemoteGate(table, ledger, self._keeper, tell=self._tell, **limits)
+        self.calls = RemoteMeteredGate(table, ledger, call_keeper, tell=self._tell_of_calls, **calls)
+        self.gate.beside.append(self.calls)
         shares = PostgresShares(courier, process, limit=others_limit, arrival=_LONGEST_REQUEST)
         self._window = SharedWindow(others, shares, limit=others_limit, is_alive=ledger.may_send)
         self.tokens = SqlTokens(courier)
@@ -74,8 +90,11 @@ class Group:
         """Is called with the figures of all processes every two seconds."""
         self.on_keys: Callable[[Collection[str]], Awaitable[object]] = all_known
         """Is awaited with the ids of keys before the gate admits their first work, if this process holds it."""
+        self.count_day: Callable[[], Awaitable[DayCounts]] = no_counts
+        """Is awaited before the gate of calls admits any, for what earlier processes have sent in the present day."""
         self._running: list[asyncio.Task[Any]] = []
         self.letters.on("gate", self._on_event)
+        self.letters.on("calls", self._on_event_of_calls)
 
     @property
     def holds_gate(self) -> bool:
@@ -126,3 +145,11 @@ class Group:
         event, arguments = body
         if self._keeper.gate is not None and event in _EVENTS:
             getattr(self._keeper.gate, event)(**arguments)
+
+    async def _tell_of_calls(self, event: str, arguments: Mapping[str, Any]) -> None:
+        await self.letters.tell(GATE, "calls", [event, arguments])
+
+    async def _on_event_of_calls(self, body: Any) -> None:
+        event, arguments = body
+        if self._call_keeper.gate is not None and event in EVENTS:
+            getattr(self._call_keeper.gate, event)(**arguments)

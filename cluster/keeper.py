@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn, Protocol
 import structlog
 
 from admission.sliding_window import WINDOW
+from cluster.call_keeper import CallKeeper
 from cluster.mirror import figures_of
 from concurrency import Gate, Lease
 from contract.callers import KEY_PREFIX, pays_with_server_token
@@ -99,7 +100,8 @@ async def all_known(_: Collection[str]) -> None:
 class Keeper:
     """Keeps the gate while this process holds the role. `new_gate` makes one with the present limits. `on_held` is
     awaited with the gate before it admits anything, and `on_lost` is called when this process keeps it no more.
-    `on_keys` is awaited with the ids of named keys before their first work here is admitted."""
+    `on_keys` is awaited with the ids of named keys before their first work here is admitted. `calls` keeps the gate of
+    calls, if there is one."""
 
     def __init__(
         self,
@@ -109,12 +111,14 @@ class Keeper:
         on_held: Callable[[Gate], Awaitable[object]],
         on_lost: Callable[[], object],
         on_keys: Callable[[Collection[str]], Awaitable[object]] = all_known,
+        calls: CallKeeper | None = None,
     ) -> None:
         self._table = table
         self._new_gate = new_gate
         self._on_held = on_held
         self._on_lost = on_lost
         self._on_keys = on_keys
+        self._calls = calls
         self._keys: set[str] = set()
         """Those of which it has seen work."""
         self.gate: Gate | None = None
@@ -182,8 +186,10 @@ class Keeper:
         await self._meet(look.rows)
         if self._stopping:
             return
-        for row in sorted(look.rows, key=_order):
+        for row in sorted((each for each in look.rows if each.account is None), key=_order):
             self._see(row)
+        if self._calls is not None:
+            self._calls.see((each for each in look.rows if each.account is not None), began)
         assert self.gate is not None  # noqa: S101 - it has begun
         if look.answered_ago is not None:
             # Counted from before the look: a request that seemed to be sent later would end doubts too early.
@@ -202,6 +208,8 @@ class Keeper:
             gate.count([look.settled_ago] * gate.statistics().requests_per_minute_limit)
         self._term, self.gate = look.term, gate
         await self._on_held(gate)
+        if self._calls is not None:
+            await self._calls.begin(gate, look.settled_ago, self._news.set)
         log.info("gate_held", term=look.term, rows=len(look.rows))
 
     async def _meet(self, rows: Sequence[LeaseRow]) -> None:
@@ -216,6 +224,8 @@ class Keeper:
             self.gate.close(lambda: LedgerDown("Another process holds the gate."))
             self.gate = None
             self._on_lost()
+        if self._calls is not None:
+            self._calls.drop()
         self._term = None
         self._entries.clear()
         self._left.clear()
@@ -345,6 +355,8 @@ class Keeper:
 
     async def _grant(self, term: int) -> None:
         admitted, self._admitted = self._admitted, []
+        if self._calls is not None:
+            admitted += self._calls.take_admitted()
         if admitted and not await self._table.grant(term, admitted):
             self._drop()
 
@@ -353,7 +365,10 @@ class Keeper:
         if now < self._forget_at:
             return
         self._forget_at = now + _FORGET_PAUSE
-        if old := [row_id for row_id, until in self._ended.items() if until <= now]:
+        old = [row_id for row_id, until in self._ended.items() if until <= now]
+        if self._calls is not None:
+            old += self._calls.old()
+        if old:
             await self._table.forget(old)
             for row_id in old:
                 self._ended.pop(row_id, None)
@@ -362,7 +377,7 @@ class Keeper:
         now = _now()
         if self.gate is None or now < self._publish_at:
             return
-        text = figures_of(self.gate)
+        text = figures_of(self.gate, None if self._calls is None else self._calls.figures())
         self._publish_at = now + max(_FIGURES_PAUSE, 50 * (_now() - now))
         await self._table.publish(term, text)
 

@@ -12,7 +12,7 @@ from ledger.records import LeaseRecord, LeaseState
 
 
 class Rows(Protocol):
-    """What a lease needs of its gate (`cluster.remote.RemoteGate`)."""
+    """What a lease needs of its gate (`cluster.waits.Waits`)."""
 
     @property
     def is_closed(self) -> bool:
@@ -21,29 +21,28 @@ class Rows(Protocol):
     def write(self, record: LeaseRecord) -> None:
         """Write the row of a lease soon."""
 
-    def note_doubt(self) -> None:
-        """A creation is in doubt."""
-
-    def forget(self, lease: "RemoteLease") -> None:
+    def forget(self, lease: Any) -> None:
         """The lease was released."""
 
-    def lose_grant(self, lease: "RemoteLease") -> None:
+    def lose_grant(self, lease: Any) -> None:
         """The grant of the lease was lost, so it waits for another one."""
+
+
+class CreationRows(Rows, Protocol):
+    """The same of a gate of creations (`cluster.remote.RemoteGate`)."""
+
+    def note_doubt(self) -> None:
+        """A creation is in doubt."""
 
     def statistics(self) -> GateStats: ...
 
 
-class RemoteLease(Lease):
-    """A lease of the gate that another process may keep."""
+class RowLease:
+    """A lease that is a row."""
 
-    __slots__ = ("_gate", "_is_written", "_sent", "record")
-
-    def __init__(self, gate: Rows, record: LeaseRecord, sent: float | None = None) -> None:
-        self._gate = gate
-        self._sent = sent
-        self.record = record
-        self.granted = asyncio.get_running_loop().create_future()
-        self._write()
+    _gate: Rows
+    record: LeaseRecord
+    granted: asyncio.Future[None]
 
     @property
     def has_slot(self) -> bool:
@@ -59,6 +58,26 @@ class RemoteLease(Lease):
             self._write()
             await self.granted
         self.record = replace(self.record, state=LeaseState.SENT, reference=reference)
+
+    def _advance(self, state: LeaseState, **facts: Any) -> None:
+        self.record = replace(self.record, state=state, **facts)
+        self._write()
+
+    def _write(self) -> None:
+        self._gate.write(self.record)
+
+
+class RemoteLease(RowLease, Lease):
+    """A lease of the gate of creations."""
+
+    _gate: CreationRows
+
+    def __init__(self, gate: CreationRows, record: LeaseRecord, sent: float | None = None) -> None:
+        self._gate = gate
+        self._sent = sent
+        self.record = record
+        self.granted = asyncio.get_running_loop().create_future()
+        self._write()
 
     def sent(self, ago: float = 0.0) -> None:
         if self.record.state != LeaseState.SENT or self._sent is not None:
@@ -104,13 +123,6 @@ class RemoteLease(Lease):
         is_left = self._gate.is_closed and exception[0] is asyncio.CancelledError
         if not is_left or self._sent is None:
             self.release()
-
-    def _advance(self, state: LeaseState, **facts: Any) -> None:
-        self.record = replace(self.record, state=state, **facts)
-        self._write()
-
-    def _write(self) -> None:
-        self._gate.write(self.record)
 
 
 def _now() -> float:

@@ -13,15 +13,17 @@ from admission.durations import Durations
 from admission.own_limits import UNLIMITED, OwnLimits
 from admission.policy import Policy
 from admission.snapshot import GateSnapshot, GateStats
+from cluster.call_figures import Figures
 from concurrency import Gate
 
 _SNAPSHOT: Final = TypeAdapter(GateSnapshot)
 _STATISTICS: Final = TypeAdapter(GateStats)
 
 
-def figures_of(gate: Gate) -> str:
-    """The figures of a gate, as JSON."""
-    return json.dumps({"statistics": asdict(gate.statistics()), "snapshot": asdict(gate.snapshot())})
+def figures_of(gate: Gate, calls: Figures | None = None) -> str:
+    """The figures of a gate, and those of the gate of calls beside it, as JSON."""
+    figures = {"statistics": asdict(gate.statistics()), "snapshot": asdict(gate.snapshot())}
+    return json.dumps(figures if calls is None else {**figures, "calls": calls.as_json()})
 
 
 def read_figures(text: str, *, now: float) -> tuple[GateStats, GateSnapshot]:

@@ -10,8 +10,7 @@ For estimates, each process has a policy that mirrors the holder's latest figure
 import asyncio
 import math
 import secrets
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Final, NoReturn, Protocol
@@ -25,6 +24,7 @@ from admission.snapshot import GateStats
 from cluster.keeper import Keeper
 from cluster.lease import RemoteLease
 from cluster.mirror import mirrored, read_figures
+from cluster.waits import Waits
 from concurrency import Gate, Lease
 from errors import LedgerDown
 from ledger import Ledger
@@ -57,7 +57,22 @@ class GrantTable(Protocol):
     async def figures(self) -> tuple[str, float] | None: ...
 
 
-class RemoteGate(Estimates):
+class Beside(Protocol):
+    """A gate whose rows have the same holder (`cluster.calls.RemoteMeteredGate`)."""
+
+    @property
+    def has_waits(self) -> bool: ...
+
+    def grant(self, ids: Collection[str]) -> None: ...
+
+    async def report(self) -> None:
+        """Report what the holder must know. Raises LedgerDown."""
+
+    def mirror(self, text: str, age: float) -> None:
+        """The holder published these figures so many seconds ago."""
+
+
+class RemoteGate(Estimates, Waits[RemoteLease]):
     """What `concurrency.Gate` is for a process alone. Only the holder admits; the policy here mirrors its figures.
 
     `tell` sends an event to the holder: the name of a method of `Gate`, and its arguments. Run `run` beside it."""
@@ -80,22 +95,19 @@ class RemoteGate(Estimates):
             durations=Durations(),
         )
         super().__init__(policy, _now)
+        Waits.__init__(self, ledger)
+        self.beside: list[Beside] = []
+        """Further gates of this process, whose rows have the same holder."""
         self._interactive_reserve = interactive_reserve
-        self._closed: Callable[[], Exception] | None = None
         self._table = table
-        self._ledger = ledger
         self._keeper = keeper
         self._tell = tell
-        self._leases: dict[str, RemoteLease] = {}
-        self._held: Counter[str] = Counter()
         self._seen: GateStats | None = None
         self._figures: tuple[str, float] | None = None
         self._refused: set[tuple[str, str | None]] = set()
         self._answered = -math.inf
         self._doubt_until = -math.inf
         self._news = asyncio.Event()
-        self._tasks: set[asyncio.Task[object]] = set()
-        self._is_flushing = False
 
     async def run(self) -> NoReturn:
         """Look for grants and figures until this is cancelled."""
@@ -104,23 +116,21 @@ class RemoteGate(Estimates):
         while True:
             self._news.clear()
             try:
-                await self._look_for_grants()
+                if self.has_waits:
+                    self.grant(await self._table.granted())
                 if (began := _now()) >= figures_at:
                     self._figures = await self._table.figures()
                     self._mirror()
                     figures_at = began + max(_FIGURES_PAUSE, 20 * (_now() - began))
                 await self._report_answers()
+                for each in self.beside:
+                    await each.report()
             except LedgerDown as down:
                 log.debug("grants_not_read", reason=str(down))
             except Exception:  # this task must go on
                 log.exception("gate_failed")
-            waits = any(not each.granted.done() for each in self._leases.values())
-            pause = _POLL_PAUSE if waits and not self._table.notices_work else _PAUSE
+            pause = _POLL_PAUSE if self.has_waits and not self._table.notices_work else _PAUSE
             await wait_for_event(self._news, pause)
-
-    @property
-    def is_closed(self) -> bool:
-        return self._closed is not None
 
     # ── Leases
 
@@ -154,40 +164,14 @@ class RemoteGate(Estimates):
             self.note_doubt()
         return lease
 
-    def write(self, record: LeaseRecord) -> None:
-        """Write a row soon."""
-        self._ledger.upsert(record)
-        if not self._is_flushing:
-            self._is_flushing = True
-            self._start(self._flush())
+    def grant(self, ids: Collection[str]) -> None:
+        super().grant(ids)
+        for each in self.beside:
+            each.grant(ids)
 
-    def forget(self, lease: RemoteLease) -> None:
-        """A lease was released."""
-        if self._leases.pop(lease.record.id, None) is not None and lease.has_slot:
-            self._held[lease.record.caller] -= 1
-
-    def lose_grant(self, lease: RemoteLease) -> None:
-        """The grant of a lease was lost, so it waits for another one."""
-        self._held[lease.record.caller] -= 1
-
-    def _hold(self, lease: RemoteLease) -> None:
-        self._leases[lease.record.id] = lease
-        self._held[lease.record.caller] += 1
-
-    async def _flush(self) -> None:
-        await asyncio.sleep(0)  # the rows of one tick go together
-        self._is_flushing = False
-        with suppress(LedgerDown):  # it is tried again
-            await self._ledger.flush()
-
-    async def _look_for_grants(self) -> None:
-        if all(each.granted.done() for each in self._leases.values()):
-            return
-        for lease_id in await self._table.granted():
-            lease = self._leases.get(lease_id)
-            if lease is not None and not lease.granted.done():
-                lease.granted.set_result(None)
-                self._held[lease.record.caller] += 1
+    @property
+    def has_waits(self) -> bool:
+        return super().has_waits or any(each.has_waits for each in self.beside)
 
     # ── Events
 
@@ -226,7 +210,7 @@ class RemoteGate(Estimates):
         await self._table.answered(now - answered)
 
     def _send(self, event: str, **arguments: Any) -> None:
-        self._start(self._deliver(event, arguments))
+        self.start(self._deliver(event, arguments))
 
     async def _deliver(self, event: str, arguments: dict[str, Any]) -> None:
         if self._keeper.gate is not None:
@@ -234,26 +218,6 @@ class RemoteGate(Estimates):
             return
         with suppress(LedgerDown):  # the next event of this kind says the same
             await self._tell(event, arguments)
-
-    def _start(self, work: Coroutine[Any, Any, object]) -> None:
-        task: asyncio.Task[object] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # ── Ends of waits
-
-    def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
-        self._end_waits(reason, lambda each: (each.caller, each.batch) == (caller, batch))
-
-    def close(self, reason: Callable[[], Exception]) -> None:
-        self._closed = reason
-        self._end_waits(reason, lambda _: True)
-
-    def _end_waits(self, reason: Callable[[], Exception], ends: Callable[[LeaseRecord], bool]) -> None:
-        for lease in list(self._leases.values()):
-            if not lease.granted.done() and ends(lease.record):
-                lease.release()
-                lease.granted.set_exception(reason())
 
     # ── Limits, which every process has, and places, which only the holder counts
 
@@ -289,13 +253,6 @@ class RemoteGate(Estimates):
 
     # ── Figures
 
-    @property
-    def slots_held(self) -> int:
-        return self._held.total()
-
-    def in_flight(self, caller: str) -> int:
-        return self._held[caller]
-
     def statistics(self) -> GateStats:
         if self._keeper.gate is not None:
             return self._keeper.gate.statistics()
@@ -320,6 +277,8 @@ class RemoteGate(Estimates):
         if self._figures is None:
             return
         text, age = self._figures
+        for each in self.beside:
+            each.mirror(text, age)
         self._seen, snapshot = read_figures(text, now=_now() - age)
         if self._seen.stall.in_doubt:
             self.note_doubt()

@@ -10,22 +10,26 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol
 
 from admission.metered.demand import Demand
+from admission.metered.snapshot import DayCounts
 from auth import Caller
 from catalog.adaptation import Change, Step
 from catalog.registry import Registry
 from catalog.texts.runnable import CallModel
+from cluster import AnyCallGate
 from errors import GenerationTimeout, LedgerDown, OutcomeUnknown, ServiceError
 from files.pictures import PictureSource
 from generations.answers import Reading, read
+from generations.archive import Archive
 from generations.attempts import Attempt
 from generations.batch import Batch
 from generations.call_admission import CallAdmission, CallGate, Lease
 from generations.call_state import CallState
 from generations.generation import Generation
-from generations.past import PastCalls
+from generations.past import PastCalls, calls_of_day
 from generations.upstreams import Upstream
 from ledger import Ledger, Queries
 from loop_thread import Pool
@@ -286,7 +290,7 @@ class Calls:
     """What runs the text models of one provider: its gate, and a source of the images of prompts."""
 
     provider: FullCallProvider
-    gate: MeteredGate
+    gate: AnyCallGate
     pictures: PictureSource
 
     def read_past(self, queries: Queries, *, simulated: bool) -> PastCalls:
@@ -295,8 +299,16 @@ class Calls:
         return PastCalls.read(queries, now=time.time(), day_began=began, simulated=simulated)
 
     def begin(self, past: PastCalls, texts: Registry) -> None:
-        """Count the calls of earlier processes, before any is admitted. `texts` are the models."""
-        past.count(self.gate, now=time.time(), day_began=self.gate.day_began(), texts=texts)
+        """Count the calls of earlier processes, before any is admitted. `texts` are the models. Beside other processes,
+        the rows of all say what counts."""
+        if isinstance(self.gate, MeteredGate):
+            past.count(self.gate, now=time.time(), day_began=self.gate.day_began(), texts=texts)
+
+    async def count_day(self, archive: Archive, texts: Registry, *, simulated: bool) -> DayCounts:
+        """How many calls all processes have sent in the present day, for the holder of the gate. Raises LedgerDown."""
+        began = self.gate.day_began()
+        read = partial(calls_of_day, day_began=began, simulated=simulated, texts=texts)
+        return await archive.read(read)
 
     def upstream(
         self, ledger: Ledger, *, timeout: float, threads: Pool, prove: Callable[[Caller], object]

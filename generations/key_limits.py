@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from cluster import AnyGate
+from cluster import AnyCallGate, AnyGate
 from cluster.figures import ProcessFigures
 from contract.callers import KEY_PREFIX
 from errors import QueueFull
 from generations.generation import Generation
 from ledger.access_records import ApiKeyRecord
-from metering.gate import MeteredGate
 
 _PUBLISHED: Final = "waiting_of_keys"
 
@@ -25,8 +24,8 @@ class KeyLimits:
     """The limits of all keys that are not deleted, in this process, at the gate of creations and at that of `calls`.
     `elsewhere` counts the waiting work of each key in the other processes."""
 
-    def __init__(self, gate: AnyGate, calls: MeteredGate | None = None) -> None:
-        self._gates: tuple[AnyGate | MeteredGate, ...] = (gate,) if calls is None else (gate, calls)
+    def __init__(self, gate: AnyGate, calls: "AnyCallGate | None" = None) -> None:
+        self._gates: tuple[AnyGate | AnyCallGate, ...] = (gate,) if calls is None else (gate, calls)
         self._max_queued: dict[str, int] = {}
         self._elsewhere: Counter[str] = Counter()
 

@@ -14,11 +14,10 @@ from typing import Any, Final
 import structlog
 
 from admission.metered.limits import MeteredLimits
-from cluster import AnyGate
+from cluster import AnyCallGate, AnyGate
 from errors import LedgerDown
 from ledger import Ledger, Queries
 from ledger.records import MetaRecord
-from metering.gate import MeteredGate
 from parsing.limits import FLAT_NAMES, Limits, nested
 from settings import Settings
 
@@ -32,7 +31,7 @@ class ConfiguredLimits:
     `load` may be called in any thread, everything else on the loop."""
 
     def __init__(
-        self, settings: Settings, *, gate: AnyGate, ledger: Ledger, calls: MeteredGate | None = None
+        self, settings: Settings, *, gate: AnyGate, ledger: Ledger, calls: "AnyCallGate | None" = None
     ) -> None:
         self.own: Mapping[str, Any] = {
             "concurrent_limit": settings.REPLICATE_CONCURRENT_LIMIT,

@@ -12,11 +12,10 @@ from admission.metered.snapshot import MeteredSnapshot
 from auth import Caller
 from catalog.adaptation import Step
 from catalog.texts.runnable import CallModel
-from cluster import AnyGate
+from cluster import AnyCallGate, AnyGate
 from generations.costs import Estimate
 from generations.generation import Generation
 from loop_thread import Pool
-from metering.gate import MeteredGate
 from parsing.shapes import BatchRequest
 
 _BYTES_PER_TOKEN: Final = 4
@@ -58,7 +57,7 @@ class CreationLine:
 class CallLine:
     """`ahead` calls of the same caller, batch and semaphore are before it."""
 
-    gate: MeteredGate
+    gate: AnyCallGate
     demand: Demand
     ahead: int
 
@@ -71,7 +70,12 @@ class CallLine:
 
 
 def line_of(
-    generation: Generation, ahead: int, *, creations: AnyGate, calls: MeteredGate | None, at_once: int | None
+    generation: Generation,
+    ahead: int,
+    *,
+    creations: AnyGate,
+    calls: "AnyCallGate | None",
+    at_once: int | None,
 ) -> Line:
     """The place of a queued generation, of whose batch so many may run `at_once`."""
     step = generation.request.first
@@ -106,7 +110,7 @@ async def planned(
     costs: Sequence[Estimate],
     *,
     creations: AnyGate,
-    calls: MeteredGate | None,
+    calls: "AnyCallGate | None",
     threads: Pool,
 ) -> Plan:
     """The plan of a batch of this caller if it were submitted now. All its models have one provider."""

@@ -105,9 +105,7 @@ class PastCalls:
     def count(self, gate: CountingGate, *, now: float, day_began: float, texts: Registry) -> None:
         """Count them at a gate, before it admits any. `texts` are the models. Lost calls of today are counted in the
         day with the other limits."""
-        of_day: defaultdict[tuple[str, str], int] = defaultdict(int)
-        for (caller, model), calls in self.of_day.items():
-            of_day[account_of(caller), _lane(texts, model)] += calls
+        of_day = _by_lane(self.of_day, texts)
         answers = _answers(self.recent)
         for each in self.recent:
             account, model = account_of(each.caller_id), _lane(texts, each.model)
@@ -138,6 +136,23 @@ class PastCalls:
                 )
         for (account, model), calls in of_day.items():
             gate.count_day(account, model, calls)
+
+
+def calls_of_day(
+    queries: Queries, *, day_began: float, simulated: bool, texts: Registry
+) -> list[tuple[str, str, int]]:
+    """How many calls each account has sent to each model since a Unix time, in all processes. Blocks, and raises
+    LedgerDown."""
+    found = _by_lane(queries.calls_since(day_began, simulated=simulated), texts)
+    return [(account, model, calls) for (account, model), calls in found.items()]
+
+
+def _by_lane(by_caller: Mapping[tuple[str, str], int], texts: Registry) -> defaultdict[tuple[str, str], int]:
+    """The numbers of calls by account and name, of those by caller and model."""
+    found: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for (caller, model), calls in by_caller.items():
+        found[account_of(caller), _lane(texts, model)] += calls
+    return found
 
 
 def _lane(texts: Registry, name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from admission.forecast import seconds_left
 from auth import Caller
 from catalog.texts.runnable import CallModel
-from cluster import AnyGate
+from cluster import AnyCallGate, AnyGate
 from contract.states import iso8601
 from generations import views
 from generations.archive import Stored
@@ -23,7 +23,6 @@ from generations.lines import Line, line_of, planned
 from generations.supervisor import Supervisor
 from ledger.records import PlanRecord
 from loop_thread import Pool
-from metering.gate import MeteredGate
 from parsing.shapes import BatchRequest
 
 
@@ -37,7 +36,7 @@ class Status:
         gate: AnyGate,
         threads: Pool,
         learned: Learned,
-        calls: MeteredGate | None = None,
+        calls: "AnyCallGate | None" = None,
     ) -> None:
         self._supervisor = supervisor
         self._gate = gate

@@ -4,6 +4,7 @@ A process writes its own leases by its ledger. The process that holds the role `
 leases. Each of these transactions first checks the role, so of two processes that believe to hold it, one grants.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ _HOLD: Final = f"""
 _ROWS: Final = """
     UPDATE leases SET seen = state WHERE {condition}
     RETURNING id, process, caller, batch, max_concurrent, semaphore, state, granted, reference, runs_for,
-        boots, started,
+        boots, started, account, model, tokens, micro_usd,
+        extract(epoch FROM clock_timestamp() - ended_at)::float8 AS ended_ago,
         extract(epoch FROM clock_timestamp() - wanted_at)::float8 AS wanted_ago,
         extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_ago,
         extract(epoch FROM clock_timestamp() - answered_at)::float8 AS answered_ago,
@@ -70,6 +72,12 @@ _ANSWERED: Final = """
 """
 """Counted from the start of the transaction: a request that seemed to be sent later would end doubts too early."""
 
+_ACCOUNT_ANSWERED: Final = """
+    INSERT INTO leases (id, process, caller, account, state, sent_at, answered_at, ended_at)
+    VALUES (%s, %s, '', %s, 5, transaction_timestamp() - make_interval(secs => %s), clock_timestamp(),
+        clock_timestamp())
+"""
+
 _PUBLISH: Final = """
     UPDATE roles SET figures = %s, figured_at = clock_timestamp() WHERE name = 'gate' AND holder = %s AND term = %s
 """
@@ -82,7 +90,8 @@ _FIGURES: Final = """
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRow:
     """A row of `leases`. Times are seconds until now by the clock of the database. `left_ago`, if its process is dead:
-    since when that process cannot have sent anything. `boots` and `started` are as in `LeaseRecord`."""
+    since when that process cannot have sent anything. `ended_ago`, if it is a call: since when it has ended or is lost.
+    The rest is as in `LeaseRecord`."""
 
     id: str
     process: str | None
@@ -100,6 +109,11 @@ class LeaseRow:
     left_ago: float | None
     boots: str | None = None
     started: bool = False
+    account: str | None = None
+    model: str | None = None
+    tokens: int | None = None
+    micro_usd: int | None = None
+    ended_ago: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +216,18 @@ class LeaseTable:
 
         def answered(cursor: Cursor) -> None:
             cursor.execute(_ANSWERED, (ago + time.monotonic() - called,))
+
+        await self._courier.run(answered, durable=False)
+
+    async def account_answered(self, account: str, ago: float) -> None:
+        """A request of an account that needs no admission, sent so many seconds ago, was answered. This is a row
+        without a model, for the present holder of the gate and the next ones."""
+        called = time.monotonic()
+
+        def answered(cursor: Cursor) -> None:
+            values = (secrets.token_hex(12), self.process, account, ago + time.monotonic() - called)
+            cursor.execute(_ACCOUNT_ANSWERED, values)
+            self._courier.notify(LEASES)
 
         await self._courier.run(answered, durable=False)
 

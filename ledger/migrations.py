@@ -229,6 +229,7 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         "ALTER TABLE leases ADD COLUMN model TEXT",
         "ALTER TABLE leases ADD COLUMN tokens INTEGER",
         "ALTER TABLE leases ADD COLUMN micro_usd BIGINT",
+        "ALTER TABLE leases ADD COLUMN ended_at TIMESTAMP WITH TIME ZONE",
     ),
 }
 """The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first

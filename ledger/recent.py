@@ -103,7 +103,8 @@ def _may_change(record: Record) -> bool:
         case BatchRecord():
             return record.ended_at is None
         case LeaseRecord():
-            return record.state < LeaseState.OVER
+            is_lost_call = record.account is not None and record.state == LeaseState.LOST
+            return record.state < LeaseState.OVER and not is_lost_call
         case Delivery():
             return record.state == "pending"
         case SpendingRecord():

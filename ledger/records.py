@@ -339,7 +339,7 @@ class LeaseRecord:
     `started` whether it has started since.
 
     A call is admitted by its `account` and `model`, its `tokens` and its `micro_usd`: upper bounds, until the upstream
-    has counted them. A creation has none of these.
+    has counted them. A creation has none of these. A call has `started` once the upstream has accepted it.
     """
 
     id: str

@@ -43,14 +43,16 @@ LEASES: Final = Table(
     Column("model", Text),
     Column("tokens", Integer),
     Column("micro_usd", BigInteger),
+    Column("ended_at", DateTime(timezone=True)),
     # Rows are written again and again, and live for about a minute.
     postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
 )
 """Requests to the gate. The process writes `state`, `reference`, `runs_for`, `boots`, `started` and the dates. The
 holder of the gate writes `granted`, and in `seen` the last state that it has seen. `runs_for` are the most seconds that
 the prediction may run. `boots` is the version whose boot it may wait for, until it has `started`. Calls have an
-`account`, a `model`, `tokens` and `micro_usd` (`ledger/records.py`). `left_at` is the time until which a dead process
-may have sent the creation. All times are by the clock of the database."""
+`account`, a `model`, `tokens` and `micro_usd` (`ledger/records.py`), and `ended_at`, when they had ended or were lost.
+A row with an account and no model says that an account was answered a request that needs no admission. `left_at` is the
+time until which a dead process may have sent the creation. All times are by the clock of the database."""
 
 Index("leases_unseen", LEASES.c.id, postgresql_where=text("seen <> state"))
 Index("leases_of_process", LEASES.c.process)
@@ -87,11 +89,12 @@ LEASE_STATEMENTS: Final = Statements(
     """
     INSERT INTO leases
         (id, process, caller, batch, max_concurrent, semaphore, state, reference, boots, started, account, model,
-        tokens, micro_usd, sent_at, answered_at)
+        tokens, micro_usd, sent_at, answered_at, ended_at)
     SELECT id, process, caller, batch, max_concurrent, semaphore, state, reference, boots, started, account, model,
         tokens, micro_usd,
         clock_timestamp() - make_interval(secs => sent_ago),
-        CASE WHEN state >= 4 THEN clock_timestamp() END
+        CASE WHEN state >= 4 THEN clock_timestamp() END,
+        CASE WHEN state IN (3, 5) AND account IS NOT NULL THEN clock_timestamp() END
     FROM json_to_recordset(%s) AS rows (
         id text, process text, caller text, batch text, max_concurrent int, semaphore text, state smallint,
         reference text, sent_ago float8, boots text, started boolean, account text, model text, tokens int,
@@ -103,6 +106,7 @@ LEASE_STATEMENTS: Final = Statements(
         reference = coalesce(excluded.reference, leases.reference),
         sent_at = coalesce(excluded.sent_at, leases.sent_at),
         answered_at = coalesce(leases.answered_at, excluded.answered_at),
+        ended_at = coalesce(leases.ended_at, excluded.ended_at),
         started = leases.started OR excluded.started,
         tokens = coalesce(excluded.tokens, leases.tokens),
         micro_usd = coalesce(excluded.micro_usd, leases.micro_usd),

@@ -63,10 +63,14 @@ class MeteredGate(MeteredEstimates, Stepper):
         self.admit_soon()
         return lease
 
-    def adopt(self, demand: Demand, *, sent_ago: float) -> MeteredLease:
-        """Everything that a call needs which another process has sent so many seconds ago, even if there is no room."""
-        lease = MeteredLease(self._policy, demand, self.admit_soon, "sent")
-        self._policy.adopt(lease, demand, _now(), sent=_now() - sent_ago)
+    def adopt(
+        self, demand: Demand, *, sent_ago: float, is_sent: bool = True, is_in_day: bool = False
+    ) -> MeteredLease:
+        """Everything that a call needs which another process has sent so many seconds ago, even if there is no room. Or
+        if it is not sent yet: which another process was allowed to send. `is_in_day`: `count_day` has counted it."""
+        lease = MeteredLease(self._policy, demand, self.admit_soon, "sent" if is_sent else "held")
+        self._policy.adopt(lease, demand, _now(), sent=_now() - sent_ago, is_in_day=is_in_day)
+        lease.granted.set_result(None)
         return lease
 
     def check(self, demand: Demand) -> None:
@@ -114,9 +118,10 @@ class MeteredGate(MeteredEstimates, Stepper):
         self._policy.lower(account, model, limit, value)
         self.admit_soon()
 
-    def upstream_answered(self, account: str, sent: float) -> None:
-        """A request of an account that needs no admission, sent at this moment of the loop's clock, was answered."""
-        self._policy.upstream_answered(account, sent, _now())
+    def upstream_answered(self, account: str, sent: float, ago: float = 0.0) -> None:
+        """A request of an account, sent at this moment of the loop's clock, was answered so many seconds ago. Those
+        that were admitted here need no such report."""
+        self._policy.upstream_answered(account, sent, _now() - ago)
         self.admit_soon()
 
     def count(

@@ -39,22 +39,22 @@ class MeteredLease:
         """Wait until the ledger has on disk that this lease is used for the attempt with this id. Raises LedgerDown."""
         await ledger.flush()
 
-    def sent(self) -> None:
+    def sent(self, ago: float = 0.0) -> None:
         if self._state != "held":
             raise RuntimeError(f"a lease is for one request; this one is {self._state}")
         self._state = "sent"
-        self._policy.sent(self, self._clock())
+        self._policy.sent(self, self._clock() - ago)
 
     def not_sent(self) -> None:
         """Undo `sent`: the call was not sent, since there was no connection."""
         if self._state == "sent":
             self._state = "held"
 
-    def answered(self) -> None:
-        """The head or the first byte of an answer has come. A second call has no effect."""
+    def answered(self, ago: float = 0.0) -> None:
+        """The head or the first byte of an answer has come, so many seconds ago. A second call has no effect."""
         if self._state == "sent":
             self._state = "answered"
-            self._policy.answered(self, self._clock())
+            self._policy.answered(self, self._clock() - ago)
             self._admit_soon()
 
     def measured(self, tokens: int) -> None:
@@ -75,11 +75,14 @@ class MeteredLease:
             self._policy.settled(self, micro_usd, self._clock())
             self._admit_soon()
 
-    def lost(self) -> None:
-        """The call was sent, and it is not known whether it arrived. This frees the slot, but nothing else."""
+    def lost(self, sent_ago: float | None = None, ago: float = 0.0) -> None:
+        """The call was sent, and it is not known whether it arrived. This frees the slot, but nothing else. It was sent
+        so many seconds ago, or at `sent`, and lost `ago` seconds ago."""
         if self._state == "sent":
             self._state = "released"
-            self._policy.lost(self, self._clock())
+            if sent_ago is not None:
+                self._policy.sent(self, self._clock() - sent_ago)
+            self._policy.lost(self, self._clock() - ago)
             self._admit_soon()
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from operator import attrgetter
-from typing import Final
+from typing import Final, TypeAlias
 
 from admission.boots import Ticket
 from admission.metered.bounds import Bound, Own, Parked
@@ -20,6 +20,9 @@ from admission.sliding_window import WINDOW
 
 MONEY_WINDOW: Final = 600.0
 """Seconds for which money counts."""
+
+Lowered: TypeAlias = tuple[str, str | None, str, int]
+"""A lowered limit: the account, the model or None for the whole account, the name of the limit, and its value."""
 
 LONGEST_LOST: Final = 600.0
 """Seconds after which a lost call has arrived or never will, even if the upstream answered nothing since."""
@@ -158,6 +161,18 @@ class Account:
             lowered = self._lowered.setdefault(model, {})
             lowered[name] = min(lowered.get(name, value), value)
         self.set_limits(self._limits)
+
+    @property
+    def lowered(self) -> list[Lowered]:
+        """The limits that were lowered."""
+        found: list[Lowered] = [
+            (self.name, model, name, value)
+            for model, limits in self._lowered.items()
+            for name, value in limits.items()
+        ]
+        if self._lowered_money < math.inf:
+            found.append((self.name, None, MONEY_LIMIT, int(self._lowered_money)))
+        return found
 
     @property
     def limits(self) -> MeteredLimits:

@@ -11,7 +11,7 @@ from typing import Final
 
 from admission.durations import Durations
 from admission.flows import UNPROVEN, UNPROVEN_TURN
-from admission.metered.accounts import MONEY_WINDOW, Account, Lane
+from admission.metered.accounts import MONEY_WINDOW, Account, Lane, Lowered
 from admission.metered.closing import Closing
 from admission.metered.demand import Demand
 from admission.metered.policy import MeteredPolicy
@@ -73,6 +73,16 @@ class MeteredEstimates:
             tuple(lanes),
             _closed(found.closing, now),
         )
+
+    def busiest(self, most: int) -> list[str]:
+        """At most so many accounts, those with the most calls first."""
+        accounts = sorted(self._policy.accounts.values(), key=lambda each: -each.waiting - each.in_flight)
+        return [each.name for each in accounts[:most]]
+
+    @property
+    def lowered(self) -> list[Lowered]:
+        """The limits that the upstream showed to be lower than was configured."""
+        return [each for account in self._policy.accounts.values() for each in account.lowered]
 
     def snapshot(self, account: str) -> MeteredSnapshot:
         """The state of an account from which `forecast.plan` starts."""

@@ -123,10 +123,18 @@ class MeteredPolicy:
             self._ready[account] = None
 
     def adopt(
-        self, ticket: Ticket, demand: Demand, now: float, *, sent: float, is_counted: bool = False
+        self,
+        ticket: Ticket,
+        demand: Demand,
+        now: float,
+        *,
+        sent: float,
+        is_counted: bool = False,
+        is_in_day: bool = False,
     ) -> None:
         """Add a ticket that was admitted elsewhere and sent its call at this moment. It takes all that it needs, even
-        if there is no room; but only a slot and its bounds if the windows have counted it."""
+        if there is no room; but no place in the day if `count_day` has counted it, and only a slot and its bounds if
+        all windows have."""
         account = self.account(demand.account)
         flow = self._flow(account, demand)
         for bound in flow.bounds:
@@ -136,6 +144,8 @@ class MeteredPolicy:
         admission.sent = sent
         if is_counted:
             admission.give_back()
+        elif is_in_day:
+            admission.day.give_back()
 
     def sent(self, ticket: Ticket, now: float) -> None:
         """The call of an admitted ticket is sent."""
@@ -364,10 +374,7 @@ class MeteredPolicy:
 
     def account(self, name: str) -> Account:
         """The account with this name, which is new if it is not known."""
-        found = self.accounts.get(name)
-        if found is None:
-            found = self.accounts[name] = self._new_account(name)
-        return found
+        return self.accounts.get(name) or self.accounts.setdefault(name, self._new_account(name))
 
     def _flow(self, account: Account, demand: Demand) -> Flow:
         further: list[Bound] = [self._unproven] if demand.caller == UNPROVEN else []

@@ -1,12 +1,17 @@
 """Metered admission at one instant: its statistics, and the state from which a forecast starts, as frozen values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from admission.metered.closing import Closed
 from admission.metered.demand import Demand
 from admission.metered.limits import MeteredLimits
 from admission.own_limits import OwnLimits
 from admission.semaphores import SemaphoreSnapshot
+
+DayCounts: TypeAlias = Sequence[tuple[str, str, int]]
+"""How many calls each account has sent to each model in the present day."""
 
 
 @dataclass(frozen=True, slots=True)

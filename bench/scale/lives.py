@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import structlog
 
+from admission.metered.limits import MeteredLimits
 from bench.report import Claim, Section, claimed
 from bench.scale.stage import Scale
 from cluster import AnyGate
@@ -40,6 +41,7 @@ _REQUEST = json.dumps({"model_name": "flux-dev", "prompt": "a red fox in the sno
 """Together with the rest a row of 1.2 kB."""
 
 _LIMITS = {"concurrent_limit": 1000, "requests_per_minute": 600_000}
+_CALLS = {"concurrent_limit": 1, "limits": MeteredLimits()}
 
 
 def lives(scale: Scale) -> Section:
@@ -94,7 +96,7 @@ async def _process(url: str, seconds: float) -> None:
     backend = PostgresBackend(url, ttl=5.0, alone=False)
     ledger = SqlLedger(backend)
     others = Gate(concurrent_limit=1, requests_per_minute=600)
-    group = Group(Courier(backend), ledger, _LIMITS, others, 600)
+    group = Group(Courier(backend), ledger, _LIMITS, others, 600, _CALLS)
     await asyncio.to_thread(ledger.start)
     group.start()
     print("ready", flush=True)

@@ -2,7 +2,7 @@
 `ledger.members`, and its faults."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -49,6 +49,7 @@ class Row:
     answered_at: float | None = None
     left_at: float | None = None
     started: bool = False
+    ended_at: float | None = None
 
     @property
     def waits(self) -> bool:
@@ -112,6 +113,8 @@ class Database:
     term: int = 0
     answered_at: float | None = None
     figures: tuple[str, float] | None = None
+    day: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """The calls that were ever sent, by account and model."""
     dead: set[str] = field(default_factory=set)
     is_away: bool = False
     is_deaf: bool = False

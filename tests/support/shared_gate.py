@@ -1,9 +1,14 @@
 """Processes that share a gate by rows in memory, in virtual time."""
 
 import asyncio
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from admission.metered.limits import MeteredLimits
+from cluster.call_keeper import CallKeeper
+from cluster.calls import RemoteMeteredGate
 from cluster.keeper import Keeper
 from cluster.remote import RemoteGate
 from concurrency import Gate
@@ -107,6 +112,19 @@ class Table:
 
         def answered() -> None:
             self._db.answered_at = max(self._db.answered_at or 0.0, sent)
+
+        await self._run(answered)
+
+    async def account_answered(self, account: str, ago: float) -> None:
+        sent, name = now() - ago, f"answer {secrets.token_hex(6)}"
+
+        def answered() -> None:
+            record = LeaseRecord(id=name, caller="", account=account)
+            row = Row(record, self.process, now(), LeaseState.OVER, sent_at=sent, answered_at=now())
+            row.ended_at = now()
+            self._db.rows[name] = row
+            self._db.undoes(lambda: self._db.rows.pop(name, None))
+            self._db.notify("leases")
 
         await self._run(answered)
 
@@ -247,6 +265,8 @@ class Rows:
             return False
         row.state, row.reference, row.sent_at = LeaseState.SENT, claim.reference, now()
         row.runs_for = claim.runs_for
+        if row.record.account is not None and row.record.model is not None:
+            self._db.day[row.record.account, row.record.model] += 1
         self._recent.note({}, [claim])
         return True
 
@@ -258,6 +278,12 @@ class Rows:
         row.reference = record.reference or row.reference
         if record.started and not row.started:
             row.started, row.seen = True, -1
+        if (record.tokens, record.micro_usd) != (row.record.tokens, row.record.micro_usd):
+            row.record = replace(row.record, tokens=record.tokens, micro_usd=record.micro_usd)
+            row.seen = -1
+        is_lost_call = record.account is not None and record.state == LeaseState.LOST
+        if row.ended_at is None and (record.state == LeaseState.OVER or is_lost_call):
+            row.ended_at = now()
         if record.sent_ago is not None:
             row.sent_at = now() - record.sent_ago
         if record.state >= LeaseState.ANSWERED and row.answered_at is None:
@@ -267,7 +293,9 @@ class Rows:
 class Process:
     """A process with its gate and its keeper, from `start` to `kill`. Its loop is at its `place`."""
 
-    def __init__(self, database: Database, name: str, **limits: Any) -> None:
+    def __init__(
+        self, database: Database, name: str, calls: Mapping[str, Any] | None = None, **limits: Any
+    ) -> None:
         self.name = name
         self.database = database
         self.place = Place()
@@ -275,10 +303,23 @@ class Process:
         self.gates: list[Gate] = []
         """The gate of all processes while this one keeps it."""
         self.ledger = Rows(database, name)
+        self.call_keeper = CallKeeper(lambda creations: self.calls.new_gate(creations), count_day=self._day)
         self.keeper = Keeper(
-            table, lambda: self.gate.new_gate(), on_held=self._on_held, on_lost=self.gates.clear
+            table,
+            lambda: self.gate.new_gate(),
+            on_held=self._on_held,
+            on_lost=self.gates.clear,
+            calls=self.call_keeper,
         )
         self.gate = RemoteGate(table, self.ledger, self.keeper, tell=self._tell, **limits)  # type: ignore[arg-type]
+        self.calls = RemoteMeteredGate(
+            table,
+            self.ledger,  # type: ignore[arg-type]
+            self.call_keeper,
+            tell=self._tell_of_calls,
+            **(calls or {"concurrent_limit": 10, "limits": MeteredLimits()}),
+        )
+        self.gate.beside.append(self.calls)
         self.others: list[Process] = []
         self.tasks: list[asyncio.Task[Any]] = []
         for each in (self.keeper.run(), self.gate.run()):
@@ -296,6 +337,25 @@ class Process:
         """Take an event, as the holder of the gate."""
         if self.keeper.gate is not None:
             getattr(self.keeper.gate, event)(**arguments)
+
+    async def _tell_of_calls(self, event: str, arguments: dict[str, Any]) -> None:
+        await asyncio.sleep(self.database.latency)
+        for each in self.others:
+            asyncio.get_running_loop().call_soon(
+                each.receive_of_calls, event, arguments, context=each.place.context
+            )
+
+    def receive_of_calls(self, event: str, arguments: dict[str, Any]) -> None:
+        """Take an event, as the holder of the gate of calls."""
+        if self.call_keeper.gate is not None:
+            getattr(self.call_keeper.gate, event)(**arguments)
+
+    async def _day(self) -> list[tuple[str, str, int]]:
+        """The calls of the day as the ledger has them."""
+        found: list[tuple[str, str, int]] = await self.database.run(
+            self.name, lambda: [(*key, calls) for key, calls in self.database.day.items()]
+        )
+        return found
 
     def start(self, work: Any) -> asyncio.Task[Any]:
         self.tasks.append(asyncio.create_task(work, context=self.place.context))
@@ -320,6 +380,8 @@ def _read(row: Row) -> LeaseRow:
         max_concurrent=record.max_concurrent, semaphore=record.semaphore, state=row.state, granted=row.granted,
         reference=row.reference, runs_for=row.runs_for, wanted_ago=now() - row.wanted_at, sent_ago=ago(row.sent_at),
         answered_ago=ago(row.answered_at), left_ago=ago(row.left_at), boots=record.boots, started=row.started,
+        account=record.account, model=record.model, tokens=record.tokens, micro_usd=record.micro_usd,
+        ended_ago=ago(row.ended_at),
     )  # fmt: skip
 
 

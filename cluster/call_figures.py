@@ -1,0 +1,117 @@
+"""The figures of the shared gate of calls, as its holder publishes them and the other processes read them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any, Final, TypeAlias
+
+from pydantic import TypeAdapter
+
+from admission.durations import Durations
+from admission.metered.accounts import Lowered
+from admission.metered.closing import Closed
+from admission.metered.demand import TooLarge
+from admission.metered.limits import MeteredLimits
+from admission.metered.policy import MeteredPolicy
+from admission.metered.snapshot import MeteredSnapshot, MeteredStats
+from admission.metered.windows import WeightedWindow
+from admission.own_limits import OwnLimits
+from admission.semaphores import Semaphores
+from metering.gate import MeteredGate
+
+LoweredLimit: TypeAlias = tuple[str, str | None, str]
+"""The account, the model or None, and the name of a limit that was lowered."""
+
+_MOST_ACCOUNTS: Final = 100
+"""Accounts whose state is published, those with the most calls first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`lowered` are the limits that were lowered, and `in_doubt` the accounts with lost calls."""
+
+    statistics: MeteredStats
+    accounts: tuple[MeteredSnapshot, ...]
+    lowered: tuple[Lowered, ...]
+    in_doubt: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_FIGURES: Final = TypeAdapter(Figures)
+
+
+def figures_of(gate: MeteredGate, in_doubt: Sequence[str]) -> Figures:
+    accounts = tuple(gate.snapshot(each) for each in gate.busiest(_MOST_ACCOUNTS))
+    return Figures(gate.statistics(), accounts, tuple(gate.lowered), tuple(in_doubt))
+
+
+def read_figures(published: Mapping[str, Any]) -> Figures:
+    return _FIGURES.validate_python(published)
+
+
+def mirrored(seen: Figures, policy: MeteredPolicy, *, now: float) -> MeteredPolicy:
+    """Bring a new policy, which has the present limits, into the state of the figures at this moment of this process's
+    clock. Its tickets are numbers."""
+    numbers = count()
+    for each in seen.accounts:
+        _fill_account(policy, each, now, numbers)
+    return policy
+
+
+def new_policy(
+    *,
+    concurrent_limit: int,
+    limits: MeteredLimits,
+    day_ends: Callable[[float], float],
+    durations: Durations,
+    own_limits: Mapping[str, OwnLimits],
+    lowered: Mapping[LoweredLimit, int],
+) -> MeteredPolicy:
+    """A policy with these limits, without tickets and semaphores."""
+    policy = MeteredPolicy(
+        concurrent_limit=concurrent_limit,
+        limits=limits,
+        day_ends=day_ends,
+        semaphores=Semaphores(),
+        durations=durations,
+    )
+    for caller, own in own_limits.items():
+        policy.limit_caller(caller, max_concurrent=own.max_concurrent, per_minute=own.per_minute)
+    for (account, model, name), value in lowered.items():
+        policy.lower(account, model, name, value)
+    return policy
+
+
+def _fill_account(policy: MeteredPolicy, seen: MeteredSnapshot, now: float, numbers: "count[int]") -> None:
+    ahead = now - seen.now
+    account = policy.account(seen.account)
+    _fill(account.money.window, seen.money, ahead)
+    _close(policy, seen.account, None, seen.closed, ahead)
+    for model, copied in seen.lanes.items():
+        lane = account.lane(model)
+        _fill(lane.places, copied.places, ahead)
+        _fill(lane.tokens.window, copied.tokens, ahead)
+        _fill(lane.day, copied.day, ahead)
+        _close(policy, seen.account, model, copied.closed, ahead)
+    for demand in seen.running:
+        policy.adopt(next(numbers), demand, now, sent=now, is_counted=True)
+    for demand, waiting in seen.waiting:
+        with suppress(TooLarge):  # the limits have just been changed here
+            for _ in range(waiting):
+                policy.enqueue(next(numbers), demand)
+
+
+def _fill(window: WeightedWindow, weights: Mapping[float, int], ahead: float) -> None:
+    for moment, weight in weights.items():
+        window.add(weight, moment + ahead if moment < math.inf else math.inf)
+
+
+def _close(
+    policy: MeteredPolicy, account: str, model: str | None, closed: Closed | None, ahead: float
+) -> None:
+    if closed is not None:
+        policy.close(account, model, closed.until + ahead, closed.why)
