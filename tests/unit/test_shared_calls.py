@@ -4,6 +4,8 @@ import asyncio
 from itertools import count
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from admission.metered.demand import Demand, TooLarge
 from admission.metered.limits import MeteredLimits, ModelLimits
@@ -303,3 +305,79 @@ async def test_a_cancelled_wait_and_a_call_that_was_not_sent_leave_nothing():
 
     assert not database.rows
     assert 0 == sum(each.calls.slots_held for each in processes)
+
+
+EVENTS = st.tuples(
+    st.sampled_from(["call", "call", "call", "lose", "kill", "kill holder"]),
+    st.integers(0, 2),
+    st.sampled_from([10, 200, 900]),
+    st.sampled_from([0.0, 0.3, 2.0, 20.0, 61.0]),
+)
+
+
+@in_virtual_time
+async def live_through(events, slots, rpm):
+    """No window is over by the count of the upstream, and nothing is left in the end."""
+    database, names = Database(), (f"{each}:1:x" for each in count())
+    limits = calls(slots, rpm, 1000)
+    processes = processes_on(database, limits, [next(names) for _ in range(3)])
+    upstream, tasks = Upstream(), []
+
+    async def replace_dead(dead):
+        await dead.kill()
+        processes.remove(dead)
+        await asyncio.sleep(1.0)
+        database.bury(dead.name)
+        processes.extend(processes_on(database, limits, [next(names)]))
+        for each in processes:
+            each.others = [other for other in processes if other is not each]
+
+    await asyncio.sleep(0.1)
+    for kind, which, tokens, then in events:
+        process = processes[which]
+        if kind == "kill":
+            await replace_dead(process)
+        elif kind == "kill holder":
+            await replace_dead(next((each for each in processes if each.name == database.holder), process))
+        else:
+            work = upstream.life(process, call(tokens=tokens), loses=kind == "lose")
+            tasks.append(process.start(work))
+        await asyncio.sleep(then)
+    await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 700.0 + 61.0 * len(events))
+
+    requests, most_tokens = upstream.densest()
+    assert requests <= rpm
+    assert most_tokens <= 1000
+    assert upstream.most <= slots
+    assert all(each.done() for each in tasks)
+    await upstream.life(processes[0], call())  # so that no lost call may arrive any more
+    await asyncio.sleep(603.0)
+    assert not database.rows
+    holder = next(each for each in processes if each.name == database.holder)
+    assert (0, 0) == (holder.calls.statistics().in_flight, holder.calls.statistics().waiting)
+    for each in processes:
+        await each.kill()
+
+
+HISTORIES = given(
+    events=st.lists(EVENTS, min_size=4, max_size=12), slots=st.integers(1, 4), rpm=st.sampled_from([2, 5])
+)
+
+
+def _some(examples):
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+
+
+@_some(2)
+@HISTORIES
+def test_no_history_of_deaths_is_over_a_window_or_leaves_anything(events, slots, rpm):
+    live_through(events, slots, rpm)
+
+
+@pytest.mark.slow
+@_some(20)
+@HISTORIES
+def test_no_further_history_does_so_either(events, slots, rpm):
+    live_through(events, slots, rpm)
