@@ -132,7 +132,8 @@ class AnyHistory(RuleBasedStateMachine):
         call.state = "answered"
         call.answer(self.now)
         for each in self.calls.values():
-            if each.state == "lost" and each.sent < call.sent:
+            is_same = each.demand.account == call.demand.account
+            if each.state == "lost" and is_same and each.sent < call.sent:
                 each.state = "known"
                 each.answer(self.now)
                 each.end(self.now)
