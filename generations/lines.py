@@ -114,7 +114,7 @@ async def planned(
     threads: Pool,
 ) -> Plan:
     """The plan of a batch of this caller if it were submitted now. All its models have one provider."""
-    if calls is not None and isinstance(request.requests[0].model, CallModel):
+    if calls is not None and any(isinstance(each.model, CallModel) for each in request.requests[:1]):
         snapshot = calls.snapshot(caller.account)
         wanted = [
             demand_of(each.first, caller, "planned", request.max_concurrent, request.semaphore)
