@@ -377,7 +377,7 @@ def test_no_history_of_deaths_is_over_a_window_or_leaves_anything(events, slots,
 
 
 @pytest.mark.slow
-@_some(20)
+@_some(4)
 @HISTORIES
 def test_no_further_history_does_so_either(events, slots, rpm):
     live_through(events, slots, rpm)
