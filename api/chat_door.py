@@ -15,7 +15,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import deliveries, incoming, responses
+from api import deliveries, incoming, request_files, responses
 from api.openai_door import patience
 from api.text_callers import sent_call, text_context
 from api.text_streams import STREAM, ended
@@ -86,8 +86,8 @@ def _call(service: Runtime, caller: Caller, fields: Any) -> tuple[ChatCall, Subm
         model if isinstance(model, CallModel) else None,
         max_output_tokens=service.settings.GEMINI_CHAT_TOKENS,
     )
-    sent = incoming.with_files_on_disk(call.body, context)
     try:
+        sent = request_files.with_files(call.body, context, caller)
         parsed = parse_generation(sent, context)
     except InvalidRequest as invalid:
         raise InvalidRequest(call.as_called(invalid.problems)) from None

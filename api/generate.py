@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import incoming, responses
+from api import incoming, request_files, responses
 from api.item_keys import item_keys as item_keys_of
 from auth import Caller
 from generations import views
@@ -63,7 +63,7 @@ def _generation_of(
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=True) as body:
         context = incoming.context(body, caller)
-        wanted = parse_generation(incoming.with_files_on_disk(body, context), context)
+        wanted = parse_generation(request_files.with_files(body, context, caller), context)
         if wanted.dry_run:
             forecast = service.loop.run(
                 service.generations.forecast(BatchRequest([wanted], semaphore=wanted.semaphore), caller)
@@ -86,7 +86,7 @@ def _batch_of(service: Runtime, caller: Caller, preference: incoming.Preference)
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=True) as body, incoming.turn_for(body, caller.turn):
         context = incoming.context(body, caller)
-        wanted = parse_batch(incoming.with_files_on_disk(body, context), context)
+        wanted = parse_batch(request_files.with_files(body, context, caller), context)
         item_keys = item_keys_of(wanted, body, context, beside=key)
         may_exist = key is not None and not wanted.dry_run
         # Work under the key of the batch is answered as it is, whatever became of its items.

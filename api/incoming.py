@@ -16,7 +16,6 @@ from werkzeug.http import parse_list_header
 
 from api.backpressure import CallerLimits, Quota
 from auth import CREDENTIAL_HEADERS, Caller, Headers, Principal, names_key
-from catalog.references import INLINE
 from errors import (
     Forbidden,
     InvalidRequest,
@@ -37,7 +36,7 @@ from generations.submission import (
 from generations.supervisor import new_id
 from ledger.records import PlanRecord
 from network.addresses import network_of
-from parsing import inline_files, shapes, strict_json
+from parsing import shapes, strict_json
 from parsing.context import ParseContext
 from parsing.generation import names_in
 from parsing.hidden import hidden
@@ -368,18 +367,6 @@ def context(body: Any, caller: Caller, *, by_id: bool = False) -> ParseContext:
     if caller.key is not None and caller.key.models:
         resolver.check_key(caller, {name: each for name in names if (each := context.find(name)) is not None})
     return context
-
-
-def with_files_on_disk(body: Any, context: ParseContext) -> Any:
-    """The body with its large inline files moved to the disk, so that waiting work does not hold them in memory. Raises
-    LedgerDown if they cannot be written."""
-    size = request.content_length
-    if size is not None and size <= INLINE:
-        return body
-    try:
-        return inline_files.moved(body, service().uploads_dir, context)
-    except OSError as error:
-        raise LedgerDown(f"The files cannot be stored: {error.strerror}. Nothing was spent.") from error
 
 
 def _form(memory: _Memory, names: FormNames) -> Any:

@@ -13,7 +13,7 @@ from itertools import compress
 
 from flask import Blueprint, Response, g, jsonify, request
 
-from api import deliveries, incoming, responses
+from api import deliveries, incoming, request_files, responses
 from api.files import kept_file
 from api.models import found_model
 from auth import Caller
@@ -118,7 +118,7 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
         default = service.settings.OPENAI_RESPONSE_FORMAT
         try:
             call = translated(fields, model, default=default, edits=edits)
-            sent = incoming.with_files_on_disk(call.body, context)
+            sent = request_files.with_files(call.body, context, caller)
             parsed: GenerationRequest | BatchRequest = (
                 parse_batch(sent, context) if call.is_batch else parse_generation(sent, context)
             )

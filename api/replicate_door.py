@@ -13,18 +13,15 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import incoming, replicate_outputs, roles
-from api.replicate_resources import caller_files
+from api import incoming, replicate_outputs, request_files, roles
 from auth import Caller
-from catalog.references import Upload
 from contract.door_facts import REPLICATE, DoorFacts
 from contract.ids import is_prediction_id, new_prediction_id
 from doors import REPLICATE_ROOT
 from doors.replicate import predictions
 from doors.replicate.creation import Creation, read_creation, wait_seconds, with_files
 from doors.replicate.pages import page_links, read_page, shown_on
-from doors.replicate.resources import file_id
-from errors import InvalidRequest, LedgerDown, NotFound, Problem, QueueFull
+from errors import InvalidRequest, NotFound, Problem, QueueFull
 from generations.submission import Submission
 from parsing.context import ParseContext
 from parsing.generation import parse_generation
@@ -117,10 +114,10 @@ def _submission(service: Runtime, caller: Caller, target: str | None) -> Submiss
     with incoming.body(caller.turn) as body:
         creation = read_creation(body, target=target, cancel_after=request.headers.get("Cancel-After"))
         context = replace(incoming.context(creation.body, caller, by_id=True), lenient=True)
-        upload_of = partial(_upload, caller)
+        upload_of = partial(request_files.uploaded, caller, field="input")
         sent = {**creation.body, "input": _with_uploads(creation, context, upload_of)}
         try:
-            parsed = parse_generation(incoming.with_files_on_disk(sent, context), context)
+            parsed = parse_generation(request_files.with_files(sent, context, caller), context)
         except InvalidRequest as invalid:
             raise _refusal(invalid, creation, is_named=target is not None) from None
         _check_outputs(service, parsed.model.output.kind)
@@ -154,23 +151,6 @@ def _with_uploads(creation: Creation, context: ParseContext, upload_of: Callable
         else with_files(value, upload_of)
         for name, value in creation.input.items()
     }
-
-
-def _upload(caller: Caller, text: str) -> Upload | None:
-    """The uploaded file at this address; None if it is no address of one. Raises InvalidRequest if it is gone, and
-    LedgerDown if it cannot be read."""
-    found = file_id(text)
-    if found is None:
-        return None
-    try:
-        opened = caller_files().open(caller.id, found)
-    except OSError as error:
-        raise LedgerDown(f"An uploaded file cannot be read: {error}. Nothing was spent.") from error
-    if opened is None:
-        raise InvalidRequest(
-            [Problem("input", "names an uploaded file that does not exist, or has expired", text)]
-        )
-    return Upload(opened)
 
 
 def _check_outputs(service: Runtime, kind: str | None) -> None:

@@ -4,12 +4,12 @@ from flask import Blueprint, Response, jsonify, request
 
 from api import incoming, roles
 from api.models import found_model
+from api.request_files import caller_files
 from api.responses import no_content
 from doors import REPLICATE_ROOT
 from doors.replicate import resources
 from doors.replicate.predictions import HIDDEN
 from errors import Forbidden, LedgerDown, NotFound, UnsupportedMediaType
-from files.caller_files import CallerFiles
 from ledger.access_records import MAY_GENERATE
 from parsing.upload_form import MOST_BYTES, read_upload
 
@@ -107,11 +107,3 @@ def replicate_webhook_secret() -> Response:
     if secret is None:
         raise NotFound("Webhooks of the admin key are not signed, since WEBHOOK_SECRET is not set.")
     return jsonify({"key": secret})
-
-
-def caller_files() -> CallerFiles:
-    """The files of callers. Raises NotFound if this service cannot keep any."""
-    files = incoming.service().attachments.caller_files
-    if files is None:
-        raise NotFound("This service keeps no uploads, since its DATA_DIR cannot be written.")
-    return files

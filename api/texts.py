@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import incoming, responses, text_streams
+from api import incoming, request_files, responses, text_streams
 from api.item_keys import item_keys as item_keys_of
 from api.text_callers import sent_call, text_context
 from auth import Caller
@@ -134,7 +134,7 @@ def _call_of(
     translated = route.single(fields)
     sent = translated.body
     context = text_context(sent, caller)
-    parsed = route.parse(incoming.with_files_on_disk(sent, context), context, translated.problems)
+    parsed = route.parse(request_files.with_files(sent, context, caller), context, translated.problems)
     if parsed.dry_run:
         batch = BatchRequest([parsed], semaphore=parsed.semaphore)
         forecast = service.loop.run(service.generations.forecast(batch, caller))
@@ -162,7 +162,9 @@ def _batch_of(
     sent = translated.body
     context = text_context(sent, caller)
     with incoming.turn_for(sent, caller.turn):
-        parsed = route.parse_batch(incoming.with_files_on_disk(sent, context), context, translated.problems)
+        parsed = route.parse_batch(
+            request_files.with_files(sent, context, caller), context, translated.problems
+        )
         item_keys = item_keys_of(parsed, sent, context, beside=key)
         may_exist = key is not None and not parsed.dry_run
         joined = (

@@ -45,8 +45,10 @@ JSON_SCHEMA = {
     "type": "string",
     "format": "uri",
     "pattern": rf"^\s*(?:[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f\\]{{1,{LONGEST_URL - 8}}}"
+    r"|[Hh][Tt][Tt][Pp]://[^\u0000-\u0020\u007f\\?#]+/replicate/v1/files/[0-9a-f]{48}\s*"
     r"|[Dd][Aa][Tt][Aa]:[^,]*;\s*[Bb][Aa][Ss][Ee]64\s*,[A-Za-z0-9+/_=%\s-]+)$",
-    "description": "An https URL, or a base64 data: URI of a PNG, JPEG, WebP or GIF image, which must be whole.",
+    "description": "An https URL, the address of an upload, or a base64 data: URI of a PNG, JPEG, WebP or GIF "
+    "image, which must be whole.",
 }
 """The JSON Schema of a reference."""
 

@@ -44,8 +44,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from replicate_concurrent.handles import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
-    from replicate_concurrent.operations.references import Upload
-    from replicate_concurrent.results import Batch, Event, Generation, Key, Model, Plan, Status, Usage
+    from replicate_concurrent.results import Batch, Event, Generation, Key, Model, Plan, Status, Upload, Usage
     from replicate_concurrent.text_results import ChatDelta, ChatResult, ExtractResult, TextBatch, TokenUsage
 
 __version__ = VERSION
@@ -107,9 +106,10 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "async_client",
     "Client": "client",
-    "Upload": "operations.references",
     **dict.fromkeys(("AsyncBatchHandle", "AsyncHandle", "BatchHandle", "Handle"), "handles"),
-    **dict.fromkeys(("Batch", "Event", "Generation", "Key", "Model", "Plan", "Status", "Usage"), "results"),
+    **dict.fromkeys(
+        ("Batch", "Event", "Generation", "Key", "Model", "Plan", "Status", "Upload", "Usage"), "results"
+    ),
     **dict.fromkeys(("ChatDelta", "ChatResult", "ExtractResult", "TextBatch", "TokenUsage"), "text_results"),
 }
 """Where a name is defined; all others are errors."""

@@ -16,15 +16,14 @@ from replicate_concurrent.local import find_or_start
 from replicate_concurrent.named_keys import AsyncKeys
 from replicate_concurrent.operations import batches, generating, looking, references, saving
 from replicate_concurrent.operations.drivers import AsyncDriver
-from replicate_concurrent.operations.references import Upload
 from replicate_concurrent.operations.sending import Service
-from replicate_concurrent.operations.steps import do
 from replicate_concurrent.results import (
     Batch,
     Generation,
     Model,
     Plan,
     Status,
+    Upload,
     Usage,
 )
 from replicate_concurrent.text_methods import AsyncTextMethods
@@ -217,10 +216,12 @@ class AsyncClient(AsyncTextMethods):
         return await self._driver.run(saving.save(self._service, made, directory, name, overwrite=overwrite))
 
     async def upload(self, file: Any) -> Upload:
-        """Read a file once, for any number of later calls of this process: a path, bytes, a file object or an image
-        of PIL. Each request that names it sends it: the uploads of the door for Replicate's clients
-        (`/replicate/v1/files`) are inputs at that door alone, and `POST /generate` takes no address of one."""
-        return await self._driver.run(do(references.upload, file))
+        """Send a file to the service once, for any number of generations within a day: a path, bytes, a file object or
+        an image of PIL. Its `url` does the same for other processes with the same key. Calls to text models take the
+        file itself.
+
+        Raises ApiError, and TypeError for what is no file."""
+        return await self._driver.run(references.upload(self._service, file))
 
     async def models(self, search: str | None = None) -> list[Model]:
         """The declared models; with `search`, those that fit, also others at Replicate."""

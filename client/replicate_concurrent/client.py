@@ -16,7 +16,6 @@ from replicate_concurrent.local import find_or_start
 from replicate_concurrent.named_keys import Keys
 from replicate_concurrent.operations import batches, generating, looking, references
 from replicate_concurrent.operations.drivers import Driver
-from replicate_concurrent.operations.references import Upload
 from replicate_concurrent.operations.sending import Service
 from replicate_concurrent.results import (
     Batch,
@@ -24,6 +23,7 @@ from replicate_concurrent.results import (
     Model,
     Plan,
     Status,
+    Upload,
     Usage,
     savable,
     savable_batch,
@@ -219,10 +219,12 @@ class Client(TextMethods):
         return self._saver(made, directory, name, overwrite=overwrite)
 
     def upload(self, file: Any) -> Upload:
-        """Read a file once, for any number of later calls of this process: a path, bytes, a file object or an image
-        of PIL. Each request that names it sends it: the uploads of the door for Replicate's clients
-        (`/replicate/v1/files`) are inputs at that door alone, and `POST /generate` takes no address of one."""
-        return references.upload(file)
+        """Send a file to the service once, for any number of generations within a day: a path, bytes, a file object or
+        an image of PIL. Its `url` does the same for other processes with the same key. Calls to text models take the
+        file itself.
+
+        Raises ApiError, and TypeError for what is no file."""
+        return self._driver.run(references.upload(self._service, file))
 
     def models(self, search: str | None = None) -> list[Model]:
         """The declared models; with `search`, those that fit, also others at Replicate."""

@@ -207,6 +207,19 @@ class Key:
     raw: Json = field(default_factory=dict, repr=False, compare=False)
 
 
+@dataclass(frozen=True)
+class Upload:
+    """A file that the service keeps until `expires_at`, for its caller's generations. `url` is its address, and `size`
+    is in bytes."""
+
+    id: str
+    url: str
+    name: str = ""
+    size: int = 0
+    expires_at: str | None = None
+    raw: Json = field(default_factory=dict, repr=False, compare=False)
+
+
 def generation(raw: Json) -> Generation:
     """A generation from its JSON."""
     error = raw.get("error")
@@ -320,6 +333,17 @@ def key(raw: Json) -> Key:
         expires_at=raw.get("expires_at"),
         deleted_at=raw.get("deleted_at"),
         key=raw.get("key"),
+        raw=raw,
+    )
+
+
+def uploaded(raw: Json) -> Upload:
+    return Upload(
+        id=str(raw.get("id") or ""),
+        url=str((raw.get("urls") or {}).get("get") or ""),
+        name=str(raw.get("name") or ""),
+        size=int(raw.get("size") or 0),
+        expires_at=raw.get("expires_at"),
         raw=raw,
     )
 

@@ -157,6 +157,30 @@ def test_a_local_file_is_a_reference(client, simulator, tmp_path, kind):
     assert b64encode(PNG).decode() in sent["input_image"]
 
 
+def test_a_file_is_uploaded_once_for_several_generations(client, service, simulator, tmp_path):
+    (tmp_path / "fox.png").write_bytes(PNG)
+    kept = client.upload(tmp_path / "fox.png")
+    (tmp_path / "fox.png").unlink()
+    edit = {"model": "flux-kontext-max", "aspect_ratio": "1:1"}
+
+    made = [
+        client.generate("Make it blue", input_image=kept, **edit),
+        client.generate("Make it red", input_image=kept.url, **edit),
+        *client.batch(["Make it green", "Make it black"], input_image=kept, **edit),
+        on_asyncio(service, lambda other: again(other, edit)),
+    ]
+
+    assert [True] * 5 == [each.success for each in made]
+    ids = [each.raw["prediction_id"] for each in made]
+    images = [each.input["input_image"] for each in simulator.predictions() if each.id in ids]
+    assert [f"data:image/png;base64,{b64encode(PNG).decode()}"] * 5 == images
+    assert ("fox.png", len(PNG)) == (kept.name, kept.size)
+
+
+async def again(client, edit):
+    return await client.generate("Make it pink", input_image=await client.upload(PNG), **edit)
+
+
 @pytest.mark.parametrize("kept", ["PNG", "JPEG", None], ids=["png", "jpeg", "never saved"])
 def test_an_image_of_pil_is_a_reference_with_the_same_pixels(client, simulator, tmp_path, kept):
     image = Image.new("RGB", (64, 48), "red")

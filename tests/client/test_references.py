@@ -1,6 +1,7 @@
 """Files among parameters: what is sent as a part of a form, under which name, and what stays JSON."""
 
 import io
+import json
 from email.parser import BytesParser
 from email.policy import HTTP
 from pathlib import Path
@@ -9,7 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 from replicate_concurrent import Upload
-from replicate_concurrent.operations import batches, generating
+from replicate_concurrent.operations import batches, generating, texts
 from replicate_concurrent.operations.generating import Order
 from replicate_concurrent.operations.references import payload, upload
 
@@ -17,6 +18,8 @@ from tests.support.scripted_service import ScriptedService, answer
 
 PNG = b"\x89PNG\r\n\x1a\n and more"
 JPEG = b"\xff\xd8\xff and more"
+ADDRESS = "https://service.test/replicate/v1/files/1"
+UPLOADED = answer(201, {"id": "1", "name": "photo.jpg", "size": 12, "urls": {"get": ADDRESS}})
 MADE = answer(200, {"id": "gen_1", "status": "succeeded", "success": True})
 
 
@@ -70,7 +73,6 @@ def test_each_kind_of_file_is_sent_as_a_part_and_all_else_as_a_field(photo):
         (bytearray(PNG), "file.png"),
         (memoryview(PNG), "file.png"),
         (io.BytesIO(PNG), "file.png"),
-        (Upload(PNG, "fox.png"), "fox.png"),
     ],
 )
 def test_bytes_and_file_objects_are_files(file, filename):
@@ -166,8 +168,11 @@ def test_a_file_that_is_missing_is_found_before_the_request():
 
 @pytest.mark.parametrize("file", [3, None, {"a": 1}])
 def test_an_upload_that_is_no_file_is_refused(file):
+    service = ScriptedService([UPLOADED])
+
     with pytest.raises(TypeError):
-        upload(file)
+        service.run(upload(service.service, file))
+    assert [] == service.requests
 
 
 def test_a_file_object_that_is_open_for_text_is_refused(photo):
@@ -175,8 +180,46 @@ def test_a_file_object_that_is_open_for_text_is_refused(photo):
         payload({"image": file})
 
 
-def test_an_upload_is_read_once(photo):
-    held = upload(photo)
-    photo.unlink()
+@pytest.mark.parametrize("kind", ["path", "text", "bytes", "file"])
+def test_an_upload_is_sent_once_and_its_address_in_each_request(photo, kind):
+    service = ScriptedService([UPLOADED, MADE])
+    with photo.open("rb") as file:
+        given = {"path": photo, "text": str(photo), "bytes": JPEG, "file": file}[kind]
+        kept = service.run(upload(service.service, given))
+    body = {"image": kept, "images": [kept, "https://a.test/fox.jpg"], "input": {"mask": kept}}
+    service.run(generating.submit(service.service, Order(body)))
+    several = batches.order(
+        None, "x", requests=[{"image": kept}], idempotency_key=None, webhook=None, metadata=None, common={}
+    )
+    service.run(batches.submit(service.service, several))
 
-    assert [("image", "photo.jpg", JPEG)] == files({"image": held})
+    assert (ADDRESS, "photo.jpg", 12, UPLOADED.json()) == (kept.url, kept.name, kept.size, kept.raw)
+    assert [("content", "file.jpg" if kind == "bytes" else "photo.jpg", JPEG)] == form(service.requests[0])
+    assert [
+        {"image": ADDRESS, "images": [ADDRESS, "https://a.test/fox.jpg"], "input": {"mask": ADDRESS}},
+        {"requests": [{"model_name": "x", "image": ADDRESS}]},
+    ] == [json.loads(each.content) for each in service.requests[1:]]
+
+
+def test_an_upload_beside_a_file_keeps_its_place_in_a_list(photo):
+    kept = Upload("1", ADDRESS)
+
+    assert payload({"images": [photo, kept]}).json["images"][1] == ADDRESS
+    assert {"images": [ADDRESS, ADDRESS]} == payload({"images": [kept, kept]}).json
+
+
+def test_an_upload_that_may_have_arrived_is_sent_again():
+    service = ScriptedService([httpx.ReadError("lost"), UPLOADED])
+
+    assert ADDRESS == service.run(upload(service.service, PNG)).url
+    assert 2 == len(service.requests)
+
+
+@pytest.mark.parametrize(
+    "where", [{"images": [Upload("1", ADDRESS)]}, {"messages": [{"images": [Upload("1", ADDRESS)]}]}]
+)
+def test_calls_to_text_models_take_the_file_itself(where):
+    service = ScriptedService([MADE])
+
+    with pytest.raises(TypeError, match="file itself"):
+        service.run(texts.answer(service.service, texts.chat_order("What is it?", where), dict))

@@ -1,8 +1,8 @@
 """Files among the parameters of a request: they are sent as the parts of a form, all else as JSON or as fields.
 
-A file is a path (`pathlib.Path`), bytes, a file object that is open for bytes, an image of PIL, or an `Upload`. Texts
-are passed as they are: https URLs and `data:` URIs; `local_files.py` finds those that are paths. A form has at most 500
-parts, and a file 100 MB.
+A file is a path (`pathlib.Path`), bytes, a file object that is open for bytes, or an image of PIL. Texts are passed as
+they are: https URLs and `data:` URIs; `local_files.py` finds those that are paths. An `Upload` is at the service
+already, and its address is sent. A form has at most 500 parts, and a file 100 MB.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import mimetypes
 import os
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from replicate_concurrent.filetypes import sniffed, type_of
-from replicate_concurrent.operations.steps import Part
+from replicate_concurrent.operations.sending import UPLOADS, Call, Service, json_of, send
+from replicate_concurrent.operations.steps import Operation, Part, do, now
+from replicate_concurrent.results import Upload, uploaded
 
 LISTS = ("requests", "inputs")
 """Fields of a batch whose items have parameters of their own."""
@@ -30,14 +32,6 @@ _TAKEN = object()
 """In place of a value that is sent as a file."""
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file that was read once, to be sent with any number of later requests."""
-
-    content: bytes = field(repr=False)
-    filename: str
 
 
 @dataclass(frozen=True)
@@ -61,23 +55,28 @@ def payload(body: Mapping[str, Any]) -> Payload:
     return Payload(parts=(*fields, *files.parts))
 
 
-def upload(file: object) -> Upload:
-    """The content of a file, at hand. It may block. Raises TypeError and OSError."""
+def upload(service: Service, file: object) -> Operation[Upload]:
+    """Send a file to the service, which keeps it for a day. Raises TypeError, OSError and ApiError."""
+    part = yield from do(_content_part, file)
+    deadline = (yield from now()) + service.timeout
+    response = yield from send(service, Call("POST", UPLOADS, parts=(part,)), deadline=deadline)
+    return uploaded(json_of(response, has_id=True))
+
+
+def _content_part(file: object) -> Part:
     if isinstance(file, str):
-        file = Path(file)
+        file = Path(file).expanduser()
     if not is_file(file):
         raise TypeError(
             f"{type(file).__name__} is no file: pass a path, bytes, a file object or an image of PIL"
         )
-    part = _Files().part("file", file)
-    content = part.content if isinstance(part.content, bytes) else part.content.read_bytes()
-    return Upload(content, part.filename or "file")
+    return _Files().part("content", file)
 
 
 def is_file(value: object) -> bool:
     """Whether a parameter is a file to be sent."""
     return (
-        isinstance(value, (bytes, bytearray, memoryview, os.PathLike, Upload))
+        isinstance(value, (bytes, bytearray, memoryview, os.PathLike))
         or hasattr(value, "read")
         or _is_image(value)
     )
@@ -105,8 +104,6 @@ class _Files:
 
 
 def _part(name: str, file: Any) -> Part:
-    if isinstance(file, Upload):
-        return _of_bytes(name, file.content, file.filename)
     if isinstance(file, os.PathLike):
         path = Path(file)
         with path.open("rb"):  # a file that is missing is found before the request
@@ -160,6 +157,8 @@ def _fields(prefix: str, values: Mapping[str, Any], files: _Files) -> dict[str, 
 
 def _rest(place: str, value: Any, files: _Files) -> Any:
     """The value without its files. `place` is its path in the body."""
+    if isinstance(value, Upload):
+        return value.url
     if is_file(value):
         files.add(place, value)
         return _TAKEN
@@ -179,6 +178,7 @@ def _rest(place: str, value: Any, files: _Files) -> Any:
 
 def _list_without_files(place: str, values: Any, files: _Files) -> Any:
     """A list of files alone becomes parts. In one with texts they become `data:` URIs, so that the order stays."""
+    values = [each.url if isinstance(each, Upload) else each for each in values]
     if not any(is_file(each) for each in values):
         return values
     if all(is_file(each) for each in values):

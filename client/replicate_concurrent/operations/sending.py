@@ -45,6 +45,9 @@ _FOREVER = 1e9
 _UNKEYED = "/replicate/"
 """The beginning of the paths at which the service knows no repeated POST, since Replicate's API has no keys for it."""
 
+UPLOADS = "/replicate/v1/files"
+"""Where files are uploaded. A second copy costs nothing, and ends after a day."""
+
 _ADMIN = ("/configure", "/keys", "/audit", "/_admin/")
 """What the user does as the administrator of a service of this machine."""
 
@@ -73,7 +76,7 @@ class Call:
 
     @property
     def is_repeatable(self) -> bool:
-        return self.method != "POST" or not self.path.startswith(_UNKEYED)
+        return self.method != "POST" or not self.path.startswith(_UNKEYED) or self.path == UPLOADS
 
 
 class Service:

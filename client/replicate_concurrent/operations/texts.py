@@ -19,7 +19,7 @@ from replicate_concurrent.operations.local_files import is_path
 from replicate_concurrent.operations.references import data_uri, is_file
 from replicate_concurrent.operations.sending import Call, Service, new_key, send
 from replicate_concurrent.operations.steps import Chunk, Close, Emit, Operation, Pause, do, now
-from replicate_concurrent.results import Event
+from replicate_concurrent.results import Event, Upload
 from replicate_concurrent.text_results import (
     ChatDelta,
     ExtractResult,
@@ -246,6 +246,8 @@ def _embedded(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _image(image: Any) -> Any:
+    if isinstance(image, Upload):
+        raise TypeError("calls to text models take no upload: pass the file itself")
     if is_path(image):
         image = Path(image).expanduser()
     return data_uri(image) if is_file(image) else image
