@@ -77,8 +77,10 @@ class CallKeeper:
         """Begin with a new gate. All rows follow. `on_admitted` is called when there are rows to be granted. Raises
         LedgerDown."""
         self.drop()
+        counts = await self._count_day()
+        # Limits that change from here on reach this gate: there is no wait until it is `self.gate`.
         gate = self._new_gate(creations)
-        for account, model, calls in await self._count_day():
+        for account, model, calls in counts:
             gate.count_day(account, model, calls)
         # A process that died meanwhile may have sent calls whose rows are lost.
         self._begins_at = _now() + WINDOW - settled_ago

@@ -1,5 +1,7 @@
 """Places in the queue, estimates and plans of calls to text models, and the limits of keys on them."""
 
+import pytest
+
 from harness.service_process import until
 from tests.support.named_keys import make_key
 from tests.support.text_calls import ADMIN, ask
@@ -45,8 +47,8 @@ def test_a_prompt_whose_estimate_passes_the_window_has_a_plan(texts):
     assert plan["estimated_seconds"] < 120
 
 
+@pytest.mark.every_database
 def test_the_limits_of_a_key_hold_for_its_calls(texts):
-    """Not on PostgreSQL: there a second call of the same minute still passes now and then (docs/texts.md)."""
     client = texts()
     _, by = make_key(client, requests_per_minute=1)
     until(lambda: 200 == client.get("/keys/self", headers=by).status_code)
