@@ -388,7 +388,7 @@ def _database(settings: Settings) -> Backend:
         version=VERSION,
         upstream=settings.REPLICATE_BASE_URL,
         simulated=settings.REPLICATE_SIMULATE,
-        token=settings.replicate_token,
+        token=settings.server_credentials,
     )
     return backend(settings.database_url, ttl=settings.PROCESS_TTL, profile=profile)
 

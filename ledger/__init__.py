@@ -48,7 +48,7 @@ def date_of(day: int) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """What other processes must know of one: the version of the service, the URL of the upstream, whether that is
-    simulated, and the server token, of which they see a hash."""
+    simulated, and the server's token, key or both, of which they see a hash."""
 
     version: str = ""
     upstream: str = ""

@@ -96,6 +96,12 @@ class Settings(CallFields, Fields):
             return self.GEMINI_API_KEY.get_secret_value()
         return SIMULATED_KEY if self.REPLICATE_SIMULATE else None
 
+    @property
+    def server_credentials(self) -> str | None:
+        """What pays for the service's own work, as one text: the token, the key, or both. None without either."""
+        key = self.gemini_key if self.GEMINI_API_KEY else None
+        return "\n".join(each for each in (self.replicate_token, key) if each) or None
+
     def simulating_without_token(self) -> "Settings":
         """The same, but simulating if there is no token and nothing says whether to simulate."""
         has_key = self.REPLICATE_API_TOKEN or self.GEMINI_API_KEY

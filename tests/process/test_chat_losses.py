@@ -118,8 +118,6 @@ def test_who_hangs_up_in_a_stream_and_cannot_come_back_ends_the_call(settings, s
 
 
 def test_a_killed_process_leaves_one_call_and_its_retry_is_told_so(settings, simulator):
-    if "DATABASE_URL" in settings:
-        pytest.skip("the next process of SQLite takes over at its start")
     body = asked("Hello [[first=20]]")
     with running_service(**settings) as first:
         caller = begun(first, simulator, body)

@@ -496,3 +496,16 @@ def test_a_service_with_the_key_of_one_provider_simulates_none(name):
 def test_settings_that_contradict_each_other_are_refused(given):
     with pytest.raises(SettingsError):
         Settings.from_env(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"REPLICATE_API_TOKEN": "r8_a"}, "r8_a"),
+        ({"GEMINI_API_KEY": "AQ.b"}, "AQ.b"),
+        ({"REPLICATE_API_TOKEN": "r8_a", "GEMINI_API_KEY": "AQ.b"}, "r8_a\nAQ.b"),
+    ],
+)
+def test_a_service_with_the_key_of_either_provider_has_credentials(given, expected):
+    assert expected == Settings.from_env(given).server_credentials
