@@ -1,0 +1,98 @@
+"""Kills processes of a fleet on one ledger again and again while they call a text model, as `call_kills.py` does with
+one process. Each request has an idempotency key, and is repeated at another process until one accepts it.
+"""
+
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import requests
+from psycopg.rows import dict_row
+
+from harness.call_kills import ADMIN, CallKills, CallReport
+from harness.fleet import Fleet, running_fleet
+from harness.postgres import Server
+from harness.service_process import until
+
+PROCESSES = 3
+
+_REFUSED = {429, 502, 503, 504}
+_LONGEST = 150.0
+"""Seconds for which a request is repeated, and for which the work may take to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Anywhere:
+    """A process of the fleet, chosen anew for each try of a request."""
+
+    fleet: Fleet
+    chance: random.Random
+
+    @property
+    def url(self) -> str:
+        return self.chance.choice(self.fleet.urls() or ["http://127.0.0.1:9"])
+
+
+@dataclass
+class FleetCallKills(CallKills):
+    """A fleet on the database of `server`, which calls text models of `simulator`. `rpm` limits its account."""
+
+    server: Server | None = None
+    rpm: int = 300
+
+    def run_fleet(self, kills: int, *, interval: tuple[float, float] = (0.5, 2.0)) -> CallReport:
+        """Kill so many processes while requests come, then wait until all work has ended."""
+        chance, stop = random.Random(self.seed), threading.Event()
+        assert self.server is not None
+        with running_fleet(PROCESSES, self.server, **self._fleet_settings) as fleet:
+            anywhere: Any = _Anywhere(fleet, random.Random(self.seed + 1))
+            more = self._calibrate(anywhere)
+
+            def send() -> None:
+                while not stop.is_set():
+                    self._send(anywhere, chance)
+                    time.sleep(chance.uniform(0.0, 0.3))
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            try:
+                fleet.kill_at_random(kills, interval=interval, seed=self.seed)
+            finally:
+                stop.set()
+                sender.join(_LONGEST)
+            fleet.start()
+            until(lambda: not self._unfinished(), timeout=_LONGEST)
+            return self._report(fleet.urls()[0], kills, more)
+
+    @property
+    def _fleet_settings(self) -> dict[str, Any]:
+        limits = {"*": {"rpm": self.rpm, "tpm": 10**8, "rpd": None}, "account": {"usd_per_10_minutes": 1000}}
+        return {**self._settings, "GEMINI_LIMITS": json.dumps(limits), "PROCESS_TTL": 2}
+
+    @staticmethod
+    def _post(service: Any, path: str, body: Any, *, wait: bool = False) -> Mapping[str, Any]:
+        headers = {**ADMIN, "Idempotency-Key": uuid.uuid4().hex}
+        headers |= {} if wait else {"Prefer": "respond-async"}
+        until_then = time.monotonic() + _LONGEST
+        while True:
+            with suppress(requests.ConnectionError, requests.Timeout):
+                answer = requests.post(service.url + path, json=body, headers=headers, timeout=30)
+                if answer.status_code not in _REFUSED and answer.json().get("code") != "internal":
+                    answer.raise_for_status()
+                    found: Mapping[str, Any] = answer.json()
+                    return found
+            if time.monotonic() > until_then:
+                raise TimeoutError(f"{path} was accepted by no process")
+            time.sleep(0.2)
+
+    def _rows(self, query: str) -> list[Any]:
+        assert self.server is not None
+        with psycopg.connect(self.server.url(), row_factory=dict_row) as connection:
+            return connection.execute(query).fetchall()
