@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from catalog.inputs import Input, Inputs, Schema
+from catalog.text_values import usable_text
 from catalog.texts.models import TextModel
 from catalog.texts.runnable import MAX_OUTPUT
 from catalog.texts.schema_check import schema_problems
@@ -155,8 +156,19 @@ def _of_message(where: str, message: Mapping[str, Any]) -> Iterator[Problem]:
     content = message.get("content")
     if not isinstance(content, str) or not (content.strip() or message.get("images")):
         yield Problem(f"{where}.content", "must be a text that is not empty", content)
+    elif problem := _problem_of_text(content):
+        yield Problem(f"{where}.content", problem, content)
     images = message.get("images", [])
     if not isinstance(images, list) or not all(isinstance(each, str) for each in images):
         yield Problem(f"{where}.images", "must be a list of URLs and data: URIs", images)
     for name in message.keys() - {"role", "content", "images"}:
         yield Problem(f"{where}.{name}", "is not a field of a message", message[name])
+
+
+def _problem_of_text(text: str) -> str | None:
+    """What is wrong with a text that JSON or a database cannot hold."""
+    try:
+        usable_text(text)
+    except ValueError as error:
+        return str(error)
+    return None
