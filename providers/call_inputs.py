@@ -28,17 +28,15 @@ async def call_of(
 ) -> Call:
     """The call of a request with these inputs. `again` are the errors of earlier answers that were not valid: the call
     names them. Raises ServiceError."""
+    taken = _Taken(pictures)
     messages = [
-        Message(each["role"], each["content"], await _all(each.get("images") or (), pictures))
+        Message(each["role"], each["content"], await taken.all(each.get("images") or ()))
         for each in inputs.get("messages") or ()
     ]
-    images = await _all(inputs.get("images") or (), pictures)
+    images = await taken.all(inputs.get("images") or ())
     call = call_of_texts(inputs, model.target)
     if (prompt := inputs.get("prompt")) is not None or images:
         messages.append(Message("user", prompt or "", images))
-    if sum(len(picture.data) for each in messages for picture in each.pictures) > MAX_PICTURES:
-        problem = Problem("images", f"have more than {MAX_PICTURES // 1_000_000} MB together")
-        raise InvalidRequest([problem])
     system = "\n\n".join([call.system, *map(_about, again)] if again else [call.system])
     return replace(call, messages=tuple(messages), system=system)
 
@@ -82,5 +80,21 @@ def _about(error: ServiceError) -> str:
     return f"An earlier answer was not valid. Avoid this: {error.detail}"
 
 
-async def _all(images: Iterable[Any], pictures: Pictures) -> tuple[Picture, ...]:
-    return tuple([Picture(*await pictures(each)) for each in images])
+class _Taken:
+    """Fetches the images of one call, and stops at the first that makes them too large together: they are in memory."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self._size = 0
+
+    async def all(self, images: Iterable[Any]) -> tuple[Picture, ...]:
+        """These images. Raises ServiceError."""
+        return tuple([await self._one(each) for each in images])
+
+    async def _one(self, image: Any) -> Picture:
+        found = Picture(*await self._pictures(image))
+        self._size += len(found.data)
+        if self._size > MAX_PICTURES:
+            problem = Problem("images", f"have more than {MAX_PICTURES // 1_000_000} MB together")
+            raise InvalidRequest([problem])
+        return found

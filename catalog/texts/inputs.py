@@ -3,7 +3,7 @@
 All text models have the same inputs, but for thinking levels and the most tokens that they put out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -112,6 +112,10 @@ class _Conversation:
         messages = given.get("messages") or []
         for index, each in enumerate(messages):
             yield from _of_message(f"messages[{index}]", each)
+        if _images_of(messages) + len(given.get("images") or ()) > MAX_IMAGES:
+            yield Problem(
+                "messages", f"must have at most {MAX_IMAGES} images, together with those beside the prompt"
+            )
         if "prompt" in given:
             return
         if not messages:
@@ -148,6 +152,12 @@ class _Thinking:
         level = given.get("thinking_level")
         if level is not None and not self.model.takes_thinking(level):
             yield Problem("thinking_level", f"is not for {self.model.name}, which has none", level)
+
+
+def _images_of(messages: Iterable[Any]) -> int:
+    """How many images the messages have."""
+    found = [each.get("images") for each in messages if isinstance(each, dict)]
+    return sum(len(images) for images in found if isinstance(images, list))
 
 
 def _of_message(where: str, message: Mapping[str, Any]) -> Iterator[Problem]:

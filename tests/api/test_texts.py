@@ -72,6 +72,8 @@ def test_messages_may_end_with_the_question(client):
          {"messages[0].role", "messages[0].content"}),
         ("/chat", {"messages": [{"role": "user", "content": "\ud800"}]}, {"messages[0].content"}),
         ("/chat", {"messages": [{"role": "user", "content": "a\0"}]}, {"messages[0].content"}),
+        ("/chat", {"prompt": "x", "messages": [{"role": "user", "content": "x", "images": ["https://a.org"] * 101}]},
+         {"messages"}),
         ("/chat", {"prompt": "x", "user_content": "y"}, {"user_content"}),
         ("/chat", {"prompt": "x", "model": "gpt-9"}, {"model"}),
         ("/chat", {"prompt": "x", "thinking_level": "none"}, {"thinking_level"}),
