@@ -18,6 +18,9 @@ from simulator.sending import reset
 
 _PERIOD_SECONDS = 0.1
 
+_LARGEST_BODY_BYTES = 100_000_000
+"""Google takes inline media of 100 MB in a request since 2026-01-08."""
+
 
 class Watch:
     """Cancels the handlers of closed connections."""
@@ -78,7 +81,7 @@ class GeminiApi:
             path=request.path,
             query=request.query,
             headers={name.lower(): value for name, value in request.headers.items()},
-            body=await request.read(),
+            body=await request.clone(client_max_size=_LARGEST_BODY_BYTES).read(),
         )
         task = asyncio.current_task()
         if task is None:
