@@ -181,6 +181,11 @@ def quota(preference: Preference) -> Quota:
     return limits().submitting if preference.seconds == 0 else limits().waiting
 
 
+def take_place(caller: Caller, preference: Preference) -> Callable[[], None]:
+    """Take a place of the quota for this request. Returns a function that gives it back. Raises QueueFull."""
+    return quota(preference).take(caller.turn, retry_after=service().seconds_per_release)
+
+
 def _unquoted(word: str) -> str:
     is_quoted = len(word) > 1 and word[0] == word[-1] == '"'
     return word[1:-1] if is_quoted else word

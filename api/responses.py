@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final
 
-from flask import Request, Response, g, jsonify
+from flask import Request, Response, g, jsonify, request
 
 from api import incoming
 from errors import ShuttingDown
@@ -55,6 +55,24 @@ def answer(service: Runtime, work: Work | Stored, address: str, preference: inco
     if preference.applied and (response.status_code == 202 or preference.seconds):
         response.headers["Preference-Applied"] = preference.applied
     return response
+
+
+def of_call(service: Runtime, submission: Submission | Response, preference: incoming.Preference) -> Response:
+    """The response to the submission of one generation or a batch, which may be that to a dry run already. Raises as
+    `answer`, and errors of submission."""
+    if isinstance(submission, Response):
+        return submission
+    work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
+    return answer(service, work, submission.address, preference)
+
+
+def of_batch(
+    service: Runtime, submission: Submission | Response, preference: incoming.Preference
+) -> Response:
+    """The response to the submission of a batch, in lines if the caller prefers them. Raises as `of_call`."""
+    if isinstance(submission, Submission) and wants_lines(request) and preference.seconds is None:
+        return stream(service, submission, incoming.connection())
+    return of_call(service, submission, preference)
 
 
 def refusal(handed_over: HandedOver, address: str) -> ShuttingDown:

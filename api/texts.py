@@ -4,20 +4,17 @@ A call becomes a generation, and a batch a batch, as from `POST /generate` and `
 Flask thread, inside a request.
 """
 
-from dataclasses import replace
+from contextlib import ExitStack
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response
 
-from api import incoming, request_files, responses, text_streams
-from api.item_keys import item_keys as item_keys_of
+from api import incoming, request_files, responses, submissions, text_streams
 from api.text_callers import sent_call, text_context
 from auth import Caller
 from contract.tasks import CHAT, STORY, STRUCTURED
 from errors import InvalidRequest, Problem
-from generations import views
 from generations.submission import Submission
-from parsing.shapes import BatchRequest
 from parsing.texts import TextRoute
 from service import Runtime
 
@@ -60,7 +57,7 @@ def batch_cinematic_story_design() -> Response:
     return _batch(STORY)
 
 
-def route_of(service: Runtime, task: str) -> TextRoute:
+def _route_of(service: Runtime, task: str) -> TextRoute:
     """The route of a task, with the defaults of the settings."""
     settings = service.settings
     if task == CHAT:
@@ -70,50 +67,27 @@ def route_of(service: Runtime, task: str) -> TextRoute:
 
 def _single(task: str) -> Response:
     service, preference = incoming.service(), incoming.preference()
-    with sent_call(forms=True) as (fields, caller):
-        leave = incoming.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
-        try:
+    with ExitStack() as place:
+        with sent_call(forms=True) as (fields, caller):
+            place.callback(incoming.take_place(caller, preference))
             streams = _streams(fields) if task == CHAT else False
             submission = _call_of(service, caller, task, fields, None if streams else preference.seconds)
-        except BaseException:
-            leave()
-            raise
-    try:
-        if isinstance(submission, Response):
-            response = submission
-        elif streams:
+        if streams and isinstance(submission, Submission):
             response = text_streams.stream(service, submission, incoming.connection())
         else:
-            work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
-            response = responses.answer(service, work, submission.address, preference)
-    except BaseException:
-        leave()
-        raise
-    response.call_on_close(leave)
+            response = responses.of_call(service, submission, preference)
+        response.call_on_close(place.pop_all().close)
     return response
 
 
 def _batch(task: str) -> Response:
     service, preference = incoming.service(), incoming.preference()
-    with sent_call(forms=True) as (fields, caller):
-        leave = incoming.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
-        try:
+    with ExitStack() as place:
+        with sent_call(forms=True) as (fields, caller):
+            place.callback(incoming.take_place(caller, preference))
             submission = _batch_of(service, caller, task, fields, preference.seconds)
-        except BaseException:
-            leave()
-            raise
-    try:
-        if isinstance(submission, Response):
-            response = submission
-        elif responses.wants_lines(request) and preference.seconds is None:
-            response = responses.stream(service, submission, incoming.connection())
-        else:
-            work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
-            response = responses.answer(service, work, submission.address, preference)
-    except BaseException:
-        leave()
-        raise
-    response.call_on_close(leave)
+        response = responses.of_batch(service, submission, preference)
+        response.call_on_close(place.pop_all().close)
     return response
 
 
@@ -129,55 +103,24 @@ def _call_of(
     service: Runtime, caller: Caller, task: str, fields: Any, seconds: float | None
 ) -> Submission | Response:
     """The requested call, or the response to a dry run."""
-    address, key = incoming.address(), incoming.idempotency_key()
-    route = route_of(service, task)
+    terms = submissions.terms(caller, seconds, door=task)
+    route = _route_of(service, task)
     translated = route.single(fields)
-    sent = translated.body
-    context = text_context(sent, caller)
-    parsed = route.parse(request_files.with_files(sent, context, caller), context, translated.problems)
-    if parsed.dry_run:
-        batch = BatchRequest([parsed], semaphore=parsed.semaphore)
-        forecast = service.loop.run(service.generations.forecast(batch, caller))
-        return jsonify(views.dry_run(parsed, forecast, is_token_checked=True))
-    return incoming.submission(
-        "gen",
-        parsed,
-        sent,
-        context=context,
-        caller=caller,
-        address=address,
-        key=key,
-        seconds=seconds,
-        door=task,
-    )
+    context = text_context(translated.body, caller)
+    sent = request_files.with_files(translated.body, context, caller)
+    parsed = route.parse(sent, context, translated.problems)
+    return submissions.of_generation(parsed, translated.body, context, terms, is_token_checked=True)
 
 
 def _batch_of(
     service: Runtime, caller: Caller, task: str, fields: Any, seconds: float | None
 ) -> Submission | Response:
     """The requested batch with its plan, or the response to a dry run."""
-    address, key = incoming.address(), incoming.idempotency_key()
-    route = route_of(service, task)
+    terms = submissions.terms(caller, seconds, door=task)
+    route = _route_of(service, task)
     translated = route.batch(fields)
-    sent = translated.body
-    context = text_context(sent, caller)
-    with incoming.turn_for(sent, caller.turn):
-        parsed = route.parse_batch(
-            request_files.with_files(sent, context, caller), context, translated.problems
-        )
-        item_keys = item_keys_of(parsed, sent, context, beside=key)
-        may_exist = key is not None and not parsed.dry_run
-        joined = (
-            {}
-            if may_exist or not item_keys
-            else service.loop.run(service.generations.joined(item_keys, caller))
-        )
-        planned = parsed.without(joined) if joined else parsed
-        forecast = service.loop.run(service.generations.forecast(planned, caller, may_exist=may_exist))
-        if parsed.dry_run:
-            return jsonify(views.forecast(len(parsed.requests), forecast, joined))
-        submission = incoming.submission(
-            "batch", parsed, sent, context=context, caller=caller, address=address, key=key, seconds=seconds,
-            plan=forecast.plan, door=task,
-        )  # fmt: skip
-    return replace(submission, item_keys=item_keys)
+    context = text_context(translated.body, caller)
+    with incoming.turn_for(translated.body, caller.turn):
+        sent = request_files.with_files(translated.body, context, caller)
+        parsed = route.parse_batch(sent, context, translated.problems)
+        return submissions.of_batch(parsed, translated.body, context, terms)
