@@ -103,6 +103,11 @@ class Model:
         return self.name if is_deployment else str(Target(self.name, self.version))
 
     @property
+    def timed_as(self) -> str:
+        """The name under which its durations are recorded."""
+        return self.name
+
+    @property
     def is_published(self) -> bool:
         """Whether it is not declared, but known by the schema that Replicate publishes."""
         return self.inputs.lenient

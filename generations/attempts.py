@@ -27,14 +27,14 @@ class Attempt:
     """One attempt with one model: one admission, and at most one prediction.
 
     `sent` is the input that the provider gets: `input` with the addresses of uploaded images in their place.
-    `held_seconds` and `answer_seconds` run from admission to the release of the slot, and to the answer to
-    the creation. `submitted_at` and `answered_at` are Unix times of the creation. `clock_skew` is how many
-    seconds the provider's clock was ahead at `submitted_at`, if known. `passed_over` means that the model was
-    not called, for the reason in `error`. An `unrecoverable` attempt could not be searched for. `lease` is
-    its slot and its place in the window while it holds them. `waited` are the seconds from the answer to its
-    creation to the start of its prediction, once that was seen to run. `missing` numbers the files that did not
-    exist when they were fetched. `longest` is how many seconds its prediction may take from its creation. Instead of a
-    prediction, one whose provider answers at once has the state of its `call`.
+    `held_seconds` and `answer_seconds` run from admission to the release of the slot, and to the answer to the
+    creation, or to the first of the text of a call. `submitted_at` and `answered_at` are Unix times of the
+    creation. `clock_skew` is how many seconds the provider's clock was ahead at `submitted_at`, if known.
+    `passed_over` means that the model was not called, for the reason in `error`. An `unrecoverable` attempt could
+    not be searched for. `lease` is its slot and its place in the window while it holds them. `waited` are the
+    seconds from the answer to its creation to the start of its prediction, once that was seen to run. `missing`
+    numbers the files that did not exist when they were fetched. `longest` is how many seconds its prediction may
+    take from its creation. Instead of a prediction, one whose provider answers at once has the state of its `call`.
     """
 
     model: Model

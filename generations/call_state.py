@@ -13,7 +13,8 @@ class CallState:
     micro-dollars that it may cost, and `micro_usd` what it has cost, None until that is known. Until then it costs
     nothing before it `may_be_billed`, and the bound afterwards.
 
-    `text` is what has come so far. `usage`, `version`, `finish_reason` and `response_id` are those of a whole answer.
+    `text` is the text so far, and `began` the moment of the loop's clock at which its first piece came. `usage`,
+    `version`, `finish_reason` and `response_id` are those of a whole answer.
     """
 
     tokens: int
@@ -21,6 +22,7 @@ class CallState:
     may_be_billed: bool = False
     micro_usd: int | None = None
     text: str = ""
+    began: float | None = None
     usage: Usage | None = None
     version: str | None = None
     finish_reason: str | None = None

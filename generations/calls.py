@@ -154,6 +154,7 @@ class CallRunner:
             finally:
                 attempt.held_seconds = clock() - admitted
                 generation.predicting_seconds += attempt.held_seconds
+            attempt.answer_seconds = (clock() if state.began is None else state.began) - admitted
             state.take(answer, model)
             attempt.answered_at = attempt.answered_at or time.time()
             lease.proceed()
@@ -168,7 +169,7 @@ class CallRunner:
 
         def add(piece: str) -> None:
             if not state.text:
-                attempt.answered_at = time.time()
+                attempt.answered_at, state.began = time.time(), asyncio.get_running_loop().time()
                 lease.proceed()
                 generation.transition("running", self._ledger, lazily=True)
             state.text += piece

@@ -202,7 +202,7 @@ class Runner:
         ):  # a duration that includes retries would distort the forecasts
             held = max(attempt.answer_seconds, attempt.held_seconds - attempt.boot_seconds)
             took = Took(held, after=clock() - made_at, answered=attempt.answer_seconds)
-            self.upstreams.of(attempt.model).gate.durations.note(attempt.model.name, took)
+            self.upstreams.of(attempt.model).gate.durations.note(attempt.model.timed_as, took)
 
     @staticmethod
     def _first_step(generation: Generation) -> Step:

@@ -82,12 +82,8 @@ class Status:
 
     def _seconds(self, generation: Generation, line: Line | None) -> float:
         model = generation.model
-        durations, name = (
-            (self._calls.durations, model.target)
-            if self._calls is not None and isinstance(model, CallModel)
-            else (self._gate.durations, model.name)
-        )
-        usual = durations.usual(name, model.usual_seconds)
+        gate = self._calls if self._calls is not None and isinstance(model, CallModel) else self._gate
+        usual = gate.durations.usual(model.timed_as, model.usual_seconds)
         if line is not None:
             return usual + line.wait(usual, self._at_once(generation))
         return seconds_left(usual, held=_running_for(generation.last) if generation.last else 0.0)

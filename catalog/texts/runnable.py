@@ -58,6 +58,10 @@ class CallModel(Model):
         """The name under which its calls are sent."""
         return self.among.sent(self.text).name
 
+    @property
+    def timed_as(self) -> str:
+        return self.target
+
     def bound(self, sent: Mapping[str, Any], *, longest: float = LONGEST) -> float:  # noqa: ARG002
         return self.bound_of(sent, self.tokens_bound(sent)) / _MICRO
 

@@ -47,6 +47,16 @@ def test_a_prompt_whose_estimate_passes_the_window_has_a_plan(texts):
     assert plan["estimated_seconds"] < 120
 
 
+@pytest.mark.parametrize("model", ["gemini-3.8-flash", "gemini-2.5-pro"], ids=["its own name", "retired"])
+def test_measured_calls_of_a_model_replace_its_usual_seconds(texts, model):
+    client = texts(GEMINI_CONCURRENCY_LIMIT=1)
+    batch = {"requests": [{"prompt": "Hello", "model": model}] * 10}
+    before = ask(client, {**batch, "dry_run": True}, to="/batch/chat").json["estimated_seconds"]
+    assert ask(client, {"prompt": "Hello", "model": model}).json["success"]
+
+    assert ask(client, {**batch, "dry_run": True}, to="/batch/chat").json["estimated_seconds"] < before / 2
+
+
 @pytest.mark.every_database
 def test_the_limits_of_a_key_hold_for_its_calls(texts):
     client = texts()
