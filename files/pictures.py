@@ -8,10 +8,10 @@ content.
 import asyncio
 from io import BytesIO
 from typing import Any, Final
+from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from yarl import URL
 
 from catalog.references import Upload, decoded_data_uri
 from errors import InvalidRequest, Problem
@@ -19,6 +19,7 @@ from media.formats import GIF, HEAD, JPEG, PNG, WEBP, media_type
 from media.pictures import check_whole
 from network import public_http
 from network.public_http import PublicOnlyResolver
+from network.urls import encoded_url
 
 LARGEST: Final = 20_000_000
 """The most bytes of one image, and of all images of a call together."""
@@ -72,12 +73,12 @@ class PictureSource:
             raise Unfetched(f"could not be fetched: {public_http.describe_error(error)}") from None
 
     async def _downloaded(self, address: str) -> bytes:
-        target = public_http.parse_url(address, loopback=self._loopback)
         for _ in range(_REDIRECTS + 1):
+            target = public_http.parse_url(address, loopback=self._loopback)
             async with self._open().get(target, allow_redirects=False) as response:
                 if response.status in _MOVED:
-                    location = response.headers.get("Location", "")
-                    target = public_http.parse_url(str(target.join(URL(location))), loopback=self._loopback)
+                    # Not by yarl, which would spell it otherwise: the host may have signed it.
+                    address = urljoin(address, encoded_url(response.headers.get("Location", "")))
                     continue
                 if response.status != 200:
                     raise Unfetched(f"could not be fetched: its host answered {response.status}")

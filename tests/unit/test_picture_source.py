@@ -1,0 +1,44 @@
+"""Images of prompts over real connections: loopback takes the part of a public host."""
+
+from errors import InvalidRequest
+from files.pictures import PictureSource
+from tests.support.output_hosts import PNG, host, redirect, reply
+from tests.support.wiring import on_a_loop
+
+SIGNED = "/a%7Eb%28.png?signature=c%3Ad%2A"
+
+
+async def fetched(url):
+    """The bytes of the image at this address, or the reason why it is refused."""
+    source = PictureSource(loopback=True)
+    try:
+        return (await source.fetch(url))[1]
+    except InvalidRequest as refused:
+        return refused.problems[0].message
+    finally:
+        await source.aclose()
+
+
+@on_a_loop
+async def test_a_redirect_is_followed_as_its_host_spells_it():
+    async with host({"/old": redirect(SIGNED), SIGNED: reply(PNG)}) as here:
+        assert PNG == await fetched(f"{here.url}/old")
+
+
+@on_a_loop
+async def test_a_redirect_with_a_space_is_followed_encoded():
+    async with host({"/old": redirect("/a b.png"), "/a%20b.png": reply(PNG)}) as here:
+        assert PNG == await fetched(f"{here.url}/old")
+
+
+@on_a_loop
+async def test_redirects_to_no_public_host_or_in_a_circle_are_refused():
+    answers = {
+        "/private": redirect("https://10.0.0.1/a.png"),
+        "/port": redirect("https://a.example:port/"),
+        "/circle": redirect("/circle"),
+    }
+    async with host(answers) as here:
+        assert "must name a public host" == await fetched(f"{here.url}/private")
+        assert "must name a public host" == await fetched(f"{here.url}/port")
+        assert "was redirected more than 3 times" == await fetched(f"{here.url}/circle")
