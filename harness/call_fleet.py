@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -60,13 +61,13 @@ class FleetCallKills(CallKills):
                     self._send(anywhere, chance)
                     time.sleep(chance.uniform(0.0, 0.3))
 
-            sender = threading.Thread(target=send)
-            sender.start()
-            try:
-                fleet.kill_at_random(kills, interval=interval, seed=self.seed)
-            finally:
-                stop.set()
-                sender.join(_LONGEST)
+            with ThreadPoolExecutor(1) as thread:
+                sending = thread.submit(send)
+                try:
+                    fleet.kill_at_random(kills, interval=interval, seed=self.seed)
+                finally:
+                    stop.set()
+                sending.result(_LONGEST)
             fleet.start()
             until(lambda: not self._unfinished(), timeout=_LONGEST)
             return self._report(fleet.urls()[0], kills, more)
@@ -82,12 +83,13 @@ class FleetCallKills(CallKills):
         headers |= {} if wait else {"Prefer": "respond-async"}
         until_then = time.monotonic() + _LONGEST
         while True:
-            with suppress(requests.ConnectionError, requests.Timeout):
+            found: Mapping[str, Any] = {}
+            with suppress(requests.RequestException):  # its process was killed
                 answer = requests.post(service.url + path, json=body, headers=headers, timeout=30)
-                if answer.status_code not in _REFUSED and answer.json().get("code") != "internal":
-                    answer.raise_for_status()
-                    found: Mapping[str, Any] = answer.json()
-                    return found
+                found = answer.json()
+            if found and answer.status_code not in _REFUSED and found.get("code") != "internal":
+                answer.raise_for_status()
+                return found
             if time.monotonic() > until_then:
                 raise TimeoutError(f"{path} was accepted by no process")
             time.sleep(0.2)
