@@ -72,6 +72,10 @@ class Preference:
     applied: str | None = None
 
 
+WAITS: Final = Preference()
+"""That of a request that waits for the end."""
+
+
 def current() -> Request:
     """The request itself. Flask's proxy looks it up anew at each use."""
     found: Request = request._get_current_object()  # type: ignore[attr-defined] # noqa: SLF001 - as Flask documents

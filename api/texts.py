@@ -66,12 +66,13 @@ def _route_of(service: Runtime, task: str) -> TextRoute:
 
 
 def _single(task: str) -> Response:
-    service, preference = incoming.service(), incoming.preference()
+    service = incoming.service()
     with ExitStack() as place:
         with sent_call(forms=True) as (fields, caller):
-            place.callback(incoming.take_place(caller, preference))
             streams = _streams(fields) if task == CHAT else False
-            submission = _call_of(service, caller, task, fields, None if streams else preference.seconds)
+            preference = incoming.WAITS if streams else incoming.preference()
+            place.callback(incoming.take_place(caller, preference))
+            submission = _call_of(service, caller, task, fields, preference.seconds)
         if streams and isinstance(submission, Submission):
             response = text_streams.stream(service, submission, incoming.connection())
         else:

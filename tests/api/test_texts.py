@@ -319,3 +319,19 @@ def test_an_item_of_a_batch_with_its_own_key_is_joined(client, simulator):
 
     assert first["results"][0]["response"] == second["results"][1]["response"]
     assert 2 == simulator.gemini.counts().requests["stream"]
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async", "wait=60"])
+def test_a_stream_counts_among_the_requests_that_wait_for_a_result(texts, prefer):
+    client = texts(MAX_WAITING_CALLERS=1)
+    stream = client.post(
+        "/chat",
+        json={"prompt": "Hello", "stream": True},
+        headers={**ADMIN, "Prefer": prefer},
+        buffered=False,
+    )
+    assert 200 == stream.status_code
+
+    assert (429, "queue_full") == code(ask(client, {"prompt": "Hello"}))
+    stream.close()
+    assert 200 == ask(client, {"prompt": "Hello"}).status_code
