@@ -7,9 +7,9 @@ thread, inside a request, except those of `_Reader` that say otherwise.
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from flask import Blueprint, Response, jsonify, request
 from api import deliveries, incoming, request_files, responses
 from api.openai_door import patience
 from api.text_callers import sent_call, text_context
-from api.text_streams import STREAM, ended
+from api.text_streams import ended, streamed
 from auth import Caller
 from catalog.texts.runnable import CallModel
 from contract.tasks import COMPLETIONS
@@ -39,39 +39,18 @@ from service import Runtime
 
 routes = Blueprint("chat_door", __name__, url_prefix=OPENAI_ROOT)
 
-_WAITS = incoming.Preference()
-"""All calls of this door wait for the end."""
-
 
 @routes.post("/chat/completions")
 def complete_chat() -> Response:
     """Answer a conversation; with `stream`, in pieces as they come."""
     service = incoming.service()
-    with sent_call(forms=False) as (fields, caller), _refusals(service, caller.id):
-        leave = incoming.quota(_WAITS).take(caller.turn, retry_after=service.seconds_per_release)
-        try:
+    with ExitStack() as place:
+        with sent_call(forms=False) as (fields, caller), deliveries.refusals(service, caller.id):
+            place.callback(incoming.take_place(caller, incoming.WAITS))
             call, submission = _call(service, caller, fields)
-        except BaseException:
-            leave()
-            raise
-    try:
         response = _streamed(service, call, submission) if call.streams else _whole(service, call, submission)
-    except BaseException:
-        leave()
-        raise
-    response.call_on_close(leave)
+        response.call_on_close(place.pop_all().close)
     return response
-
-
-@contextmanager
-def _refusals(service: Runtime, caller_id: str) -> Iterator[None]:
-    """Notes a refusal after which the client retries, and has lost no work."""
-    try:
-        yield
-    except ServiceError as error:
-        if error.status == 429 or error.status >= 500:
-            service.loop.submit(service.core.lost_calls.refused(caller_id))
-        raise
 
 
 def _call(service: Runtime, caller: Caller, fields: Any) -> tuple[ChatCall, Submission]:
@@ -113,10 +92,8 @@ async def _work(
 def _whole(service: Runtime, call: ChatCall, submission: Submission) -> Response:
     """The answer in one document. Raises StillRunning before the client stops waiting."""
     waiting = _work(service, submission, deliveries.number(), None)
-    record = _record_of(service, submission, service.loop.submit(waiting, disconnect=incoming.connection()))
-    body = views.generation(record, submission.address)
-    if not is_answer(body):
-        responses.raise_if_failed(record, submission.address)
+    future = service.loop.submit(waiting, disconnect=incoming.connection())
+    record, body = _answer(service, submission, future)
     return jsonify(_completion(call, record).document(body))
 
 
@@ -126,17 +103,14 @@ def _streamed(service: Runtime, call: ChatCall, submission: Submission) -> Respo
     waiting = _work(service, submission, deliveries.number(), None if call.is_whole_at_once else reader)
     future = service.loop.submit(waiting, disconnect=incoming.connection())
     future.add_done_callback(reader.end)
-    with _refusals(service, submission.caller.id):
+    with deliveries.refusals(service, submission.caller.id):
         try:
             first = reader.first(seconds)
         except queue.Empty:
             future.cancel()  # it goes on, and is lost
             raise StillRunning from None
     if first is None:
-        record = _record_of(service, submission, future)
-        body = views.generation(record, submission.address)
-        if not is_answer(body):
-            responses.raise_if_failed(record, submission.address)
+        record, body = _answer(service, submission, future)
         found = _completion(call, record)
         events: Iterator[str] = iter(
             [found.begin(), *map(found.piece, filter(None, [text_of(body)])), *found.end(body)]
@@ -145,11 +119,7 @@ def _streamed(service: Runtime, call: ChatCall, submission: Submission) -> Respo
         events = _events(call, submission, reader, future, first)
         if submission.key is None and reader.work is not None:
             deliveries.watch_stream(service, call_of(reader.work, submission))
-    response = Response(events, mimetype=STREAM)
-    response.headers["Cache-Control"] = "no-cache"
-    response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(future.cancel)
-    return response
+    return streamed(events, future)
 
 
 def _events(
@@ -184,16 +154,22 @@ def _events(
         yield found.failed(error.as_item())
 
 
-def _record_of(service: Runtime, submission: Submission, future: "Future[Work | Stored]") -> GenerationRecord:
-    """The record of a call that has ended, and whose answer is watched. Raises StillRunning."""
-    with _refusals(service, submission.caller.id):
+def _answer(
+    service: Runtime, submission: Submission, future: "Future[Work | Stored]"
+) -> tuple[GenerationRecord, Mapping[str, Any]]:
+    """The record and the body of a call that has ended, and whose answer is watched. Raises StillRunning, and the error
+    of a call that has no answer."""
+    with deliveries.refusals(service, submission.caller.id):
         work = ended(future)
         if not work.has_ended:
             raise StillRunning
     if submission.key is None:
         deliveries.watch(service, call_of(work, submission))
-    record: GenerationRecord = work.record()
-    return record
+    record = work.record()
+    body = views.generation(record, submission.address)
+    if not is_answer(body):
+        responses.raise_if_failed(record, submission.address)
+    return record, body
 
 
 def _completion(call: ChatCall, record: GenerationRecord) -> Completion:

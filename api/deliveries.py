@@ -5,12 +5,14 @@ All functions run in a Flask thread, inside a request, except `_Delivery._ended`
 
 import time
 from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
 from flask import Response, after_this_request, request
 
 from api import incoming
+from errors import ServiceError
 from generations.lost_calls import AT_ONCE, Answered
 from ledger.access_records import LostCallRecord
 from service import Runtime
@@ -22,6 +24,17 @@ def number() -> int:
     """The number of this try, from 0 for the first."""
     count = request.headers.get(_RETRIES, "")
     return int(count) if count.isascii() and count.isdecimal() and len(count) < 5 else 0
+
+
+@contextmanager
+def refusals(service: Runtime, caller_id: str) -> Iterator[None]:
+    """Notes a refusal after which the client retries, and has lost no work."""
+    try:
+        yield
+    except ServiceError as error:
+        if error.status == 429 or error.status >= 500:
+            service.loop.submit(service.core.lost_calls.refused(caller_id))
+        raise
 
 
 def watch(service: Runtime, lost: LostCallRecord) -> None:

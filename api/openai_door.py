@@ -23,7 +23,7 @@ from doors.openai.errors import as_called
 from doors.openai.images import became_of_images
 from doors.openai.requests import FORM_NAMES, Call, renamed, translated, wait_seconds
 from doors.openai.results import Picture
-from errors import InvalidRequest, ServiceError, StillRunning
+from errors import InvalidRequest, StillRunning
 from generations import views
 from generations.archive import Stored
 from generations.batch import Work, items_of
@@ -36,9 +36,6 @@ from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
 
 routes = Blueprint("openai_door", __name__, url_prefix=OPENAI_ROOT)
-
-_WAITS = incoming.Preference()
-"""All calls of this door wait for the end."""
 
 
 @routes.post("/images/generations")
@@ -75,14 +72,10 @@ def get_model_of_door(name: str) -> Response:
 
 def _images(*, edits: bool) -> Response:
     service, caller = incoming.service(), incoming.require_payer()
-    try:
-        with incoming.quota(_WAITS).held(caller.turn, retry_after=service.seconds_per_release):
-            call, submission = _call(service, caller, edits=edits)
-            work = _work(service, submission)
-    except ServiceError as error:
-        if error.status == 429 or error.status >= 500:  # its client retries, and has lost no work
-            service.loop.submit(service.core.lost_calls.refused(caller.id))
-        raise
+    place = incoming.quota(incoming.WAITS).held(caller.turn, retry_after=service.seconds_per_release)
+    with deliveries.refusals(service, caller.id), place:
+        call, submission = _call(service, caller, edits=edits)
+        work = _work(service, submission)
     return _answer(call, work, submission.address, edits=edits)
 
 

@@ -4,7 +4,7 @@ import json
 import queue
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any
 
 from flask import Response
 
@@ -18,12 +18,13 @@ from generations.submission import Submission
 from loop_thread import ClientDisconnected, result
 from service import Runtime
 
-STREAM: Final = "text/event-stream"
-
 
 def stream(service: Runtime, submission: Submission, connection: Any) -> Response:
     """The stream of a chat. Raises errors of submission, and of a call that fails before its first piece of text."""
-    pieces, future = begin(service, submission, connection)
+    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    submitted = service.generations.submit(submission, on_delta=pieces.put)
+    future = service.loop.submit(submitted, disconnect=connection)
+    future.add_done_callback(lambda _: pieces.put(None))
     first = pieces.get()
     if first is None:
         _raise_if_failed(future, submission.address)
@@ -31,39 +32,33 @@ def stream(service: Runtime, submission: Submission, connection: Any) -> Respons
     def events() -> Iterator[str]:
         piece = first
         while piece is not None:
-            yield event({"delta": piece})
+            yield _event({"delta": piece})
             piece = pieces.get()
         try:
             record = ended(future).record()
             error = views.error(record)
             if error is None:
-                yield event(views.generation(record, submission.address))
+                yield _event(views.generation(record, submission.address))
             else:
-                yield event(views.beside_error(record, submission.address) | error.as_item(), "error")
+                yield _event(views.beside_error(record, submission.address) | error.as_item(), "error")
         except ClientDisconnected:
             return
         except ServiceError as error:
-            yield event(error.as_item(), "error")
+            yield _event(error.as_item(), "error")
 
-    response = Response(events(), mimetype=STREAM)
+    return streamed(events(), future)
+
+
+def streamed(events: Iterator[str], future: "Future[Work | Stored]") -> Response:
+    """The response with these events of the call, which is cancelled if the response is closed before its end."""
+    response = Response(events, mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
     response.call_on_close(future.cancel)
     return response
 
 
-def begin(
-    service: Runtime, submission: Submission, connection: Any
-) -> "tuple[queue.SimpleQueue[str | None], Future[Work | Stored]]":
-    """Submit a call. The pieces of its text come by the queue, and None after its end."""
-    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    submitted = service.generations.submit(submission, on_delta=pieces.put)
-    future = service.loop.submit(submitted, disconnect=connection)
-    future.add_done_callback(lambda _: pieces.put(None))
-    return pieces, future
-
-
-def event(data: Any, name: str | None = None) -> str:
+def _event(data: Any, name: str | None = None) -> str:
     """One event of a stream."""
     head = "" if name is None else f"event: {name}\n"
     return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n"
