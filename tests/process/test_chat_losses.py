@@ -1,69 +1,55 @@
-"""Chats by the OpenAI door that lose their connection, their process, or the patience of their client: paid once."""
+"""Chats by the OpenAI door whose client disconnects or times out, or whose process is killed, are paid once."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import openai
 import pytest
 import requests
 
-from harness.postgres import server
 from harness.service_process import read_response, running_service, until
 from tests.support.callers import ADMIN_KEY
 from tests.support.dropping_line import dropping_line
+from tests.support.openai_retries import BEARER, FIRST, RETRY, listed
 from tests.support.text_calls import GEMINI_KEY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
-BEARER = {"Authorization": f"Bearer {ADMIN_KEY}"}
 PATH, LITE = "/v1/chat/completions", "gemini-3.5-flash-lite"
-FIRST, RETRY = ({**BEARER, "x-stainless-retry-count": str(number)} for number in (0, 1))
 
 
-def asked(content, **fields):
+def body_of(content, **fields):
+    """The body of a call."""
     return {"model": LITE, "messages": [{"role": "user", "content": content}], **fields}
 
 
-SLOW = asked("Hello [[first=1.5]]")
+SLOW = body_of("Hello [[first=1.5]]")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request, simulator, tmp_path):
-    """The settings of a service before the simulated Gemini, with a ledger in the database `request.param`."""
+@pytest.fixture
+def settings(database_url, simulator, tmp_path):
+    """The settings of a service before the simulated Gemini."""
     simulator.gemini.configure(first_seconds=0, seconds=0, chunks=4)
-    found = {
+    return {
         "GEMINI_BASE_URL": simulator.url,
         "GEMINI_API_KEY": GEMINI_KEY,
         "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
         "DATA_DIR": tmp_path,
+        "DATABASE_URL": database_url,
         "PROCESS_TTL": 1,
     }
-    with ExitStack() as stack:
-        if request.param == "postgresql":
-            schema = stack.enter_context(server().schema())
-            found |= {"DATABASE_URL": server().url(schema=schema)}
-        yield found
 
 
 def streams(simulator):
-    """How many calls the simulator has got."""
+    """How many calls have reached the simulator."""
     return simulator.gemini.counts().requests.get("stream", 0)
 
 
-def begun(service, simulator, body=SLOW, headers=FIRST):
+def begun(service, simulator, body=SLOW):
     """The connection of a call, once it is sent."""
     before = streams(simulator)
-    caller = service.connect(PATH, body, **headers)
+    caller = service.connect(PATH, body, **FIRST)
     until(lambda: streams(simulator) == before + 1)
     return caller
-
-
-def listed(service):
-    return requests.get(f"{service.url}/generations", headers=BEARER, timeout=30).json()["generations"]
-
-
-def client_of(service, **more):
-    return openai.OpenAI(base_url=f"{service.url}/v1", api_key=ADMIN_KEY, **more)
 
 
 @pytest.mark.parametrize("body", [SLOW, {**SLOW, "stream": True}], ids=["whole", "stream"])
@@ -90,8 +76,11 @@ def test_two_calls_with_waiting_callers_are_two_answers(settings, simulator):
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_client_that_waits_too_short_gets_its_answer_by_retrying(settings, simulator, is_stream):
-    body = asked("Hello [[first=2]] [[answer=At last]]", stream=is_stream)
-    with running_service(**settings) as service, client_of(service, timeout=1.5, max_retries=5) as client:
+    body = body_of("Hello [[first=2]] [[answer=At last]]", stream=is_stream)
+    with (
+        running_service(**settings) as service,
+        openai.OpenAI(base_url=f"{service.url}/v1", api_key=ADMIN_KEY, timeout=1.5, max_retries=5) as client,
+    ):
         made = client.chat.completions.create(**body)
         text = (
             "".join(each.choices[0].delta.content or "" for each in made)
@@ -104,21 +93,20 @@ def test_a_client_that_waits_too_short_gets_its_answer_by_retrying(settings, sim
     assert 1 == len(simulator.gemini.bills())
 
 
-def test_who_hangs_up_in_a_stream_and_cannot_come_back_ends_the_call(settings, simulator):
-    body = asked("Hello [[slow=30]] [[out=300]] [[chunks=100]]", stream=True)
+def test_a_client_without_retries_that_disconnects_from_a_stream_ends_the_call(settings, simulator):
+    body = body_of("Hello [[slow=30]] [[out=300]] [[chunks=100]]", stream=True)
     with running_service(**settings) as service:
         caller = service.connect(PATH, body, **BEARER)
         received = b""
         while b'"content"' not in received.partition(b"\r\n\r\n")[2]:
             received += caller.recv(65536)
         caller.close()
-        until(lambda: listed(service)[0]["status"] == "canceled")
 
-        assert "canceled" == listed(service)[0]["status"]
+        until(lambda: "canceled" == listed(service)[0]["status"])
 
 
-def test_a_killed_process_leaves_one_call_and_its_retry_is_told_so(settings, simulator):
-    body = asked("Hello [[first=20]]")
+def test_a_retry_of_the_call_of_a_killed_process_fails_with_an_unknown_outcome(settings, simulator):
+    body = body_of("Hello [[first=20]]")
     with running_service(**settings) as first:
         caller = begun(first, simulator, body)
         first.kill()
@@ -137,7 +125,7 @@ def test_through_a_line_that_drops_answers_nothing_is_paid_twice(settings, simul
     texts = [f"Hello {number} [[answer=Number {number}]]" for number in range(calls)]
 
     def answer(text):
-        return client.chat.completions.create(**asked(text)).choices[0].message.content
+        return client.chat.completions.create(**body_of(text)).choices[0].message.content
 
     with (
         running_service(**settings) as service,

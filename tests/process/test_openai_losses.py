@@ -4,48 +4,42 @@ import json
 import signal
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 
 import openai
 import psycopg
 import pytest
 import requests
 
-from harness.postgres import server
 from harness.service_process import read_response, running_service, until
 from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
+from tests.support.openai_retries import FIRST, RETRY, listed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
-BEARER = {"Authorization": f"Bearer {ADMIN_KEY}"}
 BODY = {"model": "flux-dev", "prompt": "[[slow=1.5]] A lighthouse"}
 SLOW = BODY | {"prompt": "[[slow=4]] A lighthouse"}
 SLOWEST = BODY | {"prompt": "[[slow=6]] A lighthouse"}
 PATH = "/v1/images/generations"
-FIRST, RETRY = ({**BEARER, "x-stainless-retry-count": str(number)} for number in (0, 1))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request, simulator, tmp_path):
-    """The settings of a service before the simulator, with a ledger in the database `request.param`."""
-    found = {
+@pytest.fixture
+def settings(database_url, simulator, tmp_path):
+    """The settings of a service before the simulator."""
+    return {
         "REPLICATE_BASE_URL": simulator.url,
         "REPLICATE_API_TOKEN": SERVER_TOKEN,
         "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
         "DATA_DIR": tmp_path,
+        "DATABASE_URL": database_url,
         "PROCESS_TTL": 1,
     }
-    with ExitStack() as stack:
-        if request.param == "postgresql":
-            schema = stack.enter_context(server().schema())
-            found |= {"DATABASE_URL": server().url(schema=schema)}
-        yield found
 
 
 @pytest.fixture
 def pair(settings):
     """Two processes on one ledger."""
-    if "DATABASE_URL" not in settings:
+    if not settings["DATABASE_URL"]:
         pytest.skip("SQLite has one process")
     with running_service(**settings) as one, running_service(**settings) as two:
         yield one, two
@@ -68,10 +62,6 @@ def lost(service, simulator):
     begun(service, simulator).close()
     [found] = listed(service)
     return found["id"]
-
-
-def listed(service):
-    return requests.get(f"{service.url}/generations", headers=BEARER, timeout=30).json()["generations"]
 
 
 def test_a_retry_joins_the_call_that_its_client_has_lost(settings, simulator):
@@ -184,7 +174,7 @@ def test_a_joined_call_survives_the_death_of_the_process_that_runs_it_and_is_not
 
 def query(settings, sql):
     """The first value that a query of the ledger returns."""
-    if "DATABASE_URL" in settings:
+    if settings["DATABASE_URL"]:
         with psycopg.connect(settings["DATABASE_URL"]) as connection:
             return connection.execute(sql).fetchone()[0]
     with closing(sqlite3.connect(settings["DATA_DIR"] / "ledger.db")) as connection:
