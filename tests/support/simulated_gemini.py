@@ -15,12 +15,17 @@ from simulator.gemini.replies import Asked, Reply
 from simulator.gemini.service import Gemini
 
 
+def gemini_here(**options: Any) -> Gemini:
+    """A simulated Gemini on the clock of the running loop."""
+    now = asyncio.get_running_loop().time
+    return Gemini(GeminiOptions(**options), clock=lambda: round(now() * 10**9), seed=1)
+
+
 class SimulatedGemini(Connections):
     """Connections to a Gemini of its own. Create it on a loop. `gemini` has its counts, bills and faults."""
 
     def __init__(self, **options: Any) -> None:
-        now = asyncio.get_running_loop().time
-        self.gemini = Gemini(GeminiOptions(**options), clock=lambda: round(now() * 10**9), seed=1)
+        self.gemini = gemini_here(**options)
 
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncIterator[Incoming]:

@@ -1,4 +1,4 @@
-"""Answers of the simulated Gemini: chunks, usage, thinking, ends that are none."""
+"""Answers of the simulated Gemini: chunks, usage, thinking, and connections that end without one."""
 
 import httpx
 import pytest

@@ -1,11 +1,11 @@
 """The bill of the simulated Gemini: by model, date, size and cache, and for calls that ended early."""
 
-import time
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 
+from harness.service_process import until
 from simulator.gemini import models
 from simulator.gemini.models import Usage
 from tests.unit.simulator.gemini.conftest import BEFORE, said
@@ -28,16 +28,16 @@ AMOUNT = Usage(prompt=1000, cached=200, output=300, thoughts=100)
         ("gemini-of-tomorrow", BEFORE, AMOUNT, 0),
     ],
 )
-def test_a_call_costs_what_the_table_says(model, at, usage, micro_usd):
+def test_the_cost_of_a_call_is_that_of_the_table(model, at, usage, micro_usd):
     assert micro_usd == models.cost(model, usage, at)
 
 
-def test_a_bill_has_what_the_answer_told(sim, talker):
+def test_a_bill_has_the_usage_of_the_answer(sim, talker):
     body = talker.ask("Hello [[cached=0.5]] [[think=100]] [[out=50]]").json()
     (bill,) = sim.gemini.bills()
 
-    told = body["usageMetadata"]
-    assert bill.usage == Usage(told["promptTokenCount"], told["cachedContentTokenCount"], 50, 100)
+    usage = body["usageMetadata"]
+    assert bill.usage == Usage(usage["promptTokenCount"], usage["cachedContentTokenCount"], 50, 100)
     assert (body["responseId"], "gemini-3.8-flash", "STOP") == (
         bill.response_id,
         bill.answered,
@@ -62,22 +62,21 @@ def test_a_disconnect_is_billed_as_the_last_chunk_or_whole(sim, talker, disconne
     with talker.http.stream("POST", path, json=body, headers={"x-goog-api-key": "AQ.tester"}) as answer:
         next(answer.iter_lines())
 
-    assert ("disconnected", tokens) == _only(sim, lambda bill: (bill.outcome, bill.usage.output))
+    bill = only_bill(sim)
+    assert ("disconnected", tokens) == (bill.outcome, bill.usage.output)
 
 
 def test_a_caller_that_leaves_before_the_first_chunk_pays_for_the_prompt(sim, talker):
     with pytest.raises(httpx.ReadTimeout):
         talker.post("generateContent", said("1234 [[first=3000]]"), timeout=0.2)
 
-    assert ("disconnected", 0) == _only(
-        sim, lambda bill: (bill.outcome, bill.usage.output + bill.usage.thoughts)
-    )
+    bill = only_bill(sim)
+    assert ("disconnected", 0) == (bill.outcome, bill.usage.output + bill.usage.thoughts)
     assert 0 == sim.gemini.counts().in_flight
 
 
-def _only(sim, shown):
-    for _ in range(200):  # the end of a connection takes a moment to arrive
-        if bills := sim.gemini.bills():
-            return shown(*bills)
-        time.sleep(0.05)
-    return None
+def only_bill(sim):
+    """The bill of a call whose connection ends, which takes a moment to arrive."""
+    until(sim.gemini.bills)
+    [bill] = sim.gemini.bills()
+    return bill

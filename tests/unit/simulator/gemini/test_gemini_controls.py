@@ -1,9 +1,10 @@
 """The calls that only a simulated Gemini has, over HTTP."""
 
-import time
-
 import httpx
 import pytest
+
+from harness.service_process import until
+from tests.unit.simulator.gemini.conftest import said
 
 ROOT = "/simulator/gemini"
 
@@ -80,11 +81,7 @@ def test_settings_change_the_answers_and_a_reset_takes_them_back(http, talker):
 
 def test_a_reset_keeps_the_calls_that_are_in_flight(http, sim, talker):
     with pytest.raises(httpx.ReadTimeout):
-        talker.post("generateContent", {"contents": [{"parts": [{"text": "[[first=30]]"}]}]}, timeout=0.05)
+        talker.post("generateContent", said("[[first=30]]"), timeout=0.05)
     http.post(f"{ROOT}/reset")
-    for _ in range(200):
-        if not sim.gemini.counts().in_flight:
-            break
-        time.sleep(0.05)
 
-    assert 0 == sim.gemini.counts().in_flight
+    until(lambda: 0 == sim.gemini.counts().in_flight)

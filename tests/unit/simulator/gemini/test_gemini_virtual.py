@@ -6,19 +6,13 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.gemini.options import GeminiOptions
 from simulator.gemini.replies import Asked
-from simulator.gemini.service import Gemini
 from simulator.gemini.windows import Window
+from tests.support.simulated_gemini import gemini_here
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.simulator.gemini.conftest import said
 
 STREAM = "streamGenerateContent"
-
-
-def gemini_here(**options):
-    now = asyncio.get_running_loop().time
-    return Gemini(GeminiOptions(**options), clock=lambda: round(now() * 10**9), seed=1)
 
 
 def a_call(text="Hello", method=STREAM, **headers):
@@ -31,9 +25,9 @@ def a_call(text="Hello", method=STREAM, **headers):
     )
 
 
-async def read(gemini, asked):
+async def read(gemini, call):
     """The status of an answer, and the times of its parts."""
-    reply, times = await gemini.answer(asked), []
+    reply, times = await gemini.answer(call), []
     if reply.parts is not None:
         try:
             times = [asyncio.get_running_loop().time() async for _ in reply.parts]
