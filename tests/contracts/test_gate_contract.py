@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from admission.snapshot import GateStats
 from concurrency import Gate
-from tests.support.virtual_time import run
+from tests.support.virtual_time import now, run, tick
 
 GATES = {"of one process": Gate}
 
@@ -20,16 +20,6 @@ GATES = {"of one process": Gate}
 def open_gate(request):
     """Opens a gate on the running loop with these limits."""
     return request.param
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def tick(times: int = 4) -> None:
-    """Run all tasks that are ready. No time passes."""
-    for _ in range(times):
-        await asyncio.sleep(0)
 
 
 async def generate(gate, admissions, caller="ann", *, answer=0.0, more=0.0, **how) -> float:

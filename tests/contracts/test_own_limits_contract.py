@@ -12,7 +12,7 @@ import pytest
 from concurrency import Gate
 from tests.support.shared_database import Database
 from tests.support.shared_gate import group
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import in_virtual_time, now
 
 LIMITS = {"concurrent_limit": 6, "requests_per_minute": 30}
 SLACK = 1.0
@@ -33,10 +33,6 @@ def together() -> list:
 def open_processes(request):
     """Makes three processes on a running loop. Those of one gate are the same."""
     return request.param
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Work:

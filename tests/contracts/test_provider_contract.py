@@ -31,7 +31,7 @@ from simulator import Options
 from simulator.state import SimulatorState
 from simulator.webhooks import signed
 from tests.support.virtual_replicate import replicate
-from tests.support.virtual_time import run
+from tests.support.virtual_time import now, run
 from tests.support.wiring import ADMIN, OTHER_USER, USER, Parts
 
 MODEL = "black-forest-labs/flux-dev"
@@ -126,10 +126,6 @@ class Subject:
             for each in (self.gate.statistics(), self.window.statistics())
         ]
         return held == [(0, 0), (0, 0)]
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def new_gate() -> Gate:

@@ -7,8 +7,8 @@ import pytest
 
 from admission.durations import Durations, Took
 from admission.forecast import Item, plan
-from tests.contracts.test_gate_contract import GATES, figures, generate, now, tick
-from tests.support.virtual_time import run
+from tests.contracts.test_gate_contract import GATES, figures, generate
+from tests.support.virtual_time import now, run, tick
 
 
 @pytest.fixture(scope="module", params=GATES.values(), ids=GATES.keys())

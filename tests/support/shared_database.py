@@ -14,6 +14,7 @@ from contract.callers import ADMIN
 from errors import LedgerDown
 from ledger.records import LeaseRecord, LeaseState
 from tests.support.places import WORLD
+from tests.support.virtual_time import now
 
 TTL = 5.0
 """Seconds as in `ledger.members`: a process that has not written for so long may be buried."""
@@ -22,10 +23,6 @@ PATIENCE = 5.0
 """Seconds until a process gives up a silent connection."""
 
 Done = Callable[[Any, LedgerDown | None], object]
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Buried(LedgerDown):

@@ -17,9 +17,10 @@ from concurrency import Lease
 from errors import LedgerDown, ShuttingDown
 from ledger.claims import ClaimSuspended
 from loop_thread import finish
-from tests.support.shared_database import TTL, Database, Generation, now
+from tests.support.shared_database import TTL, Database, Generation
 from tests.support.shared_gate import Process
 from tests.support.shared_upstream import Lost, Refused, Upstream
+from tests.support.virtual_time import now
 
 TIMEOUT = 8.0
 SEARCH_PAUSE = 0.5

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.places import WORLD
-from tests.support.shared_database import Row, now
+from tests.support.shared_database import Row
+from tests.support.virtual_time import now
 
 
 class Lost(Exception):

@@ -21,7 +21,7 @@ from providers import OnLook, Prediction
 from providers.replicate.answers import Page
 from providers.replicate.polling import PollFailed, WatcherStats
 from providers.replicate.watcher import Watcher
-from tests.support.virtual_time import VirtualLoop
+from tests.support.virtual_time import VirtualLoop, now
 
 MODEL = "someone/something"
 OUTPUT = [Url("https://replicate.delivery/picture.png")]
@@ -33,10 +33,6 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 _PAGE = 100
 _SPINS = 20_000
 """Turns of the loop at one instant. A thousand predictions that end together take a few thousand."""
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def caller(name: str) -> Caller:

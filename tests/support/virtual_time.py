@@ -46,7 +46,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on a fresh virtual loop."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(work)
+        result = runner.run(work)
+        runner.run(_end_all_tasks())
+    return result
+
+
+async def _end_all_tasks() -> None:
+    """Cancel the other tasks, and those that they start as they end. The runner cancels only the former, and the
+    others would be reported as destroyed while they are pending."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for each in others:
+            each.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -57,3 +68,14 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
         run(test(*arguments, **named))
 
     return in_time
+
+
+def now() -> float:
+    """The time of the running loop, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
+async def tick(times: int = 4) -> None:
+    """Run all tasks that are ready. No time passes."""
+    for _ in range(times):
+        await asyncio.sleep(0)

@@ -18,7 +18,7 @@ from parsing.generation import parse_generation
 from providers import Prediction
 from providers.memory import SUCCEEDED, MemoryProvider
 from tests.support.declarations import CONTEXT
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import in_virtual_time, now
 from tests.support.wiring import ADMIN, a_picture, core, run
 
 VERSION = "ann/cold:" + "0" * 64
@@ -52,10 +52,6 @@ def a_cold_one(**fields):
 
 def bounded(request, *, start=200.0, run=30.0):
     return replace(request, start_timeout=start, timeout=run)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 @in_virtual_time

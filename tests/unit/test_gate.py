@@ -9,17 +9,7 @@ import dataclasses
 import pytest
 
 from concurrency import Gate
-from tests.support.virtual_time import run
-
-
-async def tick(times: int = 4) -> None:
-    """Run all tasks that are ready. No time passes."""
-    for _ in range(times):
-        await asyncio.sleep(0)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
+from tests.support.virtual_time import now, run, tick
 
 
 def figures(gate) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from ledger.letters import SqlPost
 from ledger.post import GATE, Letter
 from tests.support.couriers import process_on
 from tests.support.post import PostOffice
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import in_virtual_time, now
 from tests.support.wiring import on_a_loop
 
 
@@ -48,10 +48,6 @@ def failing(error):
         raise error
 
     return fail
-
-
-def now():
-    return asyncio.get_running_loop().time()
 
 
 @in_virtual_time

@@ -12,20 +12,11 @@ from concurrency import Gate
 from metering.days import Days
 from metering.gate import MeteredGate
 from tests.support.metered import need
-from tests.support.virtual_time import in_virtual_time, run
+from tests.support.virtual_time import in_virtual_time, now, run, tick
 
 
 def a_gate(slots=10, money=10**9, **limits):
     return MeteredGate(concurrent_limit=slots, limits=MeteredLimits({"*": ModelLimits(**limits)}, money))
-
-
-def now():
-    return asyncio.get_running_loop().time()
-
-
-async def tick(times=4):
-    for _ in range(times):
-        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("ticks", range(6))

@@ -16,7 +16,7 @@ from ledger.memory import MemoryLedger
 from parsing.limits import parse_limits
 from providers.memory import MemoryProvider
 from tests.support.post import PostOffice
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import in_virtual_time, now
 from tests.support.wiring import ADDRESS, OTHER_USER, USER, a_picture, core, pictures, submission
 
 OWNER = Principal(USER.id, role="user", caller=USER)
@@ -74,10 +74,6 @@ async def stop(office, process):
 def still(body):
     """A body without the seconds so far, which are those of a real clock."""
     return {name: value for name, value in body.items() if name not in {"timing", "actual_seconds"}}
-
-
-def now():
-    return asyncio.get_running_loop().time()
 
 
 @pytest.mark.parametrize("request_", [a_picture(), pictures(["a", "b", "c"])], ids=["generation", "batch"])

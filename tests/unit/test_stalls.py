@@ -19,12 +19,8 @@ from providers.replicate.absence import SearchTiming
 from simulator import Options
 from tests.support.crash_machine import Process
 from tests.support.virtual_replicate import Stalling, replicate, simulator_here
-from tests.support.virtual_time import run
+from tests.support.virtual_time import now, run
 from tests.support.wiring import ADMIN, USER, a_picture, submission, until
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 @asynccontextmanager

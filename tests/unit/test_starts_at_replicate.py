@@ -8,7 +8,7 @@ import pytest
 from simulator import Options
 from tests.support.callers import SERVER_TOKEN
 from tests.support.virtual_replicate import replicate
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import in_virtual_time, now
 from tests.support.wiring import a_picture, run
 
 WATERCOLOR = "acme/watercolor:5766e5ce83be12035ddc4e4558c2093ff98632382b1ae204ab3ab036ca0b362b"
@@ -60,10 +60,6 @@ async def test_the_timeout_of_a_run_counts_from_the_start_that_replicate_shows()
 
 def options():
     return Options(prediction_seconds=10, jitter=0, boot_seconds=60, answer_delay=(0.25, 0.25))
-
-
-def now():
-    return asyncio.get_running_loop().time()
 
 
 @in_virtual_time

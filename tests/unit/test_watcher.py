@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from admission.flows import UNPROVEN
 from providers import Prediction
-from tests.support.upstream import HANGS, MODEL, OUTPUT, Upstream, caller, now, run
+from tests.support.upstream import HANGS, MODEL, OUTPUT, Upstream, caller, run
+from tests.support.virtual_time import now
 
 
 @pytest.mark.parametrize("seconds", [1.5, 8.0, 45.0, 600.0])

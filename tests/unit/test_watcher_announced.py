@@ -8,7 +8,8 @@ import pytest
 
 from providers import Prediction
 from providers.replicate.push import GRACE, KEPT, SILENCE, PushTracker
-from tests.support.upstream import MODEL, Made, Upstream, caller, now, run
+from tests.support.upstream import MODEL, Made, Upstream, caller, run
+from tests.support.virtual_time import now
 
 UNDER_WAY = 0.3
 """Seconds from the end of a prediction to its webhook."""

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.support.upstream import Upstream, now, run
+from tests.support.upstream import Upstream, run
+from tests.support.virtual_time import now
 
 
 class Looks(list):

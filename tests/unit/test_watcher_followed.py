@@ -8,7 +8,8 @@ import pytest
 from errors import UpstreamError
 from providers import Prediction
 from providers.replicate.polling import PollFailed
-from tests.support.upstream import HANGS, MODEL, Upstream, caller, now, run
+from tests.support.upstream import HANGS, MODEL, Upstream, caller, run
+from tests.support.virtual_time import now
 
 
 async def followed(

@@ -12,7 +12,8 @@ from errors import UpstreamError
 from providers import Prediction
 from providers.replicate.answers import read_page, read_prediction
 from providers.replicate.polling import NoPages, PollFailed
-from tests.support.upstream import HANGS, Made, Upstream, now, run
+from tests.support.upstream import HANGS, Made, Upstream, run
+from tests.support.virtual_time import now
 
 
 @asynccontextmanager

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from errors import UpstreamError
 from providers import Prediction
 from providers.replicate.polling import NoPages, PollFailed
-from tests.support.upstream import HANGS, OUTPUT, Made, Poll, Upstream, caller, now, run
+from tests.support.upstream import HANGS, OUTPUT, Made, Poll, Upstream, caller, run
+from tests.support.virtual_time import now
 
 WELL_AFTER = 120.0
 """Seconds after which no failure begins."""

@@ -6,7 +6,8 @@ import pytest
 
 from errors import UpstreamError
 from providers.replicate.polling import PollFailed
-from tests.support.upstream import HANGS, Poll, Upstream, caller, now, run
+from tests.support.upstream import HANGS, Poll, Upstream, caller, run
+from tests.support.virtual_time import now
 
 DOWN = PollFailed(UpstreamError())
 
