@@ -1,6 +1,6 @@
 """Short forms for tests of metered admission."""
 
-import math
+from collections.abc import Iterable
 
 from admission.durations import Durations
 from admission.metered.demand import Demand
@@ -64,4 +64,14 @@ class Metered(MeteredPolicy):
             self.release(ticket, now)
 
 
-NEVER = math.inf
+def heaviest(entries: Iterable[tuple[float, int]], span: float = 60.0) -> int:
+    """The most weight in any half-open interval of `span` seconds. An entry is its moment and its weight."""
+    ordered = sorted(entries)
+    most = weight = first = 0
+    for moment, added in ordered:
+        weight += added
+        while moment - ordered[first][0] >= span:
+            weight -= ordered[first][1]
+            first += 1
+        most = max(most, weight)
+    return most

@@ -2,16 +2,14 @@
 
 import asyncio
 import random
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Self
 
 from admission.metered.demand import Demand
 from admission.metered.limits import MeteredLimits, ModelLimits
 from metering.gate import MeteredGate
-from tests.support.metered import need
+from tests.support.metered import heaviest, need
 from tests.support.virtual_time import run
 
 Prompts = Callable[[random.Random], int]
@@ -103,12 +101,9 @@ class MeteredLoad:
 
     def most_in_a_minute(self) -> tuple[int, int]:
         """The most calls, and the most tokens, that reached the upstream in any 60 seconds."""
-        moments = [each.at for each in self.arrivals]
-        sums = [0, *accumulate(each.tokens for each in self.arrivals)]
-        begins = [bisect_left(moments, moment - 60.0 + 1e-9) for moment in moments]
         return (
-            max(end + 1 - begin for end, begin in enumerate(begins)),
-            max(sums[end + 1] - sums[begin] for end, begin in enumerate(begins)),
+            heaviest((each.at, 1) for each in self.arrivals),
+            heaviest((each.at, each.tokens) for each in self.arrivals),
         )
 
     def use(self) -> Sequence[tuple[float, float]]:

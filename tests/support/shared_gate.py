@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from admission.metered.limits import MeteredLimits
 from cluster.call_keeper import CallKeeper
 from cluster.calls import RemoteMeteredGate
 from cluster.keeper import Keeper
@@ -18,7 +17,8 @@ from ledger.leases import ROLE_TTL, LeaseRow, Look
 from ledger.recent import RecentRows
 from ledger.records import LeaseRecord, LeaseState
 from tests.support.places import Place
-from tests.support.shared_database import TTL, Buried, Database, Generation, Row, now
+from tests.support.shared_database import TTL, Buried, Database, Generation, Row
+from tests.support.virtual_time import now
 
 _MARGIN = 0.1 * TTL
 """Seconds before the end of its TTL in which a process sends no request."""
@@ -291,7 +291,8 @@ class Rows:
 
 
 class Process:
-    """A process with its gate and its keeper, from `start` to `kill`. Its loop is at its `place`."""
+    """A process with its gate and its keeper, from `start` to `kill`. Its loop is at its `place`. With limits of
+    `calls`, it has a gate of calls, too."""
 
     def __init__(
         self, database: Database, name: str, calls: Mapping[str, Any] | None = None, **limits: Any
@@ -303,7 +304,11 @@ class Process:
         self.gates: list[Gate] = []
         """The gate of all processes while this one keeps it."""
         self.ledger = Rows(database, name)
-        self.call_keeper = CallKeeper(lambda creations: self.calls.new_gate(creations), count_day=self._day)
+        self.call_keeper = (
+            None
+            if calls is None
+            else CallKeeper(lambda creations: self.calls.new_gate(creations), count_day=self._day)
+        )
         self.keeper = Keeper(
             table,
             lambda: self.gate.new_gate(),
@@ -312,14 +317,11 @@ class Process:
             calls=self.call_keeper,
         )
         self.gate = RemoteGate(table, self.ledger, self.keeper, tell=self._tell, **limits)  # type: ignore[arg-type]
-        self.calls = RemoteMeteredGate(
-            table,
-            self.ledger,  # type: ignore[arg-type]
-            self.call_keeper,
-            tell=self._tell_of_calls,
-            **(calls or {"concurrent_limit": 10, "limits": MeteredLimits()}),
-        )
-        self.gate.beside.append(self.calls)
+        if calls is not None and self.call_keeper is not None:
+            self.calls = RemoteMeteredGate(
+                table, self.ledger, self.call_keeper, tell=self._tell_of_calls, **calls  # type: ignore[arg-type]
+            )  # fmt: skip
+            self.gate.beside.append(self.calls)
         self.others: list[Process] = []
         self.tasks: list[asyncio.Task[Any]] = []
         for each in (self.keeper.run(), self.gate.run()):
@@ -347,7 +349,7 @@ class Process:
 
     def receive_of_calls(self, event: str, arguments: dict[str, Any]) -> None:
         """Take an event, as the holder of the gate of calls."""
-        if self.call_keeper.gate is not None:
+        if self.call_keeper is not None and self.call_keeper.gate is not None:
             getattr(self.call_keeper.gate, event)(**arguments)
 
     async def _day(self) -> list[tuple[str, str, int]]:

@@ -1,5 +1,6 @@
 """Metered admission: what each rule admits, and when. The property tests run random histories."""
 
+import math
 from collections import Counter
 from functools import partial
 
@@ -10,7 +11,7 @@ from admission.metered.accounts import LONGEST_LOST
 from admission.metered.closing import Closed
 from admission.metered.demand import TooLarge
 from admission.metered.limits import MeteredLimits, ModelLimits
-from tests.support.metered import NEVER, Metered, need
+from tests.support.metered import Metered, need
 
 # ── All together or none
 
@@ -45,7 +46,7 @@ def test_places_and_tokens_are_free_again_60_seconds_after_the_answer():
     policy = Metered(rpm=1, tpm=10)
     policy.add(2, tokens=10)
     policy.go()
-    assert NEVER == policy.step(500.0).next_chance
+    assert math.inf == policy.step(500.0).next_chance
     policy.answered(0, 1000.5)
 
     assert ([], 1060.5) == policy.step(1060.0)[::2]

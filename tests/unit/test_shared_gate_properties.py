@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,12 +20,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from structlog.testing import capture_logs
 
 from admission.boots import most_booting
+from admission.metered.limits import MeteredLimits
 from admission.sliding_window import WINDOW
 from contract.callers import ADMIN
 from tests.support.places import WORLD, PlacesLoop
-from tests.support.shared_database import Database, Generation, Row, now
+from tests.support.shared_database import Database, Generation, Row
 from tests.support.shared_service import Service
 from tests.support.shared_upstream import Prediction, Upstream
+from tests.support.virtual_time import now
 
 CALLERS = st.sampled_from([ADMIN, "ann", "bob"])
 PROCESSES = 3
@@ -114,6 +116,9 @@ def _needs_only_a_turn(row: Row) -> bool:
 class SharedGate(RuleBasedStateMachine):
     """Each rule begins something, and lets some time pass."""
 
+    calls: ClassVar[dict[str, Any] | None] = {"concurrent_limit": 10, "limits": MeteredLimits()}
+    """The gate of calls changes hands with that of creations."""
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=PlacesLoop)
@@ -174,7 +179,7 @@ class SharedGate(RuleBasedStateMachine):
             self.processes.append(
                 Service(
                     self.database, self.upstream, name, self.seconds,
-                    concurrent_limit=slots, requests_per_minute=places,
+                    concurrent_limit=slots, requests_per_minute=places, calls=self.calls,
                 )
             )  # fmt: skip
             self.everyone.append(self.processes[-1])
@@ -432,6 +437,8 @@ class SharedGate(RuleBasedStateMachine):
 
 class SharedGateWithOwnLimits(SharedGate):
     """The caller `ann` has own limits, which change in every process."""
+
+    calls = None
 
     def __init__(self) -> None:
         super().__init__()
