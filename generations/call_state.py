@@ -42,6 +42,9 @@ class CallState:
         self.text, self.version = answer.text, answer.model_version
         self.finish_reason = answer.finish_reason or answer.block_reason
         self.response_id = answer.response_id
+        if not used.prompt_tokens or (self.text and not used.completion_tokens):
+            self.micro_usd = self.bound  # the answer does not say what it used
+            return
         self.tokens = used.prompt_tokens
         self.micro_usd = model.micro_usd(
             Counted(

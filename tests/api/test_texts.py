@@ -301,6 +301,14 @@ def test_a_call_that_google_ends_after_text_costs_what_was_reserved_for_it(clien
     assert bill.micro_usd <= round(answer.json["cost_usd"] * 1e6)
 
 
+def test_an_answer_without_its_usage_costs_what_was_reserved_for_it(client, simulator):
+    answer = ask(client, {"prompt": "Hello [[no-usage]]", "max_output_tokens": 500})
+
+    assert answer.json["success"]
+    [bill] = simulator.gemini.bills()
+    assert 0 < bill.micro_usd <= round(answer.json["cost_usd"] * 1e6)
+
+
 @every_database
 def test_two_callers_of_one_key_at_once_get_one_call(client, simulator):
     body = {"prompt": "[[first=0.3]] Hello"}
