@@ -141,10 +141,8 @@ def _events(
         work = ended(future)
         if not work.has_ended:
             raise ShuttingDown
-        record = work.record()
-        body = views.generation(record, submission.address)
-        error = views.error(record)
-        if error is None or is_answer(body):
+        body = views.generation(work.record(), submission.address)
+        if is_answer(body):
             yield from found.end(body)
         else:
             yield found.failed(body["error"])

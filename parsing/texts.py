@@ -4,9 +4,9 @@ The routes have names of fields of their own. They become the inputs of a text m
 which are then parsed as those of `POST /generate` and `/generate-batch` are. Problems have the names of the route.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from auth import CALL_CREDENTIAL
 from catalog.registry import Registry
@@ -20,6 +20,8 @@ from parsing.generation import parse_generation
 from parsing.multipart_form import FormNames
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
 from parsing.validation import not_a_field, refuse, refuse_if_any, unusable_reasons
+
+Parsed = TypeVar("Parsed")
 
 CREDENTIALS: Final = "credentials"
 
@@ -101,17 +103,21 @@ class TextRoute:
 
     def parse(self, sent: Any, context: ParseContext, problems: Sequence[Problem] = ()) -> GenerationRequest:
         """The call of a translated body, which had these problems. Raises InvalidRequest."""
-        try:
-            found = parse_generation(sent, context)
-        except InvalidRequest as invalid:
-            refuse(_all([*problems, *map(self._named, invalid.problems)]))
-        refuse_if_any(list(problems))
-        return found
+        return self._parsed(parse_generation, sent, context, problems)
 
     def parse_batch(self, sent: Any, context: ParseContext, problems: Sequence[Problem] = ()) -> BatchRequest:
         """The calls of a translated body with `requests`, which had these problems. Raises InvalidRequest."""
+        return self._parsed(parse_batch, sent, context, problems)
+
+    def _parsed(
+        self,
+        parse: Callable[[Any, ParseContext], Parsed],
+        sent: Any,
+        context: ParseContext,
+        problems: Sequence[Problem],
+    ) -> Parsed:
         try:
-            found = parse_batch(sent, context)
+            found = parse(sent, context)
         except InvalidRequest as invalid:
             refuse(_all([*problems, *map(self._named, invalid.problems)]))
         refuse_if_any(list(problems))
@@ -157,10 +163,11 @@ def credential_of(body: Any) -> tuple[Any, str | None]:
     if not isinstance(body, dict) or CREDENTIALS not in body:
         return body, None
     rest = {name: value for name, value in body.items() if name != CREDENTIALS}
-    given = body[CREDENTIALS]
-    if given is None:
+    credentials = body[CREDENTIALS]
+    if credentials is None:
         return rest, None
-    key = given.get(CALL_CREDENTIAL) if isinstance(given, dict) else None
-    if not isinstance(given, dict) or given.keys() - {CALL_CREDENTIAL} or not isinstance(key, str | None):
+    key = credentials.get(CALL_CREDENTIAL) if isinstance(credentials, dict) else None
+    is_known = isinstance(credentials, dict) and credentials.keys() <= {CALL_CREDENTIAL}
+    if not is_known or not isinstance(key, str | None):
         raise InvalidRequest([Problem(CREDENTIALS, f"must be an object with {CALL_CREDENTIAL}")])
     return rest, key

@@ -1,1 +1,1 @@
-"""The door for clients of OpenAI's images API, such as its `openai` package and Open WebUI."""
+"""The door for clients of OpenAI's images and chats, such as its `openai` package and Open WebUI."""

@@ -16,8 +16,8 @@ from catalog.texts.inputs import TASK
 from catalog.texts.runnable import MAX_OUTPUT, CallModel
 from contract.tasks import CHAT
 from doors.openai.messages import MESSAGES, Conversation
+from doors.openai.users import user_as_metadata
 from errors import Problem
-from parsing.pairs import LONGEST_PAIR_VALUE
 from parsing.validation import not_a_field, refuse_if_any, unusable_reasons
 
 LIMITS: Final = ("max_completion_tokens", "max_tokens")
@@ -34,8 +34,6 @@ _EFFORTS: Final[Mapping[str, str]] = {
 
 FORMAT: Final = "response_format"
 _SCHEMA: Final = f"{FORMAT}.json_schema.schema"
-
-_USERS: Final = ("safety_identifier", "user")
 
 _AS_IT_IS: Final = ("temperature", "top_p", "seed", MAX_OUTPUT, LEVEL, "on_lost")
 """Inputs of text models that have the same name here."""
@@ -211,7 +209,7 @@ class _Translation:
         """Translate all other fields."""
         self._choices()
         self._modalities()
-        self._user()
+        user_as_metadata(self.left)
         stop = self.left.pop("stop", None)
         if stop:
             self.sent["stop"] = [stop] if isinstance(stop, str) else stop
@@ -257,13 +255,6 @@ class _Translation:
         wanted = self.left.pop("modalities", ["text"])
         if wanted != ["text"]:
             self.problems.append(Problem("modalities", 'must be ["text"]', wanted))
-
-    def _user(self) -> None:
-        """Keep who the call is for as metadata."""
-        found = [str(self.left.pop(name)) for name in _USERS if name in self.left]
-        metadata = self.left.get("metadata", {})
-        if (user := next(filter(str.strip, found), None)) and isinstance(metadata, dict):
-            self.left["metadata"] = {"user": user[:LONGEST_PAIR_VALUE], **metadata}
 
     def _flag(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from catalog.adaptation import Change
+from doors.openai.changes import changes_of
 from doors.openai.errors import in_stream
 
 JSON = dict[str, Any]
@@ -103,13 +104,11 @@ class Completion:
 
     def _facts(self, body: Mapping[str, Any]) -> JSON:
         """The facts of this service that stand beside OpenAI's fields."""
-        attempts = body.get("attempts")
-        made = attempts[-1]["changes"] if isinstance(attempts, list) and attempts else body.get("changes", ())
         warnings = {"warnings": body["warnings"]} if "warnings" in body else {}
         return {
             "cost_usd": body["cost_usd"],
             "model_version": body.get("model_version"),
-            "changes": [*(each.as_json() for each in self.changes), *made],
+            "changes": [*(each.as_json() for each in self.changes), *changes_of(body)],
             **warnings,
         }
 

@@ -16,9 +16,9 @@ from catalog.model import Model
 from catalog.text_values import FormText
 from doors.openai.images import put_images
 from doors.openai.sizes import SIZE, sized
+from doors.openai.users import user_as_metadata
 from errors import Problem
 from parsing.multipart_form import FormNames
-from parsing.pairs import LONGEST_PAIR_VALUE
 from parsing.params import INPUT
 from parsing.shapes import BatchFields, OwnFields
 from parsing.validation import refuse_if_any, unusable_reasons
@@ -57,8 +57,6 @@ _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "png": ("png",),
 }
 """The values to send for an output format, the best first."""
-
-_USERS: Final = ("safety_identifier", "user")
 
 _BEFORE_TIMEOUT: Final = 5.0
 """Seconds before the client stops waiting at which the response is that its work still runs."""
@@ -200,7 +198,7 @@ class _Translation:
     def call(self) -> Call:
         """The translated call, once all else is translated."""
         self.problems += [Problem(name, why) for name, why in _REFUSED.items() if name in self.left]
-        self._user()
+        user_as_metadata(self.left)
         generations = self._generations()
         own_names = {*OwnFields.model_fields, *BatchFields.model_fields}
         own = {name: value for name, value in self.left.items() if name in own_names}
@@ -219,13 +217,6 @@ class _Translation:
             streams=self.streams,
             size=self.size,
         )
-
-    def _user(self) -> None:
-        """Keep who the call is for as metadata."""
-        found = [str(self.left.pop(name)) for name in _USERS if name in self.left]
-        metadata = self.left.get("metadata", {})
-        if (user := next(filter(str.strip, found), None)) and isinstance(metadata, dict):
-            self.left["metadata"] = {"user": user[:LONGEST_PAIR_VALUE], **metadata}
 
     def _generations(self) -> int:
         """How many generations the call needs. A model that makes several pictures at once makes them in one."""

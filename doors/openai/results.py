@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from doors.openai.changes import changes_of
 from doors.openai.requests import Call
 
 JSON = dict[str, Any]
@@ -88,9 +89,5 @@ def _changes(bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
     """The changes of all generations, each once."""
     found: list[Any] = []
     for body in bodies:
-        attempts = body["attempts"]
-        changes = (
-            attempts[-1]["changes"] if isinstance(attempts, list) and attempts else body.get("changes", ())
-        )
-        found += [each for each in changes if each not in found]
+        found += [each for each in changes_of(body) if each not in found]
     return found
