@@ -6,18 +6,21 @@ Requests go over aiohttp directly: httpx takes twice the time for a request, and
 """
 
 import zlib
-from collections.abc import Callable
-from typing import Final
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
 
+from network.proxies import Proxy
 from network.tls import client_context
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds. Shorter than the timeouts of all requests, so that a failure to connect is recognized as one."""
 
-UNCONNECTED: Final = (
+_UNCONNECTED: Final = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
@@ -87,21 +90,60 @@ class GuardedBody(aiohttp.BytesPayload):
         return None if self._may_send() else HeldBack()
 
 
-def new_session() -> aiohttp.ClientSession:
-    """A pool of connections without cookies, redirects by itself, decompression, and repeated requests. Create it on
-    the loop that uses it."""
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=client_context()),
-        cookie_jar=aiohttp.DummyCookieJar(),  # accounts must not share cookies
-        auto_decompress=False,
-        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
-    )
-    # By default aiohttp repeats a GET on a connection that turns out closed, without counting it.
-    session._retry_connection = False  # noqa: SLF001
-    return session
+class Pool:
+    """Connections without cookies, redirects, decompression, and repeated requests, through `proxy` if that is set.
+    Create and close it on the loop that uses it."""
+
+    def __init__(self, proxy: Proxy | None = None) -> None:
+        self._proxy: dict[str, Any] = proxy.arguments if proxy else {}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=client_context()),
+            cookie_jar=aiohttp.DummyCookieJar(),  # accounts must not share cookies
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
+        )
+        # By default aiohttp repeats a GET on a connection that turns out closed, without counting it.
+        self._session._retry_connection = False  # noqa: SLF001
+
+    @property
+    def is_closed(self) -> bool:
+        return self._session.closed
+
+    async def begin(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        body: GuardedBody | bytes | AsyncIterable[bytes] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send a request once, and wait for the head of its response, which the calling code closes. Raises NotSent,
+        HeldBack or Lost."""
+        try:
+            return await self._session.request(
+                method, url, headers=headers, data=body, allow_redirects=False, **self._proxy
+            )
+        except _UNCONNECTED as error:
+            raise NotSent(_kind_of(error)) from error
+        except (aiohttp.ClientError, ValueError) as error:
+            if isinstance(body, GuardedBody) and body.failure is not None:
+                raise body.failure from None
+            raise Lost(_kind_of(error)) from error
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._session.close()
 
 
-def kind_of(error: Exception) -> str:
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raises Lost for the errors of aiohttp while the body of a response is read."""
+    try:
+        yield
+    except (aiohttp.ClientError, ValueError) as error:
+        raise Lost(_kind_of(error)) from error
+
+
+def _kind_of(error: Exception) -> str:
     """The kind of error, for a log: its text may quote the response."""
     if isinstance(error, aiohttp.ClientHttpProxyError):  # a proxy that refuses has passed nothing on
         return f"the proxy answered {error.status}"

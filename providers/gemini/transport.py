@@ -8,24 +8,13 @@ when the request may have arrived.
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import aiohttp
 from yarl import URL
 
 from network.proxies import Proxy
-from providers.connections import (
-    UNCONNECTED,
-    GuardedBody,
-    Lost,
-    NotSent,
-    TooLarge,
-    always,
-    inflater,
-    kind_of,
-    new_session,
-    nothing,
-)
+from providers.connections import GuardedBody, Pool, TooLarge, always, inflater, nothing, reading
 
 _MOST_AT_ONCE: Final = 1024 * 1024
 
@@ -78,34 +67,19 @@ class HttpConnections(Connections):
     """A pool of connections, through `proxy` if that is set. Create and close it on the loop that uses it."""
 
     def __init__(self, proxy: Proxy | None = None) -> None:
-        self._session = new_session()
-        self._proxy: dict[str, Any] = proxy.arguments if proxy else {}
+        self._pool = Pool(proxy)
 
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncIterator[Incoming]:
         body = GuardedBody(request.body, request.may_send, request.on_send) if request.body else None
-        try:
-            response = await self._session.request(
-                request.method,
-                request.url,
-                headers=request.headers,
-                data=body,
-                allow_redirects=False,
-                **self._proxy,
-            )
-        except UNCONNECTED as error:
-            raise NotSent(kind_of(error)) from error
-        except (aiohttp.ClientError, ValueError) as error:
-            if body is not None and body.failure is not None:
-                raise body.failure from None
-            raise Lost(kind_of(error)) from error
+        response = await self._pool.begin(request.method, request.url, request.headers, body)
         try:
             yield _Response(response)
         finally:
             response.close()
 
     async def aclose(self) -> None:
-        await self._session.close()
+        await self._pool.aclose()
 
 
 class _Response(Incoming):
@@ -119,11 +93,9 @@ class _Response(Incoming):
         return self._response.status
 
     async def read(self) -> bytes:
-        try:
+        with reading():
             while rest := self._rest or await self._response.content.readany():
                 part, self._rest = self._inflate(rest, _MOST_AT_ONCE)
                 if part:
                     return part
-        except (aiohttp.ClientError, ValueError) as error:
-            raise Lost(kind_of(error)) from error
         return b""

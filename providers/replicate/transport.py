@@ -22,16 +22,7 @@ from yarl import URL
 
 from concurrency import Lease
 from network.proxies import Proxy
-from providers.connections import (
-    UNCONNECTED,
-    GuardedBody,
-    Lost,
-    NotSent,
-    TooLarge,
-    inflater,
-    kind_of,
-    new_session,
-)
+from providers.connections import GuardedBody, Lost, NotSent, Pool, TooLarge, inflater, reading
 
 MAX_ANSWER = 128 * 1024 * 1024
 """The most bytes of an answer. A page of a hundred predictions, each with four inline images of 256 kB, is
@@ -167,38 +158,25 @@ class HttpConnections(Connections):
     """A pool of connections, through `proxy` if that is set. Create and close it on the loop that uses it."""
 
     def __init__(self, proxy: Proxy | None = None) -> None:
-        self._session = new_session()
-        self._proxy: dict[str, Any] = proxy.arguments if proxy else {}
+        self._pool = Pool(proxy)
 
     @property
     def are_closed(self) -> bool:
-        return self._session.closed
+        return self._pool.is_closed
 
     async def send(self, request: Request, *, most: int) -> Response:
-        guarded = None
-        if request.may_send is not None and isinstance(request.body, bytes):
-            guarded = GuardedBody(request.body, request.may_send)
-        try:
-            async with self._session.request(
-                request.method,
-                request.url,
-                headers=request.headers,
-                data=request.body if guarded is None else guarded,
-                allow_redirects=False,
-                **self._proxy,
-            ) as response:
+        body: GuardedBody | bytes | AsyncIterable[bytes] | None = request.body
+        if request.may_send is not None and isinstance(body, bytes):
+            body = GuardedBody(body, request.may_send)
+        response = await self._pool.begin(request.method, request.url, request.headers, body)
+        with reading():
+            async with response:
                 encoding = response.headers.get("Content-Encoding", "")
-                body = await read_body(response.status, encoding, response.content.iter_any(), most)
-                return Response(response.status, response.headers, body)
-        except UNCONNECTED as error:
-            raise NotSent(kind_of(error)) from error
-        except (aiohttp.ClientError, ValueError) as error:
-            if guarded is not None and guarded.failure is not None:
-                raise guarded.failure from None
-            raise Lost(kind_of(error)) from error
+                content = await read_body(response.status, encoding, response.content.iter_any(), most)
+                return Response(response.status, response.headers, content)
 
     async def aclose(self) -> None:
-        await self._session.close()
+        await self._pool.aclose()
 
 
 async def read_body(status: int, encoding: str, chunks: AsyncIterable[bytes], most: int) -> bytes:
