@@ -8,8 +8,10 @@ against the original (`catalog/texts/validation.py`).
 The schema must be one in which `catalog/texts/schema_check.py` finds no problems.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from catalog.plain_schema import is_number
@@ -40,9 +42,19 @@ _DESCRIBED: Final = (
 Schema = dict[str, Any]
 
 
-def sent_schema(schema: Mapping[str, Any]) -> Schema:
-    """The copy to send. It shares no part with the original that is changed later."""
-    copies = _Copies(schema)
+_KEPT: Final = 16
+"""Copies that are kept. A call needs its copy for each bound of its tokens and for its body, and most callers send many
+calls with one schema."""
+
+
+def sent_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The copy to send, which must not be changed: calls with the same schema share it."""
+    return _sent(json.dumps(schema))
+
+
+@lru_cache(_KEPT)
+def _sent(text: str) -> Mapping[str, Any]:
+    copies = _Copies(json.loads(text))
     root, definitions = copies.made()
     break_cycles(definitions, copies.describe)
     _thin([root, *definitions.values()], copies)
