@@ -49,7 +49,6 @@ TEXT_MODELS: Final = TextModels(
             thinking_levels=_LOW_TO_HIGH,
             thinking_default="medium",
             sampling="ignored",
-            shares_limit=True,
             description="The strongest. Prompt, thinking and answer share one limit. Not in the free tier.",
         ),
         _Gemini(

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from difflib import SequenceMatcher
 from typing import Any, Final, Literal
 
 from catalog.texts import prices
@@ -26,10 +25,10 @@ _LONGEST_NAME: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextModel:
-    """One text model. Limits are in tokens. With `shares_limit`, prompt, thinking and answer together have no more than
-    `input_limit`. `thinking_levels` are None if they are not known, and empty if the model takes none. After `ends` the
-    provider may refuse it or answer with another model. `sent_as` is the full name under which a retired model is sent,
-    and then that model's limits and levels apply. A model without `prices` costs at most what the dearest one costs."""
+    """One text model. Limits are in tokens. `thinking_levels` are None if they are not known, and empty if the model
+    takes none. After `ends` the provider may refuse it or answer with another model. `sent_as` is the full name under
+    which a retired model is sent, and then that model's limits and levels apply. A model without `prices` costs at most
+    what the dearest one costs."""
 
     name: str
     provider: str
@@ -40,7 +39,6 @@ class TextModel:
     sampling: Sampling = "honoured"
     input_limit: int = 1_048_576
     output_limit: int = 65_536
-    shares_limit: bool = False
     ends: date | None = None
     sent_as: str | None = None
     description: str = ""
@@ -53,14 +51,25 @@ class TextModel:
         """Whether the model takes this thinking level, as far as that is known."""
         return self.thinking_levels is None or level in self.thinking_levels
 
-    def output_room(self, prompt_tokens: int) -> int:
-        """The most tokens that it may think and answer after a prompt of so many."""
-        left = self.input_limit - prompt_tokens
-        return max(0, min(self.output_limit, left) if self.shares_limit else self.output_limit)
-
     def may_be_replaced(self, at: float) -> bool:
         """Whether another model may answer in its place at this Unix time."""
         return self.ends is not None and self.ends <= datetime.fromtimestamp(at, UTC).date()
+
+    def as_json(self) -> dict[str, Any]:
+        """What a text model has beside the fields of all models in the body of `GET /models`."""
+        body: dict[str, Any] = {
+            "provider": self.provider,
+            "aliases": list(self.aliases),
+            "description": self.description,
+            "input_tokens": self.input_limit,
+            "output_tokens": self.output_limit,
+            "thinking_levels": None if self.thinking_levels is None else list(self.thinking_levels),
+            "thinking_default": self.thinking_default,
+            "sampling": self.sampling,
+            "usd_per_million_tokens": [each.as_json() for each in self.prices],
+        }
+        body |= {"ends": self.ends.isoformat()} if self.ends else {}
+        return body | ({"sent_as": self.sent_as} if self.sent_as else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +97,6 @@ class TextModels:
         for each in self.models:
             if each.sent_as is not None and self._by_name[each.sent_as].sent_as is not None:
                 raise ValueError(f"{each.name} is sent as {each.sent_as}, which is retired")
-
-    def find(self, name: str) -> TextModel | None:
-        """The model of this full name or alias, with or without `models/` before it."""
-        return self._by_name.get(name.removeprefix(_PREFIX))
-
-    def unknown(self, name: str) -> str:
-        """The sentence about a name that no model has, with the most similar names first."""
-        near = ", ".join(self.nearest_first(name))
-        return f"is not a text model known here; these are, the nearest first: {near}"
-
-    def nearest_first(self, name: str) -> list[str]:
-        """The full names of all models, the most similar to `name` first."""
-        given = name.removeprefix(_PREFIX)[:_LONGEST_NAME].lower()
-
-        def likeness(model: TextModel) -> float:
-            return max(SequenceMatcher(None, given, known.lower()).ratio() for known in model.names)
-
-        return [each.name for each in sorted(self.models, key=likeness, reverse=True)]
 
     def sent(self, model: TextModel) -> TextModel:
         """The model under whose name a call to this one is sent: itself, unless it is retired."""
@@ -140,24 +131,6 @@ class TextModels:
             begin=begin,
             end=end,
         )
-
-    def as_json(self, model: TextModel) -> dict[str, Any]:
-        """The model in the body of `GET /models`."""
-        body: dict[str, Any] = {
-            "name": model.name,
-            "kind": "text",
-            "provider": model.provider,
-            "aliases": list(model.aliases),
-            "description": model.description,
-            "input_tokens": model.input_limit,
-            "output_tokens": model.output_limit,
-            "thinking_levels": None if model.thinking_levels is None else list(model.thinking_levels),
-            "thinking_default": model.thinking_default,
-            "sampling": model.sampling,
-            "usd_per_million_tokens": [each.as_json() for each in model.prices],
-        }
-        body |= {"ends": model.ends.isoformat()} if model.ends else {}
-        return body | ({"sent_as": model.sent_as} if model.sent_as else {})
 
 
 def _without_suffix(name: str) -> str:

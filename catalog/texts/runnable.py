@@ -11,7 +11,6 @@ from typing import Any, Final
 from catalog.model import Model
 from catalog.prices import LONGEST, NOTHING, Basis
 from catalog.texts.models import TextModel, TextModels
-from catalog.texts.prices import Tokens
 
 MAX_OUTPUT: Final = "max_output_tokens"
 """The input with the most tokens that a call may think and answer. Every call has it."""
@@ -89,8 +88,7 @@ class CallModel(Model):
 
     def micro_usd(self, counted: Counted) -> int:
         """The micro-dollars that an answer costs."""
-        tokens: Tokens = counted
-        return self.among.cost(counted.version, tokens, counted.at).micro_usd
+        return self.among.cost(counted.version, counted, counted.at).micro_usd
 
     def basis(self, metrics: Mapping[str, Any] = NOTHING) -> Basis:
         return "declared" if metrics else "bounded"
@@ -101,7 +99,7 @@ class CallModel(Model):
         inputs = {name: each for name, each in schema["properties"].items() if name not in _INTERNAL}
         shown = {**super().as_json(), "input_schema": {**schema, "properties": inputs}}
         del shown["unpriced"]  # it has a price of its tokens
-        return {**shown, **self.among.as_json(self.text), "aliases": list(self.text.aliases)}
+        return {**shown, **self.text.as_json()}
 
     def _example(self) -> dict[str, Any]:
         return {"model": self.name, **self.example}
