@@ -142,6 +142,11 @@ class LimitHit(Exception):
         self.limit = limit
         self.lowered_to = lowered_to
 
+    @property
+    def is_brief(self) -> bool:
+        """Whether the same call may succeed soon."""
+        return self.kind in {"minute", "capacity"}
+
 
 def attach_partial(error: BaseException, partial: Partial) -> None:
     """Add to an error, such as CancelledError, what had come of the answer."""

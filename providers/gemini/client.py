@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from yarl import URL
@@ -30,15 +30,14 @@ from providers.gemini import key_of
 from providers.gemini.chunks import AnswerReader
 from providers.gemini.errors import ended_by, judged
 from providers.gemini.estimates import tokens_bound
-from providers.gemini.exchange import Progress, Timeouts, read_refusal, receive
+from providers.gemini.exchange import Progress, Timeouts, raise_if_refused, receive
 from providers.gemini.refusals import Refusal
 from providers.gemini.requests import count_body, generate_body
 from providers.gemini.transport import Connections, HttpConnections, Request, read_all
 from providers.health import UpstreamHealth
 
 MAX_COUNT: Final = 64 * 1024
-MAX_LIST: Final = 4 * 1024 * 1024
-"""The most bytes of an answer to `countTokens`, and of a list of models."""
+"""The most bytes of an answer to `countTokens`."""
 
 SHORTEST_DEADLINE: Final = 10
 """The least seconds that Google is allowed. It answers shorter ones with an error."""
@@ -51,9 +50,6 @@ _HEADERS: Final[Mapping[str, str]] = {
     "Content-Type": "application/json",
     "User-Agent": "replicate-concurrent-generation",
 }
-
-
-_NO_CALL: Final = Call(model="", messages=(), max_output_tokens=1)
 
 
 class GeminiClient(CallProvider):
@@ -125,37 +121,27 @@ class GeminiClient(CallProvider):
         return answer
 
     async def count_tokens(self, caller: Caller, call: Call) -> int:
-        path = f"models/{quote(call.model, safe='')}:countTokens"
         request = Request(
             "POST",
-            self._url(path),
+            self._url(f"models/{quote(call.model, safe='')}:countTokens"),
             self._headers(caller, self._timeouts.other),
             count_body(call),
         )
         try:
-            answer = await self._ask(caller, request, MAX_COUNT)
+            async with asyncio.timeout(self._timeouts.other):
+                with await self._others.acquire(caller.turn) as lease:
+                    answer = json.loads(await self._exchange(request, lease))
+        except (NotSent, Lost, TimeoutError, ValueError, RecursionError) as error:
+            self._health.failed()
+            raise _unreachable() from error
         except Refusal as refusal:
+            self._health.answered_with_error(works=refusal.shows_health)
             raise self._free(refusal, caller, call) from refusal
+        self._health.answered()
         tokens = answer.get("totalTokens") if isinstance(answer, dict) else None
         if not isinstance(tokens, int) or tokens < 0:
             raise UpstreamError("Google sent no count of tokens.")
         return tokens
-
-    async def models(self, caller: Caller) -> tuple[str, ...]:
-        """The names of up to 1,000 models that the caller's account may call. Raises TryAgain or ServiceError."""
-        request = Request(
-            "GET", self._url("models", pageSize="1000"), self._headers(caller, self._timeouts.other)
-        )
-        try:
-            answer = await self._ask(caller, request, MAX_LIST)
-        except Refusal as refusal:
-            raise self._free(refusal, caller, _NO_CALL) from refusal
-        listed = answer.get("models") if isinstance(answer, dict) else None
-        return tuple(
-            str(each.get("name")).removeprefix("models/")
-            for each in (listed if isinstance(listed, list) else ())
-            if isinstance(each, dict) and "generateContent" in (each.get("supportedGenerationMethods") or ())
-        )
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -176,37 +162,19 @@ class GeminiClient(CallProvider):
 
     def _refused(self, refusal: Refusal, caller: Caller, call: Call, reader: AnswerReader) -> Exception:
         error = judged(refusal, caller, call, now=self._clock())
-        wait = error.wait if isinstance(error, LimitHit) and error.kind in {"minute", "capacity"} else None
-        works = refusal.is_googles and refusal.status < 500
-        self._health.answered_with_error(works=works, throttled_for=wait)
+        wait = error.wait if isinstance(error, LimitHit) and error.is_brief else None
+        self._health.answered_with_error(works=refusal.shows_health, throttled_for=wait)
         if reader.has_text:
             error = ended_by(refusal, caller)
             attach_partial(error, reader.partial)
         return error
 
-    async def _ask(self, caller: Caller, request: Request, most: int) -> Any:
-        """The JSON that answers a request that makes nothing. Raises TryAgain, LimitHit and ServiceError."""
-        try:
-            async with asyncio.timeout(self._timeouts.other):
-                with await self._others.acquire(caller.turn) as lease:
-                    answer = json.loads(await self._exchange(request, lease, most))
-        except (NotSent, Lost, TimeoutError, ValueError, RecursionError) as error:
-            self._health.failed()
-            raise _unreachable() from error
-        except Refusal as refusal:
-            works = refusal.is_googles and refusal.status < 500
-            self._health.answered_with_error(works=works)
-            raise
-        self._health.answered()
-        return answer
-
-    async def _exchange(self, request: Request, lease: Lease, most: int) -> bytes:
+    async def _exchange(self, request: Request, lease: Lease) -> bytes:
         lease.sent()
         try:
             async with self._connections.open(request) as incoming:
-                if incoming.status == 200:
-                    return await read_all(incoming, most)
-                raise Refusal.of_answer(incoming.status, await read_refusal(incoming, self._timeouts.closing))
+                await raise_if_refused(incoming, self._timeouts.closing)
+                return await read_all(incoming, MAX_COUNT)
         except NotSent:
             lease.not_sent()
             raise
@@ -219,8 +187,7 @@ class GeminiClient(CallProvider):
         if isinstance(error, CallLost):
             return TryAgain(UpstreamError(error.detail))
         if isinstance(error, LimitHit):
-            again = error.kind in {"minute", "capacity"}
-            return TryAgain(error.error, wait=error.wait) if again else error.error
+            return TryAgain(error.error, wait=error.wait) if error.is_brief else error.error
         return error
 
     def _url(self, path: str, **query: str) -> URL:

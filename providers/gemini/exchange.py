@@ -71,8 +71,7 @@ async def receive(
             connections.open(request) as incoming,
         ):
             progress.answered()
-            if incoming.status != 200:
-                raise Refusal.of_answer(incoming.status, await read_refusal(incoming, timeouts.closing))
+            await raise_if_refused(incoming, timeouts.closing)
             while part := await incoming.read():
                 reader.feed(part)
                 quiet = timeouts.closing if reader.is_finished else timeouts.silence
@@ -83,9 +82,13 @@ async def receive(
     return reader.answer()
 
 
-async def read_refusal(incoming: Incoming, seconds: float) -> bytes:
-    """The body of an error. Empty if it cannot be read in so many seconds: the status says most."""
+async def raise_if_refused(incoming: Incoming, seconds: float) -> None:
+    """Raises Refusal for an error status. The body of the error counts as empty if it cannot be read within so many
+    seconds: most is known by the status."""
+    if incoming.status == 200:
+        return
+    body = b""
     with suppress(Lost, TimeoutError):
         async with asyncio.timeout(seconds):
-            return await read_all(incoming, MAX_REFUSAL)
-    return b""
+            body = await read_all(incoming, MAX_REFUSAL)
+    raise Refusal.of_answer(incoming.status, body)

@@ -42,6 +42,11 @@ class Refusal(Exception):
         return cls(code if isinstance(code, int) and 400 <= code < 600 else 500, error)
 
     @property
+    def shows_health(self) -> bool:
+        """Whether the refusal shows that Google works."""
+        return self.is_googles and self.status < 500
+
+    @property
     def name(self) -> str:
         """Such as `RESOURCE_EXHAUSTED`."""
         name = self._error.get("status")

@@ -344,32 +344,13 @@ async def test_an_answer_without_a_count_is_an_error(body):
 
 
 @in_virtual_time
-async def test_a_rejected_key_is_one_when_tokens_are_counted_and_models_listed():
+async def test_a_rejected_key_is_one_when_tokens_are_counted():
     rejected = refused(401, "UNAUTHENTICATED")
     google = FakeGoogle([rejected, rejected])
     with pytest.raises(GeminiKeyRejected):
         await google.client().count_tokens(USER, HELLO)
     with pytest.raises(ServerGeminiKeyRejected):
-        await google.client().models(SERVER)
-
-
-@in_virtual_time
-async def test_the_list_has_the_models_that_make_texts():
-    listed = {
-        "models": [
-            {
-                "name": "models/gemini-3.8-flash",
-                "supportedGenerationMethods": ["generateContent", "countTokens"],
-            },
-            {"name": "models/embedding-1", "supportedGenerationMethods": ["embedContent"]},
-            {"name": "models/odd"},
-            "odd",
-        ]
-    }
-    google = FakeGoogle([Script([json.dumps(listed).encode()])])
-
-    assert ("gemini-3.8-flash",) == await google.client().models(SERVER)
-    assert "https://google.test/v1beta/models?pageSize=1000" == str(google.requests[0].url)
+        await google.client().count_tokens(SERVER, HELLO)
 
 
 @in_virtual_time

@@ -251,7 +251,6 @@ async def test_the_count_of_tokens_is_that_of_the_call():
 
     assert run.answer.usage.prompt_tokens == await run.client.count_tokens(SERVER, run.call)
     assert run.answer.usage.prompt_tokens <= run.client.tokens_bound(run.call)
-    assert "gemini-3.8-flash" in await run.client.models(SERVER)
 
 
 REAL = {
