@@ -3,10 +3,9 @@
 (`remote.py`)."""
 
 import asyncio
-import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, tzinfo
@@ -227,9 +226,9 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
         semaphores = next((each.semaphores for each in known if each.account == account), ())
         return replace(found, semaphores=semaphores)
 
-    def mirror(self, text: str, age: float) -> None:
+    def mirror(self, figures: Mapping[str, Any], age: float) -> None:
         """Make the policy from the figures that the holder published so many seconds ago."""
-        published = json.loads(text).get("calls")
+        published = figures.get("calls")
         if published is None:  # by a process that has no gate of calls
             return
         seen = self._seen = read_figures(published)

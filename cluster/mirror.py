@@ -26,9 +26,8 @@ def figures_of(gate: Gate, calls: Figures | None = None) -> str:
     return json.dumps(figures if calls is None else {**figures, "calls": calls.as_json()})
 
 
-def read_figures(text: str, *, now: float) -> tuple[GateStats, GateSnapshot]:
-    """The figures that were published at the moment `now` of this process's clock."""
-    figures = json.loads(text)
+def read_figures(figures: Mapping[str, Any], *, now: float) -> tuple[GateStats, GateSnapshot]:
+    """The figures that were published at the moment `now` of this process's clock, as parsed JSON."""
     snapshot = _SNAPSHOT.validate_python(figures["snapshot"])
     return _STATISTICS.validate_python(figures["statistics"]), snapshot.shifted(now - snapshot.now)
 

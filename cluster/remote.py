@@ -8,9 +8,10 @@ For estimates, each process has a policy that mirrors the holder's latest figure
 """
 
 import asyncio
+import json
 import math
 import secrets
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Final, NoReturn, Protocol
@@ -68,8 +69,8 @@ class Beside(Protocol):
     async def report(self) -> None:
         """Report what the holder must know. Raises LedgerDown."""
 
-    def mirror(self, text: str, age: float) -> None:
-        """The holder published these figures so many seconds ago."""
+    def mirror(self, figures: Mapping[str, Any], age: float) -> None:
+        """The holder published these figures so many seconds ago, as parsed JSON."""
 
 
 class RemoteGate(Estimates, Waits[RemoteLease]):
@@ -103,7 +104,6 @@ class RemoteGate(Estimates, Waits[RemoteLease]):
         self._keeper = keeper
         self._tell = tell
         self._seen: GateStats | None = None
-        self._figures: tuple[str, float] | None = None
         self._refused: set[tuple[str, str | None]] = set()
         self._answered = -math.inf
         self._doubt_until = -math.inf
@@ -119,8 +119,8 @@ class RemoteGate(Estimates, Waits[RemoteLease]):
                 if self.has_waits:
                     self.grant(await self._table.granted())
                 if (began := _now()) >= figures_at:
-                    self._figures = await self._table.figures()
-                    self._mirror()
+                    if (published := await self._table.figures()) is not None:
+                        self._mirror(*published)
                     figures_at = began + max(_FIGURES_PAUSE, 20 * (_now() - began))
                 await self._report_answers()
                 for each in self.beside:
@@ -272,14 +272,12 @@ class RemoteGate(Estimates, Waits[RemoteLease]):
     def _restricted(self) -> set[str]:
         return set(self._policy.queue.callers)
 
-    def _mirror(self) -> None:
-        """Make the policy from the holder's figures."""
-        if self._figures is None:
-            return
-        text, age = self._figures
+    def _mirror(self, text: str, age: float) -> None:
+        """Make the policy from the figures that the holder published so many seconds ago."""
+        figures = json.loads(text)
         for each in self.beside:
-            each.mirror(text, age)
-        self._seen, snapshot = read_figures(text, now=_now() - age)
+            each.mirror(figures, age)
+        self._seen, snapshot = read_figures(figures, now=_now() - age)
         if self._seen.stall.in_doubt:
             self.note_doubt()
         named = {each.id: each.limit for each in self.semaphores()}

@@ -84,9 +84,9 @@ async def test_figures_of_the_gate_of_a_later_version_are_read_as_far_as_they_ar
     gate = Gate(concurrent_limit=1, requests_per_minute=9)
     for caller in ("a", "b"):
         gate.request(caller, batch="batch")
-    text = figures_of(gate)
+    figures = json.loads(figures_of(gate))
 
-    assert read_figures(text, now=1.0) == read_figures(json.dumps(with_more(json.loads(text))), now=1.0)
+    assert read_figures(figures, now=1.0) == read_figures(with_more(figures), now=1.0)
 
 
 @on_a_loop
