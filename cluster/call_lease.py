@@ -4,28 +4,12 @@ import asyncio
 from typing import Self
 
 from cluster.lease import RowLease, Rows
-from ledger.records import LeaseRecord, LeaseState
+from ledger.records import LeaseState
 
 
-class RemoteMeteredLease(RowLease):
+class RemoteMeteredLease(RowLease[Rows]):
     """As `metering.lease.MeteredLease`. What happens to the call is written to its row, also how many tokens it has and
     what it costs, for the holder of the gate."""
-
-    def __init__(self, gate: Rows, record: LeaseRecord) -> None:
-        self._gate = gate
-        self._sent: float | None = None
-        self.record = record
-        self.granted = asyncio.get_running_loop().create_future()
-        self._write()
-
-    def sent(self) -> None:
-        if self.record.state != LeaseState.SENT or self._sent is not None:
-            raise RuntimeError("a lease is for one request, and its ledger must know of it")
-        self._sent = _now()
-
-    def not_sent(self) -> None:
-        if self.record.state == LeaseState.SENT:
-            self._sent = None
 
     def answered(self) -> None:
         if self.record.state == LeaseState.SENT and self._sent is not None:

@@ -5,8 +5,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, tzinfo
 from typing import Any, Final, Protocol
@@ -22,9 +21,8 @@ from admission.own_limits import OwnLimits
 from cluster.call_figures import Figures, LoweredLimit, mirrored, new_policy, read_figures
 from cluster.call_keeper import CallKeeper
 from cluster.call_lease import RemoteMeteredLease
-from cluster.waits import Waits
+from cluster.waits import Tell, Waits
 from concurrency import Gate
-from errors import LedgerDown
 from ledger import Ledger
 from ledger.records import LeaseRecord
 from metering.days import Days
@@ -43,8 +41,9 @@ class AnswerTable(Protocol):
 
 class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
     """What `metering.gate.MeteredGate` is for a process alone. Only the holder admits; the policy here mirrors its
-    figures. `tell` sends one of `EVENTS` to the holder, with its arguments. It is `beside` a `RemoteGate`, which runs
-    it."""
+    figures. `tell` sends one of `EVENTS`. It is `beside` a `RemoteGate`, which runs it."""
+
+    _keeper: CallKeeper
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
         ledger: Ledger,
         keeper: CallKeeper,
         *,
-        tell: Callable[[str, dict[str, Any]], Coroutine[Any, Any, object]],
+        tell: Tell,
         concurrent_limit: int,
         limits: MeteredLimits,
         zone: tzinfo = UTC,
@@ -70,10 +69,8 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
             lowered={},
         )
         super().__init__(policy, _now)
-        Waits.__init__(self, ledger)
+        Waits.__init__(self, ledger, keeper, tell)
         self._table = table
-        self._keeper = keeper
-        self._tell = tell
         self._seen: Figures | None = None
         self._lowered: dict[LoweredLimit, int] = {}
         self._answered: dict[str, float] = {}
@@ -147,16 +144,6 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
         super().forget(lease)
         if lease.is_lost:
             self._doubts[lease.record.account or ""] = _now() + LONGEST_LOST
-
-    def _send(self, event: str, **arguments: Any) -> None:
-        self.start(self._deliver(event, arguments))
-
-    async def _deliver(self, event: str, arguments: dict[str, Any]) -> None:
-        if self._keeper.gate is not None:
-            getattr(self._keeper.gate, event)(**arguments)
-            return
-        with suppress(LedgerDown):  # the next event of this kind says the same
-            await self._tell(event, arguments)
 
     # ── Limits, which every process has, and what counts, which only the holder knows
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol
 
 from admission.metered.snapshot import DayCounts
@@ -13,6 +14,7 @@ from cluster.keeper import Keeper, all_known
 from cluster.letters import Letters
 from cluster.remote import RemoteGate
 from cluster.shares import SharedWindow
+from cluster.waits import Holder
 from concurrency import Gate
 from errors import LedgerDown
 from ledger.courier import Courier
@@ -63,7 +65,6 @@ class Group:
         call_keeper = CallKeeper(
             lambda creations: self.calls.new_gate(creations), count_day=lambda: self.count_day()
         )
-        self._call_keeper = call_keeper
         self._keeper = Keeper(
             table,
             self._new_gate,
@@ -72,8 +73,8 @@ class Group:
             on_keys=lambda keys: self.on_keys(keys),
             calls=call_keeper,
         )
-        self.gate = RemoteGate(table, ledger, self._keeper, tell=self._tell, **limits)
-        self.calls = RemoteMeteredGate(table, ledger, call_keeper, tell=self._tell_of_calls, **calls)
+        self.gate = RemoteGate(table, ledger, self._keeper, tell=partial(self._tell, "gate"), **limits)
+        self.calls = RemoteMeteredGate(table, ledger, call_keeper, tell=partial(self._tell, "calls"), **calls)
         self.gate.beside.append(self.calls)
         shares = PostgresShares(courier, process, limit=others_limit, arrival=_LONGEST_REQUEST)
         self._window = SharedWindow(others, shares, limit=others_limit, is_alive=ledger.may_send)
@@ -93,8 +94,8 @@ class Group:
         self.count_day: Callable[[], Awaitable[DayCounts]] = no_counts
         """Is awaited before the gate of calls admits any, for what earlier processes have sent in the present day."""
         self._running: list[asyncio.Task[Any]] = []
-        self.letters.on("gate", self._on_event)
-        self.letters.on("calls", self._on_event_of_calls)
+        self.letters.on("gate", partial(self._on_event, self._keeper, _EVENTS))
+        self.letters.on("calls", partial(self._on_event, call_keeper, EVENTS))
 
     @property
     def holds_gate(self) -> bool:
@@ -138,18 +139,12 @@ class Group:
         if self.permits is not None:
             self.permits.leave()
 
-    async def _tell(self, event: str, arguments: Mapping[str, Any]) -> None:
-        await self.letters.tell(GATE, "gate", [event, arguments])
+    async def _tell(self, gate: str, event: str, arguments: Mapping[str, Any]) -> None:
+        await self.letters.tell(GATE, gate, [event, arguments])
 
-    async def _on_event(self, body: Any) -> None:
+    @staticmethod
+    async def _on_event(keeper: Holder, events: Collection[str], body: Any) -> None:
+        """Take one of these events, if this process keeps the gate."""
         event, arguments = body
-        if self._keeper.gate is not None and event in _EVENTS:
-            getattr(self._keeper.gate, event)(**arguments)
-
-    async def _tell_of_calls(self, event: str, arguments: Mapping[str, Any]) -> None:
-        await self.letters.tell(GATE, "calls", [event, arguments])
-
-    async def _on_event_of_calls(self, body: Any) -> None:
-        event, arguments = body
-        if self._call_keeper.gate is not None and event in EVENTS:
-            getattr(self._call_keeper.gate, event)(**arguments)
+        if keeper.gate is not None and event in events:
+            getattr(keeper.gate, event)(**arguments)

@@ -1,8 +1,9 @@
 """A lease of the gate that all processes on a ledger share, in the process that requested it."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from admission.snapshot import GateStats
 from concurrency import Lease
@@ -37,12 +38,18 @@ class CreationRows(Rows, Protocol):
     def statistics(self) -> GateStats: ...
 
 
-class RowLease:
+G = TypeVar("G", bound=Rows)
+
+
+class RowLease(ABC, Generic[G]):
     """A lease that is a row."""
 
-    _gate: Rows
-    record: LeaseRecord
-    granted: asyncio.Future[None]
+    def __init__(self, gate: G, record: LeaseRecord, sent: float | None = None) -> None:
+        self._gate = gate
+        self._sent = sent
+        self.record = record
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._write()
 
     @property
     def has_slot(self) -> bool:
@@ -59,26 +66,6 @@ class RowLease:
             await self.granted
         self.record = replace(self.record, state=LeaseState.SENT, reference=reference)
 
-    def _advance(self, state: LeaseState, **facts: Any) -> None:
-        self.record = replace(self.record, state=state, **facts)
-        self._write()
-
-    def _write(self) -> None:
-        self._gate.write(self.record)
-
-
-class RemoteLease(RowLease, Lease):
-    """A lease of the gate of creations."""
-
-    _gate: CreationRows
-
-    def __init__(self, gate: CreationRows, record: LeaseRecord, sent: float | None = None) -> None:
-        self._gate = gate
-        self._sent = sent
-        self.record = record
-        self.granted = asyncio.get_running_loop().create_future()
-        self._write()
-
     def sent(self, ago: float = 0.0) -> None:
         if self.record.state != LeaseState.SENT or self._sent is not None:
             raise RuntimeError("a lease is for one request, and its ledger must know of it")
@@ -87,6 +74,21 @@ class RemoteLease(RowLease, Lease):
     def not_sent(self) -> None:
         if self.record.state == LeaseState.SENT:
             self._sent = None
+
+    @abstractmethod
+    def release(self) -> None:
+        """Free all that it holds, or end its wait."""
+
+    def _advance(self, state: LeaseState, **facts: Any) -> None:
+        self.record = replace(self.record, state=state, **facts)
+        self._write()
+
+    def _write(self) -> None:
+        self._gate.write(self.record)
+
+
+class RemoteLease(RowLease[CreationRows], Lease):
+    """A lease of the gate of creations."""
 
     def lost(self, ago: float | None = None) -> None:
         if self.record.state == LeaseState.SENT and self._sent is not None:

@@ -11,8 +11,7 @@ import asyncio
 import json
 import math
 import secrets
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final, NoReturn, Protocol
 
@@ -25,7 +24,7 @@ from admission.snapshot import GateStats
 from cluster.keeper import Keeper
 from cluster.lease import RemoteLease
 from cluster.mirror import mirrored, read_figures
-from cluster.waits import Waits
+from cluster.waits import Tell, Waits
 from concurrency import Gate, Lease
 from errors import LedgerDown
 from ledger import Ledger
@@ -76,7 +75,9 @@ class Beside(Protocol):
 class RemoteGate(Estimates, Waits[RemoteLease]):
     """What `concurrency.Gate` is for a process alone. Only the holder admits; the policy here mirrors its figures.
 
-    `tell` sends an event to the holder: the name of a method of `Gate`, and its arguments. Run `run` beside it."""
+    Run `run` beside it."""
+
+    _keeper: Keeper
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class RemoteGate(Estimates, Waits[RemoteLease]):
         ledger: Ledger,
         keeper: Keeper,
         *,
-        tell: Callable[[str, dict[str, Any]], Coroutine[Any, Any, object]],
+        tell: Tell,
         concurrent_limit: int,
         requests_per_minute: int,
         interactive_reserve: float = 0.0,
@@ -96,13 +97,11 @@ class RemoteGate(Estimates, Waits[RemoteLease]):
             durations=Durations(),
         )
         super().__init__(policy, _now)
-        Waits.__init__(self, ledger)
+        Waits.__init__(self, ledger, keeper, tell)
         self.beside: list[Beside] = []
         """Further gates of this process, whose rows have the same holder."""
         self._interactive_reserve = interactive_reserve
         self._table = table
-        self._keeper = keeper
-        self._tell = tell
         self._seen: GateStats | None = None
         self._refused: set[tuple[str, str | None]] = set()
         self._answered = -math.inf
@@ -208,16 +207,6 @@ class RemoteGate(Estimates, Waits[RemoteLease]):
             return
         answered, self._answered = self._answered, -math.inf
         await self._table.answered(now - answered)
-
-    def _send(self, event: str, **arguments: Any) -> None:
-        self.start(self._deliver(event, arguments))
-
-    async def _deliver(self, event: str, arguments: dict[str, Any]) -> None:
-        if self._keeper.gate is not None:
-            getattr(self._keeper.gate, event)(**arguments)
-            return
-        with suppress(LedgerDown):  # the next event of this kind says the same
-            await self._tell(event, arguments)
 
     # ── Limits, which every process has, and places, which only the holder counts
 

@@ -1,36 +1,37 @@
-"""The leases of this process at a gate that another process may keep, and their rows."""
+"""The part of this process in a gate that another process may keep: its leases, their rows, and its events."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from cluster.lease import RowLease
 from errors import LedgerDown
 from ledger import Ledger
 from ledger.records import LeaseRecord
 
+W = TypeVar("W", bound=RowLease[Any])
 
-class Waiting(Protocol):
-    """A lease with a row (`cluster.lease.RowLease`)."""
+Tell: TypeAlias = Callable[[str, dict[str, Any]], Coroutine[Any, Any, object]]
+"""Sends an event to the holder of the gate: the name of a method of the gate, and its arguments."""
 
-    record: LeaseRecord
-    granted: asyncio.Future[None]
+
+class Holder(Protocol):
+    """Keeps a gate while this process holds the role: `cluster.keeper.Keeper` or `cluster.call_keeper.CallKeeper`."""
 
     @property
-    def has_slot(self) -> bool: ...
-
-    def release(self) -> None: ...
-
-
-W = TypeVar("W", bound=Waiting)
+    def gate(self) -> Any:
+        """The gate of all processes, or None while another process keeps it."""
 
 
 class Waits(Generic[W]):
-    """Leases that wait or hold a slot, of one gate."""
+    """Leases of one gate that wait or hold a slot, and the events that its `keeper` must know."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, keeper: Holder, tell: Tell) -> None:
         self._ledger = ledger
+        self._keeper = keeper
+        self._tell = tell
         self._closed: Callable[[], Exception] | None = None
         self._leases: dict[str, W] = {}
         self._held: Counter[str] = Counter()
@@ -60,7 +61,7 @@ class Waits(Generic[W]):
         self._ledger.upsert(record)
         if not self._is_flushing:
             self._is_flushing = True
-            self.start(self._flush())
+            self._start(self._flush())
 
     def forget(self, lease: W) -> None:
         """A lease was released."""
@@ -79,8 +80,7 @@ class Waits(Generic[W]):
                 lease.granted.set_result(None)
                 self._held[lease.record.caller] += 1
 
-    def start(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run this beside everything else."""
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
         task: asyncio.Task[object] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -94,6 +94,18 @@ class Waits(Generic[W]):
     def _hold(self, lease: W) -> None:
         self._leases[lease.record.id] = lease
         self._held[lease.record.caller] += 1
+
+    # ── Events
+
+    def _send(self, event: str, **arguments: Any) -> None:
+        self._start(self._deliver(event, arguments))
+
+    async def _deliver(self, event: str, arguments: dict[str, Any]) -> None:
+        if self._keeper.gate is not None:
+            getattr(self._keeper.gate, event)(**arguments)
+            return
+        with suppress(LedgerDown):  # the next event of this kind has the same effect
+            await self._tell(event, arguments)
 
     # ── Ends of waits
 
