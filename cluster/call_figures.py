@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final, TypeAlias
 
@@ -36,9 +36,6 @@ class Figures:
     accounts: tuple[MeteredSnapshot, ...]
     lowered: tuple[Lowered, ...]
     in_doubt: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 _FIGURES: Final = TypeAdapter(Figures)

@@ -19,10 +19,11 @@ from admission.metered.demand import Demand, TooLarge
 from admission.metered.snapshot import DayCounts
 from admission.sliding_window import WINDOW
 from cluster.call_figures import Figures, figures_of
+from cluster.ended import EndedRows
 from concurrency import Gate
 from errors import LedgerDown
 from ledger.leases import LeaseRow
-from ledger.records import LeaseState
+from ledger.records import LeaseRecord, LeaseState
 from metering.gate import MeteredGate
 from metering.lease import MeteredLease
 
@@ -37,7 +38,6 @@ _AGAIN: Final = 1.0
 class _Entry:
     """A row whose lease holds a slot, or waits for one. `lease` is None while it does not even wait."""
 
-    row: LeaseRow
     demand: Demand
     lease: MeteredLease | None
     state: int
@@ -67,8 +67,7 @@ class CallKeeper:
         self._idle: dict[str, _Entry] = {}
         """Those that do not even wait: no window has room for them, or commits from before a moment may be lost."""
         self._admitted: list[str] = []
-        self._ended: dict[str, float] = {}
-        """Rows that count no more, or not for long, and when they may be deleted."""
+        self._ended = EndedRows()
         self._lost: dict[str, dict[str, float]] = {}
         """The rows of lost calls of each account, and when these were sent."""
         self._begins_at = self._again_at = -math.inf
@@ -112,59 +111,57 @@ class CallKeeper:
         admitted, self._admitted = self._admitted, []
         return admitted
 
-    def old(self) -> list[str]:
-        """The rows that count no more. They are forgotten here."""
-        now = _now()
-        old = [row_id for row_id, until in self._ended.items() if until <= now]
-        for row_id in old:
-            del self._ended[row_id]
+    def take_old(self) -> list[str]:
+        """The rows that may be deleted now. They are forgotten here."""
+        old = self._ended.take_old()
         for account, lost in list(self._lost.items()):
             self._lost[account] = {row_id: sent for row_id, sent in lost.items() if row_id in self._ended}
             if not self._lost[account]:
                 del self._lost[account]
         return old
 
-    def figures(self) -> Figures | None:
-        """What all processes must know."""
-        return None if self.gate is None else figures_of(self.gate, list(self._lost))
+    def figures(self) -> Figures:
+        """What all processes must know, while this one holds the role."""
+        return figures_of(self._held, list(self._lost))
+
+    @property
+    def _held(self) -> MeteredGate:
+        assert self.gate is not None  # noqa: S101 - rows are seen while there is one
+        return self.gate
 
     # ── Rows
 
     def _see(self, row: LeaseRow, began: float) -> None:
-        gate = self.gate
-        assert gate is not None  # noqa: S101 - rows are seen while there is one
         if row.model is None:  # a request that needs no admission was answered
             self._answered(row, began)
-            self._ended[row.id] = _now() + _KEPT - (row.answered_ago or 0.0)
+            self._ended.add(row.id, _KEPT - (row.answered_ago or 0.0))
             return
         entry = self._entries.get(row.id)
         if entry is None:
             if row.state >= LeaseState.OVER:
                 self._count(row, began)
                 return
-            entry = self._entries[row.id] = self._enter(gate, row, began)
+            entry = self._entries[row.id] = self._enter(row, began)
         self._advance(entry, row, began)
 
-    def _enter(self, gate: MeteredGate, row: LeaseRow, began: float) -> _Entry:
+    def _enter(self, row: LeaseRow, began: float) -> _Entry:
         """Follow a row that is new to this holder."""
-        demand = _demand(row)
+        demand = demand_of(row)
         if row.state == LeaseState.WANTED and not row.granted:
-            entry = _Entry(row, demand, None, row.state)
+            entry = _Entry(demand, None, row.state)
             self._wait(row.id, entry)
             return entry
         is_sent = row.state >= LeaseState.SENT
-        lease = gate.adopt(demand, sent_ago=_sent_ago(row, began), is_sent=is_sent, is_in_day=is_sent)
-        return _Entry(row, demand, lease, LeaseState.SENT if is_sent else row.state)
+        lease = self._held.adopt(demand, sent_ago=_sent_ago(row, began), is_sent=is_sent, is_in_day=is_sent)
+        return _Entry(demand, lease, LeaseState.SENT if is_sent else row.state)
 
     def _wait(self, row_id: str, entry: _Entry) -> None:
         """Let it wait at the gate, if there can ever be room for it."""
-        gate = self.gate
-        assert gate is not None  # noqa: S101 - rows are seen while there is one
         if _now() < self._begins_at:
             self._idle[row_id] = entry
             return
         try:
-            entry.lease = gate.request(entry.demand)
+            entry.lease = self._held.request(entry.demand)
         except TooLarge:  # its process finds that, too
             self._idle[row_id] = entry
             return
@@ -172,16 +169,15 @@ class CallKeeper:
 
     def _count(self, row: LeaseRow, began: float) -> None:
         """Count a call that has ended, which an earlier holder has seen before."""
-        gate = self.gate
-        if gate is None or row.state != LeaseState.OVER or row.answered_ago is None:
-            self._ended[row.id] = 0.0
+        if row.state != LeaseState.OVER or row.answered_ago is None:
+            self._ended.add(row.id)
             return
         ended_ago = _ended_ago(row)
-        gate.count(
+        self._held.count(
             row.account or "", row.model or "", answered_ago=row.answered_ago, ended_ago=ended_ago,
             tokens=row.tokens or 0, micro_usd=row.micro_usd or 0, caller=row.caller,
         )  # fmt: skip
-        self._ended[row.id] = _now() + _KEPT - ended_ago
+        self._ended.add(row.id, _KEPT - ended_ago)
         self._answered(row, began)
 
     def _advance(self, entry: _Entry, row: LeaseRow, began: float) -> None:
@@ -230,18 +226,17 @@ class CallKeeper:
 
     def _answered(self, row: LeaseRow, began: float) -> None:
         """A request of an account was answered, so what was lost before was not accepted later."""
-        account, ago, gate = row.account or "", row.answered_ago or 0.0, self.gate
+        account, ago = row.account or "", row.answered_ago or 0.0
         sent = _now() - _sent_ago(row, began)
-        assert gate is not None  # noqa: S101 - rows are seen while there is one
-        gate.upstream_answered(account, sent, ago)
+        self._held.upstream_answered(account, sent, ago)
         lost = self._lost.get(account, {})
         for row_id in [each for each, moment in lost.items() if moment < sent]:
             del lost[row_id]
-            self._ended[row_id] = _now() - ago + _KEPT
+            self._ended.add(row_id, _KEPT - ago)
 
     def _end(self, row_id: str, kept: float) -> None:
         self._entries.pop(row_id, None)
-        self._ended[row_id] = _now() + kept
+        self._ended.add(row_id, kept)
 
     def _on_granted(self, row_id: str, entry: _Entry, granted: asyncio.Future[None]) -> None:
         if granted.cancelled():
@@ -257,7 +252,8 @@ class CallKeeper:
             self._idle[row_id] = entry
 
 
-def _demand(row: LeaseRow) -> Demand:
+def demand_of(row: LeaseRow | LeaseRecord) -> Demand:
+    """What the call of a row needs."""
     return Demand(
         caller=row.caller,
         account=row.account or "",

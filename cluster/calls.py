@@ -19,7 +19,7 @@ from admission.metered.policy import MeteredPolicy
 from admission.metered.snapshot import AccountStats, MeteredSnapshot, MeteredStats
 from admission.own_limits import OwnLimits
 from cluster.call_figures import Figures, LoweredLimit, mirrored, new_policy, read_figures
-from cluster.call_keeper import CallKeeper
+from cluster.call_keeper import CallKeeper, demand_of
 from cluster.call_lease import RemoteMeteredLease
 from cluster.waits import Tell, Waits
 from concurrency import Gate
@@ -104,7 +104,7 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
         """End the waits for which lower limits have no room any more."""
         for lease in [each for each in self._leases.values() if not each.granted.done()]:
             try:
-                self.check(_demand(lease.record))
+                self.check(demand_of(lease.record))
             except TooLarge as error:
                 lease.release()
                 lease.granted.set_exception(error)
@@ -241,16 +241,6 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
         for account, model, limit, value in lowered:
             known = self._lowered.get((account, model, limit), value)
             self._lowered[account, model, limit] = min(value, known)
-
-
-def _demand(record: LeaseRecord) -> Demand:
-    return Demand(
-        caller=record.caller,
-        account=record.account or "",
-        model=record.model or "",
-        tokens=record.tokens or 0,
-        micro_usd=record.micro_usd or 0,
-    )
 
 
 def _now() -> float:

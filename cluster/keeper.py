@@ -23,6 +23,7 @@ import structlog
 
 from admission.sliding_window import WINDOW
 from cluster.call_keeper import CallKeeper
+from cluster.ended import EndedRows
 from cluster.mirror import figures_of
 from concurrency import Gate, Lease
 from contract.callers import KEY_PREFIX, pays_with_server_token
@@ -101,7 +102,7 @@ class Keeper:
     """Keeps the gate while this process holds the role. `new_gate` makes one with the present limits. `on_held` is
     awaited with the gate before it admits anything, and `on_lost` is called when this process keeps it no more.
     `on_keys` is awaited with the ids of named keys before their first work here is admitted. `calls` keeps the gate of
-    calls, if there is one."""
+    calls."""
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class Keeper:
         on_held: Callable[[Gate], Awaitable[object]],
         on_lost: Callable[[], object],
         on_keys: Callable[[Collection[str]], Awaitable[object]] = all_known,
-        calls: CallKeeper | None = None,
+        calls: CallKeeper,
     ) -> None:
         self._table = table
         self._new_gate = new_gate
@@ -129,8 +130,7 @@ class Keeper:
         self._left: dict[str, str] = {}
         """The row of each attempt that a dead process has left."""
         self._admitted: list[str] = []
-        self._ended: dict[str, float] = {}
-        """Rows that count no more, or not for long, and when they may be deleted."""
+        self._ended = EndedRows()
         self._forget_at = self._publish_at = 0.0
         self._stopping = False
         self._news = asyncio.Event()
@@ -188,8 +188,7 @@ class Keeper:
             return
         for row in sorted((each for each in look.rows if each.account is None), key=_order):
             self._see(row)
-        if self._calls is not None:
-            self._calls.see((each for each in look.rows if each.account is not None), began)
+        self._calls.see((each for each in look.rows if each.account is not None), began)
         assert self.gate is not None  # noqa: S101 - it has begun
         if look.answered_ago is not None:
             # Counted from before the look: a request that seemed to be sent later would end doubts too early.
@@ -208,8 +207,7 @@ class Keeper:
             gate.count([look.settled_ago] * gate.statistics().requests_per_minute_limit)
         self._term, self.gate = look.term, gate
         await self._on_held(gate)
-        if self._calls is not None:
-            await self._calls.begin(gate, look.settled_ago, self._news.set)
+        await self._calls.begin(gate, look.settled_ago, self._news.set)
         log.info("gate_held", term=look.term, rows=len(look.rows))
 
     async def _meet(self, rows: Sequence[LeaseRow]) -> None:
@@ -224,8 +222,7 @@ class Keeper:
             self.gate.close(lambda: LedgerDown("Another process holds the gate."))
             self.gate = None
             self._on_lost()
-        if self._calls is not None:
-            self._calls.drop()
+        self._calls.drop()
         self._term = None
         self._entries.clear()
         self._left.clear()
@@ -344,7 +341,7 @@ class Keeper:
 
     def _end(self, row_id: str, *, kept: float = 0.0) -> None:
         self._entries.pop(row_id, None)
-        self._ended[row_id] = _now() + kept
+        self._ended.add(row_id, kept)
 
     # ── What the gate admits
 
@@ -354,9 +351,7 @@ class Keeper:
             self._news.set()
 
     async def _grant(self, term: int) -> None:
-        admitted, self._admitted = self._admitted, []
-        if self._calls is not None:
-            admitted += self._calls.take_admitted()
+        admitted, self._admitted = self._admitted + self._calls.take_admitted(), []
         if admitted and not await self._table.grant(term, admitted):
             self._drop()
 
@@ -365,19 +360,14 @@ class Keeper:
         if now < self._forget_at:
             return
         self._forget_at = now + _FORGET_PAUSE
-        old = [row_id for row_id, until in self._ended.items() if until <= now]
-        if self._calls is not None:
-            old += self._calls.old()
-        if old:
+        if old := self._ended.take_old() + self._calls.take_old():
             await self._table.forget(old)
-            for row_id in old:
-                self._ended.pop(row_id, None)
 
     async def _publish(self, term: int) -> None:
         now = _now()
         if self.gate is None or now < self._publish_at:
             return
-        text = figures_of(self.gate, None if self._calls is None else self._calls.figures())
+        text = figures_of(self.gate, self._calls.figures())
         self._publish_at = now + max(_FIGURES_PAUSE, 50 * (_now() - now))
         await self._table.publish(term, text)
 

@@ -20,10 +20,10 @@ _SNAPSHOT: Final = TypeAdapter(GateSnapshot)
 _STATISTICS: Final = TypeAdapter(GateStats)
 
 
-def figures_of(gate: Gate, calls: Figures | None = None) -> str:
+def figures_of(gate: Gate, calls: Figures) -> str:
     """The figures of a gate, and those of the gate of calls beside it, as JSON."""
-    figures = {"statistics": asdict(gate.statistics()), "snapshot": asdict(gate.snapshot())}
-    return json.dumps(figures if calls is None else {**figures, "calls": calls.as_json()})
+    figures: dict[str, Any] = {"statistics": gate.statistics(), "snapshot": gate.snapshot(), "calls": calls}
+    return json.dumps({name: asdict(each) for name, each in figures.items()})
 
 
 def read_figures(figures: Mapping[str, Any], *, now: float) -> tuple[GateStats, GateSnapshot]:

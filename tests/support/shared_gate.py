@@ -16,6 +16,7 @@ from ledger.claims import ClaimSent, ClaimSuspended
 from ledger.leases import ROLE_TTL, LeaseRow, Look
 from ledger.recent import RecentRows
 from ledger.records import LeaseRecord, LeaseState
+from metering.gate import MeteredGate
 from tests.support.places import Place
 from tests.support.shared_database import TTL, Buried, Database, Generation, Row
 from tests.support.virtual_time import now
@@ -288,6 +289,11 @@ class Rows:
             row.sent_at = now() - record.sent_ago
         if record.state >= LeaseState.ANSWERED and row.answered_at is None:
             row.answered_at = now()
+
+
+def without_calls() -> CallKeeper:
+    """Keeps a gate of calls at which none waits."""
+    return CallKeeper(lambda _: MeteredGate(concurrent_limit=1, limits=MeteredLimits()))
 
 
 class Process:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+from admission.metered.limits import MeteredLimits
+from cluster import call_figures
 from cluster.figures import PAUSE, AllFigures
 from cluster.mirror import figures_of, read_figures
 from concurrency import Gate
@@ -10,6 +12,7 @@ from errors import LedgerDown
 from harness.postgres import server
 from ledger.post import ProcessRow
 from ledger.processes import SqlProcesses
+from metering.gate import MeteredGate
 from tests.support.couriers import process_on
 from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import on_a_loop
@@ -84,7 +87,8 @@ async def test_figures_of_the_gate_of_a_later_version_are_read_as_far_as_they_ar
     gate = Gate(concurrent_limit=1, requests_per_minute=9)
     for caller in ("a", "b"):
         gate.request(caller, batch="batch")
-    figures = json.loads(figures_of(gate))
+    calls = MeteredGate(concurrent_limit=1, limits=MeteredLimits())
+    figures = json.loads(figures_of(gate, call_figures.figures_of(calls, ())))
 
     assert read_figures(figures, now=1.0) == read_figures(with_more(figures), now=1.0)
 

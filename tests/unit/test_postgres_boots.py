@@ -9,6 +9,7 @@ from contract.callers import ADMIN
 from harness.postgres import server
 from ledger.leases import LeaseTable
 from tests.support.couriers import process_on
+from tests.support.shared_gate import without_calls
 from tests.support.wiring import on_a_loop
 
 LIMITS = {"concurrent_limit": 4, "requests_per_minute": 600}
@@ -27,7 +28,9 @@ class Processes:
         async def tell(_event, _arguments): ...
 
         table = LeaseTable(courier, ledger.process)
-        keeper = Keeper(table, lambda: gate.new_gate(), on_held=held, on_lost=lambda: None)
+        keeper = Keeper(
+            table, lambda: gate.new_gate(), on_held=held, on_lost=lambda: None, calls=without_calls()
+        )
         gate = RemoteGate(table, ledger, keeper, tell=tell, **LIMITS)
         self.gates.append((gate, ledger))
         self._tasks += [asyncio.create_task(each.run()) for each in (keeper, gate)]

@@ -13,7 +13,7 @@ from concurrency import Gate
 from contract.callers import ADMIN
 from errors import LedgerDown
 from tests.support.shared_database import Database
-from tests.support.shared_gate import Table, group
+from tests.support.shared_gate import Table, group, without_calls
 from tests.support.virtual_time import in_virtual_time
 
 LIMITS = {"concurrent_limit": 10, "requests_per_minute": 60}
@@ -178,6 +178,7 @@ async def test_a_role_that_is_handed_over_while_it_is_taken_is_lost_afterwards()
         lambda: Gate(**LIMITS),
         on_held=on_held,
         on_lost=lambda: events.append("lost"),
+        calls=without_calls(),
     )
     running = asyncio.create_task(keeper.run())
     await asyncio.sleep(0.5)
