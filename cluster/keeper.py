@@ -181,6 +181,7 @@ class Keeper:
             await self._begin(look)
             if self._stopping:  # the role was handed over meanwhile
                 self._on_lost()
+                self._calls.drop()
                 return
         self._certain_until = began + _CERTAIN_FOR
         await self._meet(look.rows)

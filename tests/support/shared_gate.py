@@ -291,9 +291,9 @@ class Rows:
             row.answered_at = now()
 
 
-def without_calls() -> CallKeeper:
+def without_calls(**how: Any) -> CallKeeper:
     """Keeps a gate of calls at which none waits."""
-    return CallKeeper(lambda _: MeteredGate(concurrent_limit=1, limits=MeteredLimits()))
+    return CallKeeper(lambda _: MeteredGate(concurrent_limit=1, limits=MeteredLimits()), **how)
 
 
 class Process:

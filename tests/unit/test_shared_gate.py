@@ -192,6 +192,31 @@ async def test_a_role_that_is_handed_over_while_it_is_taken_is_lost_afterwards()
 
 
 @in_virtual_time
+async def test_a_role_that_is_handed_over_while_past_calls_are_read_leaves_no_gate_of_calls():
+    async def on_held(_gate): ...
+
+    async def count_day():
+        await asyncio.sleep(1.0)
+        return ()
+
+    calls = without_calls(count_day=count_day)
+    keeper = Keeper(
+        Table(Database(), "a:1:x"),
+        lambda: Gate(**LIMITS),
+        on_held=on_held,
+        on_lost=lambda: None,
+        calls=calls,
+    )
+    running = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0.5)
+    await keeper.hand_over()
+    await asyncio.sleep(1.0)
+    running.cancel()
+
+    assert calls.gate is None
+
+
+@in_virtual_time
 async def test_a_process_that_gets_the_role_after_it_was_to_hand_it_over_gives_it_back():
     database = Database(latency=0.1)
     first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
