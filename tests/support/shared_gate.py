@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from admission.metered.limits import MeteredLimits
 from cluster.call_keeper import CallKeeper
 from cluster.calls import RemoteMeteredGate
 from cluster.keeper import Keeper
@@ -311,7 +312,7 @@ class Process:
         """The gate of all processes while this one keeps it."""
         self.ledger = Rows(database, name)
         self.call_keeper = (
-            None
+            without_calls()
             if calls is None
             else CallKeeper(lambda creations: self.calls.new_gate(creations), count_day=self._day)
         )
@@ -323,7 +324,7 @@ class Process:
             calls=self.call_keeper,
         )
         self.gate = RemoteGate(table, self.ledger, self.keeper, tell=self._tell, **limits)  # type: ignore[arg-type]
-        if calls is not None and self.call_keeper is not None:
+        if calls is not None:
             self.calls = RemoteMeteredGate(
                 table, self.ledger, self.call_keeper, tell=self._tell_of_calls, **calls  # type: ignore[arg-type]
             )  # fmt: skip
@@ -355,7 +356,7 @@ class Process:
 
     def receive_of_calls(self, event: str, arguments: dict[str, Any]) -> None:
         """Take an event, as the holder of the gate of calls."""
-        if self.call_keeper is not None and self.call_keeper.gate is not None:
+        if self.call_keeper.gate is not None:
             getattr(self.call_keeper.gate, event)(**arguments)
 
     async def _day(self) -> list[tuple[str, str, int]]:
