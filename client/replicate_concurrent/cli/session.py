@@ -63,19 +63,19 @@ class OutputClosed(ReplicateConcurrentError):
 
 def emit(text: str) -> None:
     """Write a line to standard output. Raises OutputClosed."""
-    try:
-        sys.stdout.write(text.rstrip("\n") + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError as error:  # typer would exit with 1 for it
-        raise OutputClosed from error
+    _write(text.rstrip("\n") + "\n")
 
 
 def emit_piece(text: str) -> None:
     """Write a piece of a text to standard output, where it cannot command a terminal. Raises OutputClosed."""
+    _write(visible(text) if sys.stdout.isatty() else text)
+
+
+def _write(text: str) -> None:
     try:
-        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+        sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError as error:
+    except BrokenPipeError as error:  # typer would exit with 1 for it
         raise OutputClosed from error
 
 

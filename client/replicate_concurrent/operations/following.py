@@ -28,11 +28,7 @@ def events(service: Service, target: str) -> Operation[None]:
     heard = yield from now()
     while True:
         call = Call("GET", f"/generations/{quoted(target)}/events", is_streamed=True)
-        response = yield from send(service, call, deadline=heard + service.timeout)
-        kind = response.headers.get("content-type", "no content type")
-        if not kind.startswith("text/event-stream"):
-            yield Close(response)
-            raise BadAnswer(f"{response.request.url} answered with {kind}, which is no stream of events.")
+        response = yield from opened(service, call, deadline=heard + service.timeout)
         reader = Reader()
         try:
             while (chunk := (yield Chunk(response))) is not None:
@@ -49,6 +45,16 @@ def events(service: Service, target: str) -> Operation[None]:
                 raise ConnectionLost(f"the events of {target} broke off: {error}") from error
         yield Close(response)
         yield Pause(_AGAIN)
+
+
+def opened(service: Service, call: Call, *, deadline: float) -> Operation[httpx.Response]:
+    """The response with a stream of events, to be closed. Raises as `send`, and BadAnswer for no stream."""
+    response = yield from send(service, call, deadline=deadline)
+    kind = response.headers.get("content-type", "no content type")
+    if not kind.startswith("text/event-stream"):
+        yield Close(response)
+        raise BadAnswer(f"{response.request.url} answered with {kind}, which is no stream of events.")
+    return response
 
 
 class Reader:

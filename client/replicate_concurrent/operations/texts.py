@@ -11,13 +11,13 @@ from typing import Any, Final
 import httpx
 
 from replicate_concurrent.answer_schemas import json_schema
-from replicate_concurrent.errors import BadAnswer, ConnectionLost, api_error
+from replicate_concurrent.errors import ConnectionLost, api_error
 from replicate_concurrent.operations import batches, generating
-from replicate_concurrent.operations.following import Reader
+from replicate_concurrent.operations.following import Reader, opened
 from replicate_concurrent.operations.generating import Order
 from replicate_concurrent.operations.local_files import is_path
 from replicate_concurrent.operations.references import data_uri, is_file
-from replicate_concurrent.operations.sending import Call, Service, new_key, send
+from replicate_concurrent.operations.sending import Call, Service, new_key
 from replicate_concurrent.operations.steps import Chunk, Close, Emit, Operation, Pause, do, now
 from replicate_concurrent.results import Event, Upload
 from replicate_concurrent.text_results import (
@@ -118,20 +118,16 @@ def stream(service: Service, requested: Order) -> Operation[None]:
     """Emit the text of a chat in pieces, and the result at its end.
 
     A stream that breaks is joined again by its key: its text goes on, or the whole answer comes. Raises ApiError, also
-    for a chat that failed, BadAnswer for no stream, and ConnectionLost if nothing new comes within the client's
+    for a chat that failed, BadAnswer for no stream, and ConnectionLost if no new text comes within the client's
     timeout.
     """
     ready = yield from do(_with_images, requested)
-    key, text = ready.key or new_key(), _Text()
+    body, key = {**ready.body, "stream": True}, ready.key or new_key()
+    call = Call("POST", CHAT, json=body, key=key, is_streamed=True, is_text=True)
+    text = _Text()
     heard = yield from now()
     while True:
-        body = {**ready.body, "stream": True}
-        call = Call("POST", CHAT, json=body, key=key, is_streamed=True, is_text=True)
-        response = yield from send(service, call, deadline=heard + service.timeout)
-        kind = response.headers.get("content-type", "no content type")
-        if not kind.startswith("text/event-stream"):
-            yield Close(response)
-            raise BadAnswer(f"{response.request.url} answered with {kind}, which is no stream of events.")
+        response = yield from opened(service, call, deadline=heard + service.timeout)
         reader, lost = Reader(), "it ended before its answer"
         text.replay()
         try:
@@ -208,10 +204,9 @@ def _order(path: str, body: Mapping[str, Any], key: str | None) -> Order:
 
 
 def _extraction(content: str, schema: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: each for name, each in parameters.items() if each is not None}
     return {
         "system_prompt": INSTRUCTION,
-        **given,
+        **{name: each for name, each in parameters.items() if each is not None},
         "user_content": content,
         "json_schema": json_schema(schema),
     }
