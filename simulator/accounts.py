@@ -2,27 +2,25 @@
 
 A limit is a log of arrivals. A request is admitted if fewer than `limit` requests were admitted in the 60 seconds
 before it. A token bucket would admit nearly twice the limit around its refill, and tests must notice a caller that
-exceeds it by one. The clock is monotonic and in whole nanoseconds, so rounding decides no admission.
+exceeds it by one.
 
 Refused requests take no place in the window. They count as *arrivals*, whose densest minute `Counts` reports.
 """
 
 import hashlib
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
+from simulator.first_uses import FirstUses
 from simulator.options import Options
+from simulator.windows import MINUTE, SECOND, Window
 
-Clock = Callable[[], int]
 Credit = Literal["ok", "low", "empty"]
 
-MINUTE = 60 * 10**9
 LOW_CREDIT_CREATIONS = 6
 LOW_CREDIT_BURST = 1
 _REMEMBERED_ACCOUNTS = 10_000
-_REMEMBERED_PROMPTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +33,24 @@ class Allowance:
     @property
     def seconds(self) -> int:
         """`reset` in whole seconds, rounded up, so that waiting so long is always enough."""
-        return -(-self.reset // 10**9)
+        return -(-self.reset // SECOND)
 
 
-class Window:
-    """At most `limit` arrivals in any `span` nanoseconds."""
+@dataclass(slots=True)
+class Limit:
+    """At most `most` arrivals in the window."""
 
-    def __init__(self, *, limit: int, span: int = MINUTE) -> None:
-        self.limit = limit
-        self.span = span
-        self._stamps: deque[int] = deque()
-
-    def record(self, now: int) -> None:
-        """Record an arrival at `now`."""
-        self._expire(now)
-        self._stamps.append(now)
-
-    def count(self, now: int) -> int:
-        """The number of arrivals in the window that ends at `now`."""
-        self._expire(now)
-        return len(self._stamps)
+    window: Window
+    most: int
 
     def allowance(self, now: int) -> Allowance:
         """The allowance at `now`."""
-        taken = self.count(now)
+        taken = self.window.used(now)
         if not taken:
-            return Allowance(self.limit, 0)
+            return Allowance(self.most, 0)
         # After a limit was lowered, several arrivals must expire before a place is free.
-        excess = max(0, taken - self.limit)
-        return Allowance(max(0, self.limit - taken), self._stamps[excess] + self.span - now)
-
-    def _expire(self, now: int) -> None:
-        while self._stamps and now - self._stamps[0] >= self.span:
-            self._stamps.popleft()
+        next_free = self.window.wait(now, 1, min(self.most, taken))
+        return Allowance(max(0, self.most - taken), next_free)
 
 
 class Account:
@@ -80,55 +63,43 @@ class Account:
         self.creations_per_minute = options.creations_per_minute
         self.others_per_minute = options.others_per_minute
         self.burst: int | None = None
-        self._arrivals = {True: Window(limit=0), False: Window(limit=0)}
-        self._admitted = {True: Window(limit=0), False: Window(limit=0)}
-        self._bursts = Window(limit=0)
-        self._used_prompts: OrderedDict[int, None] = OrderedDict()
+        self.prompts = FirstUses()
+        self._arrivals = {True: Window(), False: Window()}
+        self._admitted = {True: Window(), False: Window()}
+        self._bursts = Window()
 
     def count_arrival(self, now: int, *, creation: bool) -> int:
         """Count an arrival. Returns the arrivals of the last minute, this one included."""
         arrivals = self._arrivals[creation]
-        arrivals.record(now)
-        return arrivals.count(now)
+        arrivals.add(now)
+        return arrivals.used(now)
 
     def admit(self, now: int, *, creation: bool) -> bool:
         """Take a place for a request that arrives at `now`, if every window has one."""
-        windows = self._windows(creation=creation)
-        if any(window.allowance(now).remaining == 0 for window in windows):
+        limits = self._limits(creation=creation)
+        if any(each.allowance(now).remaining == 0 for each in limits):
             return False
-        for window in windows:
-            window.record(now)
+        for each in limits:
+            each.window.add(now)
         return True
 
     def allowance(self, now: int, *, creation: bool) -> Allowance:
         """The allowance at `now` of the window with the least room."""
-        left = [window.allowance(now) for window in self._windows(creation=creation)]
+        left = [each.allowance(now) for each in self._limits(creation=creation)]
         return min(left, key=lambda each: (each.remaining, -each.reset))
 
-    def is_first_use(self, prompt: str) -> bool:
-        """True at the first call with this `prompt`."""
-        key = hash(prompt)
-        if key in self._used_prompts:
-            return False
-        self._used_prompts[key] = None
-        if len(self._used_prompts) > _REMEMBERED_PROMPTS:
-            self._used_prompts.popitem(last=False)
-        return True
-
-    def _windows(self, *, creation: bool) -> tuple[Window, ...]:
+    def _limits(self, *, creation: bool) -> tuple[Limit, ...]:
         admitted = self._admitted[creation]
         if not creation:
-            admitted.limit = self.others_per_minute
-            return (admitted,)
+            return (Limit(admitted, self.others_per_minute),)
         low = self.credit == "low"
         burst = LOW_CREDIT_BURST if low else self.burst
-        admitted.limit = LOW_CREDIT_CREATIONS if low else self.creations_per_minute
+        a_minute = LOW_CREDIT_CREATIONS if low else self.creations_per_minute
         if burst is None:
-            return (admitted,)
+            return (Limit(admitted, a_minute),)
         # A burst of 1 at 6 a minute is one creation every ten seconds.
-        self._bursts.limit = burst
-        self._bursts.span = min(MINUTE, MINUTE * burst // admitted.limit)
-        return (admitted, self._bursts)
+        self._bursts.span = min(MINUTE, MINUTE * burst // a_minute)
+        return (Limit(admitted, a_minute), Limit(self._bursts, burst))
 
 
 class Accounts:
@@ -142,7 +113,7 @@ class Accounts:
         """The account of `token`, created on first use."""
         account = self._by_token.get(token)
         if account is None:
-            username = f"simulated-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
+            username = f"simulated-{fingerprint(token)}"
             account = self._by_token[token] = Account(self._options, username=username)
             if len(self._by_token) > _REMEMBERED_ACCOUNTS:
                 self._by_token.popitem(last=False)
@@ -168,6 +139,11 @@ class Accounts:
         account = self.get(token)
         for name, value in changes.items():
             setattr(account, names.get(name, name), value)
+
+
+def fingerprint(secret: str) -> str:
+    """A short text that stands for a token or a key where that must not be shown."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:8]
 
 
 def _check_change(name: str, value: object) -> None:

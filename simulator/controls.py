@@ -4,7 +4,6 @@ They are under `/simulator`, need no token, and are neither counted nor limited.
 prediction shows a short hash of its creator's.
 """
 
-import hashlib
 import json
 from itertools import islice
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from simulator import representations, responses
+from simulator.accounts import fingerprint
 from simulator.predictions import Prediction, timestamp
 from simulator.responses import ApiResponse
 from simulator.sending import web_response
@@ -117,7 +117,7 @@ class Controls:
             self._state.accounts.configure(**changes)
         except ValueError as reason:
             return web_response(responses.malformed(str(reason)).response)
-        return web_response(ApiResponse({"token": _fingerprint(changes["token"])}))
+        return web_response(ApiResponse({"token": fingerprint(changes["token"])}))
 
     async def models(self, _request: web.Request) -> web.Response:
         """All models: their versions, newest first, and whether they run by name."""
@@ -157,7 +157,7 @@ def _shown(it: Prediction) -> dict[str, Any]:
         "model": made.model.name,
         "version": made.version,
         "deployment": made.deployment,
-        "token": _fingerprint(made.token),
+        "token": fingerprint(made.token),
         "input": representations.shown_input(made),
         "status": it.status,
         "created_at": timestamp(it.created_at),
@@ -166,7 +166,3 @@ def _shown(it: Prediction) -> dict[str, Any]:
         "cancel_after": made.cancel_after,
         "billed_usd": it.billed_usd,
     }
-
-
-def _fingerprint(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()[:8]

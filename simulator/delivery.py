@@ -12,12 +12,12 @@ from functools import partial
 from aiohttp import web
 
 from simulator import billing, directives, files, outputs, sending
-from simulator.accounts import MINUTE
 from simulator.files import Subject
 from simulator.middleware import TOKEN_PREFIX
 from simulator.predictions import Prediction
 from simulator.responses import ApiResponse, not_found
 from simulator.state import SimulatorState
+from simulator.windows import MINUTE
 
 VANISH_AFTER = 60 * MINUTE
 

@@ -22,11 +22,11 @@ from itertools import count
 from typing import Any
 
 from simulator import billing, outputs
-from simulator.accounts import Clock
 from simulator.counts import Counters
 from simulator.directives import Plan
 from simulator.model import Deployment, Model, Version
 from simulator.schemas import Schema
+from simulator.windows import Clock
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
 LONGEST_SECONDS = 30 * 60

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from aiohttp import web
 
-from simulator.accounts import Clock
 from simulator.api import Api
 from simulator.controls import Controls
 from simulator.delivery import Delivery
@@ -15,6 +14,7 @@ from simulator.gemini.web import GeminiApi
 from simulator.middleware import Middleware
 from simulator.options import Options
 from simulator.state import SimulatorState
+from simulator.windows import Clock
 
 _LARGEST_BODY_BYTES = 16 * 2**20
 _BACKLOG = 1024

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simulator import directives, outputs, representations, webhooks
-from simulator.accounts import Accounts, Clock
+from simulator.accounts import Accounts
 from simulator.counts import Counters
 from simulator.directives import Plan
 from simulator.faults import Faults
@@ -20,6 +20,7 @@ from simulator.options import Options
 from simulator.predictions import Creation, Prediction, PredictionStore
 from simulator.registry import Registry
 from simulator.uploads import Uploads
+from simulator.windows import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,7 @@ class SimulatorState:
             on_event=self._publish,
             skew=options.clock_skew,
         )
-
         self.gemini = Gemini(options.gemini, clock=clock, seed=options.seed)
-
         self._stalled_until = -math.inf
 
     def stall(self, seconds: float) -> None:
@@ -119,7 +118,7 @@ class SimulatorState:
         text, model = outputs.said(creation.schema, creation.input), creation.model
         found = directives.parse(text, model=model.name)
         account = self.accounts.get(creation.token)
-        interrupted = "transient" in found and account.is_first_use(text)
+        interrupted = "transient" in found and account.prompts.is_first(text)
         plan = directives.plan(found, usual=self._duration(creation), interrupted=interrupted)
         now = asyncio.get_running_loop().time()
         boot = self.models.boot(model, creation.version, creation.deployment, now=now)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from simulator.accounts import Clock
 from simulator.counts import Counts
 from simulator.gemini.remote import RemoteGemini
 from simulator.options import Options
 from simulator.predictions import PredictionRecord
 from simulator.server import Server
 from simulator.uploads import UploadRecord
+from simulator.windows import Clock
 
 T = TypeVar("T")
 

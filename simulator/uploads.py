@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from aiohttp import BodyPartReader, web
 
 from simulator import responses
-from simulator.accounts import MINUTE, Clock
 from simulator.predictions import Creation, timestamp
+from simulator.windows import MINUTE, Clock
 
 LARGEST_BYTES = 100 * 10**6
 LIFETIME = 24 * 60 * MINUTE

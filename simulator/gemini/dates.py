@@ -1,12 +1,10 @@
 """The simulator's time: a monotonic clock for windows, and a date that follows it, for prices and days."""
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from simulator.gemini import projects
-
-Clock = Callable[[], int]
+from simulator.windows import Clock
 
 
 class Time:

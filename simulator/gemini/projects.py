@@ -5,25 +5,24 @@ any 60 seconds, from their arrival, and requests in a day that ends at midnight 
 dollars in any 600 seconds, from the end of each call.
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from simulator.accounts import fingerprint
+from simulator.first_uses import FirstUses
 from simulator.gemini import refusals
 from simulator.gemini.books import LaneCounts
 from simulator.gemini.options import GeminiOptions
 from simulator.gemini.refusals import Violations
-from simulator.gemini.windows import SECOND, Window
+from simulator.windows import SECOND, Window
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
 LIMITS = ("rpm", "tpm", "rpd")
 KEY_STATES = ("ok", "invalid", "refused", "leaked")
 _MONEY_SPAN = 600 * SECOND
-_REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
@@ -49,7 +48,7 @@ class Project:
         self.usd_per_10_minutes = options.usd_per_10_minutes
         self.lanes: dict[str, Lane] = {}
         self.spent = Window(_MONEY_SPAN)
-        self._used: OrderedDict[int, None] = OrderedDict()
+        self.prompts = FirstUses()
 
     def limit(self, name: str, model: str) -> int | None:
         """A limit of a model."""
@@ -85,16 +84,6 @@ class Project:
             )
             for model, lane in self.lanes.items()
         ]
-
-    def is_first_use(self, text: str) -> bool:
-        """True at the first call with this text."""
-        key = hash(text)
-        if key in self._used:
-            return False
-        self._used[key] = None
-        if len(self._used) > _REMEMBERED:
-            self._used.popitem(last=False)
-        return True
 
     def _refusal(
         self, model: str, lane: Lane, tokens: int, now: int, at: datetime
@@ -139,7 +128,7 @@ class Projects:
             state = "invalid" if key.startswith("AIza") else "refused"
         if state != "ok":
             raise refusals.key(state)
-        return self._named(self._names.get(key) or f"project-{short(key)}")
+        return self._project(key)
 
     def configure(self, key: str, **changes: Any) -> None:
         """Change the settings of a key and of its project.
@@ -161,7 +150,7 @@ class Projects:
             self._names[key] = changes.pop("project")
         if "state" in changes:
             self._states[key] = changes.pop("state")
-        project = self._named(self._names.get(key) or f"project-{short(key)}")
+        project = self._project(key)
         for name, value in changes.items():
             if name in LIMITS:
                 project.limits[name] = value
@@ -178,16 +167,12 @@ class Projects:
                 elif name in ("usd_per_10_minutes", "tier", "refused_count"):
                     setattr(project, name, getattr(options, name))
 
-    def _named(self, name: str) -> Project:
+    def _project(self, key: str) -> Project:
+        name = self._names.get(key) or f"project-{fingerprint(key)}"
         found = self._projects.get(name)
         if found is None:
             found = self._projects[name] = Project(name, self._options)
         return found
-
-
-def short(key: str) -> str:
-    """What is shown of a key."""
-    return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
 def to_midnight(at: datetime) -> float:

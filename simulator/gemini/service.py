@@ -12,13 +12,14 @@ from typing import Any
 from simulator.gemini import answers, listing, marks, models, refusals, replies, requests
 from simulator.gemini.books import Bill, Books, GeminiCounts
 from simulator.gemini.course import Call, Course, Cut
-from simulator.gemini.dates import Clock, Time
+from simulator.gemini.dates import Time
 from simulator.gemini.faults import Fault, Faults
 from simulator.gemini.models import MODELS, TextModel
 from simulator.gemini.options import GeminiOptions
 from simulator.gemini.projects import Project, Projects
 from simulator.gemini.refusals import Refused
 from simulator.gemini.replies import JSON, Asked, Parts, Reply
+from simulator.windows import Clock
 
 _METHODS = {"generateContent": "generate", "streamGenerateContent": "stream", "countTokens": "count"}
 
@@ -180,7 +181,7 @@ class Gemini:
         model = self._model(name, "generateContent" if kind == "generate" else "streamGenerateContent")
         ask = requests.parse(_body(asked), model)
         found = {**marks.parse(ask.said), **ordered}
-        if "once" in found and project.is_first_use(ask.said):
+        if "once" in found and project.prompts.is_first(ask.said):
             found |= marks.parse(f"[[{found['once']}]]")
         if "reset" in found:
             raise Cut

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.gemini.replies import Asked
-from simulator.gemini.windows import Window
+from simulator.windows import Window
 from tests.support.simulated_gemini import gemini_here
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.simulator.gemini.conftest import said

@@ -1,6 +1,13 @@
-"""Exact windows with weights: what arrived in the last so many seconds, and the most there ever was."""
+"""Exact windows with weights: what arrived in the last so many seconds, and the most there ever was.
+
+Times are of a monotonic clock, in whole nanoseconds, so rounding decides no admission.
+"""
 
 from collections import deque
+from collections.abc import Callable
+
+Clock = Callable[[], int]
+"""Returns nanoseconds."""
 
 SECOND = 10**9
 MINUTE = 60 * SECOND
