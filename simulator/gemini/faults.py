@@ -45,7 +45,8 @@ class Fault:
             prompt_marks.check(self.marks)
         elif not isinstance(self.status, int) or not 200 <= self.status <= 599:
             raise ValueError(f"status must be from 200 to 599, got {self.status!r}")
-        if not isinstance(self.headers, Mapping | None):
+        headers = {} if self.headers is None else self.headers
+        if not isinstance(headers, Mapping) or not all(isinstance(each, str) for each in headers.values()):
             raise ValueError(f"headers must be an object of texts, got {self.headers!r}")
 
     def as_json(self) -> dict[str, Any]:

@@ -60,8 +60,8 @@ class GeminiOptions:
             raise ValueError(f'disconnect must be "chunk" or "whole", got {self.disconnect!r}')
         if not isinstance(self.refused_count, bool):
             raise ValueError(f"refused_count must be true or false, got {self.refused_count!r}")
-        if self.date is not None and self.date.tzinfo is None:
-            raise ValueError("date must have a time zone")
+        if self.date is not None and not (isinstance(self.date, datetime) and self.date.tzinfo):
+            raise ValueError(f"date must be a date with a time zone, got {self.date!r}")
 
 
 def _check(name: str, value: object, least: float, most: float, *, whole: bool = False) -> None:
