@@ -28,6 +28,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from simulator.injections import Injections, check_headers, check_scope, is_whole
+
 KINDS = ("status", "reset", "hang", "delay", "garbage", "truncate", "drop", "set", "slow")
 REQUESTS = (
     *("create", "get", "cancel", "list", "file", "account", "secret"),
@@ -63,47 +65,18 @@ class Injection:
         return shown | {self.fault.kind: self.fault.value} | extras
 
 
-class Faults:
+class Faults(Injections[Injection]):
     """The injections that are not used up, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._injections: list[Injection] = []
+        super().__init__(_parse)
         self._released = asyncio.Event()
-
-    def inject(self, *, on: str = "any", times: int = 1, after: int = 0, **rest: Any) -> None:
-        """Inject a fault.
-
-        Args:
-            on: The kind of request.
-            times: The number of requests to affect.
-            after: The number of such requests to let through first.
-            rest: `token` for one account only, and exactly one kind of fault.
-
-        Raises:
-            ValueError: If an argument is invalid.
-        """
-        self._injections.append(_parse(on=on, times=times, after=after, **rest))
-
-    def inject_all(self, injections: Any) -> None:
-        """Inject faults from a list of JSON objects: all, or none if one is invalid."""
-        if not isinstance(injections, list) or not all(isinstance(each, dict) for each in injections):
-            raise ValueError("faults must be a JSON list of objects")
-        self._injections += [_parse(**({"on": "any", "times": 1, "after": 0} | each)) for each in injections]
 
     def take(self, kind: str, token: str | None) -> Fault | None:
         """The fault of this request of `kind`, or None. `token` is None if the request has no account."""
         kinds = (kind,) if kind == "delivery" else (kind, "any")
-        for injection in self._injections:
-            if injection.on not in kinds or injection.token not in (None, token):
-                continue
-            if injection.after:
-                injection.after -= 1
-                continue
-            injection.times -= 1
-            if not injection.times:
-                self._injections.remove(injection)
-            return injection.fault
-        return None
+        found = self.next(lambda each: each.on in kinds and each.token in (None, token))
+        return None if found is None else found.fault
 
     async def pause(self, seconds: float) -> None:
         """Wait for so many seconds, or until `end_pauses` if that is sooner."""
@@ -115,14 +88,6 @@ class Faults:
         """Let all present calls of `pause` return."""
         self._released.set()
         self._released = asyncio.Event()
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """The injections that are not used up."""
-        return [injection.as_json() for injection in self._injections]
-
-    def clear(self) -> None:
-        """Remove all injections."""
-        self._injections.clear()
 
 
 def edit(body: Any, fault: Fault) -> Any:
@@ -136,20 +101,14 @@ def edit(body: Any, fault: Fault) -> Any:
     return body | fault.value
 
 
-def _parse(*, on: Any, times: Any, after: Any, token: Any = None, **rest: Any) -> Injection:
-    if on not in REQUESTS:
-        raise ValueError(f"on must be one of {', '.join(REQUESTS)}, got {on!r}")
-    if not _whole(times) or times < 1:
-        raise ValueError(f"times must be a whole number of at least 1, got {times!r}")
-    if not _whole(after) or after < 0:
-        raise ValueError(f"after must be a whole number of at least 0, got {after!r}")
+def _parse(*, on: Any = "any", times: Any = 1, after: Any = 0, token: Any = None, **rest: Any) -> Injection:
+    check_scope(REQUESTS, on=on, times=times, after=after)
     headers, body = rest.pop("headers", None), rest.pop("body", None)
     if len(rest) != 1 or next(iter(rest)) not in KINDS:
         raise ValueError(f"a fault is exactly one of {', '.join(KINDS)}, got {sorted(rest)}")
     if token is not None and not isinstance(token, str):
         raise ValueError(f"token must be text, got {token!r}")
-    if headers is not None and not _texts(headers):
-        raise ValueError(f"headers must be an object of texts, got {headers!r}")
+    check_headers(headers)
     kind, value = rest.popitem()
     if kind != "status" and (headers is not None or body is not None):
         raise ValueError("headers and body go with status only")
@@ -165,11 +124,11 @@ def _parse(*, on: Any, times: Any, after: Any, token: Any = None, **rest: Any) -
 def _check(kind: str, value: Any) -> None:
     match kind:
         case "status":
-            valid, expected = _whole(value) and 200 <= value <= 599, "a status from 200 to 599"
+            valid, expected = is_whole(value) and 200 <= value <= 599, "a status from 200 to 599"
         case "reset":
             valid, expected = value in ("before", "after"), '"before" or "after"'
         case "hang" | "delay" | "slow":
-            valid = _whole(value) or isinstance(value, float)
+            valid = is_whole(value) or isinstance(value, float)
             valid, expected = valid and 0 <= value <= 3600, "seconds, from 0 to 3600"
         case "garbage" | "truncate":
             valid, expected = value is True, "true"
@@ -180,11 +139,3 @@ def _check(kind: str, value: Any) -> None:
             valid, expected = isinstance(value, dict), "an object of fields"
     if not valid:
         raise ValueError(f"{kind} must be {expected}, got {value!r}")
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Ordered faults: courses for the next calls, whatever their prompts say.
+"""Injected faults: they choose the course of the next calls, and precede the marks of prompts.
 
 A fault names the kind of call (`on`: generate, stream, count, models, or any), the calls to let through first (`after`)
 and those to affect (`times`), and optionally the key and the model. It has marks (`marks`), or an answer of its own:
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from simulator.gemini import marks as prompt_marks
+from simulator.injections import Injections, check_headers, check_scope
 
 KINDS = ("generate", "stream", "count", "models", "any")
 
@@ -30,12 +31,7 @@ class Fault:
     headers: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        if self.on not in KINDS:
-            raise ValueError(f"on must be one of {', '.join(KINDS)}, got {self.on!r}")
-        for name, least in (("times", 1), ("after", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        check_scope(KINDS, on=self.on, times=self.times, after=self.after)
         for name in ("key", "model"):
             if not isinstance(getattr(self, name), str | None):
                 raise ValueError(f"{name} must be a text, got {getattr(self, name)!r}")
@@ -45,60 +41,28 @@ class Fault:
             prompt_marks.check(self.marks)
         elif not isinstance(self.status, int) or not 200 <= self.status <= 599:
             raise ValueError(f"status must be from 200 to 599, got {self.status!r}")
-        headers = {} if self.headers is None else self.headers
-        if not isinstance(headers, Mapping) or not all(isinstance(each, str) for each in headers.values()):
-            raise ValueError(f"headers must be an object of texts, got {self.headers!r}")
+        check_headers(self.headers)
 
     def as_json(self) -> dict[str, Any]:
         """The arguments that would inject the rest of it, without its key."""
         return {name: value for name, value in asdict(self).items() if name != "key" and value is not None}
 
 
-class Faults:
+class Faults(Injections[Fault]):
     """The faults that are not used up, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._faults: list[Fault] = []
-
-    def inject(self, **arguments: Any) -> None:
-        """Inject a fault.
-
-        Raises:
-            ValueError: If an argument is unknown or invalid.
-        """
-        self.inject_all([arguments])
-
-    def inject_all(self, faults: Any) -> None:
-        """Inject faults from a list of JSON objects: all, or none if one is invalid."""
-        if not isinstance(faults, list) or not all(isinstance(each, dict) for each in faults):
-            raise ValueError("faults must be a JSON list of objects")
-        try:
-            self._faults += [Fault(**each) for each in faults]
-        except TypeError as reason:
-            raise ValueError(f"a fault has no such field: {reason}") from reason
+        super().__init__(_parse)
 
     def take(self, kind: str, *, key: str, model: str) -> Fault | None:
         """The fault of a call of this kind, or None."""
-        for fault in self._faults:
-            if (
-                fault.on not in (kind, "any")
-                or fault.key not in (None, key)
-                or fault.model not in (None, model)
-            ):
-                continue
-            if fault.after:
-                fault.after -= 1
-                continue
-            fault.times -= 1
-            if not fault.times:
-                self._faults.remove(fault)
-            return fault
-        return None
+        return self.next(
+            lambda each: each.on in (kind, "any") and each.key in (None, key) and each.model in (None, model)
+        )
 
-    def as_json(self) -> list[dict[str, Any]]:
-        """The faults that are not used up."""
-        return [fault.as_json() for fault in self._faults]
 
-    def clear(self) -> None:
-        """Remove all faults."""
-        self._faults.clear()
+def _parse(**fields: Any) -> Fault:
+    try:
+        return Fault(**fields)
+    except TypeError as reason:
+        raise ValueError(f"a fault has no such field: {reason}") from reason
