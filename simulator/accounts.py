@@ -121,7 +121,7 @@ class Accounts:
             self._by_token.move_to_end(token)
         return account
 
-    def configure(self, token: str, **changes: object) -> None:
+    def configure(self, /, token: str, **changes: object) -> None:
         """Change the named settings of an account.
 
         Args:

@@ -5,6 +5,7 @@ prediction shows a short hash of its creator's.
 """
 
 import json
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,6 @@ from aiohttp import web
 from simulator import representations, responses
 from simulator.accounts import fingerprint
 from simulator.predictions import Prediction, timestamp
-from simulator.responses import ApiResponse
 from simulator.sending import web_response
 from simulator.state import SimulatorState
 
@@ -86,11 +86,7 @@ class Controls:
 
     async def inject(self, request: web.Request) -> web.Response:
         """Adds a list of faults."""
-        try:
-            self._state.faults.inject_all(await _json(request))
-        except ValueError as reason:
-            return web_response(responses.malformed(str(reason)).response)
-        return web.json_response(self._state.faults.as_json())
+        return await changed(request, self._inject)
 
     async def clear_faults(self, _request: web.Request) -> web.Response:
         """Removes all faults."""
@@ -99,25 +95,11 @@ class Controls:
 
     async def stall(self, request: web.Request) -> web.Response:
         """Starts a stall."""
-        try:
-            body = await _json(request)
-            if not isinstance(body, dict) or set(body) != {"seconds"}:
-                raise ValueError('a stall is {"seconds": how many}')
-            self._state.stall(body["seconds"])
-        except ValueError as reason:
-            return web_response(responses.malformed(str(reason)).response)
-        return web_response(ApiResponse(body))
+        return await changed(request, self._stall)
 
     async def account(self, request: web.Request) -> web.Response:
         """Configures an account."""
-        try:
-            changes = await _json(request)
-            if not isinstance(changes, dict) or not isinstance(changes.get("token"), str):
-                raise ValueError("an account is an object with a token")
-            self._state.accounts.configure(**changes)
-        except ValueError as reason:
-            return web_response(responses.malformed(str(reason)).response)
-        return web_response(ApiResponse({"token": fingerprint(changes["token"])}))
+        return await changed(request, self._configure)
 
     async def models(self, _request: web.Request) -> web.Response:
         """All models: their versions, newest first, and whether they run by name."""
@@ -134,20 +116,40 @@ class Controls:
 
     async def publish(self, request: web.Request) -> web.Response:
         """Publishes a model, a new version of one, or new facts about one."""
-        try:
-            model = self._state.models.publish(await _json(request))
-        except ValueError as reason:
-            return web_response(responses.malformed(str(reason)).response)
-        return web.json_response({"name": model.name, "version": model.version})
+        return await changed(request, self._publish)
 
     async def reset(self, _request: web.Request) -> web.Response:
         """Resets the simulator to its start."""
         self._state.reset()
         return web.json_response(self._state.counters.snapshot().as_json())
 
+    def _inject(self, faults: Any) -> Any:
+        self._state.faults.inject_all(faults)
+        return self._state.faults.as_json()
 
-async def _json(request: web.Request) -> Any:
-    return json.loads(await request.read())
+    def _stall(self, body: Any) -> Any:
+        if not isinstance(body, dict) or set(body) != {"seconds"}:
+            raise ValueError('a stall is {"seconds": how many}')
+        self._state.stall(body["seconds"])
+        return body
+
+    def _configure(self, changes: Any) -> Any:
+        if not isinstance(changes, dict) or not isinstance(changes.get("token"), str):
+            raise ValueError("an account is an object with a token")
+        self._state.accounts.configure(**changes)
+        return {"token": fingerprint(changes["token"])}
+
+    def _publish(self, document: Any) -> Any:
+        model = self._state.models.publish(document)
+        return {"name": model.name, "version": model.version}
+
+
+async def changed(request: web.Request, change: Callable[[Any], Any]) -> web.Response:
+    """The result of a change by the JSON of a request; 400 with the reason if `change` raises ValueError."""
+    try:
+        return web.json_response(change(json.loads(await request.read())))
+    except ValueError as reason:
+        return web_response(responses.malformed(str(reason)).response)
 
 
 def _shown(it: Prediction) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """The calls that only a simulated Gemini has, under `/simulator/gemini`. They need no key, and show none."""
 
-import json
-from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
+from simulator.controls import changed
 from simulator.gemini.service import Gemini
 
 _SHOWN = 1000
+_CHANGED = {"status": "changed"}
 
 
 class GeminiControls:
@@ -47,7 +47,7 @@ class GeminiControls:
 
     async def inject(self, request: web.Request) -> web.Response:
         """Adds a list of faults."""
-        return await self._changed(request, self._gemini.faults.inject_all)
+        return await changed(request, self._inject)
 
     async def clear_faults(self, _request: web.Request) -> web.Response:
         """Removes all faults."""
@@ -56,36 +56,29 @@ class GeminiControls:
 
     async def project(self, request: web.Request) -> web.Response:
         """Configures a key and its project."""
-        return await self._changed(request, self._configure_project)
+        return await changed(request, self._configure_project)
 
     async def settings(self, request: web.Request) -> web.Response:
         """Changes settings."""
-        return await self._changed(request, self._configure)
+        return await changed(request, self._configure)
 
     async def reset(self, _request: web.Request) -> web.Response:
         """Returns to the state of the start."""
         self._gemini.reset()
         return web.json_response({"status": "reset"})
 
-    async def _changed(self, request: web.Request, change: Callable[[Any], None]) -> web.Response:
-        try:
-            change(await _json(request))
-        except (ValueError, TypeError) as reason:
-            return web.json_response({"detail": str(reason), "status": 400}, status=400)
-        return web.json_response({"status": "changed"})
+    def _inject(self, faults: Any) -> Any:
+        self._gemini.faults.inject_all(faults)
+        return _CHANGED
 
-    def _configure_project(self, changes: Any) -> None:
-        self._gemini.projects.configure(**_object(changes))
+    def _configure_project(self, changes: Any) -> Any:
+        if not isinstance(changes, dict) or "key" not in changes:
+            raise ValueError("a project is configured by an object with a key")
+        self._gemini.projects.configure(**changes)
+        return _CHANGED
 
-    def _configure(self, changes: Any) -> None:
-        self._gemini.configure(**_object(changes))
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("the body must be a JSON object")
-    return value
-
-
-async def _json(request: web.Request) -> Any:
-    return json.loads(await request.text())
+    def _configure(self, changes: Any) -> Any:
+        if not isinstance(changes, dict):
+            raise ValueError("the body must be a JSON object")
+        self._gemini.configure(**changes)
+        return _CHANGED

@@ -130,7 +130,7 @@ class Projects:
             raise refusals.key(state)
         return self._project(key)
 
-    def configure(self, key: str, **changes: Any) -> None:
+    def configure(self, /, key: str, **changes: Any) -> None:
         """Change the settings of a key and of its project.
 
         Args:

@@ -51,7 +51,7 @@ class Gemini:
         self.projects = Projects(self.options)
         self._chance.seed(self._seed)
 
-    def configure(self, **changes: Any) -> None:
+    def configure(self, /, **changes: Any) -> None:
         """Change settings: those of `GeminiOptions` but `keep`. Limits become those of every project.
 
         Raises:

@@ -44,6 +44,8 @@ def test_faults_are_injected_shown_and_removed(http, talker):
         ("faults", [{"status": 500, "on": "create"}]),
         ("faults", [{"status": 500, "headers": {"Retry-After": 3}}]),
         ("projects", {"rpm": 1}),
+        ("projects", {"key": "k", "self": 1}),
+        ("projects", []),
         ("projects", {"key": "k", "rpm": -1}),
         ("projects", {"key": "k", "models": {"m": {"wrong": 1}}}),
         ("settings", {"chunks": 0}),
