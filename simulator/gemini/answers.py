@@ -15,6 +15,7 @@ from simulator.gemini import requests, stories, texts, tokens
 from simulator.gemini.instances import Instances
 from simulator.gemini.marks import Marks
 from simulator.gemini.models import Usage
+from simulator.gemini.options import GeminiOptions
 from simulator.gemini.requests import Ask
 
 _THOUGHT = "**Considering the question**\n\nI compare what was asked with what can be said about it.\n"
@@ -73,22 +74,22 @@ class _Content:
     finish: str | None
 
 
-def plan(ask: Ask, marks: Marks, names: Names, *, usual: tuple[int, int], seed: int) -> Answer:
-    """The answer to a call. `usual` is the tokens of an answer without a schema, and its chunks."""
+def plan(ask: Ask, marks: Marks, names: Names, *, options: GeminiOptions, seed: int) -> Answer:
+    """The answer to a call."""
     start = Usage(prompt=ask.prompt_tokens, cached=_cached(ask, marks))
     if "blocked" in marks or "no-candidates" in marks:
         feedback = (
             {"promptFeedback": {"blockReason": marks["blocked"] or "SAFETY"}} if "blocked" in marks else {}
         )
         return Answer((_chunk(feedback, start, ask, names, marks),), None)
-    thoughts = min(int(prompt_marks.seconds(marks, "think", ask.thinking)), ask.most)
+    thoughts = min(int(prompt_marks.number(marks, "think", ask.thinking)), ask.most)
     start = replace(start, thoughts=thoughts)
     bare = _bare(marks)
     if bare is not None:
         body = {"candidates": [{**bare, "index": 0}]}
         return Answer((_chunk(body, start, ask, names, marks),), bare["finishReason"])
-    content = _content(ask, marks, ask.most - thoughts, usual[0], seed)
-    chunks = int(prompt_marks.seconds(marks, "chunks", usual[1]))
+    content = _content(ask, marks, ask.most - thoughts, options.output_tokens, seed)
+    chunks = int(prompt_marks.number(marks, "chunks", options.chunks))
     return Answer(tuple(_chunks(content, start, ask, names, marks, amount=chunks, seed=seed)), content.finish)
 
 
@@ -129,7 +130,7 @@ def _content(ask: Ask, marks: Marks, room: int, usual: int, seed: int) -> _Conte
             text = text.partition(stop)[0]
     amount = tokens.of_text(text)
     if "cut" in marks:
-        room = min(room, int(prompt_marks.seconds(marks, "cut", amount // 2)), max(0, amount - 1))
+        room = min(room, int(prompt_marks.number(marks, "cut", amount // 2)), max(0, amount - 1))
     if amount > room:
         return _Content(tokens.prefix(text, room), room, "MAX_TOKENS")
     if "text-then" in marks:
@@ -143,7 +144,7 @@ def _text(ask: Ask, marks: Marks, usual: int, seed: int) -> str:
     said = " ".join(prompt_marks.without(ask.said).split())[:_ECHOED]
     begin = f"A simulated answer of {ask.model.name} to: {said}"
     if not ask.json or "not-json" in marks:
-        amount = int(prompt_marks.seconds(marks, "out", max(usual, tokens.of_text(begin))))
+        amount = int(prompt_marks.number(marks, "out", max(usual, tokens.of_text(begin))))
         return texts.of_tokens(amount, begin=begin, seed=seed)
     value = {"answer": begin} if ask.schema is None else Instances(ask.schema, seed=seed).make()
     value = value if "untied" in marks else stories.tie(value, ask.schema)

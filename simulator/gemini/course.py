@@ -6,7 +6,7 @@ that waits in it is cancelled.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from simulator.gemini.books import Bill, Books, Outcome
 from simulator.gemini.dates import Time
 from simulator.gemini.marks import FOREVER, Marks
 from simulator.gemini.models import Usage
-from simulator.gemini.options import Disconnect, GeminiOptions
+from simulator.gemini.options import GeminiOptions
 from simulator.gemini.projects import Project
 from simulator.gemini.refusals import Refused
 
@@ -47,13 +47,13 @@ class Course:
     call: Call
     answer: Answer
     options: GeminiOptions
-    disconnect: Disconnect
     books: Books
     time: Time
     version: str
     response_id: str
-    _told: Usage | None = None
-    _billed: bool = field(default=False)
+    _sent: Usage | None = None
+    """The usage in the last chunk that was sent."""
+    _billed: bool = False
 
     async def stream(self) -> AsyncGenerator[Any, None]:
         """The bodies of the chunks at their times; with a head, from when it is sent. A text is sent as it is.
@@ -81,7 +81,7 @@ class Course:
             for number, chunk in enumerate(chunks):
                 if number:
                     await asyncio.sleep(gap)
-                self._told = chunk.usage
+                self._sent = chunk.usage
                 yield chunk.body
                 if number + 1 == half:
                     async for said in self._middle():
@@ -123,10 +123,10 @@ class Course:
         return float(self.call.marks["head"] or 0) if "head" in self.call.marks else None
 
     def _first(self) -> float:
-        return prompt_marks.seconds(self.call.marks, "first", self.options.first_seconds)
+        return prompt_marks.number(self.call.marks, "first", self.options.first_seconds)
 
     def _slow(self) -> float:
-        return prompt_marks.seconds(self.call.marks, "slow", self.options.seconds)
+        return prompt_marks.number(self.call.marks, "slow", self.options.seconds)
 
     async def _work(self, seconds: float) -> Refused | None:
         """Wait for the work of so many seconds. Returns the error of a caller's deadline that is sooner."""
@@ -152,7 +152,7 @@ class Course:
         if "garbage" in marks:
             yield "<html>Bad Gateway</html>"
         if "late-error" in marks:
-            self._bill("failed", self._told or Usage())
+            self._bill("failed", self._sent or Usage())
             yield self._error("late-error")
         if "stall" in marks or "cut-stream" in marks:
             await self._silence("stall")
@@ -161,7 +161,7 @@ class Course:
 
     async def _silence(self, name: str) -> None:
         if name in self.call.marks:
-            await asyncio.sleep(prompt_marks.seconds(self.call.marks, name, FOREVER))
+            await asyncio.sleep(prompt_marks.number(self.call.marks, name, FOREVER))
 
     def _refused(self, name: str) -> Refused:
         midnight = self.time.to_midnight()
@@ -181,9 +181,9 @@ class Course:
             self._bill_cut("disconnected")
 
     def _bill_cut(self, outcome: Outcome) -> None:
-        prompt = self.answer.usage
-        nothing_told = Usage(prompt=prompt.prompt, cached=prompt.cached)
-        self._bill(outcome, prompt if self.disconnect == "whole" else self._told or nothing_told)
+        whole = self.answer.usage
+        prompt = Usage(prompt=whole.prompt, cached=whole.cached)
+        self._bill(outcome, whole if self.options.disconnect == "whole" else self._sent or prompt)
 
     def _bill(self, outcome: Outcome, usage: Usage) -> None:
         self._billed = True

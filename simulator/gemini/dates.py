@@ -2,9 +2,11 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
-from simulator.gemini import projects
 from simulator.windows import Clock
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
 
 
 class Time:
@@ -30,4 +32,12 @@ class Time:
 
     def to_midnight(self) -> float:
         """The seconds to midnight Pacific time."""
-        return projects.to_midnight(self.now())
+        return to_midnight(self.now())
+
+
+def to_midnight(at: datetime) -> float:
+    """The seconds to the next midnight Pacific time."""
+    local = at.astimezone(PACIFIC)
+    tomorrow = local.date() + timedelta(days=1)
+    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=PACIFIC)
+    return midnight.timestamp() - at.timestamp()

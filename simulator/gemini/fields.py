@@ -138,7 +138,7 @@ def _object(
 ) -> dict[str, Any]:
     found = {}
     for name, each in value.items():
-        camel = re.sub(r"_([a-z])", lambda letter: letter[1].upper(), name)
+        camel = _camel(name)
         if camel not in known:
             violations.append(_unknown(name, place))
         elif each is not None:
@@ -157,7 +157,7 @@ def _subset(schema: Any, place: str, violations: list[tuple[str, str]]) -> None:
     if not isinstance(schema, dict):
         return
     for name, value in schema.items():
-        camel = re.sub(r"_([a-z])", lambda letter: letter[1].upper(), name)
+        camel = _camel(name)
         if camel not in _SCHEMA_NAMES:
             violations.append(_unknown(name, place))
         elif camel == "type" and isinstance(value, list):
@@ -182,6 +182,10 @@ def _fits(value: Any, kind: str) -> bool:
             return whole and not isinstance(value, bool) and -(2**31) <= value < 2**31
         case _:
             return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _camel(snake: str) -> str:
+    return re.sub(r"_([a-z])", lambda letter: letter[1].upper(), snake)
 
 
 def _snake(camel: str) -> str:

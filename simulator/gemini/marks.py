@@ -172,7 +172,7 @@ def without(text: str) -> str:
     return re.sub(r"\s*\[\[[a-z-]+(=.*?)?\]\]", "", text, flags=re.DOTALL).strip()
 
 
-def seconds(marks: Marks, name: str, usual: float) -> float:
+def number(marks: Marks, name: str, usual: float) -> float:
     """The number of a mark, or the usual one."""
     value = marks.get(name)
     return float(value) if value else usual

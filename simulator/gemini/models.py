@@ -16,7 +16,7 @@ from math import floor
 
 LONG_PROMPT = 200_000
 _EVER = date(1970, 1, 1)
-_ALL = ("minimal", "low", "medium", "high")
+LEVELS = ("minimal", "low", "medium", "high")
 _UPPER = ("low", "medium", "high")
 
 
@@ -38,7 +38,7 @@ class TextModel:
     name: str
     title: str
     prices: tuple[Price, ...]
-    levels: tuple[str, ...] = _ALL
+    levels: tuple[str, ...] = LEVELS
     level: str = "medium"
     budget: bool = True
     samples: bool = True

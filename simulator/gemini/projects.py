@@ -7,22 +7,23 @@ dollars in any 600 seconds, from the end of each call.
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from simulator.accounts import fingerprint
 from simulator.first_uses import FirstUses
 from simulator.gemini import refusals
 from simulator.gemini.books import LaneCounts
+from simulator.gemini.dates import PACIFIC, to_midnight
 from simulator.gemini.options import GeminiOptions
 from simulator.gemini.refusals import Violations
 from simulator.windows import SECOND, Window
 
-PACIFIC = ZoneInfo("America/Los_Angeles")
 LIMITS = ("rpm", "tpm", "rpd")
 KEY_STATES = ("ok", "invalid", "refused", "leaked")
 _MONEY_SPAN = 600 * SECOND
+_NO_DAY = 27.9
+"""The seconds in the refusal of a limit of 0 a day, which no wait ends."""
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class Project:
         lane.arrived.add(now)
         lane.arrived_tokens.add(now, tokens)
         day = at.astimezone(PACIFIC).date().isoformat()
-        refused = self._refusal(model, lane, tokens, now, at)
+        refused = self._refusal(model, lane, tokens, now, at, day)
         if refused is None or self.refused_count:
             lane.requests.add(now)
             lane.tokens.add(now, tokens)
@@ -86,7 +87,7 @@ class Project:
         ]
 
     def _refusal(
-        self, model: str, lane: Lane, tokens: int, now: int, at: datetime
+        self, model: str, lane: Lane, tokens: int, now: int, at: datetime, day: str
     ) -> refusals.Refused | None:
         if self.usd_per_10_minutes is not None and self.spent.used(now) >= self.usd_per_10_minutes * 10**6:
             return refusals.out_of_money("spend")
@@ -96,9 +97,8 @@ class Project:
             waits["rpm"] = wait / SECOND
         if tpm is not None and (wait := lane.tokens.wait(now, tokens, tpm)):
             waits["tpm"] = wait / SECOND
-        today = lane.days.get(at.astimezone(PACIFIC).date().isoformat(), 0)
-        if rpd is not None and today >= rpd:
-            waits["rpd"] = to_midnight(at) if rpd else 27.9
+        if rpd is not None and lane.days.get(day, 0) >= rpd:
+            waits["rpd"] = to_midnight(at) if rpd else _NO_DAY
         if not waits:
             return None
         met = [(name, self.limit(name, model) or 0) for name in waits]
@@ -175,14 +175,6 @@ class Projects:
         return found
 
 
-def to_midnight(at: datetime) -> float:
-    """The seconds to the next midnight Pacific time."""
-    local = at.astimezone(PACIFIC)
-    tomorrow = local.date() + timedelta(days=1)
-    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=PACIFIC)
-    return midnight.timestamp() - at.timestamp()
-
-
 def _check(name: str, value: Any) -> None:
     match name:
         case "project":
@@ -192,7 +184,7 @@ def _check(name: str, value: Any) -> None:
         case "tier":
             valid = value in ("paid", "free")
         case "rpm" | "tpm" | "rpd":
-            valid = value is None or (_is_amount(value) and isinstance(value, int))
+            valid = _is_limit(value)
         case "usd_per_10_minutes":
             valid = value is None or _is_amount(value)
         case "models":
@@ -207,8 +199,9 @@ def _is_amount(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
+def _is_limit(value: Any) -> bool:
+    return value is None or (_is_amount(value) and isinstance(value, int))
+
+
 def _are_limits(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        name in LIMITS and (each is None or (_is_amount(each) and isinstance(each, int)))
-        for name, each in value.items()
-    )
+    return isinstance(value, dict) and all(name in LIMITS and _is_limit(each) for name, each in value.items())

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulator.gemini import fields, refusals, schemas, tokens
-from simulator.gemini.models import THINKING, TextModel
+from simulator.gemini.models import LEVELS, THINKING, TextModel
 
 _JSON, _TEXT = "application/json", "text/plain"
-_LEVELS = ("minimal", "low", "medium", "high")
 _TEMPERATURE = 2.0
 _SIGNATURE_TOKENS = 11
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -189,7 +188,7 @@ def _thinking(config: dict[str, Any], model: TextModel) -> int:
     if level is not None and budget is not None:
         raise refusals.of(400, "You can only set only one of thinking budget and thinking level.")
     if level is not None:
-        if level.lower() not in _LEVELS:
+        if level.lower() not in LEVELS:
             place = "generation_config.thinking_config.thinking_level"
             kind = "type.googleapis.com/google.ai.generativelanguage.v1beta.ThinkingConfig.ThinkingLevel"
             raise refusals.bad_fields([(place, f"Invalid value at '{place}' ({kind}), \"{level}\"")])

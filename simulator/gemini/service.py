@@ -211,15 +211,12 @@ class Gemini:
     def _course(self, call: Call, ask: requests.Ask) -> Course:
         seed = self._chance.randrange(2**31) if ask.seed is None else ask.seed
         names = answers.names(call.marks.get("model") or ask.model.name, self._chance)
-        options = self.options
-        usual = (options.output_tokens, options.chunks)
-        answer = answers.plan(ask, call.marks, names, usual=usual, seed=seed)
+        answer = answers.plan(ask, call.marks, names, options=self.options, seed=seed)
         self.books.begin(call.project.name)
         return Course(
             call=call,
             answer=answer,
-            options=options,
-            disconnect=options.disconnect,
+            options=self.options,
             books=self.books,
             time=self.time,
             version=names.version if names.version in MODELS else ask.model.name,

@@ -59,11 +59,10 @@ def pieces(text: str, amount: int) -> list[str]:
 
 def of_tokens(amount: int, *, begin: str, seed: int) -> str:
     """A text of exactly so many tokens, which starts with `begin` as far as that fits."""
-    if tokens.of_text(begin) >= amount:
-        return tokens.prefix(begin, amount)
-    text = begin
-    chance = random.Random(seed)  # noqa: S311 - filler, not secrets
-    # Words of up to four letters have one token each with the space before them, so most steps are exact.
-    short = [word for word in _WORDS if len(word) <= 4]
     missing = amount - tokens.of_text(begin)
-    return text + "".join(f" {word}" for word in chance.choices(short, k=missing))
+    if missing <= 0:
+        return tokens.prefix(begin, amount)
+    chance = random.Random(seed)  # noqa: S311 - filler, not secrets
+    # A word of at most four letters has one token with the space before it.
+    short = [word for word in _WORDS if len(word) <= 4]
+    return begin + "".join(f" {word}" for word in chance.choices(short, k=missing))

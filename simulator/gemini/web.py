@@ -36,12 +36,14 @@ class Watch:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_PERIOD_SECONDS, self._look)
 
-    def remove(self, task: Task[Any]) -> bool:
-        """Watch it no more. Returns whether this watch has cancelled it."""
+    def has_cancelled(self, task: Task[Any]) -> bool:
+        """Whether this watch has cancelled the task."""
+        return task in self._gone
+
+    def remove(self, task: Task[Any]) -> None:
+        """Watch it no more."""
         self._tasks.pop(task, None)
-        gone = task in self._gone
         self._gone.discard(task)
-        return gone
 
     def close(self) -> None:
         """Stop watching."""
@@ -87,7 +89,6 @@ class GeminiApi:
         if task is None:
             raise RuntimeError("a handler runs in a task")
         self._watch.add(task, request)
-        cancelled = False
         try:
             await self._network()
             return await self._send(request, await self._gemini.answer(asked))
@@ -96,14 +97,12 @@ class GeminiApi:
         except ConnectionResetError:
             return web.Response()
         except asyncio.CancelledError:
-            cancelled = True
-            if not self._watch.remove(task):
+            if not self._watch.has_cancelled(task):
                 raise
             task.uncancel()
             return web.Response()
         finally:
-            if not cancelled:
-                self._watch.remove(task)
+            self._watch.remove(task)
 
     async def _send(self, request: web.Request, reply: Reply) -> web.StreamResponse:
         headers = {**reply.headers, "Server-Timing": "gfet4t7; dur=12"}
