@@ -171,7 +171,7 @@ def _add_gemini(parser: argparse.ArgumentParser) -> None:
         "--gemini-disconnect",
         choices=("chunk", "whole"),
         default="chunk",
-        help=f"what a call costs whose caller disconnects: as its last chunk said, or whole {shown}",
+        help=f"the bill of a call if its caller disconnects: up to its last chunk, or whole {shown}",
     )
 
 

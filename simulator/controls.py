@@ -20,7 +20,7 @@ from simulator.state import SimulatorState
 _SHOWN = 1000
 _WELCOME = """\
 This is a simulated Replicate and a simulated Gemini. It speaks Replicate's API under /v1 and draws the pictures
-itself, and Google's Gemini API under /v1beta: no model runs, and nothing is charged. Any token that begins with r8_
+itself, and Google's Gemini API under /v1beta: no model runs, and no call costs money. Any token that begins with r8_
 is valid, and any Gemini key.
 
   GET     /simulator/counts        requests, refusals, the densest minute, the bill

@@ -1,4 +1,4 @@
-"""Exact windows with weights: what arrived in the last so many seconds, and the most there ever was.
+"""Exact windows with weights: the sum of the last so many seconds, and the largest sum so far.
 
 Times are of a monotonic clock, in whole nanoseconds, so rounding decides no admission.
 """

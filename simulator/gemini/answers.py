@@ -1,7 +1,7 @@
 """Plans an answer before it is sent: its chunks, its usage, its end.
 
 Every chunk has the usage so far, thoughts complete from the first, and `finishReason` is only in the last. Thinking
-counts within `maxOutputTokens`, so it can leave nothing for the text.
+counts within `maxOutputTokens`, so it can leave no room for the text.
 """
 
 import json
@@ -16,15 +16,15 @@ from simulator.gemini.instances import Instances
 from simulator.gemini.marks import Marks
 from simulator.gemini.models import Usage
 from simulator.gemini.options import GeminiOptions
-from simulator.gemini.requests import Ask
+from simulator.gemini.requests import CheckedRequest
 
-_THOUGHT = "**Considering the question**\n\nI compare what was asked with what can be said about it.\n"
+_THOUGHT = "**Considering the question**\n\nI compare the question with the known facts.\n"
 _ECHOED = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk of an answer: its JSON, and the usage that it tells."""
+    """A chunk of an answer: its JSON, and the usage so far."""
 
     body: Mapping[str, Any]
     usage: Usage
@@ -32,7 +32,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What identifies an answer."""
+    """The identifiers of an answer."""
 
     version: str
     response_id: str
@@ -67,42 +67,44 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What an answer says, and how it ends."""
+    """The text of an answer, its tokens, and its finish reason."""
 
     text: str
     output: int
     finish: str | None
 
 
-def plan(ask: Ask, marks: Marks, names: Names, *, options: GeminiOptions, seed: int) -> Answer:
+def plan(checked: CheckedRequest, marks: Marks, names: Names, *, options: GeminiOptions, seed: int) -> Answer:
     """The answer to a call."""
-    start = Usage(prompt=ask.prompt_tokens, cached=_cached(ask, marks))
+    start = Usage(prompt=checked.prompt_tokens, cached=_cached(checked, marks))
     if "blocked" in marks or "no-candidates" in marks:
         feedback = (
             {"promptFeedback": {"blockReason": marks["blocked"] or "SAFETY"}} if "blocked" in marks else {}
         )
-        return Answer((_chunk(feedback, start, ask, names, marks),), None)
-    thoughts = min(int(prompt_marks.number(marks, "think", ask.thinking)), ask.most)
+        return Answer((_chunk(feedback, start, checked, names, marks),), None)
+    thoughts = min(int(prompt_marks.number(marks, "think", checked.thinking)), checked.most)
     start = replace(start, thoughts=thoughts)
     bare = _bare(marks)
     if bare is not None:
         body = {"candidates": [{**bare, "index": 0}]}
-        return Answer((_chunk(body, start, ask, names, marks),), bare["finishReason"])
-    content = _content(ask, marks, ask.most - thoughts, options.output_tokens, seed)
+        return Answer((_chunk(body, start, checked, names, marks),), bare["finishReason"])
+    content = _content(checked, marks, checked.most - thoughts, options.output_tokens, seed)
     chunks = int(prompt_marks.number(marks, "chunks", options.chunks))
-    return Answer(tuple(_chunks(content, start, ask, names, marks, amount=chunks, seed=seed)), content.finish)
+    return Answer(
+        tuple(_chunks(content, start, checked, names, marks, amount=chunks, seed=seed)), content.finish
+    )
 
 
-def _cached(ask: Ask, marks: Marks) -> int:
+def _cached(checked: CheckedRequest, marks: Marks) -> int:
     value = marks.get("cached", "")
     if not value:
         return 0
-    amount = float(value) * ask.prompt_tokens if "." in value else float(value)
-    return min(round(amount), ask.prompt_tokens)
+    amount = float(value) * checked.prompt_tokens if "." in value else float(value)
+    return min(round(amount), checked.prompt_tokens)
 
 
 def _bare(marks: Marks) -> dict[str, Any] | None:
-    """A candidate without text, if the marks ask for one."""
+    """A candidate without text, if the marks name one."""
     if "no-image" in marks:
         return {"finishReason": "NO_IMAGE"}
     if "finish" in marks:
@@ -116,16 +118,16 @@ def _bare(marks: Marks) -> dict[str, Any] | None:
     return None
 
 
-def _content(ask: Ask, marks: Marks, room: int, usual: int, seed: int) -> _Content:
+def _content(checked: CheckedRequest, marks: Marks, room: int, usual: int, seed: int) -> _Content:
     """The text within `room` tokens."""
     if room <= 0:
         return _Content("", 0, "MAX_TOKENS")
     if "repeat" in marks:
-        begin = _text(ask, marks, usual, seed)[:12] if ask.json else ""
+        begin = _text(checked, marks, usual, seed)[:12] if checked.json else ""
         text = tokens.prefix(begin + " and so on" * (room // 3 + 1), room)
         return _Content(text, room, "MAX_TOKENS")
-    text = _text(ask, marks, usual, seed)
-    for stop in ask.stop:
+    text = _text(checked, marks, usual, seed)
+    for stop in checked.stop:
         if stop:
             text = text.partition(stop)[0]
     amount = tokens.of_text(text)
@@ -138,19 +140,19 @@ def _content(ask: Ask, marks: Marks, room: int, usual: int, seed: int) -> _Conte
     return _Content(text, amount, None if "no-finish" in marks else "STOP")
 
 
-def _text(ask: Ask, marks: Marks, usual: int, seed: int) -> str:
+def _text(checked: CheckedRequest, marks: Marks, usual: int, seed: int) -> str:
     if "answer" in marks:
         return marks["answer"]
-    said = " ".join(prompt_marks.without(ask.said).split())[:_ECHOED]
-    begin = f"A simulated answer of {ask.model.name} to: {said}"
-    if not ask.json or "not-json" in marks:
+    prompt = " ".join(prompt_marks.without(checked.text).split())[:_ECHOED]
+    begin = f"A simulated answer of {checked.model.name} to: {prompt}"
+    if not checked.json or "not-json" in marks:
         amount = int(prompt_marks.number(marks, "out", max(usual, tokens.of_text(begin))))
         return texts.of_tokens(amount, begin=begin, seed=seed)
-    value = {"answer": begin} if ask.schema is None else Instances(ask.schema, seed=seed).make()
-    value = value if "untied" in marks else stories.tie(value, ask.schema)
+    value = {"answer": begin} if checked.schema is None else Instances(checked.schema, seed=seed).make()
+    value = value if "untied" in marks else stories.tie(value, checked.schema)
     if "invalid" in marks:
-        value = _broken(value, ask.schema)
-    text = json.dumps(value, ensure_ascii=False, indent=2 if ask.schema is None else None)
+        value = _broken(value, checked.schema)
+    text = json.dumps(value, ensure_ascii=False, indent=2 if checked.schema is None else None)
     return f"```json\n{text}\n```" if "fenced" in marks else text
 
 
@@ -163,7 +165,14 @@ def _broken(value: Any, schema: Any) -> Any:
 
 
 def _chunks(
-    content: _Content, start: Usage, ask: Ask, names: Names, marks: Marks, *, amount: int, seed: int
+    content: _Content,
+    start: Usage,
+    checked: CheckedRequest,
+    names: Names,
+    marks: Marks,
+    *,
+    amount: int,
+    seed: int,
 ) -> list[Chunk]:
     pieces = texts.pieces(content.text, min(amount, max(1, content.output))) if content.text else []
     found = []
@@ -172,7 +181,7 @@ def _chunks(
         parts: list[dict[str, Any]] = [] if piece is None else [{"text": piece}]
         if is_last and parts and start.thoughts:
             parts[0]["thoughtSignature"] = requests.signature(start.thoughts, seed)
-        if number == 0 and ((ask.thoughts_shown and start.thoughts) or "think-parts" in marks):
+        if number == 0 and ((checked.thoughts_shown and start.thoughts) or "think-parts" in marks):
             parts.insert(0, {"text": _THOUGHT, "thought": True})
         if number == 0 and "strange" in marks:
             parts.append({"hologram": {"uri": "sim://hologram"}})
@@ -185,14 +194,16 @@ def _chunks(
         if "strange" in marks:
             candidate["aura"] = 0.5
         output = content.output * (number + 1) // max(1, len(pieces))
-        found.append(_chunk({"candidates": [candidate]}, replace(start, output=output), ask, names, marks))
+        found.append(
+            _chunk({"candidates": [candidate]}, replace(start, output=output), checked, names, marks)
+        )
     return found
 
 
-def _chunk(body: dict[str, Any], usage: Usage, ask: Ask, names: Names, marks: Marks) -> Chunk:
+def _chunk(body: dict[str, Any], usage: Usage, checked: CheckedRequest, names: Names, marks: Marks) -> Chunk:
     full = dict(body)
     if "no-usage" not in marks:
-        full["usageMetadata"] = _told(usage, ask, strange="strange" in marks)
+        full["usageMetadata"] = _usage_metadata(usage, checked, strange="strange" in marks)
     if "no-version" not in marks:
         full["modelVersion"] = names.version
     full["responseId"] = names.response_id
@@ -202,20 +213,20 @@ def _chunk(body: dict[str, Any], usage: Usage, ask: Ask, names: Names, marks: Ma
     return Chunk(full, usage)
 
 
-def _told(usage: Usage, ask: Ask, *, strange: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {"promptTokenCount": usage.prompt}
+def _usage_metadata(usage: Usage, checked: CheckedRequest, *, strange: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {"promptTokenCount": usage.prompt}
     if usage.output:
-        told["candidatesTokenCount"] = usage.output
-    told["totalTokenCount"] = usage.total
+        shown["candidatesTokenCount"] = usage.output
+    shown["totalTokenCount"] = usage.total
     if usage.cached:
-        told["cachedContentTokenCount"] = usage.cached
-    told["promptTokensDetails"] = [
-        {"modality": modality, "tokenCount": amount} for modality, amount in ask.prompt.items() if amount
+        shown["cachedContentTokenCount"] = usage.cached
+    shown["promptTokensDetails"] = [
+        {"modality": modality, "tokenCount": amount} for modality, amount in checked.prompt.items() if amount
     ]
     if usage.thoughts:
-        told["thoughtsTokenCount"] = usage.thoughts
-    told |= {"serviceTier": "standard", "rawPromptTokenCount": usage.prompt * 3 // 2 + 5}
-    return told | ({"starTokenCount": 7} if strange else {})
+        shown["thoughtsTokenCount"] = usage.thoughts
+    shown |= {"serviceTier": "standard", "rawPromptTokenCount": usage.prompt * 3 // 2 + 5}
+    return shown | ({"starTokenCount": 7} if strange else {})
 
 
 def _join(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""The books: what arrived, how it ended, and the bill.
+"""The books: the arrivals, the ends of calls, and the bill.
 
 A call is billed at its end, by the model that answered, the date, the size of the prompt and its cached share
 (`models.cost`). Refused calls, and errors in a stream before any text, are free. An answer that was made and lost is
-billed whole. A call whose caller disconnected, or whose stream was cut, is billed by the option `disconnect`.
+billed whole. A call that ended early, since its caller disconnected or its stream was cut, is billed by
+the option `disconnect`.
 """
 
 from collections import Counter, deque
@@ -19,7 +20,7 @@ Outcome = Literal["finished", "disconnected", "cut", "lost", "failed"]
 class Bill:
     """A call that was admitted, at its end. `asked` is the model of the request, `answered` the one that is billed.
 
-    `usage` is what is billed: for a call that ended early, what the option `disconnect` says.
+    `usage` is the billed usage: for a call that ended early, by the option `disconnect`.
     """
 
     response_id: str

@@ -1,4 +1,4 @@
-"""The course of an admitted call: when its chunks come, how it ends, and what is billed.
+"""The course of an admitted call: the times of its chunks, its end, and its bill.
 
 A course is billed exactly once, at its end, also if its caller disconnects: then its generator is closed, or the task
 that waits in it is cancelled.
@@ -30,11 +30,11 @@ class Cut(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """An admitted call: who asks which model how, and its deadline in seconds, if it has one."""
+    """An admitted call. `model` is the name in the request, `deadline` in seconds."""
 
     project: Project
     kind: str
-    asked: str
+    model: str
     marks: Marks
     deadline: float | None
     arrived: datetime
@@ -84,8 +84,8 @@ class Course:
                 self._sent = chunk.usage
                 yield chunk.body
                 if number + 1 == half:
-                    async for said in self._middle():
-                        yield said
+                    async for body in self._middle():
+                        yield body
                     if self._billed:
                         return
             self._bill("finished", self.answer.usage)
@@ -97,7 +97,7 @@ class Course:
 
         Raises:
             Cut: If the connection is to be reset.
-            Refused: If the marks ask for an error, or it is too late for the caller's deadline.
+            Refused: If the marks name an error, or it is too late for the caller's deadline.
         """
         marks = self.call.marks
         try:
@@ -139,7 +139,7 @@ class Course:
         return refusals.of(500 if deadline < SHORTEST_DEADLINE else 504)
 
     async def _end_without_a_byte(self) -> None:
-        """The work is done and billed, but the caller never reads of it."""
+        """End a call marked `lost` or `silence`: its work is billed, and no byte is sent."""
         marks = self.call.marks
         if "lost" in marks or "silence" in marks:
             self._bill("lost", self.answer.usage)
@@ -147,7 +147,7 @@ class Course:
             raise Cut
 
     async def _middle(self) -> AsyncGenerator[Any, None]:
-        """What happens after half of the text."""
+        """The events after half of the text."""
         marks = self.call.marks
         if "garbage" in marks:
             yield "<html>Bad Gateway</html>"
@@ -165,7 +165,7 @@ class Course:
 
     def _refused(self, name: str) -> Refused:
         midnight = self.time.to_midnight()
-        return prompt_marks.in_stream(self.call.marks[name], model=self.call.asked, to_midnight=midnight)
+        return prompt_marks.in_stream(self.call.marks[name], model=self.call.model, to_midnight=midnight)
 
     def _error(self, name: str) -> Any:
         return self._counted(self._refused(name))
@@ -176,7 +176,7 @@ class Course:
         return refused.body
 
     def leave(self) -> None:
-        """The caller has disconnected, if nothing was billed."""
+        """Bill the call as disconnected if it has no bill yet."""
         if not self._billed:
             self._bill_cut("disconnected")
 
@@ -195,7 +195,7 @@ class Course:
                 response_id=self.response_id,
                 project=call.project.name,
                 kind=call.kind,
-                asked=call.asked,
+                asked=call.model,
                 answered=self.version,
                 outcome=outcome,
                 finish_reason=self.answer.finish_reason if outcome in ("finished", "lost") else None,

@@ -10,7 +10,7 @@ PACIFIC = ZoneInfo("America/Los_Angeles")
 
 
 class Time:
-    """The time at a simulator whose clock began at a date.
+    """The time of a simulator that began at a date.
 
     Args:
         clock: Monotonic nanoseconds.
@@ -22,7 +22,7 @@ class Time:
         self.set(begin)
 
     def set(self, date: datetime | None) -> None:
-        """Let it be this date now; None for the real one."""
+        """Make this the date now; None for the real one."""
         self._begin = date or datetime.fromtimestamp(time.time(), UTC)
         self._at = self.clock()
 

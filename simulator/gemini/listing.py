@@ -5,25 +5,25 @@ from typing import Any
 
 from simulator.gemini import models, refusals, replies
 from simulator.gemini.models import MODELS, TextModel
-from simulator.gemini.replies import Asked, Reply
+from simulator.gemini.replies import ApiRequest, Reply
 
 ROOT = "/v1beta/models"
 _MOST = 1000
 
 
-def answer(asked: Asked, at: datetime) -> Reply:
+def answer(request: ApiRequest, at: datetime) -> Reply:
     """A page of the models that are served on a date, or one of them.
 
     Raises:
         Refused: 404 if there is no such model.
     """
-    name = asked.path.removeprefix(ROOT).strip("/")
+    name = request.path.removeprefix(ROOT).strip("/")
     if name:
         found = models.find(name, at)
         if found is None or name not in MODELS:
             raise refusals.of(404, f"Model is not found: models/{name} for api version v1beta")
         return replies.of_json(_shown(MODELS[name]))
-    size, begin = asked.query.get("pageSize", "50"), asked.query.get("pageToken", "0")
+    size, begin = request.query.get("pageSize", "50"), request.query.get("pageToken", "0")
     if not size.isdecimal() or not begin.isdecimal():
         raise refusals.of(400)
     served = [each for each in MODELS.values() if models.find(each.name, at) is not None]

@@ -35,7 +35,7 @@ Answers:
     [[no-candidates]]               neither
     [[finish=SAFETY]] [[no-image]]  a candidate with only this finishReason; NO_IMAGE
     [[text-then=RECITATION]]        half of the text, then this finishReason
-    [[untied]]                      a cinematic story whose parts do not fit each other
+    [[untied]]                      a cinematic story with parts that do not fit each other
     [[invalid]] [[fenced]] [[not-json]]  JSON that breaks the schema; in a fence; no JSON
     [[model=gemini-x]]              another modelVersion, which is billed if it has a price
     [[no-usage]] [[no-version]]     without usageMetadata; without modelVersion
@@ -179,7 +179,7 @@ def number(marks: Marks, name: str, usual: float) -> float:
 
 
 def refusal(marks: Marks, *, model: str, to_midnight: float) -> Refused | None:
-    """The refusal that the marks ask for, if there is one."""
+    """The refusal that the marks name, if there is one."""
     for name in marks.keys() & REFUSALS:
         return _refusal(name, marks[name], model, to_midnight)
     return None

@@ -23,7 +23,7 @@ class GeminiOptions:
         usd_per_10_minutes: The bill of a project in any 600 seconds, after which calls are refused; None for no limit.
         tier: "paid" or "free": the names of the quotas in refusals.
         refused_count: Whether refused requests take places in the windows, as some users report.
-        disconnect: What a call costs whose caller disconnects: as the last "chunk" said that was sent, or the "whole".
+        disconnect: The bill of a call if its caller disconnects: up to the last "chunk" sent, or the "whole".
         date: The time at the start; None for the real one. Prices, routing and days follow from it.
         keep: The number of bills to keep. The oldest is dropped first.
 

@@ -1,4 +1,4 @@
-"""Projects: who a key belongs to, and the limits of each project and model, measured exactly.
+"""Projects: the owners of keys, and the limits of each project and model, measured exactly.
 
 Each key is a project of its own until it is set to share one. A model's windows count requests and tokens of prompts in
 any 60 seconds, from their arrival, and requests in a day that ends at midnight Pacific time. A project's window counts
@@ -140,7 +140,7 @@ class Projects:
                 `usd_per_10_minutes`, `tier` ("paid" or "free"), `models` (limits by model: {"m": {"rpm": 5}}).
 
         Raises:
-            ValueError: If a change is unknown or invalid. Then nothing is changed.
+            ValueError: If a change is unknown or invalid. Then no setting is changed.
         """
         if not isinstance(key, str) or not key:
             raise ValueError("a project is configured by a key")

@@ -20,8 +20,8 @@ class RemoteGemini:
     """A simulated Gemini, for any thread.
 
     Args:
-        gemini: It.
-        on_loop: Runs work where it lives.
+        gemini: The simulated Gemini.
+        on_loop: Runs work on its loop.
     """
 
     def __init__(self, gemini: Gemini, on_loop: OnLoop) -> None:

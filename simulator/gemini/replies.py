@@ -1,4 +1,4 @@
-"""Requests and answers without an HTTP server: what arrives, and what is sent when."""
+"""Requests and answers without an HTTP server."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -21,7 +21,7 @@ HEADERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ApiRequest:
     """A request: its method, its path without the query, the query, the headers with lower-case names, the body."""
 
     method: str
@@ -32,7 +32,7 @@ class Asked:
 
 
 class Parts:
-    """The parts of a streamed answer, at their times. Who does not read them to the end must close them."""
+    """The parts of a streamed answer, at their times. A reader that stops before their end must close them."""
 
     def __init__(self, course: Course, *, as_events: bool) -> None:
         self._course = course
@@ -72,9 +72,9 @@ def of_json(value: Any) -> Reply:
     return Reply(headers=HEADERS | {"Content-Type": JSON}, body=json.dumps(value, indent=2).encode())
 
 
-def of_refusal(asked: Asked, refused: Refused) -> Reply:
+def of_refusal(request: ApiRequest, refused: Refused) -> Reply:
     """An error. To a stream it has the content type of one, though it is JSON."""
-    kind = EVENTS if asked.query.get("alt") == "sse" else JSON
+    kind = EVENTS if request.query.get("alt") == "sse" else JSON
     body = json.dumps(refused.body, indent=2).encode()
     return Reply(status=refused.code, headers=HEADERS | {"Content-Type": kind}, body=body)
 

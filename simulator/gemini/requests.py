@@ -1,4 +1,4 @@
-"""A call as the simulator understands it: its body checked, its prompt counted, its settings with their defaults."""
+"""Checks the body of a call, counts its prompt, and fills in the defaults of its settings."""
 
 import base64
 import binascii
@@ -17,11 +17,11 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """A call to one model.
+class CheckedRequest:
+    """The checked body of a call to one model.
 
     Attributes:
-        said: The system instruction and the last content of a user: what can have marks.
+        text: The system instruction and the last content of a user, which can have marks.
         prompt: The tokens of the prompt, by modality, with those of the schema.
         schema: The JSON Schema of the answer, or None.
         json: Whether the answer is JSON.
@@ -30,7 +30,7 @@ class Ask:
     """
 
     model: TextModel
-    said: str
+    text: str
     prompt: dict[str, int]
     schema: Any
     json: bool
@@ -45,8 +45,8 @@ class Ask:
         return sum(self.prompt.values())
 
 
-def parse(body: Any, model: TextModel) -> Ask:
-    """The call that a body asks of a model.
+def parse(body: Any, model: TextModel) -> CheckedRequest:
+    """The checked body of a call to a model.
 
     Raises:
         Refused: 400, with the message of the real API.
@@ -58,9 +58,9 @@ def parse(body: Any, model: TextModel) -> Ask:
         )
     config = found.get("generationConfig", {})
     schema = _schema(config)
-    ask = Ask(
+    checked = CheckedRequest(
         model=model,
-        said=_said(found),
+        text=_text(found),
         prompt=_prompt(found, config, schema),
         schema=schema,
         json=config.get("responseMimeType") == _JSON,
@@ -71,13 +71,13 @@ def parse(body: Any, model: TextModel) -> Ask:
         seed=config.get("seed"),
     )
     _check_ranges(config)
-    if ask.prompt_tokens > model.prompt_limit:
+    if checked.prompt_tokens > model.prompt_limit:
         raise refusals.of(
             400,
-            f"The input token count ({ask.prompt_tokens}) exceeds the maximum number of tokens allowed "
+            f"The input token count ({checked.prompt_tokens}) exceeds the maximum number of tokens allowed "
             f"({model.prompt_limit}).",
         )
-    return ask
+    return checked
 
 
 def count(body: Any) -> dict[str, int]:
@@ -90,12 +90,12 @@ def count(body: Any) -> dict[str, int]:
     inner = found.get("generateContentRequest")
     if inner is not None and found.get("contents"):
         raise refusals.of(400, "Only one of contents and generate_content_request may be set.")
-    asked = found if inner is None else inner
-    config = asked.get("generationConfig", {})
-    return _prompt(asked, config, _schema(config))
+    counted = found if inner is None else inner
+    config = counted.get("generationConfig", {})
+    return _prompt(counted, config, _schema(config))
 
 
-def _said(found: dict[str, Any]) -> str:
+def _text(found: dict[str, Any]) -> str:
     users = [each for each in found["contents"] if each.get("role", "user") == "user"]
     contents = [found.get("systemInstruction", {}), *users[-1:]]
     return "\n".join(part["text"] for each in contents for part in each.get("parts", ()) if "text" in part)
@@ -157,10 +157,10 @@ def signature(thoughts: int, seed: int) -> str:
 
 
 def _schema(config: dict[str, Any]) -> Any:
-    given, openapi = config.get("responseJsonSchema"), config.get("responseSchema")
-    if given is None and openapi is None:
+    json_schema, openapi = config.get("responseJsonSchema"), config.get("responseSchema")
+    if json_schema is None and openapi is None:
         return None
-    if given is not None and openapi is not None:
+    if json_schema is not None and openapi is not None:
         raise refusals.of(400, "Only one of response_schema and response_json_schema may be set.")
     if config.get("responseMimeType") != _JSON:
         raise refusals.of(
@@ -168,8 +168,8 @@ def _schema(config: dict[str, Any]) -> Any:
         )
     if openapi is not None:
         return schemas.from_openapi(openapi)
-    schemas.check(given)
-    return given
+    schemas.check(json_schema)
+    return json_schema
 
 
 def _most(config: dict[str, Any], model: TextModel) -> int:

@@ -1,8 +1,8 @@
-"""The schemas of answers: what the API refuses, and its OpenAPI form as JSON Schema.
+"""The schemas of answers: the refusals of the API, and its OpenAPI form as JSON Schema.
 
 `responseJsonSchema` refuses a reference to another document, names beside `$ref` other than `$…`, recursion outside of
-optional properties, and, with the bare "invalid argument", schemas whose `maxItems` sum to more than 960
-(python-genai#2170) or that nest too deep.
+optional properties, and, with the bare "invalid argument", schemas with a sum of `maxItems` above 960
+(python-genai#2170) and those that nest too deep.
 """
 
 import json
@@ -41,7 +41,7 @@ def check(schema: Any) -> None:
 
 @lru_cache(maxsize=256)
 def _problem(text: str) -> str | None:
-    """What is wrong with a schema, in the words of the API; "" for the bare message. None if it is accepted."""
+    """The refusal of a schema, in the words of the API; "" for the bare message. None if the API accepts it."""
     schema = json.loads(text)
     if len(text) > _MOST_CHARACTERS or _depth(schema) > _DEEPEST:
         return TOO_MANY_STATES

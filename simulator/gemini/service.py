@@ -1,6 +1,7 @@
 """Answers calls: finds key, project and model, admits, and starts the course of the answer.
 
-It knows no HTTP server. A call is an `Asked`; its answer a `Reply`, whose parts come at their times.
+It knows no HTTP server. A call is an `ApiRequest`, its answer a `Reply`. The parts of a reply come at
+their times.
 """
 
 import json
@@ -18,7 +19,7 @@ from simulator.gemini.models import MODELS, TextModel
 from simulator.gemini.options import GeminiOptions
 from simulator.gemini.projects import Project, Projects
 from simulator.gemini.refusals import Refused
-from simulator.gemini.replies import JSON, Asked, Parts, Reply
+from simulator.gemini.replies import JSON, ApiRequest, Parts, Reply
 from simulator.windows import Clock
 
 _METHODS = {"generateContent": "generate", "streamGenerateContent": "stream", "countTokens": "count"}
@@ -55,7 +56,7 @@ class Gemini:
         """Change settings: those of `GeminiOptions` but `keep`. Limits become those of every project.
 
         Raises:
-            ValueError: If a change is unknown or invalid. Then nothing is changed.
+            ValueError: If a change is unknown or invalid. Then no setting is changed.
         """
         if "date" in changes and isinstance(changes["date"], str):
             changes["date"] = datetime.fromisoformat(changes["date"])
@@ -94,30 +95,29 @@ class Gemini:
         """The kept bills, oldest first."""
         return list(self.books.bills)
 
-    async def answer(self, asked: Asked) -> Reply:
+    async def answer(self, request: ApiRequest) -> Reply:
         """The answer to a request.
 
         Raises:
             Cut: If the connection is to be reset without an answer.
         """
         try:
-            return await self._answer(asked)
+            return await self._answer(request)
         except Refused as refused:
             self.books.refusals[refused.code] += 1
-            return replies.of_refusal(asked, refused)
+            return replies.of_refusal(request, refused)
         except RecursionError:
             self.books.refusals[400] += 1
-            return replies.of_refusal(asked, refusals.of(400))
+            return replies.of_refusal(request, refusals.of(400))
 
-    async def _answer(self, asked: Asked) -> Reply:
-        name, _, method = (
-            asked.path.removeprefix(f"{listing.ROOT}/").rpartition(":") if ":" in asked.path else ("", "", "")
-        )
-        kind = _METHODS.get(method, "unknown") if asked.method == "POST" else "unknown"
-        if asked.method == "GET" and asked.path.startswith(listing.ROOT):
+    async def _answer(self, request: ApiRequest) -> Reply:
+        name, colon, method = request.path.removeprefix(f"{listing.ROOT}/").rpartition(":")
+        method = method if colon else ""
+        kind = _METHODS.get(method, "unknown") if request.method == "POST" else "unknown"
+        if request.method == "GET" and request.path.startswith(listing.ROOT):
             kind = "models"
         self.books.requests[kind] += 1
-        key = self._key(asked)
+        key = self._key(request)
         project = self.projects.of(key)
         fault = self.faults.take(kind, key=key, model=name)
         if fault is not None and fault.status is not None:
@@ -126,17 +126,17 @@ class Gemini:
         match kind:
             case "models":
                 self._refuse(ordered, name)
-                return listing.answer(asked, self.time.now())
+                return listing.answer(request, self.time.now())
             case "count":
                 self._refuse(ordered, name)
-                return self._count(name, asked)
+                return self._count(name, request)
             case "generate" | "stream":
-                return await self._generate(kind, name, asked, project, ordered)
+                return await self._generate(kind, name, request, project, ordered)
         raise refusals.unknown_model(name, method) if method else refusals.of(404)
 
-    def _key(self, asked: Asked) -> str:
-        header, query = asked.headers.get("x-goog-api-key"), asked.query.get("key")
-        authorization = asked.headers.get("authorization")
+    def _key(self, request: ApiRequest) -> str:
+        header, query = request.headers.get("x-goog-api-key"), request.query.get("key")
+        authorization = request.headers.get("authorization")
         self.books.keys_in_urls += query is not None
         found = [each for each in (header, query, authorization) if each]
         if len(found) > 1:
@@ -169,32 +169,32 @@ class Gemini:
             raise refusals.unknown_model(name, method)
         return found
 
-    def _count(self, name: str, asked: Asked) -> Reply:
+    def _count(self, name: str, request: ApiRequest) -> Reply:
         self._model(name, "countTokens")
-        counted = requests.count(_body(asked))
+        counted = requests.count(_body(request))
         details = [{"modality": kind, "tokenCount": amount} for kind, amount in counted.items() if amount]
         return replies.of_json({"totalTokens": sum(counted.values()), "promptTokensDetails": details})
 
     async def _generate(
-        self, kind: str, name: str, asked: Asked, project: Project, ordered: marks.Marks
+        self, kind: str, name: str, request: ApiRequest, project: Project, ordered: marks.Marks
     ) -> Reply:
         model = self._model(name, "generateContent" if kind == "generate" else "streamGenerateContent")
-        ask = requests.parse(_body(asked), model)
-        found = {**marks.parse(ask.said), **ordered}
-        if "once" in found and project.prompts.is_first(ask.said):
+        checked = requests.parse(_body(request), model)
+        found = {**marks.parse(checked.text), **ordered}
+        if "once" in found and project.prompts.is_first(checked.text):
             found |= marks.parse(f"[[{found['once']}]]")
         if "reset" in found:
             raise Cut
-        self._admit(project, model.name, ask.prompt_tokens)
+        self._admit(project, model.name, checked.prompt_tokens)
         self._refuse({name: each for name, each in found.items() if name != "lost"}, model.name)
-        deadline = _seconds(asked.headers.get("x-server-timeout"))
+        deadline = _seconds(request.headers.get("x-server-timeout"))
         call = Call(
-            project=project, kind=kind, asked=name, marks=found, deadline=deadline, arrived=self.time.now()
+            project=project, kind=kind, model=name, marks=found, deadline=deadline, arrived=self.time.now()
         )
-        course = self._course(call, ask)
+        course = self._course(call, checked)
         if kind == "generate":
             return replies.of_json(await course.unary())
-        as_events = asked.query.get("alt") == "sse"
+        as_events = request.query.get("alt") == "sse"
         parts, head = Parts(course, as_events=as_events), course.head_seconds()
         if head is None:
             await parts.begin()
@@ -208,10 +208,10 @@ class Gemini:
             self.books.limits_hit[refused.limit] += 1
             raise
 
-    def _course(self, call: Call, ask: requests.Ask) -> Course:
-        seed = self._chance.randrange(2**31) if ask.seed is None else ask.seed
-        names = answers.names(call.marks.get("model") or ask.model.name, self._chance)
-        answer = answers.plan(ask, call.marks, names, options=self.options, seed=seed)
+    def _course(self, call: Call, checked: requests.CheckedRequest) -> Course:
+        seed = self._chance.randrange(2**31) if checked.seed is None else checked.seed
+        names = answers.names(call.marks.get("model") or checked.model.name, self._chance)
+        answer = answers.plan(checked, call.marks, names, options=self.options, seed=seed)
         self.books.begin(call.project.name)
         return Course(
             call=call,
@@ -219,14 +219,14 @@ class Gemini:
             options=self.options,
             books=self.books,
             time=self.time,
-            version=names.version if names.version in MODELS else ask.model.name,
+            version=names.version if names.version in MODELS else checked.model.name,
             response_id=names.response_id,
         )
 
 
-def _body(asked: Asked) -> Any:
+def _body(request: ApiRequest) -> Any:
     try:
-        return json.loads(asked.body)
+        return json.loads(request.body)
     except ValueError as reason:
         said = f"Invalid JSON payload received. {reason}"
         raise refusals.bad_fields([("", said)]) from reason

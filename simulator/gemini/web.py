@@ -1,7 +1,7 @@
 """Gemini's API over HTTP: reads a request, sends the answer part by part, and notices callers that disconnect.
 
-aiohttp does not stop a handler whose caller is gone. A call is billed by what was sent until then, so a watch ends the
-handlers of closed connections ten times a second: one timer for all, however many calls there are.
+aiohttp does not stop a handler after its caller has disconnected. A call is billed by the chunks sent until then, so a
+watch ends the handlers of closed connections ten times a second: one timer for all, however many calls there are.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from simulator.gemini.course import Cut
-from simulator.gemini.replies import Asked, Parts, Reply
+from simulator.gemini.replies import ApiRequest, Parts, Reply
 from simulator.gemini.service import Gemini
 from simulator.sending import reset
 
@@ -78,7 +78,7 @@ class GeminiApi:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any call."""
-        asked = Asked(
+        call = ApiRequest(
             method=request.method,
             path=request.path,
             query=request.query,
@@ -91,7 +91,7 @@ class GeminiApi:
         self._watch.add(task, request)
         try:
             await self._network()
-            return await self._send(request, await self._gemini.answer(asked))
+            return await self._send(request, await self._gemini.answer(call))
         except Cut:
             return reset(request)
         except ConnectionResetError:

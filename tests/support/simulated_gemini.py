@@ -11,7 +11,7 @@ from providers.gemini.client import GeminiClient
 from providers.gemini.transport import Connections, Incoming, Request
 from simulator.gemini.course import Cut
 from simulator.gemini.options import GeminiOptions
-from simulator.gemini.replies import Asked, Reply
+from simulator.gemini.replies import ApiRequest, Reply
 from simulator.gemini.service import Gemini
 
 
@@ -32,7 +32,7 @@ class SimulatedGemini(Connections):
         if not request.may_send():
             raise HeldBack
         request.on_send()
-        asked = Asked(
+        call = ApiRequest(
             method=request.method,
             path=request.url.path,
             query=dict(request.url.query),
@@ -41,7 +41,7 @@ class SimulatedGemini(Connections):
         )
         began = asyncio.get_running_loop().time()
         try:
-            reply = await self.gemini.answer(asked)
+            reply = await self.gemini.answer(call)
         except Cut:
             raise Lost("the connection was reset") from None
         if reply.head is not None:

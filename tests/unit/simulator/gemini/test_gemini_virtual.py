@@ -6,7 +6,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.gemini.replies import Asked
+from simulator.gemini.replies import ApiRequest
 from simulator.windows import Window
 from tests.support.simulated_gemini import gemini_here
 from tests.support.virtual_time import in_virtual_time
@@ -16,7 +16,7 @@ STREAM = "streamGenerateContent"
 
 
 def a_call(text="Hello", method=STREAM, **headers):
-    return Asked(
+    return ApiRequest(
         method="POST",
         path=f"/v1beta/models/gemini-3.5-flash-lite:{method}",
         query={"alt": "sse"} if method == STREAM else {},
