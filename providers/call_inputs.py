@@ -1,6 +1,6 @@
 """Makes the call to a text model from the inputs of a request."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from catalog.texts.runnable import MAX_OUTPUT, CallModel
 from catalog.texts.story import story_schema
 from contract.tasks import STORY
 from errors import InvalidRequest, Problem, ServiceError
-from providers.calls import Call, Message, Picture
+from providers.calls import Call, Message, Picture, Role
 
 Pictures = Callable[[Any], Awaitable[tuple[str, bytes]]]
 """Fetches one image of a prompt, an address, a `data:` URI or an upload: its media type and its bytes. Raises
@@ -29,27 +29,18 @@ async def call_of(
     """The call of a request with these inputs. `again` are the errors of earlier answers that were not valid: the call
     names them. Raises ServiceError."""
     taken = _Taken(pictures)
-    messages = [
-        Message(each["role"], each["content"], await taken.all(each.get("images") or ()))
-        for each in inputs.get("messages") or ()
-    ]
-    images = await taken.all(inputs.get("images") or ())
+    messages = [Message(role, text, await taken.all(images)) for role, text, images in _turns(inputs)]
     call = call_of_texts(inputs, model.target)
-    if (prompt := inputs.get("prompt")) is not None or images:
-        messages.append(Message("user", prompt or "", images))
     system = "\n\n".join([call.system, *map(_about, again)] if again else [call.system])
     return replace(call, messages=tuple(messages), system=system)
 
 
 def call_of_texts(inputs: Mapping[str, Any], model: str) -> Call:
     """The same without its images. `model` is the name to send."""
-    messages = [Message(each["role"], each["content"]) for each in inputs.get("messages") or ()]
-    if (prompt := inputs.get("prompt")) is not None:
-        messages.append(Message("user", prompt))
     schema = schema_of(inputs)
     return Call(
         model=model,
-        messages=tuple(messages),
+        messages=tuple(Message(role, text) for role, text, _ in _turns(inputs)),
         system=inputs.get("system_prompt") or "",
         max_output_tokens=inputs[MAX_OUTPUT],
         temperature=inputs.get("temperature"),
@@ -72,8 +63,16 @@ def schema_of(inputs: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def images_of(inputs: Mapping[str, Any]) -> int:
     """How many images the prompt has."""
-    messages = inputs.get("messages") or ()
-    return len(inputs.get("images") or ()) + sum(len(each.get("images") or ()) for each in messages)
+    return sum(len(images) for _, _, images in _turns(inputs))
+
+
+def _turns(inputs: Mapping[str, Any]) -> Iterator[tuple[Role, str, Sequence[Any]]]:
+    """The role, the text and the images of each turn. The prompt is the last one."""
+    for each in inputs.get("messages") or ():
+        yield each["role"], each["content"], each.get("images") or ()
+    prompt, images = inputs.get("prompt"), inputs.get("images") or ()
+    if prompt is not None or images:
+        yield "user", prompt or "", images
 
 
 def _about(error: ServiceError) -> str:

@@ -22,6 +22,8 @@ AnswerEnd = Literal["complete", "length", "refused", "failed"]
 """How an answer ended: the model completed it, it reached a token limit, the provider refused the content, or anything
 else."""
 
+Role = Literal["user", "assistant"]
+
 _PARTIAL: Final = "partial"
 
 
@@ -37,7 +39,7 @@ class Picture:
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Role
     text: str
     pictures: tuple[Picture, ...] = ()
 

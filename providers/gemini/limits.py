@@ -62,15 +62,15 @@ def limit_hit(refusal: Refusal, caller: Caller, model: str, now: float) -> Limit
     violations = _violations(refusal)
     if is_about_money(refusal.message):
         return LimitHit(_out_of_money(refusal, caller), scope="account", kind="money")
-    of_the_day = [each for each in violations if each.is_of_the_day and each.value != 0]
-    if of_the_day and not _is_without_quota(refusal, violations):
-        return _day_is_over(of_the_day, model, day_end(now))
     if _is_without_quota(refusal, violations):
         unavailable = ModelUnavailable(f"The tier of the account does not include {model}.")
         return LimitHit(unavailable, scope="model", kind="tier")
+    of_the_day = [each for each in violations if each.is_of_the_day and each.value != 0]
+    if of_the_day:  # the wait of most such errors is that of a minute's window
+        return _exhausted(f"The day's quota of {model}", of_the_day, day_end(now))
     of_the_minute = [each for each in violations if each.is_of_the_minute]
     if refusal.wait is not None and refusal.wait > LONGEST_WAIT:
-        return _exhausted(of_the_minute, model, now + refusal.wait)
+        return _exhausted(f"The quota of {model}", of_the_minute, now + refusal.wait)
     error = UpstreamRateLimited(f"Google's rate limit of {model} was exceeded repeatedly.")
     if of_the_minute:
         known = WINDOW if refusal.wait is None else float(refusal.wait)
@@ -100,16 +100,9 @@ def _is_without_quota(refusal: Refusal, violations: list[Violation]) -> bool:
     return bool(values) and not any(values)
 
 
-def _day_is_over(violations: list[Violation], model: str, end: float) -> LimitHit:
-    """Whatever wait the error names: it is that of a minute's window in most such errors."""
+def _exhausted(quota: str, violations: list[Violation], end: float) -> LimitHit:
     resets_at = iso8601(end)
-    error = QuotaExhausted(f"The day's quota of {model} is used up until {resets_at}.", resets_at=resets_at)
-    return LimitHit(error, scope="model", kind="day", until=end, **_named(violations))
-
-
-def _exhausted(violations: list[Violation], model: str, end: float) -> LimitHit:
-    resets_at = iso8601(end)
-    error = QuotaExhausted(f"The quota of {model} is used up until {resets_at}.", resets_at=resets_at)
+    error = QuotaExhausted(f"{quota} is used up until {resets_at}.", resets_at=resets_at)
     return LimitHit(error, scope="model", kind="day", until=end, **_named(violations))
 
 
