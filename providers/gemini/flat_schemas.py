@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from catalog.texts.keywords import References
+from providers.gemini.copied import reference_to
 
 ROOT: Final = "root"
 """The name of the definition to which `#` leads."""
@@ -67,13 +68,13 @@ class Flattener:
         if alone and not own and len(parts) == 1 and isinstance(parts[0], Mapping) and "$ref" in parts[0]:
             name = self._name(parts[0]["$ref"])
             if name is not None and not parts[0].keys() - _SILENT - {"$ref"}:
-                return Flat({"$ref": f"#/$defs/{name}"}, merged=merged)
+                return Flat(reference_to(name), merged=merged)
         found = Flat(own, merged=merged)
         for each in parts:
             if not isinstance(each, Mapping) or not self._merge_part(found, each):
                 break_off = alone and isinstance(each, Mapping) and "$ref" in each
                 if break_off and (name := self._name(each["$ref"])) is not None:
-                    return Flat({"$ref": f"#/$defs/{name}"}, merged=merged)
+                    return Flat(reference_to(name), merged=merged)
         return found
 
     def _merge_part(self, found: Flat, part: Mapping[str, Any]) -> bool:

@@ -5,20 +5,18 @@ So a required property around such a reference becomes optional, and a reference
 schema that says only what the definition is.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
-Schema = dict[str, Any]
+from providers.gemini.copied import Schema, name_of, names_in, parts
 
 Describe = Callable[[Schema, str], object]
 """Describes a rule in a schema of the copy."""
 
-_PREFIX: Final = "#/$defs/"
-
 
 def break_cycles(definitions: dict[str, Schema], describe: Describe) -> None:
     """Change these definitions, by name, where they lead back to themselves."""
-    below = {name: {_name(each) for each in _references(body)} for name, body in definitions.items()}
+    below = {name: {*names_in(body)} for name, body in definitions.items()}
     reachable = {name: _reached(name, below) for name in definitions}
     for name, body in definitions.items():
         cyclic = {each for each in below[name] if name in reachable[each] or each == name}
@@ -38,7 +36,7 @@ class _Breaker:
         it is inside of any optional property."""
         if not isinstance(schema, dict):
             return
-        if "$ref" in schema and _name(schema) in self._cyclic and not is_optional:
+        if "$ref" in schema and name_of(schema) in self._cyclic and not is_optional:
             if owner is None:
                 self._replace(schema)
                 return
@@ -50,34 +48,16 @@ class _Breaker:
         for name, each in schema.get("properties", {}).items():
             is_free = is_optional or name not in schema.get("required", ())
             self.visit(each, owner=schema, key=name, is_optional=is_free)
-        for each in _inside(schema):
+        for each in parts(schema):
             is_free = is_optional or (owner is not None and key not in owner.get("required", ()))
             self.visit(each, owner=owner, key=key, is_optional=is_free)
 
     def _replace(self, reference: Schema) -> None:
-        name = _name(reference)
+        name = name_of(reference)
         target = self._definitions[name]
         del reference["$ref"]
         reference |= {each: target[each] for each in ("type", "title") if each in target}
         self._describe(reference, f"as {name}")
-
-
-def _inside(schema: Schema) -> Iterator[Any]:
-    """The schemas directly inside, other than properties."""
-    yield from (schema[name] for name in ("items", "additionalProperties") if name in schema)
-    yield from (*schema.get("prefixItems", ()), *schema.get("anyOf", ()))
-
-
-def _references(schema: Any) -> Iterator[Schema]:
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            yield schema
-        for each in (*schema.get("properties", {}).values(), *_inside(schema)):
-            yield from _references(each)
-
-
-def _name(reference: Schema) -> str:
-    return str(reference["$ref"]).removeprefix(_PREFIX)
 
 
 def _reached(name: str, below: dict[str, set[str]]) -> set[str]:

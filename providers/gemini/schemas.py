@@ -10,11 +10,12 @@ The schema must be one in which `catalog/texts/schema_check.py` finds no problem
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 from catalog.plain_schema import is_number
+from providers.gemini.copied import Schema, names_in, schemas_in
 from providers.gemini.flat_schemas import Flat, Flattener, rule
 from providers.gemini.recursion import break_cycles
 
@@ -38,9 +39,6 @@ _DESCRIBED: Final = (
     "contentMediaType", "default", "examples",
 )  # fmt: skip
 """The keywords that are only described, in the order in which they are."""
-
-Schema = dict[str, Any]
-
 
 _KEPT: Final = 16
 """Copies that are kept. A call needs its copy for each bound of its tokens and for its body, and most callers send many
@@ -74,13 +72,13 @@ class _Copies:
         """The root, and every definition that is used."""
         root = self._copy(self._document, frozenset({id(self._document)}), alone=False)
         definitions: dict[str, Schema] = {}
-        used = [*_references(root)]
+        used = [*names_in(root)]
         while used:
             name = used.pop()
             if name not in definitions:
                 target = self._flattener.targets[name]
                 definitions[name] = self._copy(target, frozenset({id(target)}), alone=False)
-                used += _references(definitions[name])
+                used += names_in(definitions[name])
         return root, definitions
 
     def describe(self, schema: Schema, text: str) -> None:
@@ -210,24 +208,6 @@ def _bounds(own: Mapping[str, Any]) -> Schema:
     lows = [each for each in (own.get("minimum"), low) if each is not None]
     highs = [each for each in (own.get("maximum"), high) if each is not None]
     return ({"minimum": max(lows)} if lows else {}) | ({"maximum": min(highs)} if highs else {})
-
-
-def schemas_in(schema: Any) -> Iterator[Schema]:
-    """Every schema of a copy, the outer ones first."""
-    if not isinstance(schema, dict):
-        return
-    yield schema
-    for each in (*schema.get("properties", {}).values(), *schema.get("$defs", {}).values()):
-        yield from schemas_in(each)
-    for each in (*schema.get("prefixItems", ()), *schema.get("anyOf", ())):
-        yield from schemas_in(each)
-    for name in ("items", "additionalProperties"):
-        yield from schemas_in(schema.get(name))
-
-
-def _references(schema: Schema) -> Iterator[str]:
-    """The names of the definitions that a copy refers to."""
-    yield from (each["$ref"].removeprefix("#/$defs/") for each in schemas_in(schema) if "$ref" in each)
 
 
 def _thin(schemas: list[Schema], copies: _Copies) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from catalog.texts.schema_check import schema_problems
 from catalog.texts.validator import compiled
-from providers.gemini.schemas import MOST_ITEMS, READABLE, schemas_in, sent_schema
+from providers.gemini.copied import schemas_in
+from providers.gemini.schemas import MOST_ITEMS, READABLE, sent_schema
 from tests.support.json_schemas import DOCUMENTS, INSTANCES, SCHEMAS
 
 
