@@ -91,14 +91,10 @@ def inputs_of(model: TextModel) -> Inputs:
             maximum=model.output_limit,
             description="The most tokens that the model may think and answer.",
         ),
-        Input(name="thinking_level", type="string", choices=_levels(model)),
+        Input(name="thinking_level", type="string", choices=model.thinking_levels or ()),
     )
     rules = (_Conversation(), _AnswerSchema(), _Thinking(model))
     return Inputs({each.name: each for each in (*_FIELDS, *own)}, rules)
-
-
-def _levels(model: TextModel) -> tuple[str, ...]:
-    return model.thinking_levels or ()
 
 
 class _Conversation:

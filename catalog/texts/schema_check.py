@@ -24,6 +24,8 @@ MAX_IN_PLACE: Final = 500
 
 MAX_PROBLEMS: Final = 50
 
+_FIELD: Final = "json_schema"
+
 _DRAFTS: Final = (
     "https://json-schema.org/draft/2020-12/schema",
     "https://json-schema.org/draft/2019-09/schema",
@@ -36,21 +38,21 @@ _DRAFTS: Final = (
 _NOT_SUPPORTED: Final = ("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "$vocabulary")
 
 
-def schema_problems(schema: Any, field: str = "json_schema") -> list[Problem]:
-    """All problems of a schema, at most MAX_PROBLEMS, by path below `field`. A schema with none can be used by
+def schema_problems(schema: Any) -> list[Problem]:
+    """All problems of a schema, at most MAX_PROBLEMS, by path below `json_schema`. A schema with none can be used by
     `validation.Answers` and in a call."""
     if not isinstance(schema, dict):
-        return [Problem(field, "must be an object with a JSON Schema", schema)]
+        return [Problem(_FIELD, "must be an object with a JSON Schema", schema)]
     problem = _size_problem(schema)
     if problem is not None:
-        return [Problem(field, problem)]
+        return [Problem(_FIELD, problem)]
     found = [*_problems_of_draft(schema), *_problems_of_parts(schema)]
     if not found:
         found = [*_problems_in_place(schema)]
     if not found and not _is_compiled(schema):
         found = [((), "is not a JSON Schema that can be checked", ABSENT)]
     unique = {
-        (place, message): Problem(field + shown(place), message, given) for place, message, given in found
+        (place, message): Problem(_FIELD + shown(place), message, given) for place, message, given in found
     }
     return list(unique.values())[:MAX_PROBLEMS]
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from catalog.texts.validation import Violation
+from catalog.texts.validation import ROOT, Violation
 
 MOST_CHARACTERS: Final = 20
 MOST_HASHTAGS: Final = 10
@@ -41,13 +41,11 @@ def story_schema(voice_ids: Sequence[str] = ()) -> dict[str, Any]:
     return schema
 
 
-def story_warnings(
-    story: Mapping[str, Any], voice_ids: Sequence[str] = (), field: str = "data"
-) -> list[Violation]:
-    """What does not fit together in a story that is valid by `story_schema(voice_ids)`, by path below `field`."""
+def story_warnings(story: Mapping[str, Any], voice_ids: Sequence[str] = ()) -> list[Violation]:
+    """What does not fit together in a story that is valid by `story_schema(voice_ids)`, by path below `data`."""
     found = [*_lengths(story), *_hashtags(story), *_voice(story, voice_ids)]
     found += [*_characters(story), *_names(story), *_numbers(story), *_coverage(story)]
-    return [Violation(f"{field}.{each.path}", each.rule, each.message) for each in found]
+    return [Violation(f"{ROOT}.{each.path}", each.rule, each.message) for each in found]
 
 
 @cache

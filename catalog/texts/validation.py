@@ -30,6 +30,9 @@ MAX_ALTERNATIVES: Final = 10_000
 """How many of them may be applied inside of alternatives for errors to be listed: they are costly to list there, up to
 a tenth of a millisecond each."""
 
+ROOT: Final = "data"
+"""The path of the whole answer."""
+
 _SHOWN: Final = 200
 """Characters of a rule or message."""
 
@@ -77,29 +80,29 @@ class Answers:
         self._references = References(self._schema)
         self._validator = validator.compiled(self._schema)
 
-    def read(self, text: str, field: str = "data") -> ReadAnswer:
-        """The value of the text, and at most MAX_VIOLATIONS violations, by path below `field`."""
+    def read(self, text: str) -> ReadAnswer:
+        """The value of the text, and at most MAX_VIOLATIONS violations, by path below `data`."""
         try:
             value = parse(text)
         except _NotJSON as error:
-            return ReadAnswer(None, (Violation(field, "json", str(error)),))
-        return ReadAnswer(value, tuple(self.check(value, field)))
+            return ReadAnswer(None, (Violation(ROOT, "json", str(error)),))
+        return ReadAnswer(value, tuple(self.check(value)))
 
-    def check(self, value: Any, field: str = "data") -> Iterator[Violation]:
-        """How a JSON value breaks the schema: at most MAX_VIOLATIONS violations, by path below `field`."""
+    def check(self, value: Any) -> Iterator[Violation]:
+        """How a JSON value breaks the schema: at most MAX_VIOLATIONS violations, by path below `data`."""
         work = _Work(self._references)
         try:
             work.count(self._schema, value)
         except (_TooMuch, RecursionError):
-            yield Violation(field, "depth", "is nested too deeply for its schema to be checked")
+            yield Violation(ROOT, "depth", "is nested too deeply for its schema to be checked")
             return
         if self._validator.is_valid(value):
             return
         if work.alternatives > MAX_ALTERNATIVES:
-            yield Violation(field, "schema", "does not fit the schema, in too many ways to list them")
+            yield Violation(ROOT, "schema", "does not fit the schema, in too many ways to list them")
             return
         for error, _ in zip(self._validator.iter_errors(value), range(MAX_VIOLATIONS), strict=False):
-            path = field + shown(tuple(error.instance_path))
+            path = ROOT + shown(tuple(error.instance_path))
             yield Violation(path, *_rule(error.kind.name, error.kind.value))
 
 

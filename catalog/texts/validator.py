@@ -16,7 +16,7 @@ _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _PATTERN_BYTES: Final = 200_000
 """The most memory of one compiled pattern, in bytes."""
 
-NOT_APPLIED: Final = frozenset({"$schema", "$id"})
+_NOT_APPLIED: Final = frozenset({"$schema", "$id"})
 """Keywords of the root that name the document and the draft. Every schema is read as Draft 2020-12."""
 
 
@@ -26,7 +26,7 @@ def compiled(schema: Mapping[str, Any]) -> "jsonschema_rs.Draft202012Validator":
     import jsonschema_rs
 
     return jsonschema_rs.Draft202012Validator(
-        {name: each for name, each in schema.items() if name not in NOT_APPLIED},
+        {name: each for name, each in schema.items() if name not in _NOT_APPLIED},
         validate_formats=False,
         retriever=_refuse,
         pattern_options=jsonschema_rs.RegexOptions(_PATTERN_BYTES, _PATTERN_BYTES),
