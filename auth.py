@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 
 from admission.flows import UNPROVEN
 from contract.callers import ADMIN, OPEN, account_of, pays_with_server_token
+from contract.providers import CALLS, CREATIONS
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
 from errors.calls import ServerGeminiKeyRejected
 from ledger.access_records import MAY_GENERATE, ApiKeyRecord, Role
@@ -44,10 +45,6 @@ CREDENTIAL_HEADERS = (
 
 # Visible ASCII without commas: a header that was sent twice arrives joined by a comma, and is refused.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
-
-CREATIONS = "replicate"
-CALLS = "gemini"
-"""The providers in `Caller.credentials`: of predictions, and of calls to text models."""
 
 _BEARER = re.compile(r"(?i:bearer) +(.*)", re.DOTALL)
 
@@ -106,7 +103,7 @@ class Caller:
     kind: Literal["admin", "key", "user", "open"]
     id: str
     credentials: Mapping[str, Secret] = field(repr=False, hash=False)
-    """By provider (see `credentials`)."""
+    """By provider (`contract/providers.py`)."""
     turn: str = ""
     """The key by which callers share the queue, by default `id`. All tokens of one account have the same."""
 

@@ -10,8 +10,8 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from admission.snapshot import GateStats, StallStats
 from api import call_figures, incoming, roles
-from auth import CALLS, CREATIONS
 from cluster.figures import ProcessFigures
+from contract.providers import CALLS, CREATIONS
 from contract.states import iso8601
 from errors import LedgerDown
 from generations.figures import WorkFigures, concurrency_figures, total

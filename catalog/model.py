@@ -16,6 +16,7 @@ from catalog.outputs import FILES, OutputForm
 from catalog.prices import LONGEST, NOTHING, USD_PER_RUNNING_SECOND, Basis, Price
 from catalog.published import Overlay, compiled, saved
 from catalog.targets import Target
+from contract.providers import CREATIONS
 from errors import ABSENT
 from media.formats import Kind
 
@@ -23,9 +24,6 @@ Tier = Literal["free", "basic", "premium"]
 
 KINDS: tuple[str, ...] = get_args(Kind)
 TIERS: tuple[str, ...] = get_args(Tier)
-
-CREATIONS = "replicate"
-"""The provider of models that say no other."""
 
 UNCOUNTED = sys.maxsize
 """The most reference images of a model that does not say how many it takes."""

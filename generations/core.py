@@ -9,14 +9,14 @@ from functools import partial
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
-from auth import CALLS, Authenticator
-from catalog.model import CREATIONS
+from auth import Authenticator
 from catalog.tariff import PUBLISHED, Tariff
 from cluster import AnyGate, probes
 from cluster.figures import ProcessFigures
 from cluster.letters import Letters
 from concurrency import Gate
 from contract.door_facts import REPLICATE
+from contract.providers import CALLS, CREATIONS
 from errors import TokenRejected
 from files import Files
 from generations import parts

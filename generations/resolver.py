@@ -22,11 +22,12 @@ from typing import Final
 
 from auth import Authenticator, Caller
 from catalog.families import NO_TRAINED_MODELS, TrainedModels, told_unread, trained_flux
-from catalog.model import CREATIONS, Model
+from catalog.model import Model
 from catalog.published import Published
 from catalog.registry import Registry
 from catalog.targets import Target, is_model_name, is_version
 from catalog.tariff import PUBLISHED, Tariff
+from contract.providers import CREATIONS
 from errors import LedgerDown, ModelNotAllowed, ServiceError
 from generations.published_models import Known, PublishedModels
 from ledger import Queries

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from admission.metered.limits import MeteredLimits
-from auth import CALLS
 from catalog.plain_schema import whole
+from contract.providers import CALLS
 from errors import Problem
 from parsing.validation import refuse, refuse_if_any, unusable_reasons, validated
 from settings.fields import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE

@@ -18,7 +18,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
-from auth import CREATIONS, Caller
+from auth import Caller
+from contract.providers import CREATIONS
 from errors import TokenRejected
 from providers import AccountSource
 from providers.single_flight import SingleFlight

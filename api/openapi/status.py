@@ -2,8 +2,8 @@
 
 from api.openapi.operations import Operation, as_paths
 from api.openapi.schemas import COUNT, JSON, MOMENT, NUMBER, OPTIONAL_MOMENT, TEXT, YES_NO, an_object, ref
-from auth import CALLS
 from catalog.model import nullable
+from contract.providers import CALLS
 from parsing.limits import CallLimits, Limits
 
 

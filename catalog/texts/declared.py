@@ -10,8 +10,9 @@ from typing import Final
 
 from catalog.texts.models import TextModel, TextModels
 from catalog.texts.prices import TokenPrice, rates
+from contract.providers import CALLS
 
-_Gemini = partial(TextModel, provider="gemini")
+_Gemini = partial(TextModel, provider=CALLS)
 
 _LOW_TO_HIGH: Final = ("low", "medium", "high")
 _MINIMAL_TO_HIGH: Final = ("minimal", *_LOW_TO_HIGH)

@@ -1,6 +1,7 @@
 """Gemini, the provider of text models: Google's Gemini Developer API, and what its answers mean."""
 
-from auth import CALLS, Caller
+from auth import Caller
+from contract.providers import CALLS
 from errors.calls import GeminiKeyRejected, ServerGeminiKeyRejected
 
 
