@@ -26,10 +26,11 @@ from network.proxies import DIRECT, Proxies, Proxy
 from network.urls import origin
 
 REDIRECTS: Final = 3
+MOVED: Final = {301, 302, 303, 307, 308}
+"""At most so many redirects are followed, of responses with these statuses."""
 
 _HOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*replicate\.delivery")
 _URL: Final = re.compile(r"[!-~]{1,8192}")
-_REDIRECTS: Final = {301, 302, 303, 307, 308}
 _TEMPORARY: Final = {404, 408, 425, 429}
 """Statuses of temporary failures, as are all from 500 on. With 404, a new output may not have reached its host yet."""
 
@@ -88,7 +89,7 @@ class OutputHosts:
                 async with self._session(target, proxy).get(
                     target, allow_redirects=False, **options
                 ) as response:
-                    if response.status in _REDIRECTS:
+                    if response.status in MOVED:
                         target = self._redirected(target, response.headers.get("Location", ""))
                         continue
                     _check(response)

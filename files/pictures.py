@@ -15,6 +15,7 @@ from aiohttp.abc import AbstractResolver
 
 from catalog.references import Upload, decoded_data_uri
 from errors import InvalidRequest, Problem
+from files.hosts import MOVED, REDIRECTS
 from media.formats import GIF, HEAD, JPEG, PNG, WEBP, media_type
 from media.pictures import check_whole
 from network import public_http
@@ -24,15 +25,9 @@ from network.urls import encoded_url
 LARGEST: Final = 20_000_000
 """The most bytes of one image, and of all images of a call together."""
 
-_REDIRECTS: Final = 3
-_MOVED: Final = {301, 302, 303, 307, 308}
 _SECONDS: Final = 30.0
 
 _TAKEN: Final = (PNG, JPEG, WEBP, GIF)
-
-
-class Unfetched(Exception):
-    """The image cannot be used. The message completes the sentence "It …"."""
 
 
 class PictureSource:
@@ -49,7 +44,7 @@ class PictureSource:
         shown = str(image)[:200]
         try:
             return await self._fetched(image)
-        except (Unfetched, ValueError) as why:
+        except ValueError as why:
             raise InvalidRequest([Problem("images", str(why), shown)]) from None
 
     async def aclose(self) -> None:
@@ -58,6 +53,7 @@ class PictureSource:
             await self._session.close()
 
     async def _fetched(self, image: Any) -> tuple[str, bytes]:
+        """As `fetch`. Raises ValueError, whose message completes the sentence "It …"."""
         if isinstance(image, Upload):
             return _checked(_content(image))
         if image[:5].lower() == "data:":
@@ -66,24 +62,24 @@ class PictureSource:
             async with asyncio.timeout(_SECONDS):
                 return _checked(await self._downloaded(image))
         except TimeoutError:
-            raise Unfetched(f"could not be fetched within {_SECONDS:g} s") from None
+            raise ValueError(f"could not be fetched within {_SECONDS:g} s") from None
         except aiohttp.ClientError as error:
             if public_http.is_private_address_error(error):
-                raise Unfetched("must name a public host") from None
-            raise Unfetched(f"could not be fetched: {public_http.describe_error(error)}") from None
+                raise ValueError("must name a public host") from None
+            raise ValueError(f"could not be fetched: {public_http.describe_error(error)}") from None
 
     async def _downloaded(self, address: str) -> bytes:
-        for _ in range(_REDIRECTS + 1):
+        for _ in range(REDIRECTS + 1):
             target = public_http.parse_url(address, loopback=self._loopback)
             async with self._open().get(target, allow_redirects=False) as response:
-                if response.status in _MOVED:
+                if response.status in MOVED:
                     # Not by yarl, which would spell it otherwise: the host may have signed it.
                     address = urljoin(address, encoded_url(response.headers.get("Location", "")))
                     continue
                 if response.status != 200:
-                    raise Unfetched(f"could not be fetched: its host answered {response.status}")
+                    raise ValueError(f"could not be fetched: its host answered {response.status}")
                 return await _read(response)
-        raise Unfetched(f"was redirected more than {_REDIRECTS} times")
+        raise ValueError(f"was redirected more than {REDIRECTS} times")
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -98,14 +94,12 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     content = bytearray()
     async for chunk in response.content.iter_any():
         content += chunk
-        if len(content) > LARGEST:
-            raise Unfetched(f"has more than {LARGEST // 1_000_000} MB")
+        _check_size(len(content))
     return bytes(content)
 
 
 def _content(upload: Upload) -> bytes:
-    if upload.size > LARGEST:
-        raise Unfetched(f"has more than {LARGEST // 1_000_000} MB")
+    _check_size(upload.size)
     upload.file.seek(0)
     return upload.file.read()
 
@@ -115,7 +109,11 @@ def _checked(content: bytes) -> tuple[str, bytes]:
     media = media_type(content[:HEAD])
     if media not in _TAKEN:
         raise ValueError("is no PNG, JPEG, WebP or GIF image")
-    if len(content) > LARGEST:
-        raise ValueError(f"has more than {LARGEST // 1_000_000} MB")
+    _check_size(len(content))
     check_whole(BytesIO(content), media)
     return media.name, content
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST:
+        raise ValueError(f"has more than {LARGEST // 1_000_000} MB")
