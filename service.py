@@ -316,7 +316,7 @@ def build(
         calls = Calls(
             assembly.gemini(settings, ledger),
             assembly.metered_gate(settings, gate, group),
-            PictureSource(loopback=settings.REPLICATE_SIMULATE),
+            PictureSource(threads=cpu, loopback=settings.REPLICATE_SIMULATE),
         )
         core = Core(
             settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,

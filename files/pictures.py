@@ -6,6 +6,8 @@ content.
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any, Final
 from urllib.parse import urljoin
@@ -16,6 +18,7 @@ from aiohttp.abc import AbstractResolver
 from catalog.references import Upload, decoded_data_uri
 from errors import InvalidRequest, Problem
 from files.hosts import MOVED, REDIRECTS
+from loop_thread import Pool
 from media.formats import GIF, HEAD, JPEG, PNG, WEBP, media_type
 from media.pictures import check_whole
 from network import public_http
@@ -27,13 +30,21 @@ LARGEST: Final = 20_000_000
 
 _SECONDS: Final = 30.0
 
+_LARGE: Final = 200_000
+"""Bytes of an image, or characters of a `data:` URI, that are read on other threads. It would block the loop for more
+than some milliseconds."""
+
 _TAKEN: Final = (PNG, JPEG, WEBP, GIF)
 
 
 class PictureSource:
-    """Fetches images. With `loopback`, this machine is a public host, too. Use it on one loop."""
+    """Fetches images, and reads large ones on `threads`. With `loopback`, this machine is a public host, too. Use it on
+    one loop."""
 
-    def __init__(self, *, loopback: bool = False, resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self, *, threads: Pool, loopback: bool = False, resolver: AbstractResolver | None = None
+    ) -> None:
+        self._threads = threads
         self._loopback = loopback
         self._resolver = resolver
         self._session: aiohttp.ClientSession | None = None
@@ -55,18 +66,25 @@ class PictureSource:
     async def _fetched(self, image: Any) -> tuple[str, bytes]:
         """As `fetch`. Raises ValueError, whose message completes the sentence "It …"."""
         if isinstance(image, Upload):
-            return _checked(_content(image))
+            return await self._read(image.size, partial(_content, image))
         if image[:5].lower() == "data:":
-            return _checked(decoded_data_uri(image)[1])
+            return await self._read(len(image), lambda: decoded_data_uri(image)[1])
         try:
             async with asyncio.timeout(_SECONDS):
-                return _checked(await self._downloaded(image))
+                content = await self._downloaded(image)
         except TimeoutError:
             raise ValueError(f"could not be fetched within {_SECONDS:g} s") from None
         except aiohttp.ClientError as error:
             if public_http.is_private_address_error(error):
                 raise ValueError("must name a public host") from None
             raise ValueError(f"could not be fetched: {public_http.describe_error(error)}") from None
+        return await self._read(len(content), lambda: content)
+
+    async def _read(self, size: int, content: Callable[[], bytes]) -> tuple[str, bytes]:
+        """Check the `content` of an image of about this size."""
+        if size > _LARGE:
+            return await self._threads.run(lambda: _checked(content()))
+        return _checked(content())
 
     async def _downloaded(self, address: str) -> bytes:
         for _ in range(REDIRECTS + 1):
@@ -78,7 +96,7 @@ class PictureSource:
                     continue
                 if response.status != 200:
                     raise ValueError(f"could not be fetched: its host answered {response.status}")
-                return await _read(response)
+                return await _received(response)
         raise ValueError(f"was redirected more than {REDIRECTS} times")
 
     def _open(self) -> aiohttp.ClientSession:
@@ -90,7 +108,7 @@ class PictureSource:
         return self._session
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _received(response: aiohttp.ClientResponse) -> bytes:
     content = bytearray()
     async for chunk in response.content.iter_any():
         content += chunk
