@@ -31,6 +31,7 @@ from generations.creations import LatestVersions, with_form
 from generations.deadline import Bounds, Deadline
 from generations.generation import Generation
 from generations.late import LatePredictions
+from generations.submitting import attempt_id_of, persist_submission
 from ledger import Ledger
 from loop_thread import finish
 from providers import Created, Prediction, Provider, TryAgain
@@ -39,9 +40,6 @@ from providers.outcomes import raise_unless_made, without_texts
 
 OUTPUTS_LAST: Final = 3600.0
 """Seconds after which Replicate deletes outputs."""
-
-_LEDGER_PAUSE: Final = 1.0
-"""Seconds between retries while the ledger cannot be written."""
 
 
 class AttemptRunner:
@@ -157,7 +155,7 @@ class AttemptRunner:
 
     async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
         attempt.fingerprint = fingerprint(attempt.sent)
-        await self._persist_submission(generation, attempt, lease)
+        await self._persist(generation, attempt, lease)
         creating = self._provider.create(
             generation.caller,
             attempt.model.target,
@@ -221,30 +219,13 @@ class AttemptRunner:
         query = urlencode({"generation": generation.id, "attempt": len(generation.attempts)})
         return f"{self._push_url}/webhooks/replicate?{query}"
 
-    async def _persist_submission(self, generation: Generation, attempt: Attempt, lease: Lease) -> None:
-        """Record on the disk that this attempt is about to be sent. Retries while the ledger is down if the generation
-        is on the disk already; otherwise raises LedgerDown."""
-        try:
-            while True:
-                # A new date for each try: the next process counts places and searches by it.
-                attempt.submitted_at, attempt.clock_skew = time.time(), self._provider.clock_skew
-                generation.transition("submitting", self._ledger)
-                try:
-                    runs_for = self._bounds_of(generation).cancel_after
-                    await lease.persist(self._ledger, attempt_id_of(generation, attempt), runs_for)
-                    generation.persisted = True
-                    return
-                except LedgerDown:
-                    if not generation.persisted:
-                        raise
-                    await asyncio.sleep(_LEDGER_PAUSE)
-        except (LedgerDown, asyncio.CancelledError) as error:  # nothing was sent, so forget the attempt
-            record = attempt.record(generation.id, generation.attempts.index(attempt) + 1)
-            self._ledger.delete(type(record), record.generation_id, record.number)
-            generation.attempts.remove(attempt)
-            if isinstance(error, asyncio.CancelledError):
-                generation.transition("queued", self._ledger)
-            raise
+    async def _persist(self, generation: Generation, attempt: Attempt, lease: Lease) -> None:
+        """Record on the disk that this attempt is about to be sent. Raises LedgerDown."""
+        reference, runs_for = attempt_id_of(generation, attempt), self._bounds_of(generation).cancel_after
+        persist = partial(lease.persist, self._ledger, reference, runs_for)
+        await persist_submission(
+            generation, attempt, self._ledger, persist, clock_skew=lambda: self._provider.clock_skew
+        )
 
     def _hand_over(self, generation: Generation, attempt: Attempt, creation: asyncio.Task[Created]) -> None:
         """Record how an answered creation went. The next process settles refused, lost and unknown creations."""
@@ -350,11 +331,6 @@ def raise_no_outputs(attempt: Attempt, reason: str) -> None:
             replace(prediction, output=None),
             otherwise=f"The model reported success without an output. {reason}",
         )
-
-
-def attempt_id_of(generation: Generation, attempt: Attempt) -> str:
-    """The id of an attempt at its provider."""
-    return f"{generation.id}.{generation.attempts.index(attempt) + 1}"
 
 
 def _limits(generation: Generation, attempt: Attempt, batch: Batch | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from catalog.adaptation import Change, Step
 from catalog.registry import Registry
 from catalog.texts.runnable import CallModel
 from cluster import AnyCallGate
-from errors import GenerationTimeout, LedgerDown, OutcomeUnknown, ServiceError
+from errors import GenerationTimeout, OutcomeUnknown, ServiceError
 from files.pictures import PictureSource
 from generations.answers import Reading, read
 from generations.archive import Archive
@@ -30,6 +30,7 @@ from generations.call_admission import CallAdmission, CallGate, Lease
 from generations.call_state import CallState
 from generations.generation import Generation
 from generations.past import PastCalls, calls_of_day
+from generations.submitting import attempt_id_of, persist_submission
 from generations.upstreams import Upstream
 from ledger import Ledger, Queries
 from loop_thread import Pool
@@ -43,9 +44,6 @@ REPEAT: Final = "repeat"
 
 _LONG: Final = 20_000
 """Characters of an answer whose check would block the loop for more than some ten milliseconds."""
-
-_LEDGER_PAUSE: Final = 1.0
-"""Seconds between retries while the ledger cannot be written."""
 
 
 class FullCallProvider(CallProvider, Protocol):
@@ -148,7 +146,9 @@ class CallRunner:
         admitted = clock()
         generation.attempts.append(attempt)
         with lease:
-            await self._persist(generation, attempt, lease)
+            reference = attempt_id_of(generation, attempt)
+            persist = partial(lease.persist, self._ledger, reference)
+            await persist_submission(generation, attempt, self._ledger, persist)
             try:
                 answer = await self._answer(generation, attempt, state, call, lease)
             finally:
@@ -244,30 +244,6 @@ class CallRunner:
         if begun.input.get("on_lost") == REPEAT:
             raise TryAgain(begun.error)
         raise begun.error
-
-    async def _persist(self, generation: Generation, attempt: Attempt, lease: Lease) -> None:
-        """Record on the disk that this attempt is about to be sent. Raises LedgerDown if the generation is not on the
-        disk either."""
-        reference = f"{generation.id}.{len(generation.attempts)}"
-        try:
-            while True:
-                attempt.submitted_at = time.time()
-                generation.transition("submitting", self._ledger)
-                try:
-                    await lease.persist(self._ledger, reference)
-                    generation.persisted = True
-                    return
-                except LedgerDown:
-                    if not generation.persisted:
-                        raise
-                    await asyncio.sleep(_LEDGER_PAUSE)
-        except (LedgerDown, asyncio.CancelledError) as error:  # nothing was sent, so forget the attempt
-            record = attempt.record(generation.id, len(generation.attempts))
-            self._ledger.delete(type(record), record.generation_id, record.number)
-            generation.attempts.remove(attempt)
-            if isinstance(error, asyncio.CancelledError):
-                generation.transition("queued", self._ledger)
-            raise
 
     def _keep(self, generation: Generation, attempt: Attempt, state: CallState, reading: Reading) -> None:
         """Keep the output of an answer, or raise why it is none."""
