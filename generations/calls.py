@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
@@ -28,6 +28,7 @@ from generations.attempts import Attempt
 from generations.batch import Batch
 from generations.call_admission import CallAdmission, CallGate, Lease
 from generations.call_state import CallState
+from generations.demands import demand_of
 from generations.generation import Generation
 from generations.past import PastCalls, calls_of_day
 from generations.submitting import attempt_id_of, persist_submission
@@ -95,7 +96,7 @@ class CallRunner:
         attempt = Attempt(model, step.input, step.changes, longest=generation.request.longest)
         try:
             call = await call_of(step.input, model, self._pictures, again=_mistakes(generation))
-            demand = await self._demand(generation, call, attempt, batch)
+            demand = await self._demand(generation, step, call, batch)
         except ServiceError as error:
             attempt.error = error
             generation.attempts.append(attempt)
@@ -108,27 +109,21 @@ class CallRunner:
             reading = read(answer, step.input)
         self._keep(generation, attempt, state, reading)
 
-    async def _demand(
-        self, generation: Generation, call: Call, attempt: Attempt, batch: Batch | None
-    ) -> Demand:
+    async def _demand(self, generation: Generation, step: Step, call: Call, batch: Batch | None) -> Demand:
         """What the call needs. The provider counts the tokens of a large prompt. Raises PromptTooLarge."""
-        caller, model = generation.caller, attempt.model
-        assert isinstance(model, CallModel)  # noqa: S101 - see `make`
-        tokens = self._provider.tokens_bound(call)
-        demand = Demand(
-            caller=caller.turn,
-            account=caller.account,
-            model=call.model,
-            tokens=tokens,
-            micro_usd=model.bound_of(attempt.input, tokens),
+        sized = partial(
+            demand_of,
+            step,
+            generation.caller,
             batch=batch.id if batch else None,
-            max_concurrent=batch.max_concurrent if batch else None,
+            at_once=batch.max_concurrent if batch else None,
             semaphore=generation.semaphore,
         )
+        demand = sized(tokens=self._provider.tokens_bound(call))
         if self._admission.gate.is_large(demand):
             with suppress(TryAgain):  # the estimate is an upper bound
-                tokens = min(tokens, await self._provider.count_tokens(caller, call))
-                demand = replace(demand, tokens=tokens, micro_usd=model.bound_of(attempt.input, tokens))
+                counted = await self._provider.count_tokens(generation.caller, call)
+                demand = sized(tokens=min(demand.tokens, counted))
         self._admission.check(demand)
         return demand
 

@@ -10,10 +10,10 @@ from admission.metered import forecast as metered
 from admission.metered.demand import Demand
 from admission.metered.snapshot import MeteredSnapshot
 from auth import Caller
-from catalog.adaptation import Step
 from catalog.texts.runnable import CallModel
 from cluster import AnyCallGate, AnyGate
 from generations.costs import Estimate
+from generations.demands import demand_of
 from generations.generation import Generation
 from loop_thread import Pool
 from parsing.shapes import BatchRequest
@@ -29,28 +29,29 @@ class Line(Protocol):
     def place(self) -> int:
         """From 1, which is next."""
 
-    def wait(self, usual: float, bound: int | None) -> float:
-        """The seconds until its admission, if it usually runs for so many. `bound` is how many of its batch may run at
-        once."""
+    def wait(self, usual: float) -> float:
+        """The seconds until its admission, if it usually runs for so many."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreationLine:
-    """`ahead` generations of the same caller, batch and semaphore are before it."""
+    """`ahead` generations of the same caller, batch and semaphore are before it, of whose batch so many may run
+    `at_once`."""
 
     gate: AnyGate
     generation: Generation
     ahead: int
+    at_once: int | None
 
     @property
     def place(self) -> int:
         queued = self.generation
         return self.gate.queue_position(queued.caller.turn, queued.batch_id, self.ahead, queued.semaphore)
 
-    def wait(self, usual: float, bound: int | None) -> float:
+    def wait(self, usual: float) -> float:
         queued = self.generation
         line = queued.caller.turn, queued.batch_id, self.ahead, queued.semaphore
-        return self.gate.estimated_wait(*line, usual=usual, bound=bound, boots=queued.model.boots)
+        return self.gate.estimated_wait(*line, usual=usual, bound=self.at_once, boots=queued.model.boots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class CallLine:
     def place(self) -> int:
         return self.gate.queue_position(self.demand, self.ahead)
 
-    def wait(self, usual: float, bound: int | None) -> float:  # noqa: ARG002 - its demand has the bound
+    def wait(self, usual: float) -> float:
         return self.gate.estimated_wait(self.demand, self.ahead, usual=usual)
 
 
@@ -80,28 +81,15 @@ def line_of(
     """The place of a queued generation, of whose batch so many may run `at_once`."""
     step = generation.request.first
     if calls is None or not isinstance(step.model, CallModel):
-        return CreationLine(creations, generation, ahead)
-    demand = demand_of(step, generation.caller, generation.batch_id, at_once, generation.semaphore)
-    return CallLine(calls, demand, ahead)
-
-
-def demand_of(
-    step: Step, caller: Caller, batch: str | None, at_once: int | None, semaphore: str | None
-) -> Demand:
-    """What a call needs at most, before its images are fetched and its tokens are counted."""
-    model = step.model
-    assert isinstance(model, CallModel)  # noqa: S101 - only its calls are metered
-    tokens = model.tokens_bound(step.input)
-    return Demand(
-        caller=caller.turn,
-        account=caller.account,
-        model=model.target,
-        tokens=tokens,
-        micro_usd=model.bound_of(step.input, tokens),
-        batch=batch,
-        max_concurrent=at_once,
-        semaphore=semaphore,
+        return CreationLine(creations, generation, ahead, at_once)
+    demand = demand_of(
+        step,
+        generation.caller,
+        batch=generation.batch_id,
+        at_once=at_once,
+        semaphore=generation.semaphore,
     )
+    return CallLine(calls, demand, ahead)
 
 
 async def planned(
@@ -116,8 +104,14 @@ async def planned(
     """The plan of a batch of this caller if it were submitted now. All its models have one provider."""
     if calls is not None and any(isinstance(each.model, CallModel) for each in request.requests[:1]):
         snapshot = calls.snapshot(caller.account)
-        wanted = [
-            demand_of(each.first, caller, "planned", request.max_concurrent, request.semaphore)
+        demands = [
+            demand_of(
+                each.first,
+                caller,
+                batch="planned",
+                at_once=request.max_concurrent,
+                semaphore=request.semaphore,
+            )
             for each in request.requests
         ]
         items = [
@@ -127,7 +121,7 @@ async def planned(
                 each.model.usual_seconds,
                 cost.usd,
             )
-            for demand, each, cost in zip(wanted, request.requests, costs, strict=True)
+            for demand, each, cost in zip(demands, request.requests, costs, strict=True)
         ]
         return await threads.run(partial(metered.plan, items, snapshot, calls.durations))
     found = [

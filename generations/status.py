@@ -85,7 +85,7 @@ class Status:
         gate = self._calls if self._calls is not None and isinstance(model, CallModel) else self._gate
         usual = gate.durations.usual(model.timed_as, model.usual_seconds)
         if line is not None:
-            return usual + line.wait(usual, self._at_once(generation))
+            return usual + line.wait(usual)
         return seconds_left(usual, held=_running_for(generation.last) if generation.last else 0.0)
 
     def _line(self, generation: Generation) -> Line | None:
