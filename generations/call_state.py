@@ -1,9 +1,9 @@
 """The state of one call that is its own answer: what it may cost, and what has come of it."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from catalog.texts.runnable import CallModel, Counted
+from catalog.texts.runnable import CallModel
 from providers.calls import CallAnswer, Partial, Usage
 
 
@@ -27,7 +27,6 @@ class CallState:
     version: str | None = None
     finish_reason: str | None = None
     response_id: str | None = None
-    ended_at: float | None = field(default=None)
 
     @property
     def usd(self) -> float:
@@ -37,29 +36,17 @@ class CallState:
 
     def take(self, answer: CallAnswer, model: CallModel) -> None:
         """The whole answer has come."""
-        used = self.usage = answer.usage
-        self.ended_at = time.time()
-        self.text, self.version = answer.text, answer.model_version
+        self.text, self.usage, self.version = answer.text, answer.usage, answer.model_version
         self.finish_reason = answer.finish_reason or answer.block_reason
         self.response_id = answer.response_id
-        if not used.prompt_tokens or (self.text and not used.completion_tokens):
+        if not answer.usage.prompt_tokens or (self.text and not answer.usage.completion_tokens):
             self.micro_usd = self.bound  # the answer does not say what it used
             return
-        self.tokens = used.prompt_tokens
-        self.micro_usd = model.micro_usd(
-            Counted(
-                used.prompt_tokens,
-                used.cached_tokens,
-                used.completion_tokens,
-                used.thinking_tokens,
-                answer.model_version,
-                self.ended_at,
-            )
-        )
+        self.tokens = answer.usage.prompt_tokens
+        self.micro_usd = model.micro_usd(answer.usage, version=answer.model_version, at=time.time())
 
     def lose(self, partial: Partial) -> None:
         """The rest of the answer will not come. It costs what it may have cost."""
         self.may_be_billed = True
-        self.ended_at = time.time()
         self.text = partial.text or self.text
         self.version = partial.model_version

@@ -11,6 +11,7 @@ from typing import Any, Final
 from catalog.model import Model
 from catalog.prices import LONGEST, NOTHING, Basis
 from catalog.texts.models import TextModel, TextModels
+from catalog.texts.prices import Tokens
 
 MAX_OUTPUT: Final = "max_output_tokens"
 """The input with the most tokens that a call may think and answer. Every call has it."""
@@ -22,18 +23,6 @@ _MICRO: Final = 1_000_000
 
 _LATEST: Final = 86_400.0
 """Seconds after its acceptance by which a call is answered, as far as a change of prices is concerned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """The tokens of an answer, the version that answered, and the Unix time at which it ended."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    thinking_tokens: int
-    version: str | None
-    at: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,9 +75,9 @@ class CallModel(Model):
         """The most that a call with these inputs may cost: without an answer nothing more is known."""
         return self.bound(sent, longest=longest)
 
-    def micro_usd(self, counted: Counted) -> int:
-        """The micro-dollars that an answer costs."""
-        return self.among.cost(counted.version, counted, counted.at).micro_usd
+    def micro_usd(self, tokens: Tokens, *, version: str | None, at: float) -> int:
+        """The micro-dollars of an answer of this version that ended at a Unix time."""
+        return self.among.cost(version, tokens, at).micro_usd
 
     def basis(self, metrics: Mapping[str, Any] = NOTHING) -> Basis:
         return "declared" if metrics else "bounded"
