@@ -203,14 +203,14 @@ class Runtime:
         hash_key = self.queries.meta(HASH_KEY)
         limits, semaphores = self.core.limits.load(self.queries), self.core.semaphores.load(self.queries)
         calls = self.core.calls
-        past = calls and calls.read_past(self.queries, simulated=self.settings.REPLICATE_SIMULATE)
+        past = calls.read_past(self.queries) if calls else None
 
         def begin() -> None:
             self.authenticator.hash_key = hash_key
             self.core.key_directory.begin()
             self.core.semaphores.begin(semaphores)
-            if calls and past:
-                calls.begin(past, self.context.texts)
+            if calls:
+                calls.begin(past)
             self.core.begin(state, spent=spent)
             self.core.limits.begin(limits)
             if self.group:
@@ -317,18 +317,19 @@ def build(
             assembly.gemini(settings, ledger),
             assembly.metered_gate(settings, gate, group),
             PictureSource(threads=cpu, loopback=settings.REPLICATE_SIMULATE),
+            context.texts,
+            simulated=settings.REPLICATE_SIMULATE,
         )
         core = Core(
             settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
             authenticator=authenticator, attachments=attachments, context=context,
-            tariff=assembly.tariff(settings), outputs=files,
-            letters=group.letters if group else None,
+            tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
             doors={REPLICATE: predictions.pushed},
         )  # fmt: skip
         core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         if group:
-            _connect(core, group, others, context, simulated=settings.REPLICATE_SIMULATE)
+            _connect(core, group, others)
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
@@ -342,7 +343,7 @@ def build(
         raise
 
 
-def _connect(core: Core, group: "Group", others: Gate, context: ParseContext, *, simulated: bool) -> None:
+def _connect(core: Core, group: "Group", others: Gate) -> None:
     """Let the parts of this process use what all processes share."""
     core.checks.shared = group.tokens
     if isinstance(core.semaphores, SharedSemaphores):
@@ -352,9 +353,8 @@ def _connect(core: Core, group: "Group", others: Gate, context: ParseContext, *,
     group.on_figures = core.read_published
     group.on_keys = core.key_directory.meet
     core.processes = group.processes.all
-    if (calls := core.calls) is not None:
-        archive = core.key_directory.archive
-        group.count_day = partial(calls.count_day, archive, context.texts, simulated=simulated)
+    if core.calls is not None:
+        group.count_day = partial(core.calls.count_day, core.key_directory.archive)
 
 
 def started(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:

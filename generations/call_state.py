@@ -2,9 +2,13 @@
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from catalog.texts.runnable import CallModel
 from providers.calls import CallAnswer, Partial, Usage
+
+STOPPED: Final = "The service stopped before the answer had ended."
+"""The detail of the error of a call that was lost with its process."""
 
 
 @dataclass(slots=True)

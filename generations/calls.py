@@ -27,7 +27,7 @@ from generations.archive import Archive
 from generations.attempts import Attempt
 from generations.batch import Batch
 from generations.call_admission import CallAdmission, CallGate, Lease
-from generations.call_state import CallState
+from generations.call_state import STOPPED, CallState
 from generations.demands import demand_of
 from generations.generation import Generation
 from generations.past import PastCalls, calls_of_day
@@ -202,8 +202,8 @@ class CallRunner:
         reason: BaseException,
     ) -> BaseException:
         """The error to raise for a call that has ended so, whose state is recorded."""
-        partial = reason.partial if isinstance(reason, CallLost) else _partial_of(reason)
-        if partial is None:  # it was not sent, or the provider refused it
+        came = reason.partial if isinstance(reason, CallLost) else _partial_of(reason)
+        if came is None:  # it was not sent, or the provider refused it
             lease.settled(0)
             if isinstance(error, ServiceError):
                 attempt.error, attempt.answered_at = error, time.time()
@@ -212,13 +212,13 @@ class CallRunner:
             return error
         state = attempt.call
         assert state is not None  # noqa: S101 - it is a call
-        state.lose(partial)
+        state.lose(came)
         generation.text = state.text or None
         if isinstance(error, asyncio.CancelledError):
-            attempt.error = CallLost("The call was cancelled after it was sent.", partial=partial)
+            attempt.error = CallLost("The call was cancelled after it was sent.", partial=came)
             if generation.is_cancelled:
                 return error
-            error = CallLost("The service stopped before the answer had ended.", partial=partial)
+            error = CallLost(STOPPED, partial=came)
         if not isinstance(error, ServiceError):
             return error
         attempt.error = error
@@ -235,7 +235,7 @@ class CallRunner:
         if generation.is_cancelled:
             begun.error = CallLost()
             raise asyncio.CancelledError
-        begun.error = CallLost("The service stopped before the answer had ended.")
+        begun.error = CallLost(STOPPED)
         if begun.input.get("on_lost") == REPEAT:
             raise TryAgain(begun.error)
         raise begun.error
@@ -259,28 +259,34 @@ class CallRunner:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What runs the text models of one provider: its gate, and a source of the images of prompts."""
+    """What runs the text models of one provider: its gate, and a source of the images of prompts. `texts` are the
+    models. If calls are `simulated`, only such count."""
 
     provider: FullCallProvider
     gate: AnyCallGate
     pictures: PictureSource
+    texts: Registry
+    simulated: bool
 
-    def read_past(self, queries: Queries, *, simulated: bool) -> PastCalls:
-        """The calls of earlier processes that still count. Blocks, and raises LedgerDown."""
+    def read_past(self, queries: Queries) -> PastCalls | None:
+        """The calls of earlier processes that still count. None beside other processes, where the rows of all show what
+        counts. Blocks, and raises LedgerDown."""
+        if not isinstance(self.gate, MeteredGate):
+            return None
         began = self.gate.day_began()
-        return PastCalls.read(queries, now=time.time(), day_began=began, simulated=simulated)
+        return PastCalls.read(queries, now=time.time(), day_began=began, simulated=self.simulated)
 
-    def begin(self, past: PastCalls, texts: Registry) -> None:
-        """Count the calls of earlier processes, before any is admitted. `texts` are the models. Beside other processes,
-        the rows of all say what counts."""
-        if isinstance(self.gate, MeteredGate):
-            past.count(self.gate, now=time.time(), day_began=self.gate.day_began(), texts=texts)
+    def begin(self, past: PastCalls | None) -> None:
+        """Count the calls of earlier processes, before any is admitted."""
+        if past is not None and isinstance(self.gate, MeteredGate):
+            past.count(self.gate, now=time.time(), day_began=self.gate.day_began(), texts=self.texts)
 
-    async def count_day(self, archive: Archive, texts: Registry, *, simulated: bool) -> DayCounts:
+    async def count_day(self, archive: Archive) -> DayCounts:
         """How many calls all processes have sent in the present day, for the holder of the gate. Raises LedgerDown."""
         began = self.gate.day_began()
-        read = partial(calls_of_day, day_began=began, simulated=simulated, texts=texts)
-        return await archive.read(read)
+        return await archive.read(
+            partial(calls_of_day, day_began=began, simulated=self.simulated, texts=self.texts)
+        )
 
     def upstream(
         self, ledger: Ledger, *, timeout: float, threads: Pool, prove: Callable[[Caller], object]

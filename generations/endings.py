@@ -2,16 +2,14 @@
 
 import time
 from dataclasses import replace
-from typing import Final
 
 from contract.states import State
 from errors import GenerationFailed, Interrupted, OutcomeUnknown, ServiceError
 from generations.attempts import failure
+from generations.call_state import STOPPED
 from generations.generation import counts_of
 from ledger.records import AttemptRecord, GenerationRecord
 from providers.calls import CallLost
-
-_STOPPED: Final = "The service stopped before the answer had ended."
 
 
 def ended_record(record: GenerationRecord, error: ServiceError, state: State = "failed") -> GenerationRecord:
@@ -38,7 +36,7 @@ def ended_record(record: GenerationRecord, error: ServiceError, state: State = "
 def _closed(record: GenerationRecord) -> tuple[AttemptRecord, ...]:
     """The attempts, without an open call: its answer is lost, and it counts as what was reserved for it."""
     most = max(0.0, record.reserved_usd - sum(each.cost_usd for each in record.attempts))
-    lost = failure(CallLost(_STOPPED))
+    lost = failure(CallLost(STOPPED))
     return tuple(
         replace(each, open=False, error=lost, cost_usd=round(most, 6)) if each.open and each.is_call else each
         for each in record.attempts
@@ -52,7 +50,7 @@ def expired(record: GenerationRecord) -> GenerationRecord:
     if record.state == "queued":
         return ended_record(record, Interrupted())
     if (last := record.last_called) is not None and last.is_call:
-        return ended_record(record, CallLost(_STOPPED))
+        return ended_record(record, CallLost(STOPPED))
     if record.state == "submitting":
         return ended_record(
             record, OutcomeUnknown("The service stopped while it was creating the prediction.")
