@@ -39,6 +39,7 @@ from generations.key_limits import KeyLimits
 from generations.keys import NamedKeys
 from generations.late import LatePredictions
 from generations.lifecycle import Runner
+from generations.limits import ConfiguredLimits
 from generations.lost_calls import LostCalls
 from generations.model_pages import ModelPages
 from generations.past import seconds_in_doubt
@@ -101,10 +102,10 @@ class Core:
         calls: Calls | None = None,
     ) -> None:
         archive = Archive(ledger=ledger, queries=queries, threads=threads, doors=doors)
-        self._doors, self.calls = doors, calls
+        self._doors, self.calls, self._call_gate = doors, calls, calls.gate if calls else None
         keys = IdempotencyKeys(ledger=ledger, archive=archive)
         self._process, self.gate, self.provider = ledger.process, gate, provider
-        self.limits = parts.limits(settings, gate, ledger, calls)
+        self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger, calls=self._call_gate)
         self.letters = letters
         self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
         """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""
@@ -257,7 +258,7 @@ class Core:
             keys=keys,
             attachments=attachments,
             max_queued=settings.MAX_QUEUED,
-            key_limits=KeyLimits(self.gate, self.calls.gate if self.calls else None),
+            key_limits=KeyLimits(self.gate, self._call_gate),
             joined=joined,
         )
 
@@ -321,7 +322,7 @@ class Core:
             gate=self.gate,
             threads=cpu,
             learned=self._learned,
-            calls=self.calls.gate if self.calls else None,
+            calls=self._call_gate,
         )
         elsewhere = Elsewhere(
             supervisor=self.supervisor,

@@ -6,15 +6,12 @@ from auth import Authenticator
 from catalog.families import TrainedModels
 from catalog.published import Published
 from catalog.tariff import Tariff
-from cluster import AnyGate
 from generations.archive import Archive
 from generations.budget import Budget
 from generations.budgets import Budgets
-from generations.calls import Calls
 from generations.following import JoinedItems
 from generations.key_budgets import HasKeys, KeyBudgets, SharedKeyBudgets
 from generations.learned import Learned
-from generations.limits import ConfiguredLimits
 from generations.progress import ProgressOfRows
 from generations.published_models import PublishedModels
 from generations.resolver import AllowedModels, Resolver
@@ -34,11 +31,6 @@ def joined(archive: Archive) -> JoinedItems:
     running = RunningWork()
     progress = ProgressOfRows(archive=archive, running=running)
     return JoinedItems(running=running, progress=progress, archive=archive)
-
-
-def limits(settings: Settings, gate: AnyGate, ledger: Ledger, calls: Calls | None) -> ConfiguredLimits:
-    of_calls = None if calls is None else calls.gate
-    return ConfiguredLimits(settings, gate=gate, ledger=ledger, calls=of_calls)
 
 
 def models(

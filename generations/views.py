@@ -25,8 +25,6 @@ Body = dict[str, Any]
 
 NO_IDS: Final[Mapping[int, str]] = {}
 
-_COUNTS: Final = {"total": "total", "successful": "succeeded", "failed": "failed"}
-
 _UNCHECKED: Final = "The token is not checked, since Replicate does not answer."
 
 
@@ -120,9 +118,11 @@ def call(record: GenerationRecord) -> Body:
     return body
 
 
-def call_totals(door: str | None, **counts: int) -> Body:
+def call_totals(door: str | None, *, total: int, succeeded: int, failed: int) -> Body:
     """The counts of a batch of calls to text models, as its callers name them. Empty for any other batch."""
-    return {f"{name}_requests": counts[count] for name, count in _COUNTS.items()} if door in TASKS else {}
+    if door not in TASKS:
+        return {}
+    return {"total_requests": total, "successful_requests": succeeded, "failed_requests": failed}
 
 
 def metadata(text: str | None) -> Body:
