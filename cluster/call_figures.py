@@ -5,24 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from admission.durations import Durations
 from admission.metered.accounts import Lowered
 from admission.metered.closing import Closed
 from admission.metered.demand import TooLarge
-from admission.metered.limits import MeteredLimits
 from admission.metered.policy import MeteredPolicy
 from admission.metered.snapshot import MeteredSnapshot, MeteredStats
 from admission.metered.windows import WeightedWindow
-from admission.own_limits import OwnLimits
 from admission.semaphores import Semaphores
 from metering.gate import MeteredGate
-
-LoweredLimit: TypeAlias = tuple[str, str | None, str]
-"""The account, the model or None, and the name of a limit that was lowered."""
 
 _MOST_ACCOUNTS: Final = 100
 """Accounts whose state is published, those with the most calls first."""
@@ -50,37 +44,34 @@ def read_figures(published: Mapping[str, Any]) -> Figures:
     return _FIGURES.validate_python(published)
 
 
-def mirrored(seen: Figures, policy: MeteredPolicy, *, now: float) -> MeteredPolicy:
-    """Bring a new policy, which has the present limits, into the state of the figures at this moment of this process's
-    clock. Its tickets are numbers."""
+def mirrored(
+    seen: Figures, latest: MeteredPolicy, *, day_ends: Callable[[float], float], now: float
+) -> MeteredPolicy:
+    """A policy in the state of the figures at this moment of this process's clock. It has the limits of the latest
+    policy, and those that the holder has lowered. Its tickets are numbers."""
+    policy = MeteredPolicy(
+        concurrent_limit=latest.concurrent_limit,
+        limits=latest.limits,
+        day_ends=day_ends,
+        semaphores=Semaphores(),
+        durations=latest.durations,
+    )
+    copy_limits(latest, policy)
+    for lowered in seen.lowered:
+        policy.lower(*lowered)
     numbers = count()
     for each in seen.accounts:
         _fill_account(policy, each, now, numbers)
     return policy
 
 
-def new_policy(
-    *,
-    concurrent_limit: int,
-    limits: MeteredLimits,
-    day_ends: Callable[[float], float],
-    durations: Durations,
-    own_limits: Mapping[str, OwnLimits],
-    lowered: Mapping[LoweredLimit, int],
-) -> MeteredPolicy:
-    """A policy with these limits, without tickets and semaphores."""
-    policy = MeteredPolicy(
-        concurrent_limit=concurrent_limit,
-        limits=limits,
-        day_ends=day_ends,
-        semaphores=Semaphores(),
-        durations=durations,
-    )
-    for caller, own in own_limits.items():
-        policy.limit_caller(caller, max_concurrent=own.max_concurrent, per_minute=own.per_minute)
-    for (account, model, name), value in lowered.items():
-        policy.lower(account, model, name, value)
-    return policy
+def copy_limits(policy: MeteredPolicy, to: MeteredPolicy | MeteredGate) -> None:
+    """Copy the own limits of callers, and the limits that were lowered."""
+    for caller, own in policy.own_limits.items():
+        to.limit_caller(caller, max_concurrent=own.max_concurrent, per_minute=own.per_minute)
+    for account in policy.accounts.values():
+        for lowered in account.lowered:
+            to.lower(*lowered)
 
 
 def _fill_account(policy: MeteredPolicy, seen: MeteredSnapshot, now: float, numbers: "count[int]") -> None:

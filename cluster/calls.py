@@ -5,20 +5,20 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, tzinfo
 from typing import Any, Final, Protocol
 
 from admission.durations import Durations
-from admission.metered.accounts import LONGEST_LOST, Lowered
+from admission.metered.accounts import LONGEST_LOST
 from admission.metered.demand import Demand, TooLarge
 from admission.metered.estimates import MeteredEstimates
 from admission.metered.limits import MeteredLimits
 from admission.metered.policy import MeteredPolicy
 from admission.metered.snapshot import AccountStats, MeteredSnapshot, MeteredStats
-from admission.own_limits import OwnLimits
-from cluster.call_figures import Figures, LoweredLimit, mirrored, new_policy, read_figures
+from admission.semaphores import Semaphores
+from cluster.call_figures import Figures, copy_limits, mirrored, read_figures
 from cluster.call_keeper import CallKeeper, demand_of
 from cluster.call_lease import RemoteMeteredLease
 from cluster.waits import Tell, Waits
@@ -58,21 +58,17 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
     ) -> None:
         self._days = Days(zone, _now)
         self._zone = zone
-        self._own_limits: dict[str, OwnLimits] = {}
-        durations = Durations()
-        policy = new_policy(
+        policy = MeteredPolicy(
             concurrent_limit=concurrent_limit,
             limits=limits,
             day_ends=self._days.end,
-            durations=durations,
-            own_limits={},
-            lowered={},
+            semaphores=Semaphores(),
+            durations=Durations(),
         )
         super().__init__(policy, _now)
         Waits.__init__(self, ledger, keeper, tell)
         self._table = table
         self._seen: Figures | None = None
-        self._lowered: dict[LoweredLimit, int] = {}
         self._answered: dict[str, float] = {}
         """When the latest answered request of each account in doubt was sent."""
         self._doubts: dict[str, float] = {}
@@ -125,7 +121,6 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
 
     def lower(self, account: str, model: str | None, limit: str, value: int) -> None:
         self._policy.lower(account, model, limit, value)
-        self._note_lowered([(account, model, limit, value)])
         self._send("lower", account=account, model=model, limit=limit, value=value)
         self._refuse_too_large()
 
@@ -157,14 +152,9 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
         self, caller: str, *, max_concurrent: int | None = None, per_minute: int | None = None
     ) -> None:
         """Change the own limits of a caller here, and at the gate if this process holds it: each process does it."""
-        own = OwnLimits(max_concurrent, per_minute)
-        self._policy.limit_caller(caller, **asdict(own))
-        if own == OwnLimits():
-            self._own_limits.pop(caller, None)
-        else:
-            self._own_limits[caller] = own
+        self._policy.limit_caller(caller, max_concurrent=max_concurrent, per_minute=per_minute)
         if self._keeper.gate is not None:
-            self._keeper.gate.limit_caller(caller, **asdict(own))
+            self._keeper.gate.limit_caller(caller, max_concurrent=max_concurrent, per_minute=per_minute)
 
     def new_gate(self, creations: Gate) -> MeteredGate:
         """A gate with the present limits, for the keeper, beside this gate of creations."""
@@ -176,10 +166,7 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
             durations=self.durations,
         )
         gate.share_semaphores_with(creations)
-        for caller, own in self._own_limits.items():
-            gate.limit_caller(caller, **asdict(own))
-        for (account, model, limit), value in self._lowered.items():
-            gate.lower(account, model, limit, value)
+        copy_limits(self._policy, gate)
         return gate
 
     # ── Figures
@@ -219,28 +206,11 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
         if published is None:  # by a process that has no gate of calls
             return
         seen = self._seen = read_figures(published)
-        self._note_lowered(seen.lowered)
         now = _now()
         self._doubts = {account: until for account, until in self._doubts.items() if until > now}
         self._doubts |= dict.fromkeys(seen.in_doubt, now + LONGEST_LOST)
-        self._policy = mirrored(seen, self._like(self._policy), now=now - age)
+        self._policy = mirrored(seen, self._policy, day_ends=self._days.end, now=now - age)
         self._refuse_too_large()
-
-    def _like(self, policy: MeteredPolicy) -> MeteredPolicy:
-        """An empty policy with the limits of this one."""
-        return new_policy(
-            concurrent_limit=policy.concurrent_limit,
-            limits=policy.limits,
-            day_ends=self._days.end,
-            durations=policy.durations,
-            own_limits=self._own_limits,
-            lowered=self._lowered,
-        )
-
-    def _note_lowered(self, lowered: Collection[Lowered]) -> None:
-        for account, model, limit, value in lowered:
-            known = self._lowered.get((account, model, limit), value)
-            self._lowered[account, model, limit] = min(value, known)
 
 
 def _now() -> float:

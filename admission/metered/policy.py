@@ -46,7 +46,7 @@ from admission.metered.demand import Demand, TooLarge
 from admission.metered.limits import MeteredLimits
 from admission.metered.snapshot import MeteredSnapshot
 from admission.metered.turns import Flow
-from admission.own_limits import OwnLimits
+from admission.own_limits import UNLIMITED, OwnLimits
 from admission.semaphores import Semaphore, Semaphores
 from admission.sliding_window import WINDOW
 
@@ -232,8 +232,12 @@ class MeteredPolicy:
         self, caller: str, *, max_concurrent: int | None = None, per_minute: int | None = None
     ) -> None:
         """Change the own limits of a caller (None: it has none), or neither if one is invalid (ValueError)."""
-        limits = OwnLimits(max_concurrent, per_minute)
-        self._own_of(caller).set(limits)
+        self._own_of(caller).set(OwnLimits(max_concurrent, per_minute))
+
+    @property
+    def own_limits(self) -> dict[str, OwnLimits]:
+        """The own limits of the callers that have any."""
+        return {caller: own.limits for caller, own in self._own.items() if own.limits != UNLIMITED}
 
     def pause(self, caller: str, until: float) -> None:
         """Admit nothing of this caller before a moment."""
@@ -329,8 +333,7 @@ class MeteredPolicy:
 
     def held_by(self, caller: str) -> int:
         """How many slots a caller holds in all accounts."""
-        found = self._own.get(caller)
-        return found.held if found else 0
+        return self._own[caller].held if caller in self._own else 0
 
     def _admit_ready(self, now: float, admitted: list[Ticket]) -> None:
         """Admit what may go in the accounts that have changed. They take turns, since bounds may be common to them."""
