@@ -175,10 +175,6 @@ class RemoteMeteredGate(MeteredEstimates, Waits[RemoteMeteredLease]):
         """The Unix time at which the present day of the upstream began. In any thread."""
         return self._days.began(time.time())
 
-    def day_ends(self) -> float:
-        """When the present day of the upstream ends, by the loop's clock."""
-        return self._days.end(_now())
-
     def statistics(self) -> MeteredStats:
         if self._keeper.gate is not None:
             return self._keeper.gate.statistics()

@@ -165,10 +165,6 @@ class MeteredGate(MeteredEstimates, Stepper):
         """The Unix time at which the present day of the upstream began. In any thread."""
         return self._days.began(time.time())
 
-    def day_ends(self) -> float:
-        """When the present day of the upstream ends, by the loop's clock."""
-        return self._days.end(_now())
-
     @property
     def slots_held(self) -> int:
         """How many slots all callers hold, in all accounts."""

@@ -116,15 +116,6 @@ class MeteredEstimates:
                 waits.append(lane.day.next_expiry() - now)
         return max(each for each in waits if each < math.inf)
 
-    def seconds_per_release(self, account: str | None = None) -> float:
-        """Seconds between two admissions while others wait: by the slower of the windows of requests and recent slot
-        times. Without an account, in that of the most waiting tickets."""
-        accounts = self._policy.accounts
-        found = accounts.get(account) if account else max(accounts.values(), key=_waiting, default=None)
-        lanes = [] if found is None else [each for each in found.lanes.values() if each.waiting]
-        by_window = WINDOW / sum(each.limits.rpm for each in lanes) if lanes else 0.0
-        return max(by_window, self._turnover(_USUAL))
-
     def seconds_to_admit(self, caller: str, count: int) -> float:
         """Estimate the seconds until so many of the waiting tickets of a caller are admitted."""
         callers = [each.callers.get(caller) for each in self._policy.accounts.values()]
@@ -176,10 +167,6 @@ class MeteredEstimates:
             closed=_closed(lane.closing, now),
             lowered=configured.differing(lane.limits),
         )
-
-
-def _waiting(account: Account) -> int:
-    return account.waiting
 
 
 def _part_of(flow: Flow, part: float) -> _Before:

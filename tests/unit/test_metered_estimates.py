@@ -119,17 +119,8 @@ def test_without_free_slots_a_wait_is_by_the_slots(clock):
     found = estimates(policy, clock)
 
     assert 25.0 == found.estimated_wait(need(batch="one"), 4, usual=3.0)
-    assert 5.0 == found.seconds_per_release()
     assert 10.0 == found.seconds_to_admit("ann", 2)
     assert 0.0 == found.seconds_to_admit("bob", 2)
-
-
-def test_releases_are_as_fast_as_the_window_lets_more_go(clock):
-    policy = Metered(slots=100, rpm=6)
-    policy.add(10)
-    policy.go()
-
-    assert 10.0 == estimates(policy, clock).seconds_per_release("ours")
 
 
 # ── Forecasts

@@ -276,6 +276,6 @@ async def test_calls_beyond_those_of_the_day_wait_for_the_next():
     with await gate.acquire(need()) as lease:
         lease.sent()
         lease.answered()
-    ends = gate.day_ends()
+    ends = gate.snapshot(need().account).day_ends
     with await gate.acquire(need()):
         assert ends == now()
