@@ -14,11 +14,10 @@ touch the gate, so any thread may run it.
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count, groupby
+from itertools import groupby
 from operator import itemgetter
 from statistics import fmean
 from typing import Any, Final, Literal, TypeAlias
@@ -27,17 +26,13 @@ from admission.admitted import Step
 from admission.durations import Durations, Took
 from admission.fair_queue import FlowSnapshot
 from admission.policy import Policy
-from admission.semaphores import SemaphoreSnapshot
+from admission.simulation import SimulatedClock, simulated
 from admission.sliding_window import WINDOW
 from admission.snapshot import GateSnapshot
 
 Strategy = Literal["immediate", "window", "queue"]
 
 _Ticket: TypeAlias = tuple[int, int]
-
-_SIMULATED: Final = 2_000
-_MOST_SIMULATIONS: Final = 50
-"""A plan takes 1 to `_MOST_SIMULATIONS` draws of all durations, with about `_SIMULATED` admissions in all."""
 
 _OVERDUE: Final = 0.1
 """The part of its usual time that an overdue generation is assumed to need still."""
@@ -85,20 +80,16 @@ def plan(
 ) -> Plan:
     """Forecast these items, in this order, as one batch that this caller submits now, with at most `max_concurrent` in
     flight and a permit of the `semaphore` for each. Any thread may call it."""
-    chance = random.Random(0)  # noqa: S311 - equal requests get equal plans
-    expected = {item.model: durations.of(item.model) or (Took(item.usual_seconds),) for item in items}
-    admissions = len(items) + sum(flow.waiting for flow in seen.flows)
     boots = [item.boots for item in items]
-    runs = max(1, min(_MOST_SIMULATIONS, _SIMULATED // max(1, admissions)))
-    drawn = [tuple(chance.choice(expected[item.model]) for item in items) for _ in range(runs)]
-    # Equal draws have equal outcomes. Until a model of the batch has been measured, all draws are equal.
-    outcomes = {
-        draws: Simulation(draws, seen, caller, max_concurrent, semaphore, boots).run()
-        for draws in dict.fromkeys(drawn)
-    }
+    seconds, at_once = simulated(
+        [(item.model, item.usual_seconds) for item in items],
+        durations,
+        lambda draws: Simulation(draws, seen, caller, max_concurrent, semaphore, boots).run(),
+        waiting=sum(flow.waiting for flow in seen.flows),
+    )
     return Plan(
-        strategy=_strategy(len(items), seen, at_once=outcomes[drawn[0]][1]),
-        seconds=fmean(outcomes[draws][0] for draws in drawn),
+        strategy=_strategy(len(items), seen, at_once=at_once),
+        seconds=seconds,
         cost_usd=round(math.fsum(item.cost_usd for item in items), 6),
         credits=sum(item.credits for item in items),
     )
@@ -115,9 +106,8 @@ class Simulation:
     """One simulated run of the batch. `draws` are the durations of its items, in input order, and `boots` the versions
     that may have to boot for them.
 
-    A ticket is the number of its flow and its number in that flow. The last flow is the batch. An event is its moment,
-    a serial number that keeps simultaneous events in order, and the event: a ticket starts or ends, or is answered,
-    which ends the caution of its caller, or the lease of another service expires.
+    A ticket is the number of its flow and its number in that flow. The last flow is the batch. In an event, a ticket
+    starts or ends, or is answered, which ends the caution of its caller, or the lease of another service expires.
     """
 
     def __init__(
@@ -129,15 +119,14 @@ class Simulation:
         semaphore: str | None = None,
         boots: Sequence[str | None] = (),
     ) -> None:
-        self._began = self._now = self._end = seen.now
+        self._began = self._end = seen.now
+        self._clock = SimulatedClock(seen.now)
         self._draws = draws
         self._left = len(draws)
         self._own = len(seen.flows)
         self._answer = fmean([took.answered for took in draws] or [0.0])
         self._held = seen.held or [took.held for took in draws] or [0.0]
         self._chance = random.Random(1)  # noqa: S311 - others change no draw of the batch's
-        self._events: list[tuple[float, int, Callable[[], object]]] = []
-        self._serial = count()
         self._paused = seen.paused_until
         self._waits = seen.boots
         self._version: dict[_Ticket, str] = {}
@@ -152,7 +141,7 @@ class Simulation:
             durations=durations,
         )
         for each in seen.semaphores:
-            self._open(each)
+            self._clock.copy_semaphore(each, self._policy.semaphores)
         for number, flow in enumerate(seen.flows):
             self._add(number, flow)
         answers_again = max(seen.now, seen.stalled_until)
@@ -168,12 +157,12 @@ class Simulation:
             # If only time helps, the next place to expire may be one that this step admitted.
             first = (
                 self._policy.window.next_expiry()
-                if step.only_time or not self._events
-                else self._events[0][0]
+                if step.only_time or self._clock.next_event() == math.inf
+                else self._clock.next_event()
             )
             # The same holds for a caller at its own limit.
             first = min(first, self._policy.queue.parked.next_room())
-            self._advance_to(min(step.next_chance, first))
+            self._clock.advance_to(min(step.next_chance, first))
             step = self._step()
         return self._end - self._began, at_once
 
@@ -188,12 +177,12 @@ class Simulation:
                 batch=flow.batch,
                 semaphore=flow.semaphore,
                 boots=version,
-                now=self._now + left - usual,
+                now=self._clock.now + left - usual,
             )
             if version is not None:
                 wait = self._waits.get(version, 0.0) * (running + 0.5) / flow.in_flight
                 self._start_after(min(wait, left), ticket)
-            self._after(left, partial(self._policy.release, ticket, self._now + left))
+            self._clock.after(left, partial(self._policy.release, ticket, self._clock.now + left))
         limits = {"batch": flow.batch, "max_concurrent": flow.max_concurrent, "semaphore": flow.semaphore}
         self._enqueue(number, flow.queued(), flow.caller, **limits)
 
@@ -205,17 +194,9 @@ class Simulation:
                 self._version.update(dict.fromkeys(together, version))
             self._policy.enqueue(together, caller, boots=version, **limits)
 
-    def _open(self, seen: SemaphoreSnapshot) -> None:
-        self._policy.semaphores.set_limit(seen.id, seen.limit)
-        semaphore = self._policy.semaphores.find(seen.id)
-        for number, until in enumerate(seen.lease_ends):
-            if semaphore is not None:
-                semaphore.leases[str(number)] = until
-                self._after(max(0.0, until - self._now), partial(semaphore.leases.pop, str(number)))
-
     def _step(self) -> Step:
         """Admit every ticket that may go now, and schedule its answer, its start and its end."""
-        step = self._policy.step(self._now)
+        step = self._policy.step(self._clock.now)
         for ticket in step.admitted:
             flow, number = ticket
             version = self._version.get(ticket)
@@ -225,27 +206,19 @@ class Simulation:
                 answered = took.answered
                 held = took.held + max(0.0, wait - answered)
                 self._left -= 1
-                self._end = max(self._end, self._now + held + took.after)
+                self._end = max(self._end, self._clock.now + held + took.after)
             else:
                 held = self._chance.choice(self._held)
                 answered = min(held, self._answer)
-            self._policy.answered(ticket, self._now + answered)
+            self._policy.answered(ticket, self._clock.now + answered)
             if self._paused:
-                self._after(
-                    answered, partial(self._policy.proceed, self._callers[flow], self._now + answered)
+                self._clock.after(
+                    answered, partial(self._policy.proceed, self._callers[flow], self._clock.now + answered)
                 )
             if version is not None:
                 self._start_after(min(wait, held), ticket)
-            self._after(held, partial(self._policy.release, ticket, self._now + held))
+            self._clock.after(held, partial(self._policy.release, ticket, self._clock.now + held))
         return step
 
     def _start_after(self, seconds: float, ticket: _Ticket) -> None:
-        self._after(seconds, partial(self._policy.started, ticket, self._now + seconds))
-
-    def _after(self, seconds: float, happen: Callable[[], object]) -> None:
-        heappush(self._events, (self._now + seconds, next(self._serial), happen))
-
-    def _advance_to(self, moment: float) -> None:
-        self._now = moment
-        while self._events and self._events[0][0] <= moment:
-            heappop(self._events)[-1]()
+        self._clock.after(seconds, partial(self._policy.started, ticket, self._clock.now + seconds))

@@ -1,6 +1,5 @@
 """The figures of the shared gate of calls, as its holder publishes them and the other processes read them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,11 +9,9 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from admission.metered.accounts import Lowered
-from admission.metered.closing import Closed
 from admission.metered.demand import TooLarge
 from admission.metered.policy import MeteredPolicy
 from admission.metered.snapshot import MeteredSnapshot, MeteredStats
-from admission.metered.windows import WeightedWindow
 from admission.semaphores import Semaphores
 from metering.gate import MeteredGate
 
@@ -75,31 +72,10 @@ def copy_limits(policy: MeteredPolicy, to: MeteredPolicy | MeteredGate) -> None:
 
 
 def _fill_account(policy: MeteredPolicy, seen: MeteredSnapshot, now: float, numbers: "count[int]") -> None:
-    ahead = now - seen.now
-    account = policy.account(seen.account)
-    _fill(account.money.window, seen.money, ahead)
-    _close(policy, seen.account, None, seen.closed, ahead)
-    for model, copied in seen.lanes.items():
-        lane = account.lane(model)
-        _fill(lane.places, copied.places, ahead)
-        _fill(lane.tokens.window, copied.tokens, ahead)
-        _fill(lane.day, copied.day, ahead)
-        _close(policy, seen.account, model, copied.closed, ahead)
+    policy.account(seen.account).restore(seen, ahead=now - seen.now)
     for demand in seen.running:
         policy.adopt(next(numbers), demand, now, sent=now, is_counted=True)
     for demand, waiting in seen.waiting:
         with suppress(TooLarge):  # the limits have just been changed here
             for _ in range(waiting):
                 policy.enqueue(next(numbers), demand)
-
-
-def _fill(window: WeightedWindow, weights: Mapping[float, int], ahead: float) -> None:
-    for moment, weight in weights.items():
-        window.add(weight, moment + ahead if moment < math.inf else math.inf)
-
-
-def _close(
-    policy: MeteredPolicy, account: str, model: str | None, closed: Closed | None, ahead: float
-) -> None:
-    if closed is not None:
-        policy.close(account, model, closed.until + ahead, closed.why)

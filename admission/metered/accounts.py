@@ -1,7 +1,7 @@
 """Accounts and their lanes: what the upstream limits for each account, and for each model in it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -13,7 +13,7 @@ from admission.metered.bounds import Bound, Own, Parked
 from admission.metered.closing import Closing
 from admission.metered.demand import Demand
 from admission.metered.limits import MONEY_LIMIT, MeteredLimits, ModelLimits
-from admission.metered.snapshot import LaneSnapshot
+from admission.metered.snapshot import LaneSnapshot, MeteredSnapshot
 from admission.metered.turns import Caller, Flow, Line, Seat, Turns
 from admission.metered.windows import Entry, Meter, WeightedWindow
 from admission.sliding_window import WINDOW
@@ -179,6 +179,18 @@ class Account:
         """Those in force, with the lowered ones."""
         models = {**self._limits.models, **{model: self.limits_of(model) for model in self._lowered}}
         return MeteredLimits(models, int(self.money.window.limit))
+
+    def restore(self, seen: MeteredSnapshot, *, ahead: float = 0.0, answered: float = math.inf) -> None:
+        """Copy the windows and the closings of a snapshot. The clock is so many seconds `ahead` of that of the
+        snapshot. Calls without an answer are answered at the moment `answered`; infinity: they stay open."""
+        _copy(seen.money, self.money.window, ahead, answered + MONEY_WINDOW)
+        self.closing.restore(seen.closed, ahead)
+        for model, copied in seen.lanes.items():
+            lane = self.lane(model)
+            _copy(copied.places, lane.places, ahead, answered + WINDOW)
+            _copy(copied.tokens, lane.tokens.window, ahead, answered + WINDOW)
+            _copy(copied.day, lane.day, ahead, answered + seen.day_ends - seen.now)
+            lane.closing.restore(copied.closed, ahead)
 
     def waiting_flows(self) -> tuple[tuple[Demand, int], ...]:
         """The mean need of the tickets of each flow, in the order of their turns, and their number."""
@@ -358,3 +370,9 @@ class Account:
         if len(self.callers) >= self._tidy_at:
             self.callers = {name: each for name, each in self.callers.items() if not each.is_idle}
             self._tidy_at = 2 * len(self.callers) + 64
+
+
+def _copy(weights: Mapping[float, int], window: WeightedWindow, ahead: float, open_until: float) -> None:
+    """Add these weights to a window, by a clock that is so many seconds ahead. Open ones expire at `open_until`."""
+    for moment, weight in weights.items():
+        window.add(weight, moment + ahead if moment < math.inf else open_until)

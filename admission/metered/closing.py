@@ -32,6 +32,11 @@ class Closing:
             self.closed = Closed(until, why)
         self._probe = None
 
+    def restore(self, closed: Closed | None, ahead: float) -> None:
+        """Copy when another one is open again, by a clock that is so many seconds ahead of its own."""
+        if closed is not None:
+            self.close(closed.until + ahead, closed.why)
+
     def admits(self, now: float) -> bool:
         return self.closed is None or (now >= self.closed.until and self._probe is None)
 
