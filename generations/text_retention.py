@@ -13,6 +13,7 @@ import structlog
 
 from errors import LedgerDown
 from generations.archive import Archive
+from generations.retention import PAUSE, STEP
 from ledger import Ledger
 from ledger.blanking import BlankTexts
 
@@ -21,12 +22,6 @@ FIRST: Final = 60.0
 
 _LEAST, _MOST = 10.0, 600.0
 """Seconds from one removal to the next, at least and at most."""
-
-_STEP: Final = 500
-"""Generations per transaction. Other writes wait for it."""
-
-_PAUSE: Final = 0.2
-"""Seconds between two transactions, for other writes."""
 
 _LATE: Final = 86_400.0
 """Seconds by which an end may be seen late, such as that of a call with a webhook."""
@@ -70,13 +65,13 @@ class TextRetention:
         before = self._clock() - self._ttl
         count = 0
         while found := await self._archive.read(
-            lambda queries: queries.kept_texts(self._models, since=self._since, before=before, most=_STEP)
+            lambda queries: queries.kept_texts(self._models, since=self._since, before=before, most=STEP)
         ):
             ids = tuple(found)
             await self._ledger.claim(BlankTexts(ids, of_attempts=True))
             await self._ledger.claim(BlankTexts(ids))
             count += len(ids)
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(PAUSE)
         self._since = before - _LATE
         if count:
             log.info("texts_removed", count=count)

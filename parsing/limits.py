@@ -10,9 +10,8 @@ from catalog.plain_schema import whole
 from contract.providers import CALLS
 from errors import Problem
 from parsing.validation import refuse, refuse_if_any, unusable_reasons, validated
+from settings.calls import MAX_CALLS_AT_ONCE
 from settings.fields import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
-
-_MOST_CALLS: Final = 1000
 
 
 def _metered(limits: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
@@ -26,7 +25,7 @@ class CallLimits(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    concurrency_limit: Annotated[int, Field(ge=1, le=_MOST_CALLS)] | None = Field(
+    concurrency_limit: Annotated[int, Field(ge=1, le=MAX_CALLS_AT_ONCE)] | None = Field(
         None, description="Calls of one account in flight at once; null for that of the environment."
     )
     limits: Annotated[dict[str, dict[str, Any]] | None, AfterValidator(_metered)] = Field(

@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from settings import values
 
+MAX_CALLS_AT_ONCE: Final = 1000
+
 GEMINI_LIMITS: Final = (
     '{"*": {"rpm": 300, "tpm": 1000000, "rpd": null}, "account": {"usd_per_10_minutes": 10}}'
 )
@@ -40,7 +42,10 @@ class CallFields(BaseModel):
         description="1 lets calls without any key use the service's Gemini key: for a network that only you reach.",
     )
     GEMINI_CONCURRENCY_LIMIT: int = Field(
-        15, ge=1, le=1000, description="Calls of one account to text models that may run at once, 1 to 1000."
+        15,
+        ge=1,
+        le=MAX_CALLS_AT_ONCE,
+        description="Calls of one account to text models that may run at once, 1 to 1000.",
     )
     GEMINI_LIMITS: Annotated[str, AfterValidator(_limits)] = Field(
         GEMINI_LIMITS,
