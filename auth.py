@@ -51,7 +51,7 @@ _BEARER = re.compile(r"(?i:bearer) +(.*)", re.DOTALL)
 _TOKEN_START = "r8_"  # noqa: S105 - how Replicate's tokens begin
 
 _CALL_STARTS = ("AIza", "AQ.")
-"""How Google's keys begin. One of another form cannot be told from a mistyped key of this service in a bearer."""
+"""How Google's keys begin. In a bearer, one of another form could be a mistyped key of this service."""
 
 _NO_CALLER = "Authentication failed. Provide 'Admin-API-Key' in headers or complete credentials in payload."
 

@@ -53,7 +53,7 @@ class Stepper(ABC):
         self.step_alone()
 
     def step_alone(self) -> None:
-        """Admit now, whatever the other gate waits for."""
+        """Admit now, without a step of the other gate."""
         self._arm(self.admit())
 
     def _arm(self, wake: float) -> None:
@@ -82,7 +82,7 @@ async def until_granted(lease: L) -> L:
 
 
 def grant(leases: Iterable[Granted]) -> None:
-    """End the waits of admitted leases. A lease whose task was cancelled in this tick is released by that task."""
+    """End the waits of admitted leases. A lease whose task was cancelled in this tick is released there."""
     for lease in leases:
         if not lease.granted.done():
             lease.granted.set_result(None)

@@ -27,7 +27,7 @@ class Reading:
 
     @property
     def may_repair(self) -> bool:
-        """Whether another attempt may succeed that is told what was wrong."""
+        """Whether another attempt may succeed, with this error in its prompt."""
         return isinstance(self.error, OutputInvalid | OutputTruncated)
 
 

@@ -34,7 +34,7 @@ class Attempt:
     not be searched for. `lease` is its slot and its place in the window while it holds them. `waited` are the
     seconds from the answer to its creation to the start of its prediction, once that was seen to run. `missing`
     numbers the files that did not exist when they were fetched. `longest` is how many seconds its prediction may
-    take from its creation. Instead of a prediction, one whose provider answers at once has the state of its `call`.
+    take from its creation. A call has its state in `call` instead of a prediction.
     """
 
     model: Model
@@ -120,7 +120,7 @@ class Attempt:
 
     @property
     def is_charged(self) -> bool:
-        """Whether it counts in the cost, although that may round to nothing."""
+        """Whether it counts in the cost, although that may round to 0."""
         return self.cost > 0 or (self.prediction is not None and self.prediction.has_succeeded)
 
     @property
@@ -161,8 +161,8 @@ class Attempt:
 
     @property
     def seed(self) -> int | None:
-        """The seed that its model has used: as the model says, else as it was sent. A negative one often stands for
-        any."""
+        """The seed that its model has used: as the model reports it, else as it was sent. A negative one often
+        means any seed."""
         if self.prediction is not None and self.prediction.seed is not None:
             return self.prediction.seed
         sent = self.sent.get("seed")

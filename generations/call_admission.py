@@ -1,4 +1,4 @@
-"""Admission of calls: what waits at their gate, and what is refused since a limit stays closed for long.
+"""Admission of calls: which wait at their gate, and which are refused since a limit stays closed for long.
 
 A limit of a minute closes a model or an account for a moment, and its calls wait. A day that is over, an account
 without money and a tier without the model do not change soon. Until then, all calls that would be refused as well get
@@ -21,7 +21,7 @@ from providers import TryAgain
 from providers.calls import CallLease, LimitHit
 
 _UNKNOWN_WAIT: Final = 60.0
-"""Seconds for which a model or account is closed if the provider does not say for how long."""
+"""Seconds for which a model or account is closed if the provider states no time."""
 
 _MOST: Final = 1_000
 """Closed models and accounts after which those are forgotten that are open again. Callers may invent accounts."""
@@ -105,7 +105,7 @@ class CallAdmission:
                 self.gate.lower(account, scope, hit.limit, hit.lowered_to)
         hit.error.falls_back = True  # another model has limits of its own
         known = hit.wait if hit.until is None else max(0.0, hit.until - time.time())
-        if hit.kind == "capacity":  # it is nobody's window that is full
+        if hit.kind == "capacity":  # no window of an account is full
             return TryAgain(hit.error, wait=known)
         seconds = _UNKNOWN_WAIT if known is None else known
         self.gate.shut(account, scope, seconds, hit.error.detail)
@@ -136,7 +136,7 @@ class CallAdmission:
 
 @contextmanager
 def _size_checked() -> Iterator[None]:
-    """Tell the caller that its call is too large for a whole window."""
+    """Raises PromptTooLarge for a call that is too large for a whole window."""
     try:
         yield
     except TooLarge as error:

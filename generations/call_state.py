@@ -1,4 +1,4 @@
-"""The state of one call that is its own answer: what it may cost, and what has come of it."""
+"""The state of one call: its bound and its cost, and the answer so far."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ STOPPED: Final = "The service stopped before the answer had ended."
 class CallState:
     """`tokens` are those of the prompt: an upper bound, until the upstream has counted them. `bound` is the most
     micro-dollars that it may cost, and `micro_usd` what it has cost, None until that is known. Until then it costs
-    nothing before it `may_be_billed`, and the bound afterwards.
+    0 before it `may_be_billed`, and the bound afterwards.
 
     `text` is the text so far, and `began` the moment of the loop's clock at which its first piece came. `usage`,
     `version`, `finish_reason` and `response_id` are those of a whole answer.
@@ -44,7 +44,7 @@ class CallState:
         self.finish_reason = answer.finish_reason or answer.block_reason
         self.response_id = answer.response_id
         if not answer.usage.prompt_tokens or (self.text and not answer.usage.completion_tokens):
-            self.micro_usd = self.bound  # the answer does not say what it used
+            self.micro_usd = self.bound  # the answer lacks its usage
             return
         self.tokens = answer.usage.prompt_tokens
         self.micro_usd = model.micro_usd(answer.usage, version=answer.model_version, at=time.time())

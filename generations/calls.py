@@ -1,8 +1,8 @@
-"""One attempt with a provider whose call is its own answer: wait for admission, send once, and read the answer.
+"""One call to a text model: wait for admission, send once, and read the answer.
 
 The attempt holds a slot of its account from admission to the end of the answer. Before the call is sent, its record is
 on the disk. An answer that was lost cannot be looked up. So a call that may have been sent is never sent again, unless
-the request says `"on_lost": "repeat"`, and it costs what was reserved for it.
+the request has `"on_lost": "repeat"`, and it costs what was reserved for it.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class FullCallProvider(CallProvider, Protocol):
 
 
 class CallRunner:
-    """Makes attempts at a provider whose calls are their own answers. `timeout` bounds a call without its own, in
+    """Makes the attempts that are calls to text models. `timeout` bounds a call without its own, in
     seconds. `pictures` fetches the images of a prompt, and long answers are read on `threads`. `prove` is called with a
     caller whose key was accepted."""
 
@@ -185,7 +185,7 @@ class CallRunner:
             lease.settled(0)
             attempt.error, attempt.answered_at = again.error, time.time()
             if again.unreachable or again.held_back:
-                attempt.submitted_at = attempt.answered_at = None  # nothing was sent
+                attempt.submitted_at = attempt.answered_at = None  # it was not sent
             raise
         except BaseException as reason:
             error = reason
@@ -201,7 +201,7 @@ class CallRunner:
         error: BaseException,
         reason: BaseException,
     ) -> BaseException:
-        """The error to raise for a call that has ended so, whose state is recorded."""
+        """Record how a call has ended. Returns the error to raise."""
         came = reason.partial if isinstance(reason, CallLost) else _partial_of(reason)
         if came is None:  # it was not sent, or the provider refused it
             lease.settled(0)
@@ -251,8 +251,8 @@ class CallRunner:
             return
         generation.text = state.text or None
         attempt.error = reading.error
-        asked = attempt.input.get("repair") is True
-        if asked and reading.may_repair and not _mistakes(generation, but=attempt):
+        may_repeat = attempt.input.get("repair") is True
+        if may_repeat and reading.may_repair and not _mistakes(generation, but=attempt):
             raise TryAgain(reading.error, wait=0.0)
         raise reading.error
 
@@ -310,7 +310,8 @@ class Calls:
 
 
 def _partial_of(error: BaseException) -> Partial | None:
-    """What had come of a call when this ended it. A timeout is caused by what ended the call."""
+    """The part of the answer that had come when this error ended the call. A timeout has as its cause the error that
+    ended the call."""
     return partial_of(error) or (None if error.__cause__ is None else partial_of(error.__cause__))
 
 

@@ -15,7 +15,7 @@ def demand_of(
     semaphore: str | None,
     tokens: int | None = None,
 ) -> Demand:
-    """What a call needs at most, of whose batch so many may run `at_once`. Its prompt has so many `tokens`; None before
+    """What a call needs at most. So many of its batch may run `at_once`. Its prompt has at most `tokens`, None before
     its images are fetched and its tokens are counted."""
     model = step.model
     assert isinstance(model, CallModel)  # noqa: S101 - only its calls are metered

@@ -1,4 +1,4 @@
-"""The places of queued work at its gate: that of creations, or that of calls which are their own answers."""
+"""The places of queued work at its gate: that of creations, or that of calls to text models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class Line(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CreationLine:
-    """`ahead` generations of the same caller, batch and semaphore are before it, of whose batch so many may run
+    """`ahead` generations of the same caller, batch and semaphore are before it. So many of its batch may run
     `at_once`."""
 
     gate: AnyGate
@@ -78,7 +78,7 @@ def line_of(
     calls: "AnyCallGate | None",
     at_once: int | None,
 ) -> Line:
-    """The place of a queued generation, of whose batch so many may run `at_once`."""
+    """The place of a queued generation. So many of its batch may run `at_once`."""
     step = generation.request.first
     if calls is None or not isinstance(step.model, CallModel):
         return CreationLine(creations, generation, ahead, at_once)

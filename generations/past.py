@@ -1,7 +1,7 @@
 """What earlier processes have used of the limits, as far as it still counts.
 
 A creation counts in the window of creations. A call to a text model counts in the windows of its account and model, and
-in the day of its account. One whose answer was lost may arrive still, so it counts until that is over.
+in the day of its account. A call without an answer may arrive still, so it counts until that is over.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Who reads the text of a call while it comes."""
+"""The reader of the text of a call while it comes."""
 
 from typing import Protocol
 
@@ -14,4 +14,4 @@ class Reader(Protocol):
         """Whether the answer has begun, so that its client has a status and the first of the text."""
 
     def begin(self, work: Work | Stored, /) -> object:
-        """This is the work whose text it reads."""
+        """Read the text of this work."""

@@ -1,4 +1,4 @@
-"""The gate of metered calls: `admission.metered.policy.MeteredPolicy` on one event loop, whose clock is its only clock.
+"""The gate of metered calls: `admission.metered.policy.MeteredPolicy` on one event loop, with no clock but the loop's.
 
 It adds the waiting, as `concurrency.Gate` does for predictions: a future for each call, and the steps in time.
 """
@@ -50,7 +50,7 @@ class MeteredGate(MeteredEstimates, Stepper):
     async def acquire(self, demand: Demand) -> MeteredLease:
         """Wait for everything that the call needs, in turn with all others.
 
-        Cancelling the wait leaves nothing behind, even in the tick in which it is granted. Raises TooLarge if a window
+        A cancelled wait leaves no trace, even in the tick in which it is granted. Raises TooLarge if a window
         has no room for it, also later if a limit is lowered meanwhile, and the exception of `close` or `dismiss`."""
         return await until_granted(self.request(demand))
 
@@ -109,7 +109,7 @@ class MeteredGate(MeteredEstimates, Stepper):
 
     def shut(self, account: str, model: str | None, seconds: float, why: str) -> None:
         """The upstream refused a call for a limit of a model, or of the account if `model` is None: admit nothing that
-        it would refuse as well for so many seconds, and then one call until its lease says `proceed`."""
+        it would refuse as well for so many seconds, and then one call until its lease reports `proceed`."""
         self._policy.close(account, model, _now() + seconds, why)
         self.admit_soon()
 

@@ -13,9 +13,9 @@ class MeteredLease:
     """What one call needs: `with await gate.acquire(demand) as lease`.
 
     The sender calls `sent` once, `answered` when the head or the first byte of an answer comes, `measured` when the
-    answer says how many tokens the prompt has, and `settled` when it is known what the call costs: nothing, if it was
+    answer has the number of tokens of the prompt, and `settled` when it is known what the call costs: 0, if it was
     refused. `proceed` reports that the call was not refused for a limit. Without an answer, the sender calls `lost`.
-    Leaving the block frees the slot, and everything if nothing was sent. `granted` is done once the lease has all.
+    Leaving the block frees the slot, and everything if no call was sent. `granted` is done once the lease has all.
     """
 
     __slots__ = ("_admit_soon", "_clock", "_policy", "_state", "demand", "granted")
@@ -76,7 +76,7 @@ class MeteredLease:
             self._admit_soon()
 
     def lost(self, sent_ago: float | None = None, ago: float = 0.0) -> None:
-        """The call was sent, and it is not known whether it arrived. This frees the slot, but nothing else. It was sent
+        """The call was sent, and it is not known whether it arrived. This frees only the slot. It was sent
         so many seconds ago, or at `sent`, and lost `ago` seconds ago."""
         if self._state == "sent":
             self._state = "released"

@@ -1,4 +1,4 @@
-"""The settings of text models, whose calls are their own answers."""
+"""The settings of text models."""
 
 import json
 from collections.abc import Mapping
@@ -57,7 +57,10 @@ class CallFields(BaseModel):
         "gemini-3.8-flash", description="The model of structured output and stories that name none."
     )
     GEMINI_CHAT_TOKENS: int = Field(
-        8192, ge=1, le=65_536, description="Tokens that a chat may think and answer, unless its request says."
+        8192,
+        ge=1,
+        le=65_536,
+        description="Tokens that a chat may think and answer, unless its request has a number.",
     )
     GEMINI_STRUCTURED_TOKENS: int = Field(
         32_768, ge=1, le=65_536, description="The same for structured output and stories."
