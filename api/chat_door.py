@@ -1,8 +1,8 @@
 """The route of the door for OpenAI's clients to text models: `/v1/chat/completions`.
 
 A call becomes a generation, as from `POST /chat`. Its client retries without an idempotency key: until the answer has
-begun, a call whose connection is lost goes on for its retry (`generations/lost_calls.py`). All functions run in a Flask
-thread, inside a request, except those of `_Reader` that say otherwise.
+begun, a call goes on for its retry after its connection is lost (`generations/lost_calls.py`). All functions run in a
+Flask thread, inside a request, except `_work` and those of `_Reader` with another thread in their docstrings.
 """
 
 import queue
@@ -155,8 +155,8 @@ def _events(
 def _answer(
     service: Runtime, submission: Submission, future: "Future[Work | Stored]"
 ) -> tuple[GenerationRecord, Mapping[str, Any]]:
-    """The record and the body of a call that has ended, and whose answer is watched. Raises StillRunning, and the error
-    of a call that has no answer."""
+    """The record and the body of a call that has ended. The delivery of its answer is watched. Raises StillRunning, and
+    the error of a call that has no answer."""
     with deliveries.refusals(service, submission.caller.id):
         work = ended(future)
         if not work.has_ended:

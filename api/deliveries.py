@@ -54,7 +54,7 @@ def watch_stream(service: Runtime, lost: LostCallRecord) -> None:
 
 
 def retries() -> bool:
-    """Whether the client of this request is one that retries, as its headers say."""
+    """Whether the client of this request is one that retries, by its headers."""
     return _RETRIES in request.headers
 
 

@@ -22,9 +22,9 @@ def list_models() -> Response:
     """The declared models and the text models, filtered by kind and tier if requested; with `search`, also others that
     fit its words."""
     service, query = incoming.service(), request.args.to_dict(flat=False)
-    wanted, search = parse_filter(query), parse_search(query)
+    fits, search = parse_filter(query), parse_search(query)
     known = (*service.context.registry.models, *service.context.texts.models)
-    models = [model for model in known if wanted(model)]
+    models = [model for model in known if fits(model)]
     if search is None:
         return jsonify({"models": [model.as_json() for model in models]})
     words = search.lower().split()

@@ -43,8 +43,8 @@ _SMALL_FILE = 16_384
 @dataclass(frozen=True, slots=True)
 class FormNames:
     """The fields of a form that are special on its route. `others` has their other names, and the ones that they have
-    here. Those of `once`, by their names here, hold one text. Those of `texts` hold text beside what the models say,
-    which are those of the `registry` if there is one."""
+    here. Those of `once`, by their names here, hold one text. Those of `texts` hold text, beside the fields that the
+    models declare; these are the models of the `registry` if there is one."""
 
     others: Mapping[str, str] = field(default_factory=dict)
     once: Set[str] = frozenset()

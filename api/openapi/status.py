@@ -109,7 +109,7 @@ def _calls() -> JSON:
     window = an_object({"used": COUNT, "limit": {"type": ["integer", "null"]}})
     closed: JSON = {
         "anyOf": [an_object({"seconds": NUMBER, "why": TEXT}), {"type": "null"}],
-        "description": "For how long nothing is admitted after a refusal for a limit. At 0, one call tries it.",
+        "description": "For how long no call is admitted after a refusal for a limit. At 0, one call tries the limit.",
     }
     lane = an_object(
         {

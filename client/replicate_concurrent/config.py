@@ -71,7 +71,7 @@ def load(
     """The settings of a client. The first place that has a key or a token decides for both. Those of a file that names
     an address are only for this address. A Gemini key that is passed is used always; that of the environment only
     without a key of the service, which pays otherwise. With RCG_SIMULATE=1 and no other address the file is not read,
-    since work that is to cost nothing must not reach the service in it.
+    since work that must be free must not reach the service in it.
 
     Raises ConfigError if the address is none, a key cannot be sent, or the file cannot be read.
     """

@@ -45,7 +45,7 @@ _UNTAKEN: Final[Mapping[str, str]] = {
     "tools": "is not taken: this service has no tools",
     "functions": "is not taken: this service has no tools",
     "audio": "is not taken: answers are texts",
-    "logprobs": "is not taken: the models tell no probabilities",
+    "logprobs": "is not taken: the models return no probabilities",
     "web_search_options": "is not taken: this service does not search",
     "dry_run": "is for POST /chat",
     "prompt": "is not a field here; the prompt is the last of the messages",
@@ -67,7 +67,7 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "dry_run": (False,),
     "top_logprobs": (0,),
 }
-"""Values that ask for nothing, so to leave them out is no change."""
+"""Values that mean the same as no field, so leaving them out is no change."""
 
 _ALIKE: Final = 0.85
 """How similar an unknown field must be to a known one to be a mistake in writing."""
@@ -188,21 +188,21 @@ class _Translation:
 
     def format(self) -> None:
         """Translate the format of the answer: a text, JSON, or JSON by a schema."""
-        wanted = self.left.pop(FORMAT, None)
-        if wanted is None:
+        requested = self.left.pop(FORMAT, None)
+        if requested is None:
             return
-        kind = wanted.get("type") if isinstance(wanted, dict) else None
+        kind = requested.get("type") if isinstance(requested, dict) else None
         if kind == "json_object":
             self.sent["json"] = True
         elif kind == "json_schema":
-            inside = wanted.get("json_schema")
+            inside = requested.get("json_schema")
             schema = inside.get("schema") if isinstance(inside, dict) else None
             if isinstance(schema, dict):
                 self.sent["json_schema"], self.names["json_schema"] = schema, _SCHEMA
             else:
                 self.problems.append(Problem(_SCHEMA, "must be a JSON Schema", schema))
         elif kind != "text":
-            where = f"{FORMAT}.type" if isinstance(wanted, dict) else FORMAT
+            where = f"{FORMAT}.type" if isinstance(requested, dict) else FORMAT
             self.problems.append(Problem(where, "must be text, json_object or json_schema", kind))
 
     def further(self) -> None:
@@ -252,9 +252,9 @@ class _Translation:
             self.problems.append(Problem("n", "must be 1: a call has one answer", choices))
 
     def _modalities(self) -> None:
-        wanted = self.left.pop("modalities", ["text"])
-        if wanted != ["text"]:
-            self.problems.append(Problem("modalities", 'must be ["text"]', wanted))
+        requested = self.left.pop("modalities", ["text"])
+        if requested != ["text"]:
+            self.problems.append(Problem("modalities", 'must be ["text"]', requested))
 
     def _flag(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):

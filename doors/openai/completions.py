@@ -35,7 +35,7 @@ def text_of(body: Mapping[str, Any]) -> str | None:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The answer to one call with the id of its generation. `created` is the Unix time of its acceptance, and `model`
-    what the caller has requested. `changes` are those of its fields."""
+    the requested one. `changes` are those of its fields."""
 
     id: str
     created: int
@@ -65,7 +65,7 @@ class Completion:
         return self._chunk({"content": text})
 
     def end(self, body: Mapping[str, Any]) -> Iterator[str]:
-        """The last chunks of a stream whose text has been sent."""
+        """The last chunks of a stream, after its text."""
         refusal = _refusal(body)
         if refusal is not None:
             yield self._chunk({"refusal": refusal})

@@ -47,7 +47,7 @@ def shape(
 
 
 def in_stream(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The event of an error that ends a stream, whose status was sent before (`ServiceError.as_item`)."""
+    """The event of an error that ends a stream, after the status was sent (`ServiceError.as_item`)."""
     beside = {name: item[name] for name in _BESIDE if name in item}
     return {"error": _error(item, "server_error") | {"retryable": item["retryable"]}, **beside}
 

@@ -23,7 +23,7 @@ _KNOWN: Final = ("role", "content", "refusal", "name", "annotations", "audio", *
 
 @dataclass(slots=True)
 class Conversation:
-    """What the messages of a call have become. `places` are their numbers in the call, for `messages` in turn."""
+    """The translated messages of a call. `places` are their numbers in the call, for `messages` in turn."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
@@ -32,14 +32,14 @@ class Conversation:
     problems: list[Problem] = field(default_factory=list)
 
     @classmethod
-    def of(cls, given: Any) -> "Conversation":
+    def of(cls, sent: Any) -> "Conversation":
         """The conversation of `messages`, with every problem in it."""
         found = cls()
-        if not isinstance(given, list) or not given:
-            how = "is required" if given is None else "must be a list of messages that is not empty"
+        if not isinstance(sent, list) or not sent:
+            how = "is required" if sent is None else "must be a list of messages that is not empty"
             found.problems.append(Problem(MESSAGES, how))
             return found
-        for number, each in enumerate(given):
+        for number, each in enumerate(sent):
             found._add(number, f"{MESSAGES}[{number}]", each)
         if not found.messages and not found.problems:
             found.problems.append(Problem(MESSAGES, "must have a message of the user"))

@@ -5,7 +5,7 @@ The file only grows. A line is an object with a `type`:
 | type | fields |
 | --- | --- |
 | `manifest` | the first line: `version`, and `id`, a random part of the keys of all items |
-| `name` | before rows whose files have names of another template than those before: `template` |
+| `name` | before rows with another template for the names of their files than those before: `template` |
 | `row` | before the POST: `digest`, `index`, `key` of the item, `name` of its files, `at` (Unix time) |
 | `batch` | after the answer to the POST: `id`, and `keys` of its items in their order |
 | `result` | `key`, `generation`, `status`, `files`, `cost_usd`, `seed`, `error`; `lost`: sentences about lost outputs |
@@ -116,7 +116,7 @@ class Manifest:
         return sum(line.digest == digest for line in self.lines.values())
 
     def begin(self, lines: Sequence[Line], template: str) -> None:
-        """Write the rows, whose files have names by this template. Returns when they are on the disk."""
+        """Write the rows, with the template for the names of their files. Returns when they are on the disk."""
         if lines and template != self.template:
             self.template = template
             self._write([{"type": "name", "template": template}])

@@ -71,7 +71,7 @@ class _Short(Exception):
 def fetch(
     service: Service, addresses: Sequence[str], directory: Path, *, deadline: float
 ) -> Operation[Fetched]:
-    """The output, in a file of the directory whose name no other file has.
+    """The output, in a new file of the directory.
 
     Raises OutputLost if no address has it, BadOutput, ConnectionLost, and OSError if it cannot be written.
     """

@@ -164,7 +164,7 @@ class _Text:
         self._replayed = ""
 
     def pieces(self, event: Event) -> list[ChatDelta]:
-        """What is new by this event. Raises ApiError, and _Interrupted if the chat can be joined again."""
+        """The new text of this event. Raises ApiError, and _Interrupted if the chat can be joined again."""
         if event.name == "error":
             error = api_error(event.data)
             if error.retryable and error.id is None:
