@@ -6,4 +6,4 @@ CREATIONS: Final = "replicate"
 """The provider of predictions, which are created and looked up later."""
 
 CALLS: Final = "gemini"
-"""The provider of text models, whose calls are their own answers."""
+"""The provider of text models. A call to one is answered directly, and cannot be looked up later."""

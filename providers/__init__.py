@@ -91,7 +91,7 @@ class Prediction:
     is_removed: bool = False
     """Whether the provider has deleted its input and outputs."""
     seed: int | None = None
-    """The seed that the model says it has used. Many models say none, and not each answer has what they say."""
+    """The seed that the model has printed. Many models print none, and not every answer has all that was printed."""
     progress: float | None = None
     """The percentage done that the model last printed. It may be wrong."""
     form: OutputForm = FILES
@@ -178,8 +178,8 @@ class TryAgain(Exception):
     provider) mean that all predictions of this caller should wait. `cautious` means that a proxy or firewall
     may refuse all of them, so they should be created one at a time. `refused` means that the provider refused
     this one for a reason that should not last: one more attempt shows whether it does. `held_back` means that this
-    process was not allowed to send, so the attempt does not count. `gate_closed` means that the gate lets nothing of
-    its model pass until the limit that refused this attempt is free again. The caller gets `error` when no attempt is
+    process was not allowed to send, so the attempt does not count. `gate_closed` means that the gate admits no call to
+    its model until the limit that refused this attempt is free again. The caller gets `error` when no attempt is
     left.
     """
 

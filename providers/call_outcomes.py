@@ -1,4 +1,4 @@
-"""What an answer to a call is, and which error it is for a caller who needs a whole answer, or any text."""
+"""The outcome of an answer to a call, and its error for a caller who needs a whole answer, or any text."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,8 +30,8 @@ def outcome_of(answer: CallAnswer) -> CallOutcome:
 
 
 def failure_of(answer: CallAnswer, *, takes_truncated: bool) -> ServiceError | None:
-    """The error of an answer that is no success. `takes_truncated` says whether a text that ended at a token limit is
-    one."""
+    """The error of an answer, None for a success. With `takes_truncated`, a text that ended at a token limit is a
+    success."""
     outcome = outcome_of(answer)
     match outcome.kind:
         case "ok":
@@ -49,7 +49,7 @@ def failure_of(answer: CallAnswer, *, takes_truncated: bool) -> ServiceError | N
 
 
 def _spent(answer: CallAnswer) -> str:
-    """What the tokens went to. Thinking counts within the limit of the output."""
+    """How the tokens were used. Thinking counts within the limit of the output."""
     usage = answer.usage
     spent = f"thinking took {usage.thinking_tokens:,} tokens, and the text {usage.completion_tokens:,}"
     return f"The output ended at its token limit before it was complete: {spent}."

@@ -1,4 +1,4 @@
-"""The protocol of providers whose call is its own answer, such as a chat: one request, answered as a stream of text.
+"""The protocol of providers that answer a call directly, such as a chat: one request, answered as a stream of text.
 
 A call has no creation and no id that could be looked up later. An answer that is lost after sending is therefore lost
 for good (`CallLost`), and it may be billed.
@@ -47,8 +47,8 @@ class Message:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One request to a text model. `model` is the name to send, after routing of old names. `max_output_tokens`
-    includes thinking. What is None is not sent. `json` asks for an answer in JSON, and `schema` is the caller's JSON
-    Schema of it, from which the provider makes the schema that it sends."""
+    includes thinking. Fields that are None are not sent. With `json`, the answer is JSON. `schema` is the caller's JSON
+    Schema of the answer, and the provider makes the schema that it sends from it."""
 
     model: str
     messages: tuple[Message, ...]
@@ -78,14 +78,14 @@ class Usage:
 
     @property
     def is_known(self) -> bool:
-        """Whether the provider has said it: no prompt is without tokens."""
+        """Whether the provider has counted them: no prompt is without tokens."""
         return self.prompt_tokens > 0
 
 
 @dataclass(frozen=True, slots=True)
 class CallAnswer:
     """A whole answer. `finish_reason` and `block_reason` (of a prompt that was refused) are spelled as the provider
-    spells them, and `end` is what they mean. `model_version` says which model answered."""
+    spells them, and `end` is their meaning. `model_version` names the model that answered."""
 
     text: str
     finish_reason: str | None
@@ -98,7 +98,7 @@ class CallAnswer:
 
 @dataclass(slots=True)
 class Partial:
-    """What has come of an answer that was lost, cut or cancelled: its text and its usage so far."""
+    """The part of an answer that came before it was lost, cut or cancelled: its text and its usage so far."""
 
     text: str = ""
     usage: Usage = field(default_factory=Usage)
@@ -117,10 +117,10 @@ class CallLost(OutcomeUnknown):
 
 
 class LimitHit(Exception):
-    """The provider refused the call for a limit. Nothing is billed.
+    """The provider refused the call for a limit, and does not bill it.
 
     The limit holds for `wait` seconds, or until the Unix time `until`; both are None if that is not known. `limit` is
-    its name, such as `rpm`, and `lowered_to` its value, if the provider says that. The caller gets `error` if the call
+    its name, such as `rpm`, and `lowered_to` its value, if the provider states it. The caller gets `error` if the call
     is not tried again.
     """
 
@@ -151,12 +151,12 @@ class LimitHit(Exception):
 
 
 def attach_partial(error: BaseException, partial: Partial) -> None:
-    """Add to an error, such as CancelledError, what had come of the answer."""
+    """Add the part of the answer that had come to an error, such as CancelledError."""
     setattr(error, _PARTIAL, partial)
 
 
 def partial_of(error: BaseException) -> Partial | None:
-    """What had come of the answer when this error ended it, None if nothing was attached."""
+    """The part of the answer that had come when this error ended it, None if none was attached."""
     found = getattr(error, _PARTIAL, None)
     return found if isinstance(found, Partial) else None
 
@@ -174,7 +174,7 @@ class CallLease(Protocol):
         """The head or the first byte of an answer has come. The answer may be an error."""
 
     def measured(self, tokens: int) -> None:
-        """The prompt has this number of tokens, as the first chunk of the answer says."""
+        """The prompt has this number of tokens by the first chunk of the answer."""
 
     def lost(self) -> None:
         """It is not known whether the request arrived."""
@@ -200,7 +200,7 @@ class CallProvider(Protocol):
         seconds: float | None = None,
     ) -> CallAnswer:
         """Send the call once, and return its whole answer. `on_delta` is called with each piece of its text. The call
-        is given up after so many `seconds`, and after those of the provider at the latest.
+        ends after so many `seconds`, and after those of the provider at the latest.
 
         Raises TryAgain for an error of the provider before any text, LimitHit for a limit, ServiceError for a final
         failure, and CallLost if the call was sent and its answer has no end. If it is cancelled, it closes the

@@ -1,5 +1,5 @@
-"""What the HTTP connections of all providers share: the errors that say whether a request may have arrived, a pool of
-aiohttp's connections, and a body that is sent only if it still may be.
+"""The shared parts of the HTTP connections to all providers: errors that show whether a request may have arrived, a
+pool of aiohttp's connections, and a body that is sent only if it still may be.
 
 Requests go over aiohttp directly: httpx takes twice the time for a request, and its own pool slows down beyond about
 30 requests in flight.
@@ -25,7 +25,7 @@ _UNCONNECTED: Final = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
 )
-"""The errors of aiohttp after which nothing was sent."""
+"""The errors of aiohttp that are raised before anything is sent."""
 
 _PIECE: Final = 256 * 1024
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
@@ -55,16 +55,16 @@ def always() -> bool:
     return True
 
 
-def nothing() -> None:
+def no_action() -> None:
     pass
 
 
 class GuardedBody(aiohttp.BytesPayload):
     """A body that calls `may_send` when aiohttp writes it, and then `on_send`. aiohttp writes the headers together with
-    the first piece of the body. If nothing was written, `failure` says why."""
+    the first piece of the body. `failure` is the reason if they were not written."""
 
     def __init__(
-        self, body: bytes, may_send: Callable[[], bool] = always, on_send: Callable[[], object] = nothing
+        self, body: bytes, may_send: Callable[[], bool] = always, on_send: Callable[[], object] = no_action
     ) -> None:
         # Not BytesPayload's own, which warns of a large body. This one is written in pieces.
         aiohttp.Payload.__init__(self, body, content_type="application/octet-stream")
@@ -145,7 +145,7 @@ def reading() -> Iterator[None]:
 
 def _kind_of(error: Exception) -> str:
     """The kind of error, for a log: its text may quote the response."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):  # a proxy that refuses has passed nothing on
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # a proxy that refuses has not passed the request on
         return f"the proxy answered {error.status}"
     return f"the exchange failed ({type(error).__name__})"
 
@@ -157,7 +157,7 @@ def inflater(encoding: str) -> Callable[[bytes, int], tuple[bytes, bytes]]:
     if encoding in {"", "identity"}:
         return lambda chunk, _: (chunk, b"")
     if encoding not in {"gzip", "deflate"}:
-        raise Lost("the answer is compressed in a way that was not asked for")
+        raise Lost("the answer is compressed in a way that was not requested")
     inflater = None
 
     def inflate(chunk: bytes, most: int) -> tuple[bytes, bytes]:
@@ -173,6 +173,6 @@ def inflater(encoding: str) -> Callable[[bytes, int], tuple[bytes, bytes]]:
 
 def _format(encoding: str, first: int) -> int:
     """The `wbits` of zlib for a body that begins with this byte. Some servers send "deflate" without the header of
-    zlib, whose first byte ends in 8."""
+    zlib. The first byte of that header ends in 8."""
     is_raw = encoding == "deflate" and first & 15 != 8 and first != _GZIP_BEGINS
     return -zlib.MAX_WBITS if is_raw else _GZIP_OR_ZLIB

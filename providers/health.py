@@ -27,8 +27,8 @@ class UpstreamHealth:
         self._answered_at, self._failing_since = self._clock(), None
 
     def answered_with_error(self, *, works: bool, throttled_for: float | None = None) -> None:
-        """A request was refused. `works` says whether the refusal shows that the provider works, and `throttled_for` is
-        the wait in seconds that a rate limit asks for."""
+        """A request was refused. `works` is whether the refusal shows that the provider works, and `throttled_for` the
+        wait in seconds that a rate limit requires."""
         self._answered_at = now = self._clock()
         if works:
             self._failing_since = None

@@ -98,13 +98,13 @@ class TokenChecks:
         return replace(caller, turn=proven.turn) if proven is not None and now < proven.until else None
 
     def prove(self, caller: Caller) -> None:
-        """The provider has accepted a call of this caller, whose account no provider names."""
+        """The provider has accepted a call of this caller. No provider names the account of such a caller."""
         if not caller.uses_server_token:
             self._keep(self._proven, caller, _Outcome(self._clock() + PROVEN_FOR, caller.id))
 
     async def check(self, caller: Caller) -> Caller:
         """The caller with its turn. Concurrent calls with one token share a check. Only tokens of predictions can be
-        checked: other callers are as they are known. Raises TokenRejected."""
+        checked: other callers are returned as they are. Raises TokenRejected."""
         if (known := self.known(caller)) is not None or CREATIONS not in caller.credentials:
             return known or caller
         if caller.id not in self._checking and not self._may_begin():

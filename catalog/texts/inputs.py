@@ -16,7 +16,7 @@ from contract.tasks import STRUCTURED, TASKS
 from errors import Problem
 
 TASK: Final = "task"
-"""The input that says what is requested. The route sets it."""
+"""The input with the task of a call, which its route sets."""
 
 ROLES: Final = ("user", "assistant")
 
@@ -68,13 +68,13 @@ _FIELDS: Final = (
     Input(
         name="repair",
         type="boolean",
-        description="Whether an answer that does not fit its schema is asked for once more, which is paid.",
+        description="Whether an answer that does not fit its schema is requested once more, which is paid.",
     ),
     Input(
         name="on_lost",
         type="string",
         choices=("fail", "repeat"),
-        description="Whether a call whose answer was lost fails, or is sent again and may be paid twice.",
+        description="Whether a call fails when its answer is lost, or is sent again and may be paid twice.",
     ),
     Input(name=TASK, type="string", choices=TASKS),
 )
@@ -172,7 +172,7 @@ def _of_message(where: str, message: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _problem_of_text(text: str) -> str | None:
-    """What is wrong with a text that JSON or a database cannot hold."""
+    """Why JSON or a database cannot hold a text; None if both can."""
     try:
         usable_text(text)
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Any, Final
 IN_PLACE_LISTS: Final = ("allOf", "anyOf", "oneOf")
 IN_PLACE: Final = ("not", "if", "then", "else")
 IN_PLACE_MAPS: Final = ("dependentSchemas",)
-"""Keywords whose schemas apply to the same value as the schema around them."""
+"""Keywords with schemas that apply to the same value as the schema around them."""
 
 LISTS: Final = (*IN_PLACE_LISTS, "prefixItems")
 MAPS: Final = (*IN_PLACE_MAPS, "properties", "patternProperties", "$defs", "definitions")

@@ -14,11 +14,11 @@ from catalog.texts import prices
 from catalog.texts.prices import Prices, Tokens
 
 Sampling = Literal["honoured", "deprecated", "ignored"]
-"""What a model does with `temperature` and `top_p`: it honours them, may stop to honour them, or ignores them."""
+"""How a model treats `temperature` and `top_p`: it honours them, may stop honouring them, or ignores them."""
 
 _PREFIX: Final = "models/"
 _SUFFIX: Final = re.compile(r"(?:-(?:preview|exp|latest|stable|\d{2,4}))+$")
-"""What a version has after the name of its model: `-001`, `-preview`, `-preview-06-17`."""
+"""The end of a version after the name of its model: `-001`, `-preview`, `-preview-06-17`."""
 
 _LONGEST_NAME: Final = 100
 
@@ -56,7 +56,7 @@ class TextModel:
         return self.ends is not None and self.ends <= datetime.fromtimestamp(at, UTC).date()
 
     def as_json(self) -> dict[str, Any]:
-        """What a text model has beside the fields of all models in the body of `GET /models`."""
+        """The fields of text models alone in the body of `GET /models`."""
         body: dict[str, Any] = {
             "provider": self.provider,
             "aliases": list(self.aliases),
@@ -74,8 +74,8 @@ class TextModel:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The micro-dollars of a call. If its version `is_known`, they are what is billed; else what the dearest model
-    would cost."""
+    """The micro-dollars of a call: the amount that is billed if its version `is_known`, else the cost of the dearest
+    model."""
 
     micro_usd: int
     is_known: bool = True
@@ -99,7 +99,7 @@ class TextModels:
                 raise ValueError(f"{each.name} is sent as {each.sent_as}, which is retired")
 
     def sent(self, model: TextModel) -> TextModel:
-        """The model under whose name a call to this one is sent: itself, unless it is retired."""
+        """The model that a call to this one names when it is sent: itself, unless it is retired."""
         return model if model.sent_as is None else self._by_name[model.sent_as]
 
     def answered_by(self, version: str | None) -> TextModel | None:

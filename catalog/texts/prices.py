@@ -3,8 +3,8 @@
 A price is in USD for a million tokens, so it is also in micro-dollars (a millionth of a USD) for a token. Costs are
 whole micro-dollars. The sum of a call is exact, and is rounded once, half up, as in a bill. Bounds are rounded up.
 
-A price that changes on a date changes at 00:00 UTC: the providers say no hour, and UTC is the earliest of the likely
-ones, so that a raised price is never applied too late. The price of a call is the one in force when its answer ended.
+A price that changes on a date changes at 00:00 UTC: the providers name no hour, and UTC is the earliest likely one, so
+a raised price is never applied too late. The price of a call is the one in force when its answer ended.
 """
 
 import math
@@ -91,7 +91,8 @@ def price_at(prices: Prices, at: float) -> TokenPrice:
 
 
 def cost(prices: Iterable[Prices], tokens: Tokens, at: float) -> int:
-    """The micro-dollars of a call whose answer ended at a Unix time: at the dearest, if there are several models."""
+    """The micro-dollars of a call by the Unix time at which its answer ended. Of several models, the dearest
+    counts."""
     found = (price_at(each, at).at_size(tokens.prompt_tokens).cost(tokens) for each in prices)
     return math.floor(max(found) + Fraction(1, 2))
 

@@ -72,7 +72,7 @@ class CallModel(Model):
         metrics: Mapping[str, Any] = NOTHING,  # noqa: ARG002
         longest: float = LONGEST,
     ) -> float:
-        """The most that a call with these inputs may cost: without an answer nothing more is known."""
+        """The most that a call with these inputs may cost, since its cost is only known by its answer."""
         return self.bound(sent, longest=longest)
 
     def micro_usd(self, tokens: Tokens, *, version: str | None, at: float) -> int:

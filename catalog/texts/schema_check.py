@@ -1,4 +1,4 @@
-"""Checks the JSON Schema (Draft 2020-12) that a caller wants an answer to fit, before anything is sent.
+"""Checks the JSON Schema (Draft 2020-12) of an answer before the call is sent.
 
 A schema is refused if it is not valid, refers to anything outside itself, or could make its check expensive: by size,
 depth, patterns, or references that lead back to themselves for the same value. Recursion into parts of a value is fine.
@@ -130,7 +130,7 @@ def _problems_of_reference(
     place: Place, reference: Any, references: References, known: set[int]
 ) -> Iterator[_Found]:
     if not isinstance(reference, str):
-        return  # said by the schema of the draft
+        return  # a problem that the schema of the draft has found
     if not reference.startswith("#"):
         yield place, "must lead to a part of this schema: # and what follows it", reference
         return

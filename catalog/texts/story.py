@@ -1,4 +1,4 @@
-"""The schema of cinematic stories, and checks between their parts that no schema can say.
+"""The schema of cinematic stories, and checks between their parts that no schema can express.
 
 Names of characters must be in the list of characters, chapters must have every scene once, and texts must fit the
 platforms that they are for. A story that breaks this is usable, so the breaches are warnings.
@@ -42,7 +42,8 @@ def story_schema(voice_ids: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def story_warnings(story: Mapping[str, Any], voice_ids: Sequence[str] = ()) -> list[Violation]:
-    """What does not fit together in a story that is valid by `story_schema(voice_ids)`, by path below `data`."""
+    """The breaches of rules between the parts of a story that is valid by `story_schema(voice_ids)`, by path below
+    `data`."""
     found = [*_lengths(story), *_hashtags(story), *_voice(story, voice_ids)]
     found += [*_characters(story), *_names(story), *_numbers(story), *_coverage(story)]
     return [Violation(f"{ROOT}.{each.path}", each.rule, each.message) for each in found]

@@ -1,7 +1,7 @@
 """Reads an answer in JSON and validates it against the schema of its caller.
 
-Nothing is repaired or tolerated: the text must be one JSON value (RFC 8259) and nothing else, without NaN, repeated
-keys, and unpaired surrogates. What is wrong is said by path and rule, below `data`, as the answer shows the value.
+The text must be exactly one JSON value (RFC 8259), without NaN, repeated keys, and unpaired surrogates. It is not
+repaired. Each violation has its path and its rule, below `data`, as the answer shows the value.
 
 References and alternatives can make a validation exponential in the depth of the value, so its work is counted before:
 see `_Work`.

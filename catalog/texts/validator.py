@@ -43,7 +43,7 @@ def is_pattern(pattern: str) -> bool:
 
 
 def errors_of(schema: Any) -> "Iterable[jsonschema_rs.ValidationError]":
-    """What is wrong with a schema by the schema of Draft 2020-12 itself."""
+    """The errors of a schema by the schema of Draft 2020-12 itself."""
     return _meta().iter_errors(schema)
 
 

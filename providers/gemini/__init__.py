@@ -1,4 +1,4 @@
-"""Gemini, the provider of text models: Google's Gemini Developer API, and what its answers mean."""
+"""Gemini, the provider of text models: Google's Gemini Developer API, and the meaning of its answers."""
 
 from auth import Caller
 from contract.providers import CALLS

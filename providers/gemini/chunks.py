@@ -51,7 +51,7 @@ _COUNTS: Final = (
 
 
 class ChunkDecoder:
-    """Cuts the bytes of an answer into its chunks. Raises Lost for what is no JSON, and TooLarge."""
+    """Cuts the bytes of an answer into its chunks. Raises Lost for a chunk that is not JSON, and TooLarge."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -125,7 +125,7 @@ class AnswerReader:
 
     @property
     def partial(self) -> Partial:
-        """What has come so far."""
+        """The answer so far."""
         return Partial("".join(self._pieces), self._usage, self._model_version)
 
     def feed(self, part: bytes) -> None:
@@ -140,7 +140,7 @@ class AnswerReader:
         if self._held:
             self._pass_on("\ufffd")
             self._held = ""
-        # An answer without candidates is whole: Google sends it in place of one that it made nothing for.
+        # An answer without candidates is whole: Google sends it when the model has written no text.
         if not self.is_finished and (self._has_candidates or not self._has_chunks):
             raise Lost("the answer has no end")
         return CallAnswer(

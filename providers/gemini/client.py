@@ -5,8 +5,8 @@ for minutes may be cut by something between, and the usage is known as far as th
 (`google-genai`) is not used: it may send a request twice without a word, continue an answer by further billed requests,
 and open connections of its own.
 
-A call may be sent once under its lease, whose owner frees the slot and settles the cost. There is no way to look up a
-lost answer: Google has no idempotency keys and no search.
+A call may be sent once under its lease. The owner of the lease frees the slot and settles the cost. A lost answer
+cannot be looked up: Google has no idempotency keys and no search.
 """
 
 import asyncio
@@ -148,7 +148,7 @@ class GeminiClient(CallProvider):
         await self._connections.aclose()
 
     def _unanswered(self, error: Exception, progress: Progress, reader: AnswerReader) -> Exception:
-        """The exception for a call whose answer has no end."""
+        """The exception for a call that was not answered, or not to the end."""
         if isinstance(error, HeldBack):
             progress.not_sent()
             return TryAgain.as_held_back()
@@ -182,7 +182,7 @@ class GeminiClient(CallProvider):
             lease.answered()
 
     def _free(self, refusal: Refusal, caller: Caller, call: Call) -> Exception:
-        """The exception for a refused request that makes nothing: it can always be sent again."""
+        """The exception for a refused request that costs no money: it can always be sent again."""
         error = judged(refusal, caller, call, now=self._clock())
         if isinstance(error, CallLost):
             return TryAgain(UpstreamError(error.detail))
@@ -194,7 +194,8 @@ class GeminiClient(CallProvider):
         return URL(f"{self._base_url}/v1beta/{path}", encoded=True).with_query(query)
 
     def _headers(self, caller: Caller, seconds: float) -> dict[str, str]:
-        """Google gives up before this service does, since its error says that nothing is billed."""
+        """The headers of a request. Google gets a shorter deadline than this service has, since a call that ends by an
+        error of Google is not billed."""
         allowed = max(SHORTEST_DEADLINE, math.ceil(seconds - self._timeouts.closing))
         return {**_HEADERS, "x-goog-api-key": key_of(caller), "X-Server-Timeout": str(allowed)}
 

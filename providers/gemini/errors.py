@@ -1,4 +1,4 @@
-"""Decides what an error of Google's means: whether the call may be tried again, and which error the caller gets.
+"""Decides whether a call may be tried again after an error of Google's, and which error the caller gets.
 
 A user reads Google's own words about their account and their request. Callers on the server's key do not own its
 account, so they read no advice about it.
@@ -23,7 +23,7 @@ from providers.gemini.redaction import quoted
 from providers.gemini.refusals import Refusal
 
 AGAIN: Final = frozenset({499, 500, 503, 504})
-"""The errors after which Google's own clients try again: nothing was billed, and the next attempt may succeed."""
+"""The errors after which Google's own clients try again: the call was not billed, and the next attempt may succeed."""
 
 _KEY: Final = re.compile(r"\bAPI[ _]key (?:not valid|not found|expired|invalid)", re.IGNORECASE)
 _CREDENTIALS: Final = re.compile(r"multiple authentication credentials", re.IGNORECASE)
@@ -85,8 +85,8 @@ def ended_by(refusal: Refusal, caller: Caller) -> ServiceError:
 
 
 def _not_googles(refusal: Refusal) -> Exception:
-    """A firewall or a proxy has answered. What it refuses by 4xx, it has not passed on. By 5xx, even 503, it may report
-    an answer that it has lost."""
+    """A firewall or a proxy has answered. It has not passed on a request that it refuses by 4xx. By 5xx, even 503, it
+    may report an answer that it has lost."""
     if refusal.status >= 500:
         return CallLost(f"A proxy before Google answered with status {refusal.status}.")
     return UpstreamError(f"A proxy before Google answered with status {refusal.status}.")
@@ -113,7 +113,7 @@ def _without_billing(refusal: Refusal, caller: Caller) -> ServiceError:
 
 
 def _invalid(refusal: Refusal, caller: Caller, call: Call) -> ServiceError:
-    """For what Google does not take. The caller can correct it."""
+    """For a request that Google does not take. The caller can correct it."""
     large = _TOO_LARGE.search(refusal.message)
     if large is not None:
         return PromptTooLarge([Problem("prompt", _too_large(large[1], large[2]))])

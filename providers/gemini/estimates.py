@@ -1,7 +1,7 @@
-"""An upper bound of the tokens of a prompt, known without asking Google.
+"""An upper bound of the tokens of a prompt, known without a request to Google.
 
 A tokenizer has no token shorter than a byte of UTF-8, since it falls back to single bytes. So a text has at most one
-token a byte, whatever its language. Images cost by their tiles. `countTokens` knows better, and costs a request.
+token a byte in any language. Images cost by their tiles. `countTokens` is exact, and takes a request.
 """
 
 import io
@@ -24,11 +24,11 @@ TOKENS_PER_TILE: Final = 258
 side, but of 256 to 768 pixels; and the whole image counts as one tile more (discuss.ai.google.dev/t/70143)."""
 
 SMALLEST_PICTURE: Final = 1120
-"""What an image costs by default at the 3.x models, which have no tiles. Source: ai.google.dev/gemini-api/docs/
+"""The tokens of an image by default at the 3.x models, which have no tiles. Source: ai.google.dev/gemini-api/docs/
 media-resolution."""
 
 UNKNOWN_TILES: Final = 200
-"""For an image whose size cannot be read: more than 100 megapixels."""
+"""For an image of unknown size: more than 100 megapixels."""
 
 _SMALL: Final = 384
 _SMALLEST_TILE, _LARGEST_TILE = 256, 768

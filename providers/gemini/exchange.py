@@ -22,11 +22,11 @@ class Timeouts:
     closing: float = 5.0
     """From the reason of the end to the end of the answer, and the body of an error."""
     other: float = 15.0
-    """A request that makes nothing, with its wait for a place in the window."""
+    """A request other than a call, with its wait for a place in the window."""
 
 
 class Progress:
-    """How far a call has come, and what its lease is told of that."""
+    """How far a call has come, which is reported to its lease."""
 
     def __init__(self, lease: CallLease) -> None:
         self._lease = lease
@@ -62,7 +62,7 @@ async def receive(
     seconds: float,
 ) -> CallAnswer:
     """Send the request, and read its whole answer within so many seconds. Raises Refusal, NotSent, Lost and
-    TimeoutError. Nothing of these is raised once the answer has the reason of its end."""
+    TimeoutError, but none of them once the answer has the reason of its end."""
     now = asyncio.get_running_loop().time
     deadline = now() + seconds
     try:

@@ -1,6 +1,6 @@
-"""Brings a JSON Schema into a flat form: without `allOf`, and with nothing beside a `$ref`.
+"""Brings a JSON Schema into a flat form: without `allOf`, and without keywords beside a `$ref`.
 
-Gemini reads no `allOf`, and nothing beside a `$ref`. Generators of schemas write both, to describe a property whose
+Gemini reads no `allOf`, and no keyword beside a `$ref`. Generators of schemas write both, to describe a property whose
 type is a model. So such parts are merged into the schema around them. A merged schema may allow more than the original,
 and never less: where two parts disagree about a keyword, the first counts, and the second is only described.
 """
@@ -26,7 +26,7 @@ _SHOWN: Final = 200
 _SILENT: Final = frozenset(
     {"$defs", "definitions", "$id", "$schema", "$anchor", "$comment", "deprecated", "readOnly", "writeOnly"}
 )
-"""Keywords that say nothing about a value."""
+"""Keywords that are not about a value."""
 
 _DEFINITION: Final = re.compile(r"#/(?:\$defs|definitions)/([A-Za-z0-9_.-]{1,60})")
 

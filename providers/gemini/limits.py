@@ -1,8 +1,8 @@
-"""Judges Google's 429s. Their details and message alone say which limit was hit, and they mean very different things.
+"""Judges Google's 429s. Only their details and message show which limit was hit, and each needs another reaction.
 
-The order matters: an account without money is also told of quotas, and a day that is over also of minutes. The words
-"check your plan and billing details" stand in every message about a quota and mean nothing. Source: bodies in public
-issues and code, 2025-10 to 2026-11.
+The order matters: the error of an account without money also names quotas, and that of a used-up day also names
+minutes. The words "check your plan and billing details" stand in every message about a quota, so they are ignored.
+Source: bodies in public issues and code, 2025-10 to 2026-11.
 """
 
 import re
@@ -22,7 +22,7 @@ LONGEST_WAIT: Final = 300
 """Seconds. A limit that holds for longer counts as exhausted, as in Google's own command line client."""
 
 WINDOW: Final = 60.0
-"""Seconds after which a limit of a minute is free again, if the error does not say when."""
+"""Seconds after which a limit of a minute is free again, if the error names no wait."""
 
 _POLITE: Final = re.compile(r"check (?:your |the )?(?:plan|quota)[^.]{0,40}\bbilling details?", re.IGNORECASE)
 _MONEY: Final = re.compile(
@@ -36,7 +36,7 @@ _NUMBER: Final = re.compile(r"\d{1,15}")
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A quota that was exceeded. `value` is its limit, None if the error does not say it."""
+    """A quota that was exceeded. `value` is its limit, None if the error does not have it."""
 
     quota: str
     value: int | None
@@ -58,7 +58,7 @@ class Violation:
 
 
 def limit_hit(refusal: Refusal, caller: Caller, model: str, now: float) -> LimitHit:
-    """What a 429 means. `now` is Unix time."""
+    """The limit that a 429 is about. `now` is Unix time."""
     violations = _violations(refusal)
     if is_about_money(refusal.message):
         return LimitHit(_out_of_money(refusal, caller), scope="account", kind="money")
@@ -79,7 +79,7 @@ def limit_hit(refusal: Refusal, caller: Caller, model: str, now: float) -> Limit
 
 
 def is_about_money(message: str) -> bool:
-    """Whether the message says that the account has no money left, or may not spend more."""
+    """Whether by the message the account has no money left, or may not spend more."""
     return _MONEY.search(_POLITE.sub("", message)) is not None
 
 
@@ -93,8 +93,8 @@ def _violations(refusal: Refusal) -> list[Violation]:
 
 
 def _is_without_quota(refusal: Refusal, violations: list[Violation]) -> bool:
-    """Whether the limits are zero: the tier of the account does not have this model. Some errors say that in the
-    message alone."""
+    """Whether the limits are zero: the tier of the account does not have this model. Some errors have that in
+    the message alone."""
     values = [each.value for each in violations if each.value is not None]
     values = values or [int(each) for each in _LIMIT.findall(refusal.message)]
     return bool(values) and not any(values)

@@ -2,7 +2,7 @@
 in an optional property (SDK google-genai 3.6.1, `response_json_schema`).
 
 So a required property around such a reference becomes optional, and a reference outside of any property becomes a
-schema that says only what the definition is.
+schema with only the type and the title of the definition.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def break_cycles(definitions: dict[str, Schema], describe: Describe) -> None:
 
 
 class _Breaker:
-    """Breaks the cycles of one definition, whose references to the `cyclic` ones lead back to it."""
+    """Breaks the cycles of one definition. Its references to the `cyclic` ones lead back to it."""
 
     def __init__(self, definitions: dict[str, Schema], cyclic: set[str], describe: Describe) -> None:
         self._definitions = definitions

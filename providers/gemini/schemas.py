@@ -29,8 +29,8 @@ READABLE: Final = frozenset(
 """The keywords of a copy. Gemini also reads `$id`, `$anchor`, and `oneOf` as `anyOf`, which a copy does not need."""
 
 MOST_ITEMS: Final = 960
-"""The most that all `maxItems` of a schema may sum up to. Gemini refuses larger sums with an error that does not say
-so; the figure is from googleapis/python-genai#2170."""
+"""The most that all `maxItems` of a schema may sum up to. Gemini refuses larger sums with an error that does not
+name the cause; the figure is from googleapis/python-genai#2170."""
 
 _DESCRIBED: Final = (
     "not", "if", "then", "else", "dependentSchemas", "dependentRequired", "patternProperties", "propertyNames",
@@ -61,7 +61,7 @@ def _sent(text: str) -> Mapping[str, Any]:
 
 
 class _Copies:
-    """Copies of the schemas of one document, and what is to be described of each."""
+    """Copies of the schemas of one document, and the rules to describe in each."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
@@ -145,7 +145,7 @@ class _Copies:
             self._copy_others(copy, flat)
 
     def _copy_others(self, copy: Schema, flat: Flat) -> None:
-        """The schema of the properties that are not named. Those whose names fit a pattern have no other place."""
+        """The schema of the properties that are not named. Those with names that fit a pattern have no other place."""
         others = flat.keywords["additionalProperties"]
         patterns = [*flat.keywords.get("patternProperties", {}).values()]
         allowed = [each for each in [*patterns, others] if each is not False]

@@ -1,8 +1,8 @@
 """Sends requests to Google over aiohttp, and reads their answers as they come. No request is repeated or redirected,
 and `x-goog-api-key` is its only credential: Google refuses a request with two.
 
-`Connections.open` raises NotSent when nothing can have arrived, HeldBack when `may_send` did not allow it, and Lost
-when the request may have arrived.
+`Connections.open` raises NotSent when the request cannot have arrived, HeldBack when `may_send` did not allow it, and
+Lost when the request may have arrived.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from network.proxies import Proxy
-from providers.connections import GuardedBody, Pool, TooLarge, always, inflater, nothing, reading
+from providers.connections import GuardedBody, Pool, TooLarge, always, inflater, no_action, reading
 
 _MOST_AT_ONCE: Final = 1024 * 1024
 
@@ -29,11 +29,11 @@ class Request:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
     may_send: Callable[[], bool] = field(default=always, repr=False)
-    on_send: Callable[[], object] = field(default=nothing, repr=False)
+    on_send: Callable[[], object] = field(default=no_action, repr=False)
 
 
 class Incoming(Protocol):
-    """An answer whose head has come."""
+    """An answer, once its head has come."""
 
     @property
     def status(self) -> int: ...
@@ -43,7 +43,7 @@ class Incoming(Protocol):
 
 
 class Connections(Protocol):
-    """What carries the requests of all accounts."""
+    """The connections for the requests of all accounts."""
 
     def open(self, request: Request) -> AbstractAsyncContextManager[Incoming]:
         """Send a request once, and wait for the head of its answer. The connection is closed when the context is left
