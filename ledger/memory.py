@@ -101,9 +101,6 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
 
     async def claim(self, claim: Claim) -> bool:
         await self.flush()
-        return self.blank(claim) if isinstance(claim, BlankTexts) else self._make(claim)
-
-    def _make(self, claim: Any) -> bool:
         match claim:
             case ClaimKey() | ClaimKeys():
                 return self._claimed_keys(keys_of(claim))
@@ -117,15 +114,13 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
             case ClaimCancelled(work_id):
                 return self._change_unfinished(work_id, lambda _: True, cancelled=True)
             case ClaimBatch(batch_id):
-                batch = self.batch(batch_id)
-                if batch is None or batch.ended_at is not None or batch.process not in {None, self.process}:
-                    return False
-                self.rows[BatchRecord][batch_id,] = replace(batch, process=self.process)
-                return True
+                return self._claimed_batch(batch_id)
             case ClaimBudget() | ClaimSpending() | ClaimNotice():
                 return self.claimed_money(claim)
             case ClaimApiKey():
                 return self.changed_key(claim)
+            case BlankTexts():
+                return self.blank(claim)
             case ClaimSent():
                 return False  # only the holder of a shared gate grants leases, and this ledger has none
             case TakeLostCall() | WaitsElsewhere():
@@ -140,6 +135,13 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
         if any(cast("KeyRecord", kept).work_id != each.work_id for kept, each in earlier):
             return False
         rows |= {place: replace(each, process=self.process) for place, each in places.items()}
+        return True
+
+    def _claimed_batch(self, batch_id: str) -> bool:
+        batch = self.batch(batch_id)
+        if batch is None or batch.ended_at is not None or batch.process not in {None, self.process}:
+            return False
+        self.rows[BatchRecord][batch_id,] = replace(batch, process=self.process)
         return True
 
     def _change_unfinished(
