@@ -2,7 +2,6 @@
 one process. Each request has an idempotency key, and is repeated at another process until one accepts it.
 """
 
-import json
 import random
 import threading
 import time
@@ -10,17 +9,15 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 import requests
-from psycopg.rows import dict_row
 
-from harness.call_kills import ADMIN, CallKills, CallReport
+from harness.call_kills import ADMIN, CallKills, CallReport, Service
 from harness.fleet import Fleet, running_fleet
+from harness.fleet_audit import Ledger
 from harness.postgres import Server
-from harness.service_process import until
 
 PROCESSES = 3
 
@@ -43,17 +40,16 @@ class _Anywhere:
 
 @dataclass
 class FleetCallKills(CallKills):
-    """A fleet on the database of `server`, which calls text models of `simulator`. `rpm` limits its account."""
+    """A fleet on the database of `server`, which calls text models of `simulator`."""
 
-    server: Server | None = None
+    server: Server = field(kw_only=True)
     rpm: int = 300
 
     def run_fleet(self, kills: int, *, interval: tuple[float, float] = (0.5, 2.0)) -> CallReport:
         """Kill so many processes while requests come, then wait until all work has ended."""
         chance, stop = random.Random(self.seed), threading.Event()
-        assert self.server is not None
-        with running_fleet(PROCESSES, self.server, **self._fleet_settings) as fleet:
-            anywhere: Any = _Anywhere(fleet, random.Random(self.seed + 1))
+        with running_fleet(PROCESSES, self.server, PROCESS_TTL=2, **self._settings) as fleet:
+            anywhere = _Anywhere(fleet, random.Random(self.seed + 1))
             more = self._calibrate(anywhere)
 
             def send() -> None:
@@ -69,16 +65,15 @@ class FleetCallKills(CallKills):
                     stop.set()
                 sending.result(_LONGEST)
             fleet.start()
-            until(lambda: not self._unfinished(), timeout=_LONGEST)
+            self._wait_for_ends(_LONGEST)
             return self._report(fleet.urls()[0], kills, more)
 
     @property
-    def _fleet_settings(self) -> dict[str, Any]:
-        limits = {"*": {"rpm": self.rpm, "tpm": 10**8, "rpd": None}, "account": {"usd_per_10_minutes": 1000}}
-        return {**self._settings, "GEMINI_LIMITS": json.dumps(limits), "PROCESS_TTL": 2}
+    def _ledger(self) -> Ledger:
+        return self.server
 
     @staticmethod
-    def _post(service: Any, path: str, body: Any, *, wait: bool = False) -> Mapping[str, Any]:
+    def _post(service: Service, path: str, body: Any, *, wait: bool = False) -> Mapping[str, Any]:
         headers = {**ADMIN, "Idempotency-Key": uuid.uuid4().hex}
         headers |= {} if wait else {"Prefer": "respond-async"}
         until_then = time.monotonic() + _LONGEST
@@ -93,8 +88,3 @@ class FleetCallKills(CallKills):
             if time.monotonic() > until_then:
                 raise TimeoutError(f"{path} was accepted by no process")
             time.sleep(0.2)
-
-    def _rows(self, query: str) -> list[Any]:
-        assert self.server is not None
-        with psycopg.connect(self.server.url(), row_factory=dict_row) as connection:
-            return connection.execute(query).fetchall()

@@ -6,18 +6,18 @@ bills survive the service. `tests/process/test_call_kills.py` and `bench/call_ki
 
 import json
 import random
-import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 
-from harness.service_process import ServiceProcess, launched_service, running_service, until
+from harness.fleet_audit import Ledger
+from harness.ledger_file import UNFINISHED, LedgerFile
+from harness.service_process import launched_service, running_service, until
 from simulator import Simulator
 from simulator.gemini.books import Bill
 
@@ -49,13 +49,22 @@ class CallReport:
     wrong_costs: Sequence[str]
 
 
+class Service(Protocol):
+    """Where requests are sent."""
+
+    @property
+    def url(self) -> str: ...
+
+
 @dataclass
 class CallKills:
-    """A service on `data` that calls text models of `simulator`. `seed` draws the moments of the kills."""
+    """A service on `data` that calls text models of `simulator`. `seed` draws the moments of the kills, and
+    `rpm` limits the account."""
 
     simulator: Simulator
     data: Path
     seed: int
+    rpm: int = 100_000
     _digits: int = _SHORTEST_PROMPT
     _accepted: dict[int, tuple[str, bool]] = field(default_factory=dict)
     """The id of each call, and whether it may be repeated, by the digits of its prompt. A batch has one id."""
@@ -79,23 +88,27 @@ class CallKills:
                     time.sleep(max(0.0, kill_at - time.monotonic()))
                 service.kill()
         with running_service(**self._settings) as service:
-            until(lambda: not self._unfinished(), timeout=_TIMEOUT)
+            self._wait_for_ends(_TIMEOUT)
             return self._report(service.url, kills, more)
 
     @property
+    def _ledger(self) -> Ledger:
+        return LedgerFile(self.data)
+
+    @property
     def _settings(self) -> dict[str, Any]:
-        limits = {"*": {"rpm": 100_000, "tpm": 100_000_000, "rpd": None}}
+        limits = {"*": {"rpm": self.rpm, "tpm": 10**8, "rpd": None}, "account": {"usd_per_10_minutes": 1000}}
         return {
             "REPLICATE_BASE_URL": self.simulator.url,
             "GEMINI_BASE_URL": self.simulator.url,
             "GEMINI_API_KEY": "AQ.server",
             "GEMINI_CONCURRENCY_LIMIT": SLOTS,
-            "GEMINI_LIMITS": json.dumps({**limits, "account": {"usd_per_10_minutes": 1000}}),
+            "GEMINI_LIMITS": json.dumps(limits),
             "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN["Admin-API-Key"],
             "DATA_DIR": self.data,
         }
 
-    def _calibrate(self, service: ServiceProcess) -> int:
+    def _calibrate(self, service: Service) -> int:
         """How many more tokens than digits a prompt has."""
         answer = self._post(service, "/chat", self._chat(), wait=True)
         return int(answer["usage"]["prompt_tokens"]) - self._digits
@@ -104,7 +117,7 @@ class CallKills:
         self._digits += 1
         return {"prompt": "7" * self._digits}
 
-    def _send(self, service: ServiceProcess, chance: random.Random) -> None:
+    def _send(self, service: Service, chance: random.Random) -> None:
         """A chat or a batch, which does not wait for its end."""
         repeats = chance.random() < 0.2
         more = {"on_lost": "repeat"} if repeats else {}
@@ -119,35 +132,28 @@ class CallKills:
             self._accepted[digits] = answer["id"], repeats
 
     @staticmethod
-    def _post(service: ServiceProcess, path: str, body: Any, *, wait: bool = False) -> Mapping[str, Any]:
+    def _post(service: Service, path: str, body: Any, *, wait: bool = False) -> Mapping[str, Any]:
         headers = ADMIN if wait else {**ADMIN, "Prefer": "respond-async"}
         answer = requests.post(service.url + path, json=body, headers=headers, timeout=_TIMEOUT)
         answer.raise_for_status()
         found: Mapping[str, Any] = answer.json()
         return found
 
-    def _rows(self, query: str) -> list[sqlite3.Row]:
-        with closing(sqlite3.connect(f"file:{self.data}/ledger.db?mode=ro", uri=True)) as ledger:
-            ledger.row_factory = sqlite3.Row
-            return ledger.execute(query).fetchall()
-
-    def _unfinished(self) -> bool:
-        return any(
-            self._rows(f"SELECT 1 FROM {table} WHERE ended_at IS NULL LIMIT 1")
-            for table in ("generations", "batches")
-        )
+    def _wait_for_ends(self, timeout: float) -> None:
+        until(lambda: self._ledger.execute(UNFINISHED) == [(0,)], timeout=timeout)
 
     def _report(self, url: str, kills: int, more: int) -> CallReport:
         bills: defaultdict[int, list[Bill]] = defaultdict(list)
         for bill in self.simulator.gemini.bills():
             bills[bill.usage.prompt - more].append(bill)
         ended = {
-            len(row["prompt"]): _get(url, row["id"])
-            for row in self._rows("SELECT id, prompt FROM generations ORDER BY seq")
+            len(prompt): _get(url, generation_id)
+            for generation_id, prompt in self._ledger.execute(
+                "SELECT id, prompt FROM generations ORDER BY seq"
+            )
         }
-        ids = {
-            row["id"] for table in ("generations", "batches") for row in self._rows(f"SELECT id FROM {table}")
-        }
+        rows = self._ledger.execute("SELECT id FROM generations UNION ALL SELECT id FROM batches")
+        ids = {row[0] for row in rows}
         repeating = {digits for digits, (_, repeats) in self._accepted.items() if repeats}
         codes = {digits: body.get("error", {}).get("code") for digits, body in ended.items()}
         return CallReport(

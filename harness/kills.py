@@ -21,6 +21,7 @@ import psycopg
 import requests
 from psycopg.rows import dict_row
 
+from harness.ledger_file import UNFINISHED
 from harness.service_process import ServiceProcess, launched_service, running_service, until
 from simulator import Simulator
 
@@ -237,10 +238,7 @@ class KillScenario:
             return ledger.execute(query).fetchall()
 
     def _unfinished(self) -> int:
-        return sum(
-            int(self._rows(f"SELECT count(*) AS n FROM {table} WHERE ended_at IS NULL")[0]["n"])
-            for table in ("generations", "batches")
-        )
+        return int(self._rows(UNFINISHED)[0]["n"])
 
     def _report(self, url: str) -> Report:
         counts, made = self._simulator.counts(), {each.id: each for each in self._simulator.predictions()}

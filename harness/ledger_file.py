@@ -5,6 +5,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = """
+    SELECT (SELECT count(*) FROM generations WHERE ended_at IS NULL)
+         + (SELECT count(*) FROM batches WHERE ended_at IS NULL) AS n
+"""
+"""The number of generations and batches that have not ended, in any ledger."""
+
 
 class LedgerFile:
     """The ledger in the DATA_DIR of a process."""
