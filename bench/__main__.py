@@ -6,12 +6,10 @@
 import argparse
 import os
 import platform
-import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from bench.against import PINNED_HELP, REFERENCE_HELP, against
 from bench.background import in_background
@@ -30,11 +28,9 @@ from bench.measures import claims
 from bench.overhead import overhead
 from bench.pinned import pinned
 from bench.plots import draw
-from bench.report import Section, markdown
+from bench.report import RESULTS, Section, exit_on_sigterm, markdown
 from bench.stalls import stalls
 from bench.window import window
-
-RESULTS = Path(__file__).parent / "results.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,8 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NoCommit as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    # Unwinds the stack, so that all processes started here end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    exit_on_sigterm()
     conditions, done = _conditions(), []
     for section in _sections(commit, with_pinned=parsed.pinned):
         done.append(section)

@@ -8,7 +8,6 @@ second process of the earlier one take turns; see `bench/figures.py`. `--pinned`
 """
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from bench.processes import (
     simulated,
     timed_post,
 )
-from bench.report import Section, markdown
+from bench.report import Section, exit_on_sigterm, markdown
 from bench.rounds import (
     BOUNDLESS,
     LIFTED,
@@ -248,8 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pinned", action="store_true", help=PINNED_HELP)
     parsed = parser.parse_args(arguments)
     turns = Turns(rounds=parsed.rounds, seconds=parsed.seconds)
-    # Unwinds the stack, so that all processes started here end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    exit_on_sigterm()
     try:
         sections = [against(find(parsed.reference), turns)]
     except NoCommit as error:

@@ -5,19 +5,15 @@
 `tests/client/test_batch_kills.py` asserts the same for fewer rows and kills. The simulator runs in this process.
 """
 
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from bench.report import Claim, Section, claimed, recorded
+from bench.report import Claim, Section, claimed, counted, run_alone
 from harness.killed_batch import KilledBatch, Report
-from harness.service_process import ROOT
 from simulator import Options, running
-
-RESULTS: Final = ROOT / "bench" / "results.md"
 
 _ROWS: Final = 300
 _CLIENT_KILLS: Final = 30
@@ -47,33 +43,22 @@ def _claims() -> Iterator[Claim]:
     with running(_OPTIONS) as simulator, TemporaryDirectory() as folder:
         batch = KilledBatch(simulator, Path(folder), prompts, REPLICATE_CONCURRENT_LIMIT=_SLOTS)
         report = batch.run(client_kills=_CLIENT_KILLS, service_kills=_SERVICE_KILLS, seed=1, longest=_LONGEST)
-    yield _counted("Kills of a running client", report.client_kills, _CLIENT_KILLS)
-    yield _counted("… of a running service", report.service_kills, _SERVICE_KILLS)
+    yield counted("Kills of a running client", report.client_kills, _CLIENT_KILLS)
+    yield counted("… of a running service", report.service_kills, _SERVICE_KILLS)
     before = report.files_at_last_kill
     yield Claim("Files at the last kill", f"{before}", f"< {_ROWS}", before < _ROWS)
-    yield _counted("Exit status of the last run", report.exit_status, 0)
+    yield counted("Exit status of the last run", report.exit_status)
     yield from _files(report, names)
-    yield _counted("Predictions", report.predictions, _ROWS)
-    yield _counted("… more than one for a row", len(report.repeated), 0)
+    yield counted("Predictions", report.predictions, _ROWS)
+    yield counted("… more than one for a row", len(report.repeated))
     yield Claim("Seconds from the first start to the last end", f"{report.seconds:.0f} s")
 
 
 def _files(report: Report, names: list[str]) -> Iterator[Claim]:
-    yield _counted("Files", len(report.names), len(names))
-    yield _counted("… whose name no row has", len({*report.names} - {*names}), 0)
-    yield _counted("… with the picture of another row", len(report.foreign), 0)
-
-
-def _counted(what: str, found: int, due: int) -> Claim:
-    return Claim(what, f"{found}", f"{due}", found == due)
-
-
-def main() -> int:
-    """Print the section and put it into the report. Returns the exit status: 1 if a count is off."""
-    # Unwinds the stack, so that all processes started here end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return 1 if recorded(batch_kills, RESULTS).missed else 0
+    yield counted("Files", len(report.names), len(names))
+    yield counted("… whose name no row has", len({*report.names} - {*names}))
+    yield counted("… with the picture of another row", len(report.foreign))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(batch_kills))

@@ -5,7 +5,6 @@
 `tests/process/test_call_kills.py` asserts the same for fewer kills. The simulator runs in this process.
 """
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,15 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from bench.report import Claim, Section, claimed, recorded
+from bench.report import Claim, Section, claimed, counted, run_alone
 from harness.call_fleet import PROCESSES, FleetCallKills
 from harness.call_kills import SLOTS, CallKills, CallReport
 from harness.postgres import Server
-from harness.service_process import ROOT
 from simulator import Options, Simulator, running
 from simulator.gemini.options import Disconnect, GeminiOptions
-
-RESULTS: Final = ROOT / "bench" / "results.md"
 
 _KILLS: Final = 100
 _REQUESTS: Final = 3
@@ -74,25 +70,14 @@ def _of(report: CallReport, scenario: str) -> Iterator[Claim]:
     for sentence in (*report.lost, *report.sent_twice, *report.wrong_costs):
         print(f"     {sentence}", flush=True)
     calls, ended = report.calls, report.succeeded + report.unknown
-    yield Claim(f"{scenario}: calls that ended", f"{ended}", f"{calls}", calls == ended)
+    yield counted(f"{scenario}: calls that ended", ended, calls)
     most = report.kills * SLOTS
     yield Claim("… with an unknown outcome", f"{report.unknown}", f"≤ {most}", report.unknown <= most)
     yield Claim("… sent again as requested", f"{report.repeated}")
-    yield _none("… sent again unasked", len(report.sent_twice))
-    yield _none("… lost", len(report.lost))
-    yield _none("… with another cost than the bill, or less if it was lost", len(report.wrong_costs))
-
-
-def _none(what: str, found: int) -> Claim:
-    return Claim(what, f"{found}", "0", found == 0)
-
-
-def main() -> int:
-    """Print the section and put it into the report. Returns the exit status: 1 if a count is off."""
-    # Unwinds the stack, so that all processes started here end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return 1 if recorded(call_kills, RESULTS).missed else 0
+    yield counted("… sent again unasked", len(report.sent_twice))
+    yield counted("… lost", len(report.lost))
+    yield counted("… with another cost than the bill, or less if it was lost", len(report.wrong_costs))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(call_kills))

@@ -9,7 +9,6 @@ The upstream is the simulated Gemini. CPU is the user and system time of the ser
 
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,11 +22,9 @@ from bench.calls_mix import Mix
 from bench.calls_tap import Tap
 from bench.figures import AGAIN, NEW, OLD, Figure, compared, load_figure
 from bench.processes import service_before, simulated
-from bench.report import Claim, Section, claimed, recorded
+from bench.report import RESULTS, Claim, Section, claimed, exit_on_sigterm, recorded
 from bench.rounds import BOUNDLESS, WITHOUT_FILES, Target, Turns, generating, round_of
-from harness.service_process import ROOT, ServiceProcess
-
-RESULTS: Final = ROOT / "bench" / "results.md"
+from harness.service_process import ServiceProcess
 
 TURNS: Final = Turns(rounds=5, seconds=1.6)
 """A load uses more than a second of CPU, so that ticks of 10 ms make its figure wrong by less than 2 %."""
@@ -164,8 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
         "streams": streams,
         "limits": partial(limits, parsed.minutes),
     }
-    # Unwinds the stack, so that all processes started here end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    exit_on_sigterm()
     results = RESULTS if parsed.write else None
     done = [recorded(part, results) for name, part in parts.items() if parsed.part in (None, name)]
     return 1 if any(section.missed for section in done) else 0

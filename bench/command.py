@@ -6,7 +6,6 @@ The clock runs from the launch of the command until its end, with all files on d
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,10 +16,8 @@ from typing import Final
 
 from bench.contender_run import Scenario, run_contender
 from bench.processes import counts, service_before, simulated
-from bench.report import Claim, Section, claimed, recorded
+from bench.report import Claim, Section, claimed, run_alone
 from harness.service_process import ROOT
-
-RESULTS: Final = ROOT / "bench" / "results.md"
 
 ITEMS: Final = 300
 SLOTS: Final = 60
@@ -75,12 +72,5 @@ def _theirs() -> Iterator[Claim]:
     yield Claim("… pictures, predictions", f"{run.got}, {run.seen['creations_accepted']}")
 
 
-def main() -> int:
-    """Print the section and put it into the report. Returns the exit status: 1 if a target is missed."""
-    # Unwinds the stack, so that all processes started here end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return 1 if recorded(command, RESULTS).missed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(command))

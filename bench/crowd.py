@@ -27,7 +27,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from bench.processes import peak_megabytes, predictions, resident_megabytes, service_before, simulated
-from bench.report import Claim, Section, claimed
+from bench.report import Claim, Section, claimed, counted
 from harness.service_process import ROOT, ServiceProcess, until
 from settings import Settings
 
@@ -111,7 +111,7 @@ def greedy() -> Iterator[Claim]:
         f"the crowd: /health at p99 (p50 {statistics.median(took) * 1000:.0f} ms)",
         f"{p99 * 1000:.0f} ms", "≤ 100 ms", p99 <= 0.1,
     )  # fmt: skip
-    yield Claim(f"… of {statuses.total()} answers to real callers, not 200", f"{refused}", "0", refused == 0)
+    yield counted(f"… of {statuses.total()} answers to real callers, not 200", refused)
     yield Claim("… the least that one of them got of an equal turn", f"{share:.2f}", "≥ 0.95", share >= 0.95)
     yield Claim("… peak memory of the service", f"{memory:.0f} MB", "≤ 450 MB", memory <= 450)
 

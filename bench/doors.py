@@ -10,7 +10,6 @@ system time of the service's processes, which other work on the machine changes 
 
 import argparse
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ import requests
 
 from bench.figures import AGAIN, NEW, OLD, Figure, compared, load_figure
 from bench.processes import service_before, simulated
-from bench.report import Section, recorded
+from bench.report import RESULTS, Section, exit_on_sigterm, recorded
 from bench.rounds import (
     BODY,
     BOUNDLESS,
@@ -37,12 +36,10 @@ from bench.rounds import (
     generating,
     round_of,
 )
-from harness.service_process import ROOT, ServiceProcess
+from harness.service_process import ServiceProcess
 from ledger.access_records import ApiKeyRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
-
-RESULTS: Final = ROOT / "bench" / "results.md"
 
 CALLERS: Final = 10
 
@@ -216,8 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put the sections into bench/results.md")
     parsed = parser.parse_args(arguments)
     turns = Turns(rounds=parsed.rounds, seconds=parsed.seconds)
-    # Unwinds the stack, so that all processes started here end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    exit_on_sigterm()
     results = RESULTS if parsed.write else None
     done = [recorded(partial(measure, turns), results) for measure in (keys, doors)]
     return 1 if any(section.missed for section in done) else 0

@@ -21,7 +21,7 @@ from bench.processes import (
     simulated,
     timed_post,
 )
-from bench.report import Claim, Section, claimed
+from bench.report import Claim, Section, claimed, counted
 from concurrency import Gate
 from harness.service_process import until
 from media.formats import black_png
@@ -49,7 +49,7 @@ def makespan() -> Iterator[Claim]:
         batch["succeeded"] == seen["creations_accepted"] == 300 and not seen["refusals"],
     )
     stored = sum(len(each["files"]) for each in batch["results"])
-    yield Claim("… pictures fetched and kept meanwhile", f"{stored}", "300", stored == 300)
+    yield counted("… pictures fetched and kept meanwhile", stored, 300)
     yield Claim("… requests to Replicate a picture", f"{api_requests(seen) / 300:.1f}", "")
     peak = seen["in_flight_peak"]
     yield Claim("… predictions in flight at the most", f"{peak}", "≤ 60", peak <= 60)
@@ -163,7 +163,7 @@ def answers_under_load() -> Iterator[Claim]:
             caller.close()
         until(lambda: _concurrency(service.url)["current_concurrent"] == 0)
         left = counts(simulator)["in_flight"]
-        yield Claim("… after all hang up: predictions still running", str(left), "0", left == 0)
+        yield counted("… after all hang up: predictions still running", left)
 
 
 MEASURES = (makespan, planned, admission, memory, uploads, answers_under_load)

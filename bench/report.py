@@ -1,11 +1,15 @@
 """The report: sections, each a table under its title, as Markdown."""
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import fill
+
+RESULTS = Path(__file__).parent / "results.md"
 
 _CONDITIONS = "Measured on {:%Y-%m-%d}; the machine's load average was {:.1f} before it began."
 
@@ -44,6 +48,11 @@ class Claim:
     figure: str
     target: str = ""
     met: bool = True
+
+
+def counted(what: str, found: int, due: int = 0) -> Claim:
+    """The claim that a count is exactly the due one."""
+    return Claim(what, f"{found}", f"{due}", found == due)
 
 
 def claimed(title: str, claims: Iterable[Claim], *, note: str = "") -> Section:
@@ -87,6 +96,18 @@ def recorded(measure: Callable[[], Section], results: Path | None, *, head: str 
     if results is not None:
         results.write_text(updated(results.read_text() if results.exists() else head, section))
     return section
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack, so that all processes started here end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def run_alone(measure: Callable[[], Section]) -> int:
+    """The `main` of a module with one section: print it and put it into `RESULTS`. Returns the exit status: 1 if a
+    target is missed."""
+    exit_on_sigterm()
+    return 1 if recorded(measure, RESULTS).missed else 0
 
 
 def _wrapped(paragraph: str) -> str:

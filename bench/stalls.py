@@ -18,7 +18,7 @@ from typing import Any
 import requests
 
 from bench.processes import counts, predictions, simulator_process
-from bench.report import Claim, Section, claimed
+from bench.report import Claim, Section, claimed, counted
 from harness.service_process import ServiceProcess, running_service
 
 _A_MINUTE = 60
@@ -72,15 +72,15 @@ def _claims() -> Iterator[Claim]:
     failed = Counter(each["error"]["code"] for each in results if not each["success"])
     peak, throttled = seen["creations_peak_per_minute"], int(seen["refusals"].get("429", 0))
     yield Claim("Creations at the most in any 60 s", f"{peak}", f"≤ {_A_MINUTE}", peak <= _A_MINUTE)
-    yield Claim("… refused with 429", f"{throttled}", "0", throttled == 0)
+    yield counted("… refused with 429", throttled)
     yield Claim(
         "… pictures got, predictions made",
         f"{len(results) - failed.total()}, {len(made)}",
         f"{_PICTURES}, {_PICTURES}",
         not failed and len(made) == _PICTURES,
     )
-    yield Claim("… predictions that no generation knows", f"{len(unknown)}", "0", not unknown)
-    yield Claim("… pictures made twice", f"{len(twice)}", "0", not twice)
+    yield counted("… predictions that no generation knows", len(unknown))
+    yield counted("… pictures made twice", len(twice))
 
 
 def _batch(simulator: int, settings: dict[str, Any]) -> dict[str, Any]:

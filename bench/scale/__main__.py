@@ -6,14 +6,13 @@ Parts can be named. `--scale 0.1` runs a tenth of each, and writes nothing.
 import argparse
 import os
 import platform
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench.report import Section, recorded
+from bench.report import Section, exit_on_sigterm, recorded
 from bench.scale.any_model import any_model
 from bench.scale.faults import blackholes, crashes, freezes
 from bench.scale.kills import kills
@@ -49,7 +48,7 @@ Processes, simulator, database and callers share the machine over loopback.
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all processes started here end
+    exit_on_sigterm()
     done = []
     for name in parsed.parts or PARTS:
         print(f"\n{name}, from {datetime.now(UTC):%H:%M:%S} on", flush=True)

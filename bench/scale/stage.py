@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.report import Claim
+from bench.report import Claim, counted
 from harness.fleet import ADMIN, Fleet, running_fleet
 from harness.fleet_audit import Audit, audit
 from harness.fleet_load import FleetLoad
@@ -125,12 +125,12 @@ def claims(
         "the same",
         sent == found.predictions,
     )
-    yield Claim("… lost", f"{len(found.lost)}", "0", not found.lost)
-    yield Claim("… paid twice, or without a generation", f"{len(found.twice)}", "0", not found.twice)
-    yield Claim("… errors that no repetition healed", f"{len(found.errors)}", "0", not found.errors)
+    yield counted("… lost", len(found.lost))
+    yield counted("… paid twice, or without a generation", len(found.twice))
+    yield counted("… errors that no repetition healed", len(found.errors))
     yield Claim(
         "… creations at the most in any 60 s", f"{found.densest}", f"≤ {limit}", found.densest <= limit
     )
-    yield Claim("… refused with 429", f"{found.throttled}", "0", found.throttled == 0)
+    yield counted("… refused with 429", found.throttled)
     peak = found.in_flight_peak
     yield Claim("… predictions in flight at the most", f"{peak}", f"≤ {slots}", peak <= slots)

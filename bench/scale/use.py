@@ -7,7 +7,7 @@ from statistics import mean
 
 import requests
 
-from bench.report import Claim, Section, claimed
+from bench.report import Claim, Section, claimed, counted
 from bench.scale.stage import Scale, Stage, staged
 from harness.fleet_audit import MINUTE, densest
 from simulator import Options
@@ -56,7 +56,7 @@ def _window_claims(seconds: float) -> Iterator[Claim]:
         )
     peak = densest(each.created_at.timestamp() for each in made) + refused
     yield Claim("Creations at the most in any 60 s", f"{peak}", f"≤ {_A_MINUTE}", peak <= _A_MINUTE)
-    yield Claim("… refused", f"{refused}", "0", refused == 0)
+    yield counted("… refused", refused)
     used = _use([each.created_at.timestamp() for each in made])
     yield Claim("… use of the window", f"{used:.1%}", "≥ 97 %", used >= 0.97)
     away, share = max(_distances(made)), _A_MINUTE // SIZE
