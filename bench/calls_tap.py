@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from threading import Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
+
+from loop_thread import LoopThread
 
 T = TypeVar("T")
 
@@ -22,15 +23,14 @@ class Tap:
     def __init__(self, upstream: str) -> None:
         parts = urlsplit(upstream)
         self._address = parts.hostname, parts.port
-        self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, daemon=True)
+        self._thread = LoopThread("tap")
         self._tasks: set[asyncio.Task[None]] = set()
         self.first_chunk: float | None = None
         self.url = ""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of work on the loop of the forwarder."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self._thread.run(work)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -42,14 +42,10 @@ class Tap:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.stop()
 
     async def _close(self) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection(*self._address)
@@ -67,7 +63,7 @@ class Tap:
         with suppress(ConnectionError):
             while part := await reader.read(_MOST):
                 if is_answer and self.first_chunk is None and _CHUNK in part:
-                    self.first_chunk = self._loop.time()
+                    self.first_chunk = asyncio.get_running_loop().time()
                 writer.write(part)
                 await writer.drain()
         writer.close()
