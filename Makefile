@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 && echo $$python && break; done)
 BIN := .venv/bin
 TEST ?= tests
-export PYTHONDONTWRITEBYTECODE := # what is compiled once is kept: the tests start Python hundreds of times
+export PYTHONDONTWRITEBYTECODE := # keeps compiled modules: the tests start Python hundreds of times
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ help: ## list the targets
 run: .venv/simulator ## serve on http://localhost:5000 (PORT=5001 make run: elsewhere); without a token, simulated
 	@exec $(BIN)/python app.py --simulate-without-token
 
-simulator: .venv/simulator ## run the simulator of Replicate alone, on http://127.0.0.1:8000
+simulator: .venv/simulator ## run the simulator of Replicate and Gemini alone, on http://127.0.0.1:8000
 	@exec $(BIN)/python -m simulator
 
 client: .venv/build ## build the Python client and client/compat, each as a wheel and an sdist in client/dist; the service serves the wheels at /client/

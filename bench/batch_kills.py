@@ -56,7 +56,7 @@ def _claims() -> Iterator[Claim]:
 
 def _files(report: Report, names: list[str]) -> Iterator[Claim]:
     yield counted("Files", len(report.names), len(names))
-    yield counted("… whose name no row has", len({*report.names} - {*names}))
+    yield counted("… with a name of no row", len({*report.names} - {*names}))
     yield counted("… with the picture of another row", len(report.foreign))
 
 

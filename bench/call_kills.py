@@ -1,4 +1,4 @@
-"""Kills the service a hundred times while it calls text models: no call is lost, and none is sent twice unasked.
+"""Kills the service a hundred times while it calls text models: no call is lost, and none is sent twice unrequested.
 
     python -m bench.call_kills    # about eight minutes
 
@@ -31,9 +31,9 @@ _BILLING: Final[tuple[Disconnect, ...]] = ("chunk", "whole")
 _NOTE: Final = f"""\
 Master and worker are killed together, {_KILLS} times, most of them up to 0.8 s after new calls came, and some during
 their start. Calls run at {SLOTS} slots and take 0.4 s. A fifth of them has `"on_lost": "repeat"`. Half of the kills are
-in front of a simulator that bills a call whose connection ends as far as it came, and half in front of one that bills
-it whole. Each prompt has a length of its own, by which its bill is found. The processes on PostgreSQL share an account
-with a limit, and the holder of the gate is killed as often as the others."""
+in front of a simulator that bills a call up to its last chunk if its connection ends, and half in front of one that
+bills it whole. Each prompt has a length of its own, by which its bill is found. The processes on PostgreSQL share an
+account with a limit, and the holder of the gate is killed as often as the others."""
 
 
 def call_kills() -> Section:
@@ -74,7 +74,7 @@ def _of(report: CallReport, scenario: str) -> Iterator[Claim]:
     most = report.kills * SLOTS
     yield Claim("… with an unknown outcome", f"{report.unknown}", f"≤ {most}", report.unknown <= most)
     yield Claim("… sent again as requested", f"{report.repeated}")
-    yield counted("… sent again unasked", len(report.sent_twice))
+    yield counted("… sent again unrequested", len(report.sent_twice))
     yield counted("… lost", len(report.lost))
     yield counted("… with another cost than the bill, or less if it was lost", len(report.wrong_costs))
 

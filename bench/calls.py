@@ -131,7 +131,7 @@ async def _streamed(service: ServiceProcess, tap: Tap) -> list[float]:
 
 
 def _simulated(seconds: float) -> AbstractContextManager[str]:
-    """A simulator whose predictions take so long, and whose chats from the first chunk to the last."""
+    """A simulator with predictions of so many seconds, and as many from the first chunk of a chat to the last."""
     return simulated(*_FAST, "--seconds", str(seconds), "--gemini-seconds", str(seconds))
 
 

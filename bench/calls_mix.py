@@ -1,7 +1,7 @@
 """Calls at the limits, in real time: a batch of chats of 1 to 3 s, and short ones of another caller beside it.
 
 Prompts have 20 to 20,000 tokens, most of them few. `tests/unit/test_metered_load.py` has the same in virtual time. The
-simulator counts by windows of its own, and its bills say when each call arrived.
+simulator counts by windows of its own, and its bills have the arrival of each call.
 """
 
 import random
@@ -27,7 +27,7 @@ MOST_PASSING: Final = 2
 _LARGE: Final = 0.05
 _WINDOW: Final = 60.0
 _SINGLE_TOKENS: Final = 7
-"""The length of the answers to single chats, by which the bills of the simulator are told apart."""
+"""The length of the answers to single chats, by which their bills are found."""
 _SINGLES_EVERY: Final = 2.0
 _ADMIN: Final = {"X-Admin-API-Key": "bench-admin-key"}
 _SETTINGS: Final = {

@@ -176,7 +176,7 @@ class CallKills:
             wrong_costs=[
                 *_wrong_costs(ended, bills),
                 *(
-                    f"{digits} was told {ended[digits]['cost_usd']} USD of {bound}"
+                    f"the cost of {digits} is {ended[digits]['cost_usd']} USD, above its bound of {bound}"
                     for digits, bound in self._bounds.items()
                     if ended[digits]["cost_usd"] > bound and ended[digits]["attempts"] == 1
                 ),
@@ -192,10 +192,10 @@ def _get(url: str, generation_id: str) -> Any:
 
 
 def _wrong_costs(ended: Mapping[int, Any], bills: Mapping[int, Sequence[Bill]]) -> Iterator[str]:
-    """Calls that were told another cost than their bill, or less than it if they were lost."""
+    """Calls with another cost than their bill, or with less than it if they were lost."""
     for digits, body in ended.items():
-        told = round(body["cost_usd"] * _MICRO)
+        cost = round(body["cost_usd"] * _MICRO)
         billed = sum(each.micro_usd for each in bills.get(digits, ()))
         is_exact = body["success"] and body["attempts"] == 1
-        if told < billed or (is_exact and told != billed):
-            yield f"{digits} was told {told} micro-dollars, and {billed} were billed"
+        if cost < billed or (is_exact and cost != billed):
+            yield f"the cost of {digits} is {cost} micro-dollars, and its bill {billed}"

@@ -34,7 +34,7 @@ _LONGEST = 240.0
 
 @dataclass(frozen=True)
 class Report:
-    """The end of a batch: what is on the disk, and what the simulator has made."""
+    """The end of a batch: the files on the disk, and the predictions of the simulator."""
 
     exit_status: int
     names: list[str]
