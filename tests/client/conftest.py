@@ -1,4 +1,4 @@
-"""One real service before the simulator, for all tests over sockets of a module."""
+"""One real service before the simulator, for all tests over sockets of a module, and the command line."""
 
 import pytest
 from replicate_concurrent.cli import main
@@ -29,12 +29,9 @@ def service(simulator, tmp_path_factory):
 
 
 @pytest.fixture
-def rcg(service, tmp_path, monkeypatch, capsys):
+def command(tmp_path, monkeypatch, capsys):
     """Runs a command in an empty directory. Returns its exit status, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RCG_URL", service.url)
-    monkeypatch.setenv("RCG_API_KEY", ADMIN)
-    monkeypatch.setenv("RCG_CONFIG", str(tmp_path / "config" / "config.toml"))
 
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
@@ -43,3 +40,12 @@ def rcg(service, tmp_path, monkeypatch, capsys):
         return end.value.code, output, errors
 
     return run
+
+
+@pytest.fixture
+def rcg(service, command, tmp_path, monkeypatch):
+    """Runs a command as `command`, on the service."""
+    monkeypatch.setenv("RCG_URL", service.url)
+    monkeypatch.setenv("RCG_API_KEY", ADMIN)
+    monkeypatch.setenv("RCG_CONFIG", str(tmp_path / "config" / "config.toml"))
+    return command

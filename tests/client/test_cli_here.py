@@ -4,7 +4,6 @@ import json
 import os
 
 import pytest
-from replicate_concurrent.cli import main
 from replicate_concurrent.local import caring
 from replicate_concurrent.local.places import place
 
@@ -12,9 +11,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def rcg(tmp_path, simulator, monkeypatch, capsys):
-    """Runs a command of a user whose Replicate is simulated, but not as the user knows it. Returns its exit status,
-    standard output and standard error."""
+def rcg(command, tmp_path, simulator, monkeypatch):
+    """Runs a command as `command`, of a user with a token, whose Replicate is the simulator."""
     for name in [name for name in os.environ if name.startswith(("REPLICATE_", "RCG_"))]:
         monkeypatch.delenv(name)
     variables = {
@@ -24,15 +22,8 @@ def rcg(tmp_path, simulator, monkeypatch, capsys):
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        output, errors = capsys.readouterr()
-        return end.value.code, output, errors
-
-    yield run
+    yield command
     for simulated in (False, True):
         caring.stop(place(os.environ, simulated=simulated), seconds=30)
 

@@ -8,8 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,9 @@ from replicate_concurrent import local
 from replicate_concurrent.cli import main
 from replicate_concurrent.cli.session import facts, report, table
 from replicate_concurrent.errors import NoServer
+from werkzeug.wrappers import Request, Response
+
+from tests.support.served_in_process import online
 
 CLIENT = Path(__file__).parents[2] / "client"
 
@@ -48,27 +49,17 @@ def loaded(*arguments):
     return json.loads(done.stderr.splitlines()[-1])
 
 
-@pytest.fixture
+@Request.application
+def log_in(request):
+    request.get_data()
+    return Response("<html>Log in</html>", content_type="text/html")
+
+
+@pytest.fixture(scope="module")
 def page():
     """The address of a program that answers each request with a page, as a login does."""
-
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<html>Log in</html>")
-
-        do_POST = do_DELETE = do_GET  # noqa: N815 - the names that the server looks for
-
-        def log_message(self, *_):
-            """Nothing is printed."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with online(log_in) as url:
+        yield url
 
 
 @pytest.mark.parametrize(
@@ -113,7 +104,7 @@ def test_help_loads_few_modules_and_none_that_are_slow(arguments):
     assert MOST >= len(modules)
 
 
-def test_a_reader_that_ends_early_ends_the_command_without_a_word():
+def test_a_reader_that_ends_early_ends_the_command_without_a_message():
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(

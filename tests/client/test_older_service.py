@@ -1,14 +1,15 @@
-"""`rcg` at a service of version 0.8.0: a sentence names the cause, and nothing is spent or written.
+"""`rcg` at a service of version 0.8.0: an error names the cause, no request is paid for, and no file is written.
 
-The answers are those of 0.8.0 itself, whose libraries are not at hand here.
+The answers are those of 0.8.0 itself, whose libraries are not installed here.
 """
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from replicate_concurrent.cli import main
+from werkzeug.wrappers import Request, Response
+
+from tests.support.served_in_process import online
 
 NO_ROUTE = {
     "title": "Not found",
@@ -23,33 +24,19 @@ NO_BEARER = {
 ROUTES_WITH_KEYS = ("/generate", "/generations", "/usage", "/configure")
 
 
-class Older(BaseHTTPRequestHandler):
-    """0.8.0, called with its admin key as `Authorization: Bearer`, which it does not take."""
-
-    def do_GET(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        known = self.path.partition("?")[0].startswith(ROUTES_WITH_KEYS)
-        answer = NO_BEARER if known else NO_ROUTE
-        body = json.dumps(answer).encode()
-        self.send_response(answer["status"])
-        self.send_header("Content-Type", "application/problem+json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_DELETE = do_GET  # noqa: N815 - the names that the server looks for
-
-    def log_message(self, *_):
-        """Print nothing."""
+@Request.application
+def refuse(request):
+    """Answers as 0.8.0, called with its admin key as `Authorization: Bearer`, which it does not take."""
+    request.get_data()
+    answer = NO_BEARER if request.path.startswith(ROUTES_WITH_KEYS) else NO_ROUTE
+    return Response(json.dumps(answer), answer["status"], content_type="application/problem+json")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def older():
     """The address of the service."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Older) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with online(refuse) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

@@ -54,20 +54,9 @@ def failure(code, **more):
     return f"event: error\ndata: {json.dumps({'code': code, 'detail': 'No.', 'retryable': False, **more})}"
 
 
-class Streaming(ScriptedService):
-    """Keeps the stream of an answer unread, so that it can break."""
-
-    def _answer(self, request):
-        request.read()
-        self.requests.append(request)
-        given = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        made = given(request) if callable(given) else given
-        return made if callable(given) else httpx.Response(made.status_code, content=made.content)
-
-
 @pytest.fixture
 def scripted():
-    return lambda *answers, **settings: Streaming(answers, **settings)
+    return lambda *answers, **settings: ScriptedService(answers, **settings)
 
 
 def pieces(service, **parameters):

@@ -1,4 +1,4 @@
-"""The service on a real socket within the test's process, and a receiver of its webhooks."""
+"""The service or another application on a real socket within the test's process, and a receiver of webhooks."""
 
 import json
 import threading
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 
 class _Quiet(WSGIRequestHandler):
@@ -18,7 +20,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 @contextmanager
-def online(app: Flask, port: int = 0) -> Iterator[str]:
+def online(app: "WSGIApplication", port: int = 0) -> Iterator[str]:
     """Serve the application while the block runs. Yields its URL."""
     server = make_server("127.0.0.1", port, app, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
