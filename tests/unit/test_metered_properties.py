@@ -1,4 +1,4 @@
-"""Properties of metered admission under random histories: no window is ever over, nothing leaks, no ticket starves."""
+"""Properties of metered admission under random histories: no window is ever over, no slot leaks, no ticket starves."""
 
 import math
 from dataclasses import dataclass
@@ -52,6 +52,13 @@ class Call:
     def end(self, at):
         self.money_until = at + MONEY_WINDOW
 
+    def prove(self, at):
+        """An answer to a later call proves that this lost one has arrived or never will. Weights that count no more by
+        then stay free."""
+        self.place_until = at + WINDOW if self.place_until > at else at
+        self.day_until = day_ends(at) if self.day_until > at else at
+        self.money_until = at + MONEY_WINDOW if self.money_until > at else at
+
 
 class AnyHistory(RuleBasedStateMachine):
     """Tickets are numbers, and seconds are whole. Beside the policy, a model counts what each window has."""
@@ -97,7 +104,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(0, 200))
     def wait(self, seconds):
-        """Time passes, and the policy is stepped at each moment at which it asked for that."""
+        """Time passes, and the policy makes a step at each of its next chances."""
         until = self.now + seconds
         while self.next_chance <= until:
             self.now = self.next_chance
@@ -135,8 +142,7 @@ class AnyHistory(RuleBasedStateMachine):
             is_same = each.demand.account == call.demand.account
             if each.state == "lost" and is_same and each.sent < call.sent:
                 each.state = "known"
-                each.answer(self.now)
-                each.end(self.now)
+                each.prove(self.now)
         self.policy.answered(ticket, self.now)
 
     @rule(which=st.integers(0, 9), part=st.integers(0, 100))
@@ -159,14 +165,14 @@ class AnyHistory(RuleBasedStateMachine):
             self.policy.release(ticket, self.now)
             self.step()
 
-    @rule(which=st.integers(0, 9), is_told=st.booleans())
-    def lost(self, which, is_told):
+    @rule(which=st.integers(0, 9), is_reported=st.booleans())
+    def lost(self, which, is_reported):
         if (found := self.pick(which, "sent")) is not None:
             ticket, call = found
             call.state = "lost"
             call.answer(self.now + LONGEST_LOST)
             call.end(self.now + LONGEST_LOST)
-            (self.policy.lost if is_told else self.policy.release)(ticket, self.now)
+            (self.policy.lost if is_reported else self.policy.release)(ticket, self.now)
             self.step()
 
     @rule(which=st.integers(0, 50))
@@ -255,7 +261,7 @@ class AnyHistory(RuleBasedStateMachine):
         return found[which % len(found)] if found else None
 
     def teardown(self):
-        """If every call ends, every ticket is admitted, and then nothing is left."""
+        """If every call ends, every ticket is admitted, and then the policy is empty."""
         if not hasattr(self, "policy"):
             return
         self.semaphores.find("gpu").leases.clear()
