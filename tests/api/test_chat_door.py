@@ -1,4 +1,4 @@
-"""Chats by the door for OpenAI's clients, with their own package over real sockets."""
+"""Chats by the door for OpenAI's clients, with OpenAI's own package over real sockets."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from media.formats import black_png
 from tests.support.callers import ADMIN_KEY
 from tests.support.served_in_process import online
-from tests.support.text_calls import ADMIN, GEMINI_KEY, OWN_KEY
+from tests.support.text_calls import ADMIN, OWN_KEY
 
 BEARER = {"Authorization": f"Bearer {ADMIN_KEY}"}
 LITE, FLASH = "gemini-3.5-flash-lite", "gemini-3.8-flash"
@@ -26,9 +26,9 @@ class Person(BaseModel):
 
 
 @pytest.fixture
-def url(make_app, simulator):
-    simulator.gemini.configure(first_seconds=0, seconds=0, chunks=4)
-    with online(make_app(GEMINI_API_KEY=GEMINI_KEY, GEMINI_BASE_URL=simulator.url)) as served:
+def url(make_text_app, simulator):
+    simulator.gemini.configure(chunks=4)
+    with online(make_text_app()) as served:
         yield served
 
 
@@ -48,7 +48,7 @@ def chat(client):
 
 
 def refused(ask, **fields):
-    """The status, the code and the field of a refusal."""
+    """The status, the code and the field of the refusal of a call."""
     with pytest.raises(openai.APIStatusError) as error:
         ask(**fields)
     return error.value.status_code, error.value.code, error.value.param
@@ -85,7 +85,7 @@ def test_an_answer_has_openais_fields_and_ours_beside_them(chat, url, simulator)
     assert usage.completion_tokens == kept["usage"]["completion_tokens"] + kept["usage"]["thinking_tokens"]
 
 
-def test_thinking_counts_as_completion_and_the_cached_share_is_told(chat):
+def test_thinking_counts_as_completion_and_cached_tokens_are_in_the_usage(chat):
     made = chat("x [[think=30]] [[out=20]] [[cached=2]] and some words more", reasoning_effort="high")
 
     usage = made.usage
@@ -188,7 +188,7 @@ def test_an_effort_becomes_the_nearest_thinking_level(chat, model, effort, chang
     assert change == changed(made).get("reasoning_effort")
 
 
-def test_what_asks_for_nothing_is_no_change_and_what_is_left_out_is_one(chat, url):
+def test_a_default_is_no_change_and_a_field_that_is_left_out_is_one(chat, url):
     made = chat(
         frequency_penalty=0, presence_penalty=0.5, logprobs=False, store=True, service_tier="auto", n=1, tools=[],
         seed=7, temperature=0.3, stop="END", user="jane", metadata={"job": "7"}, max_completion_tokens=100,
@@ -227,7 +227,7 @@ def test_what_asks_for_nothing_is_no_change_and_what_is_left_out_is_one(chat, ur
         ({"extra_body": {"fallback": ["flux-dev"]}}, "fallback[0]"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_left_out_is_refused_by_its_field(chat, simulator, fields, field):
+def test_a_field_that_cannot_be_left_out_is_refused_by_its_name(chat, simulator, fields, field):
     assert (400, "invalid_request", field) == refused(chat, **fields)
     assert not simulator.gemini.counts().requests
 
@@ -263,7 +263,7 @@ def test_a_refusal_is_an_answer_that_was_filtered(chat, mark, has_text, native, 
     assert native in refusal
 
 
-def test_the_package_tells_a_refused_structure_from_one_that_was_cut(client):
+def test_the_package_raises_different_errors_for_a_refused_structure_and_one_that_was_cut(client):
     for mark, error in (
         ("finish=SAFETY", openai.ContentFilterFinishReasonError),
         ("cut=5", openai.LengthFinishReasonError),
@@ -333,7 +333,7 @@ def test_a_budget_of_a_call(chat):
 
 
 @pytest.mark.parametrize("key", [OWN_KEY, "AIzaSyOwn"])
-def test_a_key_of_google_as_the_bearer_pays(url, simulator, key):
+def test_a_key_of_google_as_the_bearer_pays(url, key):
     with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
         made = client.chat.completions.create(model=LITE, messages=HELLO)
         assert {LITE, FLASH} <= {each.id for each in client.models.list()}

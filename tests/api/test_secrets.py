@@ -3,7 +3,6 @@
 import json
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
@@ -24,25 +23,6 @@ MARKED, OTHER = "hf_Marked-secret-of-a-caller", "hf_Marked-secret-of-another"
 VERSION = "ab" * 32
 
 every_database = pytest.mark.every_database
-
-
-@pytest.fixture
-def kept(tmp_path, database_url):
-    """All that is on the disk, as text."""
-
-    def read() -> str:
-        found = [path.read_bytes().decode(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
-        if database_url:
-            with psycopg.connect(database_url) as connection:
-                tables = connection.execute(
-                    "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
-                )
-                for (name,) in tables.fetchall():
-                    rows = connection.execute(f"SELECT it::text FROM {name} AS it".encode())
-                    found += [text for (text,) in rows]
-        return "\n".join(found)
-
-    return read
 
 
 @pytest.fixture

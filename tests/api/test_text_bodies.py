@@ -56,8 +56,7 @@ def test_a_stream_that_fails_before_any_text_is_a_problem(client):
 PICTURE = f"data:image/png;base64,{b64encode(PNG).decode()}"
 
 
-def test_images_come_as_data_as_a_form_part_and_from_a_url(texts, simulator):
-    client = texts()
+def test_images_come_as_data_and_as_parts_of_a_form(client):
     alone = ask(client, {"prompt": "What is it?"}).json["usage"]["prompt_tokens"]
 
     inline = ask(client, {"prompt": "What is it?", "images": [PICTURE]})

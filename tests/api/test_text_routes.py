@@ -1,4 +1,4 @@
-"""Which models are listed for which routes, and what the status and the figures say about calls."""
+"""The models that are listed for each route, and calls in the status and in the figures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Calls to text models over HTTP: what they answer, and what refuses them."""
+"""Calls to text models over HTTP: their answers, and the errors of those that are refused or fail."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -128,7 +128,7 @@ def test_output_that_breaks_its_schema_has_the_path_the_rule_and_the_text(client
     assert 1 == simulator.gemini.counts().requests["stream"]
 
 
-def test_a_repair_asks_once_more_and_both_are_paid(client, simulator):
+def test_a_repair_is_one_more_attempt_and_both_are_paid(client, simulator):
     simulator.gemini.inject(on="stream", times=1, marks="[[invalid]]")
     repaired = ask(client, EXTRACT | {"repair": True}, to="/structured-output")
 
@@ -144,7 +144,7 @@ def test_a_story_has_warnings_and_with_strict_fails(client):
     body = ask(client, loose, to="/cinematic-story-design").json
     assert body["success"], body
     assert body["warnings"]
-    assert {"characters", "scenes"} <= body["data"].keys() or body["data"]
+    assert {"character_list", "scene_list"} <= body["data"].keys()
 
     assert (500, "output_invalid") == code(
         ask(client, loose | {"strict": True}, to="/cinematic-story-design")
@@ -216,7 +216,7 @@ def test_the_same_prompt_by_two_routes_is_two_bodies(client):
 
 
 @every_database
-def test_a_caller_who_does_not_wait_gets_202_and_looks_it_up(client):
+def test_a_call_that_is_not_waited_for_is_answered_by_202_and_looked_up(client):
     answer = ask(client, {"prompt": "[[first=0.2]] Hello"}, Prefer="respond-async")
 
     assert (202, "respond-async") == (answer.status_code, answer.headers["Preference-Applied"])

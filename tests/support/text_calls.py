@@ -1,4 +1,4 @@
-"""Calls to text models over HTTP: keys, bodies, and services whose calls go to the simulated Gemini."""
+"""Calls to text models over HTTP: keys and bodies, and how they are sent."""
 
 from collections.abc import Mapping
 from typing import Any
