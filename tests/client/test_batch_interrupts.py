@@ -1,4 +1,4 @@
-"""Ctrl-C in `rcg batch`, once, twice and three times: what it says, and how long it waits."""
+"""Ctrl-C in `rcg batch`, once, twice and three times: its messages, and how long it waits."""
 
 import pytest
 from replicate_concurrent import ConnectionLost
@@ -113,7 +113,7 @@ def test_what_remains_is_named_if_the_wait_ends_before(follow, batch, sentence):
 
 
 class Closed:
-    """Standard output whose reader has ended."""
+    """Standard output after the end of its reader."""
 
     def isatty(self):
         return False

@@ -15,7 +15,7 @@ ROWS = {digest: Row(1, "item 1", {"model_name": "m", "prompt": digest}, digest) 
 
 
 class Busy:
-    """A client of a service whose work ends at the next POST, or else soon. `overlaps` are the POSTs during work."""
+    """A client of a service that ends its work at the next POST, or else soon. `overlaps` are the POSTs during work."""
 
     def __init__(self, *running, fails=False):
         self.posts = []

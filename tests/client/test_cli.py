@@ -213,7 +213,7 @@ def test_init_checks_the_key_and_keeps_it_in_a_file_of_this_user_alone(rcg, tmp_
     assert 2 == rcg("init")[0]
 
 
-def test_init_says_that_a_token_is_not_checked_if_replicate_does_not_answer(rcg, simulator, monkeypatch):
+def test_init_warns_of_a_token_that_replicate_did_not_confirm(rcg, simulator, monkeypatch):
     simulator.inject(on="account", token="r8_unchecked", times=100, status=500)
     monkeypatch.setattr("sys.stdin", io.StringIO("r8_unchecked\n"))
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def rcg(command, tmp_path, simulator, monkeypatch):
-    """Runs a command as `command`, of a user with a token, whose Replicate is the simulator."""
+    """Runs a command as `command`, of a user with a token, with the simulator as Replicate."""
     for name in [name for name in os.environ if name.startswith(("REPLICATE_", "RCG_"))]:
         monkeypatch.delenv(name)
     variables = {
@@ -49,7 +49,9 @@ def test_serve_starts_a_service_once_which_doctor_shows_and_stop_ends(rcg):
     assert "service here\tstopped" in rcg("doctor")[1]
 
 
-def test_simulate_runs_a_command_on_a_service_of_its_own_and_says_that_its_pictures_are_fakes(rcg, simulator):
+def test_simulate_runs_a_command_on_a_service_of_its_own_and_warns_that_its_pictures_are_fakes(
+    rcg, simulator
+):
     before = simulator.counts().creations_accepted
     status, output, errors = rcg(
         "simulate", "generate", "A fox", "-m", "flux-dev", "-o", "out", "--name", "fox.{ext}"

@@ -1,6 +1,6 @@
 """`rcg` at a service of version 0.8.0: an error names the cause, no request is paid for, and no file is written.
 
-The answers are those of 0.8.0 itself, whose libraries are not installed here.
+The answers are those of 0.8.0 itself. Its libraries are not installed here.
 """
 
 import json

@@ -184,8 +184,8 @@ def test_a_file_object_that_is_open_for_text_is_refused(photo):
 def test_an_upload_is_sent_once_and_its_address_in_each_request(photo, kind):
     service = ScriptedService([UPLOADED, MADE])
     with photo.open("rb") as file:
-        given = {"path": photo, "text": str(photo), "bytes": JPEG, "file": file}[kind]
-        kept = service.run(upload(service.service, given))
+        source = {"path": photo, "text": str(photo), "bytes": JPEG, "file": file}[kind]
+        kept = service.run(upload(service.service, source))
     body = {"image": kept, "images": [kept, "https://a.test/fox.jpg"], "input": {"mask": kept}}
     service.run(generating.submit(service.service, Order(body)))
     several = batches.order(

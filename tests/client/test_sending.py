@@ -264,7 +264,7 @@ def test_a_wait_for_a_batch_takes_no_more_than_its_timeout(scripted):
     assert service.time - 1000.0 <= 3.1
 
 
-def test_the_service_is_asked_to_answer_before_the_timeout(scripted):
+def test_a_request_prefers_an_answer_before_the_timeout(scripted):
     service = scripted(MADE, timeout=8)
 
     generate(service)

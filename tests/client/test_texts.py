@@ -103,7 +103,7 @@ def test_a_service_that_stops_in_a_stream_is_joined_again_and_any_other_error_is
     assert 1 == len(service.requests)
 
 
-def test_what_came_of_a_lost_answer_is_in_its_error(scripted):
+def test_the_error_of_a_lost_answer_has_its_partial_text(scripted):
     with pytest.raises(OutcomeUnknown) as lost:
         pieces(scripted(events("A red ", failure("outcome_unknown", id="gen_1", partial="A red "))))
 
@@ -165,7 +165,7 @@ def test_images_are_sent_as_data_wherever_they_are(tmp_path, monkeypatch):
     assert [uri] == body["messages"][0]["images"]
 
 
-def test_a_batch_parts_what_is_of_all_from_what_is_of_each():
+def test_a_batch_sends_its_own_fields_once_and_those_of_its_items_in_each():
     results = [{**WHOLE, "index": 1}, {"index": 0, "id": "gen_0", "success": False, "error": {"code": "no"}}]
     service = ScriptedService([answer(200, {"id": "batch_1", "success": False, "results": results})])
     order = texts.chat_batch_order(["A", "B"], None, {"seed": 7, "max_concurrent": 2, "model": None})

@@ -54,7 +54,7 @@ def test_a_prompt_is_answered_with_its_figures(client):
     assert made.id == client.handle(made.id).status().id
 
 
-def test_an_answer_at_its_limit_is_truncated_and_says_so(client):
+def test_an_answer_at_its_limit_is_truncated_and_has_a_warning(client):
     made = client.chat("[[cut=5]] A fox")
 
     assert made.truncated
@@ -102,7 +102,7 @@ def test_batches_have_their_results_in_input_order(client, service):
         data.results[1].value  # noqa: B018
 
 
-def test_each_failure_has_its_class_and_what_came(client):
+def test_each_failure_has_its_class_and_its_partial_answer(client):
     with pytest.raises(OutputInvalid) as invalid:
         client.extract("[[invalid]]", schema=SCHEMA)
     with pytest.raises(OutputTruncated) as truncated:

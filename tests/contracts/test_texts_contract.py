@@ -1,4 +1,4 @@
-"""The contract of what a ledger knows about calls to text models, on every implementation."""
+"""The contract of a ledger about calls to text models, on every implementation."""
 
 import asyncio
 from dataclasses import replace
@@ -147,8 +147,8 @@ def test_blanked_generations_have_their_facts_and_no_texts(shared):
     one, cut, after, two = map(shared.queries.generation, ("one", "cut", "failed", "two"))
     assert replace(texts("one"), **gone, warnings=(GONE,)) == replace(one, seq=None, process=None)
     assert (TRUNCATED, GONE) == cut.warnings
-    nothing = Failure("output_invalid", "", False)
-    assert (nothing, nothing, 0.25, 1) == (
+    blanked = Failure("output_invalid", "", False)
+    assert (blanked, blanked, 0.25, 1) == (
         after.error,
         after.attempts[0].error,
         after.cost_usd,

@@ -1,4 +1,5 @@
-"""No kill loses a call to a text model or pays for it twice without being asked. The bills are the simulator's."""
+"""No kill loses a call to a text model, or pays for it twice unless its caller sends it again. The bills are those of
+the simulator."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Chats by the OpenAI door whose client disconnects or times out, or whose process is killed, are paid once."""
+"""Chats by the OpenAI door are paid once, also if their client disconnects or times out, or their process is killed."""
 
 from concurrent.futures import ThreadPoolExecutor
 

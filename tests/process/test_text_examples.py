@@ -143,7 +143,7 @@ def test_the_start_page_and_the_documents(address):
     assert "/structured-output" in page.stdout
 
 
-def test_a_wrong_admin_key_is_refused_whatever_else_is_there(address):
+def test_a_wrong_admin_key_is_refused_although_the_service_is_open(address):
     headers = ["-H", "Content-Type: application/json", "-H", "Admin-API-Key: wrong"]
     status, answer = curl(f"{address}/chat", *headers, "-d", HELLO)
     assert (401, "unauthenticated") == (status, answer["code"])

@@ -1,4 +1,4 @@
-"""A Google that a test plays: scripted answers to requests, without sockets, so that time may be virtual."""
+"""A fake Google: scripted answers to requests, without sockets, so that time may be virtual."""
 
 import asyncio
 import json
@@ -108,11 +108,7 @@ class FakeGoogle(Connections):
     async def aclose(self) -> None: ...
 
     def client(self, **options: Any) -> GeminiClient:
-        named: dict[str, Any] = {
-            "base_url": "https://google.test",
-            **options,
-        }
-        return GeminiClient(others=self.others, connections=self, **named)
+        return GeminiClient(base_url="https://google.test", others=self.others, connections=self, **options)
 
 
 class _Answer(Incoming):
@@ -137,7 +133,7 @@ class _Answer(Incoming):
 
 
 class LeaseLog(CallLease):
-    """A lease that writes down what it is told."""
+    """A lease that records each step of its call."""
 
     def __init__(self) -> None:
         self.log: list[str | int] = []

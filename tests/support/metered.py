@@ -24,7 +24,7 @@ def need(
 
 
 class Metered(MeteredPolicy):
-    """A policy whose tickets are numbers from 0, in the order in which they were added. Windows are wide unless a limit
+    """A policy with numbers from 0 as tickets, in the order in which they were added. Windows are wide unless a limit
     is set. A day has 1,000 seconds."""
 
     def __init__(

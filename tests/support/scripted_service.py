@@ -76,7 +76,7 @@ class ScriptedService:
         """An answer that does not come: the client waits for as long as it does for each read."""
         seconds = request.extensions["timeout"]["read"]
         self.time += seconds
-        raise httpx.ReadTimeout(f"nothing came within {seconds} s", request=request)
+        raise httpx.ReadTimeout(f"no byte came within {seconds} s", request=request)
 
     def bodies(self) -> list[Any]:
         return [json.loads(each.content) for each in self.requests]

@@ -18,7 +18,7 @@ from harness.service_process import until
 CTRL_C = b"\x03"
 
 _IN_CONTROL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-"""Makes the terminal the one whose Ctrl-C the program gets."""
+"""Makes it the controlling terminal of the program, which then gets its Ctrl-C."""
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -46,7 +46,7 @@ class Terminal:
     @property
     def text(self) -> str:
         """All that it has shown, without escapes."""
-        with suppress(OSError):  # nothing there, or the program has ended
+        with suppress(OSError):  # there is no output, or the program has ended
             while received := os.read(self._end, 65536):
                 self._received += received
         return _ESCAPE.sub("", self._received.decode("utf-8", "ignore"))

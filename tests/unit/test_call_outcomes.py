@@ -1,4 +1,4 @@
-"""What an answer to a call is, and which error it is."""
+"""The outcome of each answer to a call, and its error."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def answer(text, end, finish_reason=None, block_reason=None):
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "reason", "error"),
+    ("answered", "kind", "reason", "error"),
     [
         (answer("Hi", "complete", "STOP"), "ok", "STOP", None),
         (answer("", "complete", "STOP"), "empty", "STOP", GenerationFailed),
@@ -29,14 +29,14 @@ def answer(text, end, finish_reason=None, block_reason=None):
         (answer("", "failed"), "failed", None, GenerationFailed),
     ],
 )
-def test_only_a_completed_text_is_a_success(given, kind, reason, error):
-    outcome, failure = outcome_of(given), failure_of(given, takes_truncated=False)
+def test_only_a_completed_text_is_a_success(answered, kind, reason, error):
+    outcome, failure = outcome_of(answered), failure_of(answered, takes_truncated=False)
 
     assert (kind, reason, error) == (outcome.kind, outcome.reason, failure and type(failure))
     assert error in {None, OutputTruncated} or reason in {None, "STOP"} or reason in failure.detail
 
 
-def test_a_truncated_text_is_a_success_for_who_takes_it_unless_it_is_empty():
+def test_a_truncated_text_is_a_success_where_it_is_taken_unless_it_is_empty():
     assert failure_of(answer("Hi", "length"), takes_truncated=True) is None
     empty = failure_of(answer("", "length"), takes_truncated=True)
 

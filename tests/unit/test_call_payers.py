@@ -26,7 +26,7 @@ def test_the_admin_header_decides_and_a_key_in_the_body_is_ignored(name):
 
 
 @pytest.mark.parametrize("name", ["X-Admin-API-Key", "Admin-API-Key"])
-def test_a_wrong_admin_key_is_refused_whatever_else_there_is(name):
+def test_a_wrong_admin_key_is_refused_also_beside_valid_keys(name):
     with pytest.raises(Unauthenticated):
         paid({name: "wrong", "X-Gemini-API-Key": "AQ.theirs"}, "AQ.theirs", is_open=True)
 

@@ -17,7 +17,7 @@ from ledger.records import LeaseRecord, LeaseState
 from tests.support.couriers import process_on
 from tests.support.wiring import on_a_loop
 
-WANTED = LeaseRecord(id="lease", caller="anna", account="admin", model="lite", tokens=900, micro_usd=5000)
+NEEDED = LeaseRecord(id="lease", caller="anna", account="admin", model="lite", tokens=900, micro_usd=5000)
 DEMAND = Demand(caller="anna", account="admin", model="lite", tokens=900, micro_usd=5000)
 
 
@@ -39,11 +39,11 @@ async def seen_after(ledger, table, term, record):
 async def test_the_holder_sees_the_row_of_a_call_again_when_its_tokens_or_its_cost_change():
     async with a_table() as (ledger, table):
         term = (await table.look(None)).term
-        (new,) = await seen_after(ledger, table, term, WANTED)
+        (new,) = await seen_after(ledger, table, term, NEEDED)
         assert ("admin", "lite", 900, 5000) == (new.account, new.model, new.tokens, new.micro_usd)
         assert await table.grant(term, ["lease"])
         assert await ledger.claim(ClaimSent("lease", "gen.1"))
-        answered = replace(WANTED, state=LeaseState.ANSWERED)
+        answered = replace(NEEDED, state=LeaseState.ANSWERED)
         (row,) = await seen_after(ledger, table, term, answered)
         assert row.answered_ago is not None
         assert row.ended_ago is None
@@ -63,7 +63,7 @@ async def test_the_holder_sees_the_row_of_a_call_again_when_its_tokens_or_its_co
 async def test_a_lost_call_has_ended_and_a_lost_creation_has_not():
     async with a_table() as (ledger, table):
         term = (await table.look(None)).term
-        lost = replace(WANTED, state=LeaseState.LOST, sent_ago=3.0)
+        lost = replace(NEEDED, state=LeaseState.LOST, sent_ago=3.0)
         (row,) = await seen_after(ledger, table, term, lost)
         assert row.ended_ago is not None
         assert row.sent_ago >= 3.0
@@ -91,16 +91,16 @@ class Process:
         limits = {"concurrent_limit": 2, "limits": MeteredLimits({"*": ModelLimits(rpm=3)})}
         self.rows = CallKeeper(lambda creations: self.calls.new_gate(creations))
         self.keeper = Keeper(
-            table, lambda: self.gate.new_gate(), on_held=self.nothing, on_lost=lambda: None, calls=self.rows
+            table, lambda: self.gate.new_gate(), on_held=self.ignore, on_lost=lambda: None, calls=self.rows
         )
         creations = {"concurrent_limit": 2, "requests_per_minute": 60}
-        self.gate = RemoteGate(table, ledger, self.keeper, tell=self.nothing, **creations)
-        self.calls = RemoteMeteredGate(table, ledger, self.rows, tell=self.nothing, **limits)
+        self.gate = RemoteGate(table, ledger, self.keeper, tell=self.ignore, **creations)
+        self.calls = RemoteMeteredGate(table, ledger, self.rows, tell=self.ignore, **limits)
         self.gate.beside.append(self.calls)
         self.ledger = ledger
         self.tasks = [asyncio.create_task(each.run()) for each in (self.keeper, self.gate)]
 
-    async def nothing(self, *_):
+    async def ignore(self, *_):
         pass
 
     async def call(self, name):

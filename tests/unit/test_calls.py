@@ -14,7 +14,7 @@ def test_thinking_is_part_of_the_total_and_cached_tokens_are_not_added_again():
     )
 
 
-def test_a_lost_call_is_an_outcome_unknown_that_may_be_paid_and_has_what_came():
+def test_a_lost_call_is_an_outcome_unknown_that_may_be_paid_and_has_its_partial_answer():
     lost = CallLost("The connection ended.", partial=Partial("Once upon", Usage(prompt_tokens=4)))
 
     assert isinstance(lost, OutcomeUnknown)

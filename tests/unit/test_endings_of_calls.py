@@ -1,4 +1,4 @@
-"""A call of an earlier process that ends without its owner counts as what was reserved, and can be told as lost."""
+"""A call of an earlier process that ends without its owner costs what was reserved, and has an unknown outcome."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_a_call_whose_owner_does_not_return_has_an_unknown_outcome(state):
     assert (1, 40) == (ended.calls, ended.prompt_tokens)
 
 
-def test_a_cancelled_call_says_that_it_may_be_billed():
+def test_the_error_of_a_cancelled_call_warns_that_it_may_be_billed():
     ended = cancelled(interrupted())
 
     assert ("canceled", 0.75, False) == (ended.state, ended.cost_usd, ended.attempts[0].open)

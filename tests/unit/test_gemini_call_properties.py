@@ -1,4 +1,4 @@
-"""Every course of a call tells its lease one of a few stories, and no text that came is lost or sent for again."""
+"""The lease of a call gets its steps in one of a few orders, and no text that came is lost, or paid for again."""
 
 import asyncio
 
@@ -65,7 +65,7 @@ async def course(script, cancelled_after):
     google, lease, pieces = FakeGoogle([script] if script else []), LeaseLog(), []
     client = google.client(timeouts=Timeouts(call=300, silence=100))
     task = asyncio.ensure_future(client.run(SERVER, HELLO, lease=lease, on_delta=pieces.append))
-    await asyncio.sleep(0)  # a task that is cancelled before it runs has nothing to keep
+    await asyncio.sleep(0)  # a task that is cancelled before it runs has no partial answer
     await asyncio.wait([task], timeout=cancelled_after)
     task.cancel()
     try:
@@ -76,19 +76,19 @@ async def course(script, cancelled_after):
 
 
 @given(st.none() | SCRIPTS, st.sampled_from([None, 0.0, 0.5, 1.5, 100.0, 250.0]))
-def test_each_course_of_a_call_is_one_of_a_few_and_keeps_what_came(script, cancelled_after):
+def test_each_course_of_a_call_keeps_the_text_that_came(script, cancelled_after):
     end, text, log, google = in_virtual_time(course(script, cancelled_after))
-    told = tuple("measured" if isinstance(each, int) else each for each in log)
+    steps = tuple("measured" if isinstance(each, int) else each for each in log)
 
-    assert told in ORDERS
+    assert steps in ORDERS
     assert len(google.requests) == google.closed <= 1
     if isinstance(end, TryAgain | LimitHit):
         assert "" == text, "a caller has no text of a call that may be sent again"
-        assert "lost" not in told
+        assert "lost" not in steps
     elif isinstance(end, CallLost | asyncio.CancelledError):
-        assert (partial_of(end).text, "not_sent" in told) == (text, False)
+        assert (partial_of(end).text, "not_sent" in steps) == (text, False)
     elif isinstance(end, ServiceError):
-        assert "answered" in told
+        assert "answered" in steps
         assert text == (partial_of(end).text if partial_of(end) else "")
     else:
-        assert (end.text, "answered" in told) == (text, True)
+        assert (end.text, "answered" in steps) == (text, True)

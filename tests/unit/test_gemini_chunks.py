@@ -125,7 +125,7 @@ def test_an_answer_without_candidates_is_a_failure_without_a_reason():
 
 
 CUT = {
-    "nothing": b"",
+    "an empty body": b"",
     "a blank line": b"\r\n",
     "text without an end": sse(*STORY[:2]),
     "an unspecified reason": sse(chunk("text", finish="FINISH_REASON_UNSPECIFIED")),
@@ -151,7 +151,7 @@ def test_an_answer_that_is_cut_after_the_reason_of_its_end_is_whole():
     assert "Once upon a 🦊" == reader.answer().text
 
 
-def test_what_has_come_so_far_is_known_at_any_time():
+def test_the_partial_answer_is_known_at_any_time():
     reader = AnswerReader(lambda text: None, lambda tokens: None)
     assert not reader.has_text
     reader.feed(sse(*STORY[:2]))

@@ -1,4 +1,4 @@
-"""A call to Gemini: what its lease is told, when it may be sent again, and what is kept of an answer without an end."""
+"""A call to Gemini: the steps of its lease, when it may be sent again, and the text of an answer without an end."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ class Run:
 
 
 @in_virtual_time
-async def test_an_answer_is_passed_on_piece_by_piece_and_the_lease_is_told_of_each_step():
+async def test_an_answer_is_passed_on_piece_by_piece_and_the_lease_gets_each_step():
     run = await Run(Script([3.0, FIRST, 2.0, LAST], head_after=1.0))
 
     assert ("Once upon", "STOP", Usage(60, 0, 11, 385)) == (
@@ -97,7 +97,7 @@ async def test_google_is_allowed_the_deadline_of_the_call_but_ten_seconds_at_lea
 
 
 @in_virtual_time
-async def test_the_body_has_what_the_call_has_and_nothing_else():
+async def test_the_body_has_the_fields_of_the_call_and_no_others():
     call = Call(
         model="gemini-3.8-flash",
         messages=(
@@ -277,7 +277,7 @@ async def test_a_refusal_in_googles_words_shows_that_google_works():
     ],
 )
 @in_virtual_time
-async def test_a_cancelled_call_closes_its_connection_and_keeps_what_has_come(script, after, log, text):
+async def test_a_cancelled_call_closes_its_connection_and_keeps_its_partial_answer(script, after, log, text):
     run = Run(script)
     task = asyncio.create_task(run.end())
     await asyncio.sleep(after)

@@ -1,4 +1,4 @@
-"""What each of Google's errors means. The bodies are those of public issues and code, 2025-10 to 2026-11."""
+"""The error of the service for each of Google's. The bodies are those of public issues and code, 2025-10 to 2026-11."""
 
 import json
 from datetime import datetime
@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from auth import Caller, credentials
 from errors import InsufficientCredit, InvalidRequest, ServerOutOfCredit, UpstreamError, UpstreamRateLimited
 from errors.calls import (
     GeminiKeyRejected,
@@ -23,7 +24,7 @@ from providers.gemini.refusals import Refusal
 from tests.support.fake_google import HELLO, SERVER, SERVER_KEY, USER, USER_KEY, error, failure
 
 NOW = datetime(2026, 11, 28, 3, 0, tzinfo=ZoneInfo("UTC")).timestamp()
-"""19:00 on the 27th in California, whose day ends at 08:00 UTC."""
+"""19:00 on the 27th in California, where the day ends at 08:00 UTC."""
 
 MIDNIGHT = datetime(2026, 11, 28, 8, 0, tzinfo=ZoneInfo("UTC")).timestamp()
 
@@ -88,7 +89,7 @@ def test_the_wait_is_that_of_the_message_or_of_the_details(message, delay, wait)
     assert ("minute", wait, "tpm", 1_000_000) == (hit.kind, hit.wait, hit.limit, hit.lowered_to)
 
 
-def test_a_day_that_is_over_ends_at_midnight_in_california_whatever_else_the_error_says():
+def test_a_day_that_is_over_ends_at_midnight_in_california_also_beside_a_shorter_wait():
     both = {
         "@type": "QuotaFailure",
         "violations": [
@@ -138,7 +139,7 @@ MONEY = [
 
 
 @pytest.mark.parametrize("message", MONEY)
-def test_an_account_without_money_is_closed_and_only_its_owner_reads_why(message):
+def test_an_account_without_money_is_closed_and_only_its_owner_gets_the_reason(message):
     details = [failure("GenerateRequestsPerMinutePerProjectPerModel", "5"), retry("1s")]
     ours, theirs = limit(message, *details), limit(message, *details, caller=USER)
 
@@ -215,7 +216,7 @@ def test_a_gateways_error_after_sending_leaves_the_outcome_unknown(status):
 
 
 @pytest.mark.parametrize("status", [302, 400, 403, 407, 451])
-def test_what_a_firewall_refuses_is_final_and_no_rejected_key(status):
+def test_a_refusal_of_a_firewall_is_final_and_no_rejected_key(status):
     final = judged(Refusal.of_answer(status, b"<html>"), USER, HELLO, now=NOW)
 
     assert (UpstreamError, f"A proxy before Google answered with status {status}.") == (
@@ -331,7 +332,7 @@ def test_a_bare_refusal_without_a_schema_is_about_the_request():
         ("Something new", [], "prompt"),
     ],
 )
-def test_an_invalid_argument_is_told_by_the_field_of_the_request(message, details, field):
+def test_an_invalid_argument_is_named_by_the_field_of_the_request(message, details, field):
     refused = judge(400, "INVALID_ARGUMENT", message, *details)
 
     assert [field] == [each.field for each in refused.problems]
@@ -347,12 +348,12 @@ LEAKS = f"key={USER_KEY}&x=1 and AIzaOther_Key-9 and AQ.other_key.1-2 and {USER_
 def test_no_error_shows_a_key(code, status):
     for caller, own in ((USER, USER_KEY), (SERVER, SERVER_KEY)):
         found = judge(code, status, f"{LEAKS} {own}", field_violation("x", LEAKS), caller=caller)
-        said = json.dumps((found.error if isinstance(found, TryAgain) else found).as_item())
-        assert [] == [each for each in (own, USER_KEY, "AIza", "AQ.") if each in said]
+        shown = json.dumps((found.error if isinstance(found, TryAgain) else found).as_item())
+        assert [] == [each for each in (own, USER_KEY, "AIza", "AQ.") if each in shown]
 
 
 def test_a_short_key_is_removed_as_a_word():
-    short = type(USER)("user", "user_2", type(USER.credentials)({"gemini": "tok"}))
+    short = Caller("user", "user_2", credentials(gemini="tok"))
 
     assert "token tokens" not in judge(401, "UNAUTHENTICATED", "The tok is no token", caller=short).detail
     assert (

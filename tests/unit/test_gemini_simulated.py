@@ -213,7 +213,7 @@ async def test_a_call_without_an_end_is_lost_and_sent_once(prompt, means):
 
 
 @in_virtual_time
-async def test_an_error_after_a_part_of_the_text_is_final_and_has_what_came():
+async def test_an_error_after_a_part_of_the_text_is_final_and_has_the_partial_answer():
     run = await Run("Foxes [[late-error=demand]]").end()
 
     assert (UpstreamError, True) == (type(run.error), run.error.may_be_paid)

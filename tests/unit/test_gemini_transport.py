@@ -188,7 +188,7 @@ async def test_a_large_prompt_is_sent_in_pieces():
 
 
 @on_a_loop
-async def test_a_compressed_answer_is_read_although_none_is_asked_for():
+async def test_a_compressed_answer_is_read_although_the_request_accepts_none():
     async def answer(seen):
         return reply(gzip.compress(ANSWER), headers="Content-Encoding: gzip\r\n")
 

@@ -222,7 +222,7 @@ def test_a_module_is_short_has_short_functions_and_opens_with_what_it_does():
     assert [] == [shown(path) for path in paths if not ast.get_docstring(tree(path))]
 
 
-def test_what_every_provider_shares_names_no_provider_of_calls():
+def test_modules_of_all_providers_name_no_provider_of_calls():
     shared = {"admission", "generations", "ledger", "metering", "parsing"}
 
     def providers(path):

@@ -148,7 +148,7 @@ def test_a_batch_waits_for_tokens_and_for_slots():
     assert "queue" == planned(Metered(rpm=5), items(10)).strategy
 
 
-def test_a_forecast_starts_from_what_runs_waits_and_is_closed():
+def test_a_forecast_counts_running_and_waiting_calls_and_closings():
     policy = Metered(slots=2, rpm=3)
     policy.add(4, caller="bob")
     policy.go()

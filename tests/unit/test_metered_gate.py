@@ -1,4 +1,4 @@
-"""The asyncio shell of metered admission: waits that end in any tick leave nothing behind."""
+"""The asyncio shell of metered admission: waits that end in any tick leave no slot and no place taken."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -49,7 +49,7 @@ async def test_the_next_call_waits_until_a_minute_after_the_answer():
 
 
 @in_virtual_time
-async def test_what_the_answer_measures_and_costs_is_free_for_the_next_in_the_same_tick():
+async def test_measured_tokens_and_settled_costs_free_the_rest_for_the_next_in_the_same_tick():
     gate = a_gate(tpm=100, money=100)
     lease = await gate.acquire(need(tokens=90, micro_usd=90))
     lease.sent()

@@ -35,7 +35,7 @@ def test_money_is_counted_in_micro_dollars():
     assert 2_500_000 == PARSED.micro_usd
 
 
-def test_what_is_left_out_has_the_defaults():
+def test_a_limit_that_is_left_out_has_its_default():
     limits = MeteredLimits.parse({"a": {"rpm": 5}})
 
     assert (ModelLimits(5, 1_000_000, None), 10_000_000) == (limits.of("a"), limits.micro_usd)

@@ -28,7 +28,7 @@ def test_each_limit_alone_holds_back_the_third_of_three(limits):
     assert [0, 1] == policy.go()
 
 
-def test_what_cannot_be_admitted_takes_nothing_of_the_other_windows():
+def test_a_ticket_that_cannot_be_admitted_takes_no_place_in_the_other_windows():
     policy = Metered(slots=1, rpm=2, tpm=10, rpd=5, money=10)
     policy.add(5, tokens=5, micro_usd=5)
     policy.go()
@@ -386,7 +386,7 @@ def test_a_paused_caller_waits_and_others_go():
     assert [0, 1] == policy.go(5.0)
 
 
-def test_a_semaphore_bounds_all_who_name_it_and_counts_who_waits():
+def test_a_semaphore_bounds_all_tickets_that_name_it_and_counts_those_that_wait():
     policy = Metered()
     policy.semaphores.set_limit("gpu", 2)
     policy.add(3, semaphore="gpu")
@@ -622,7 +622,7 @@ def test_an_adopted_ticket_takes_what_it_needs_even_without_room():
 # ── Cost
 
 
-def test_what_waits_for_a_closed_lane_costs_an_admission_nothing():
+def test_tickets_that_wait_for_a_closed_lane_add_no_cost_to_an_admission():
     policy = Metered(slots=1)
     policy.close("ours", "lite", 1e9, "day")
     for caller in range(500):

@@ -61,7 +61,7 @@ def endless(sent):
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(st.one_of(SCHEMAS, DOCUMENTS), st.lists(INSTANCES, min_size=1, max_size=10))
-def test_a_copy_is_readable_and_allows_whatever_the_original_allows(schema, instances):
+def test_a_copy_is_readable_and_allows_all_that_the_original_allows(schema, instances):
     assume(not schema_problems(schema))
     before = copy.deepcopy(schema)
     sent = sent_schema(schema)
@@ -175,7 +175,7 @@ def test_a_reference_stays_and_its_definition_moves():
     assert {"properties": {"home": {"$ref": "#/$defs/Address"}}, "$defs": {"Address": ADDRESS}} == sent
 
 
-def test_what_stands_beside_a_reference_is_merged_with_what_it_leads_to():
+def test_keywords_beside_a_reference_are_merged_with_its_definition():
     home = {"$ref": "#/$defs/Address", "description": "Where they live."}
     sent = sent_schema({"$defs": {"Address": ADDRESS}, "properties": {"home": home}})
 

@@ -467,9 +467,9 @@ def test_certificates_named_in_the_env_file_are_those_that_tls_uses(monkeypatch,
     assert certifi.where() == ssl.get_default_verify_paths().cafile
 
 
-@pytest.mark.parametrize("given", [{}, {"GEMINI_SIMULATE": "1"}, {"REPLICATE_SIMULATE": "1"}])
-def test_a_service_without_any_key_simulates_both_providers(given):
-    settings = Settings.from_env(given).simulating_without_token()
+@pytest.mark.parametrize("environ", [{}, {"GEMINI_SIMULATE": "1"}, {"REPLICATE_SIMULATE": "1"}])
+def test_a_service_without_any_key_simulates_both_providers(environ):
+    settings = Settings.from_env(environ).simulating_without_token()
 
     assert settings.REPLICATE_SIMULATE
     assert settings.gemini_url == settings.REPLICATE_BASE_URL
@@ -485,7 +485,7 @@ def test_a_service_with_the_key_of_one_provider_simulates_none(name):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "environ",
     [
         {"GEMINI_SIMULATE": "1", "REPLICATE_API_TOKEN": "r8_real"},
         {"REPLICATE_SIMULATE": "1", "GEMINI_API_KEY": "AQ.real"},
@@ -493,9 +493,9 @@ def test_a_service_with_the_key_of_one_provider_simulates_none(name):
         {"GEMINI_LIMITS": "[1]"},
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(given):
+def test_settings_that_contradict_each_other_are_refused(environ):
     with pytest.raises(SettingsError):
-        Settings.from_env(given)
+        Settings.from_env(environ)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def call(caller="ann", account="admin", tokens=100, micro_usd=100, **others):
 
 
 class Upstream:
-    """Counts calls as the upstream sees them: in its windows from their arrival, also those whose process dies."""
+    """Counts calls as the upstream sees them: in its windows from their arrival, also those of a process that
+    dies."""
 
     def __init__(self):
         self.arrivals = []
@@ -360,5 +361,5 @@ def test_no_history_of_deaths_is_over_a_window_or_leaves_anything(events, slots,
 @pytest.mark.slow
 @_some(4)
 @HISTORIES
-def test_no_further_history_does_so_either(events, slots, rpm):
+def test_no_further_history_of_deaths_is_over_a_window_or_leaves_anything(events, slots, rpm):
     live_through(events, slots, rpm)

@@ -110,7 +110,7 @@ def test_the_list_of_voices_of_one_request_is_not_that_of_the_next():
 def test_every_name_must_be_that_of_a_character():
     story = changed(cover_image_characters=["liu bang", "Liu Bang"])
     story["scene_list"][0]["scene_major_character"] = "sima qian"
-    story["scene_list"][1]["scene_other_characters"] = ["liu bang", "nobody"]
+    story["scene_list"][1]["scene_other_characters"] = ["liu bang", "an unknown"]
 
     assert {
         ("data.cover_image_characters[1]", "character"),

@@ -85,7 +85,7 @@ def test_another_version_names_no_model(version):
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda each: each.name)
-def test_what_is_declared_of_a_model_fits_together(model):
+def test_the_declared_facts_of_a_model_are_consistent(model):
     assert [each.since for each in model.prices] == sorted({each.since for each in model.prices})
     assert not model.prices or FIRST_DAY == model.prices[0].since
     assert model.thinking_default is None or model.takes_thinking(model.thinking_default)

@@ -1,4 +1,4 @@
-"""Texts of calls are removed from the ledger after `TEXTS_TTL`, and nothing else is."""
+"""Texts of calls are removed from the ledger after `TEXTS_TTL`, and all other facts stay."""
 
 from contract.tasks import CHAT, GONE
 from generations import views

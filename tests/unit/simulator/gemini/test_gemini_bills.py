@@ -76,7 +76,7 @@ def test_a_caller_that_leaves_before_the_first_chunk_pays_for_the_prompt(sim, ta
 
 
 def only_bill(sim):
-    """The bill of a call whose connection ends, which takes a moment to arrive."""
+    """The bill of a call that was disconnected. It takes a moment to arrive."""
     until(sim.gemini.bills)
     [bill] = sim.gemini.bills()
     return bill

@@ -126,7 +126,7 @@ def test_a_schema_whose_instances_have_too_many_values_is_refused():
 
 
 @pytest.mark.parametrize("schema", [[], {"type": "text"}, {"minItems": "x"}, {"properties": []}])
-def test_what_is_no_schema_is_refused_as_such(talker, schema):
+def test_a_value_that_is_no_schema_is_refused(talker, schema):
     config = {"responseMimeType": "application/json", "responseJsonSchema": schema}
 
     assert 400 == talker.ask(generationConfig=config).status_code

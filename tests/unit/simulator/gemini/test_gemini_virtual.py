@@ -91,7 +91,7 @@ async def test_parts_that_are_closed_unread_are_a_disconnect():
 
 
 @in_virtual_time
-async def test_thousands_of_calls_run_at_once_and_what_is_over_the_limit_is_refused():
+async def test_thousands_of_calls_run_at_once_and_those_over_the_limit_are_refused():
     gemini = gemini_here(rpm=2000, seconds=2, chunks=10)
     answers = await asyncio.gather(*(read(gemini, a_call(f"call {n}")) for n in range(2500)))
     counts = gemini.counts()
