@@ -74,7 +74,7 @@ class AttemptRecord:
     @property
     def is_in_doubt(self) -> bool:
         """Whether it was submitted, and may or may not have created a prediction. Calls create none."""
-        return self.open and self.submitted_at is not None and not (self.prediction_id or self.is_call)
+        return self.open and self.submitted_at is not None and self.prediction_id is None and not self.is_call
 
     @property
     def may_have_created(self) -> bool:

@@ -29,7 +29,7 @@ def service(simulator, tmp_path_factory):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def run_command(tmp_path, monkeypatch, capsys):
     """Runs a command in an empty directory. Returns its exit status, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
@@ -43,9 +43,9 @@ def command(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def rcg(service, command, tmp_path, monkeypatch):
-    """Runs a command as `command`, on the service."""
+def rcg(service, run_command, tmp_path, monkeypatch):
+    """Runs a command as `run_command`, on the service."""
     monkeypatch.setenv("RCG_URL", service.url)
     monkeypatch.setenv("RCG_API_KEY", ADMIN)
     monkeypatch.setenv("RCG_CONFIG", str(tmp_path / "config" / "config.toml"))
-    return command
+    return run_command

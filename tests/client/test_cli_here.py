@@ -11,8 +11,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def rcg(command, tmp_path, simulator, monkeypatch):
-    """Runs a command as `command`, of a user with a token, with the simulator as Replicate."""
+def rcg(run_command, tmp_path, simulator, monkeypatch):
+    """Runs a command as `run_command`, of a user with a token, with the simulator as Replicate."""
     for name in [name for name in os.environ if name.startswith(("REPLICATE_", "RCG_"))]:
         monkeypatch.delenv(name)
     variables = {
@@ -23,7 +23,7 @@ def rcg(command, tmp_path, simulator, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    yield command
+    yield run_command
     for simulated in (False, True):
         caring.stop(place(os.environ, simulated=simulated), seconds=30)
 
