@@ -236,6 +236,7 @@ def test_events_lead_to_the_end(client, service):
 
 
 def test_the_service_is_looked_at_and_configured(client):
+    client.generate("A hare", model="flux-dev")
     client.generate("A fox", model="flux-dev", metadata={"project": "looked-at"})
 
     assert "aspect_ratio" in client.model("flux-dev").input_schema["properties"]
