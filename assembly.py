@@ -134,14 +134,15 @@ def call_limits(settings: Settings) -> MeteredLimits:
         raise SettingsError(f"GEMINI_LIMITS: {error}.") from None
 
 
-def gemini(settings: Settings, ledger: SqlLedger) -> GeminiClient:
-    """The provider of calls to text models. Call it on the loop."""
+def gemini(settings: Settings, calls: AnyCallGate, ledger: SqlLedger) -> GeminiClient:
+    """The provider of the calls that this gate admits. Call it on the loop."""
     others = Gate(
         concurrent_limit=_OTHERS_AT_ONCE, requests_per_minute=_COUNTS_PER_MINUTE, bounds_unproven=False
     )
     return GeminiClient(
         base_url=settings.gemini_url,
         others=others,
+        on_answer=calls.upstream_answered,
         may_send=ledger.may_send,
         proxy=settings.proxies.for_url(settings.gemini_url),
     )

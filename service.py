@@ -313,13 +313,12 @@ def build(
         threads, cpu = _pool("ledger-reader", _READERS), _pool("forecast", _FORECASTS_AT_ONCE)
         of_keys = Pool(ThreadPoolExecutor(1, thread_name_prefix="keys-reader"))
         files = assembly.open_files(settings)
+        metered = assembly.metered_gate(settings, gate, group)
         calls = Calls(
-            assembly.gemini(settings, ledger),
-            assembly.metered_gate(settings, gate, group),
-            PictureSource(threads=cpu, loopback=settings.REPLICATE_SIMULATE),
-            context.texts,
+            assembly.gemini(settings, metered, ledger), metered,
+            PictureSource(threads=cpu, loopback=settings.REPLICATE_SIMULATE), context.texts,
             simulated=settings.REPLICATE_SIMULATE,
-        )
+        )  # fmt: skip
         core = Core(
             settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),

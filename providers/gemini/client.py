@@ -56,7 +56,9 @@ class GeminiClient(CallProvider):
     """The endpoints, for every caller. Create and close it on the loop that uses it.
 
     Calls use the leases that are passed in; all other requests take theirs from the gate `others`. A call is only sent
-    if `may_send` returns True when its first byte is written. `clock` returns Unix time."""
+    if `may_send` returns True when its first byte is written. When Google has answered another request, `on_answer` is
+    called with the account and the time at which the request was sent (loop's clock): what the account sent before does
+    not arrive any more. `clock` returns Unix time."""
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class GeminiClient(CallProvider):
         base_url: str,
         others: Gate,
         timeouts: Timeouts | None = None,
+        on_answer: Callable[[str, float], object] = lambda account, sent: None,
         may_send: Callable[[], bool] = always,
         proxy: Proxy | None = None,
         connections: Connections | None = None,
@@ -71,6 +74,7 @@ class GeminiClient(CallProvider):
     ) -> None:
         self._base_url = URL(base_url.rstrip("/")).with_user(None)  # which would become a second credential
         self._others = others
+        self._on_answer = on_answer
         self._timeouts = timeouts or Timeouts()
         self._may_send = may_send
         self._connections = connections or HttpConnections(proxy)
@@ -130,7 +134,7 @@ class GeminiClient(CallProvider):
         try:
             async with asyncio.timeout(self._timeouts.other):
                 with await self._others.acquire(caller.turn) as lease:
-                    answer = json.loads(await self._exchange(request, lease))
+                    answer = json.loads(await self._exchange(request, lease, caller.account))
         except (NotSent, Lost, TimeoutError, ValueError, RecursionError) as error:
             self._health.failed()
             raise _unreachable() from error
@@ -169,10 +173,13 @@ class GeminiClient(CallProvider):
             attach_partial(error, reader.partial)
         return error
 
-    async def _exchange(self, request: Request, lease: Lease) -> bytes:
+    async def _exchange(self, request: Request, lease: Lease, account: str) -> bytes:
+        sent = asyncio.get_running_loop().time()
         lease.sent()
         try:
             async with self._connections.open(request) as incoming:
+                if incoming.status < 500:  # otherwise it may be a gateway's
+                    self._on_answer(account, sent)
                 await raise_if_refused(incoming, self._timeouts.closing)
                 return await read_all(incoming, MAX_COUNT)
         except NotSent:

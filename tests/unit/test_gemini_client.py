@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -361,3 +362,24 @@ async def test_other_requests_take_places_of_their_own_window():
     await client.run(SERVER, HELLO, lease=LeaseLog(), on_delta=len)
 
     assert 1 == google.others.statistics().current_rate_per_minute
+
+
+@pytest.mark.parametrize(
+    ("script", "reports"),
+    [
+        (Script([b'{"totalTokens": 1}'], head_after=2.0), [("admin", 0.0)]),
+        (refused(429, "RESOURCE_EXHAUSTED"), [("admin", 0.0)]),
+        (refused(503, "UNAVAILABLE"), []),
+        (Script(head_after=Lost("reset")), []),
+    ],
+)
+@in_virtual_time
+async def test_an_answered_count_is_reported_with_its_account_and_the_time_it_was_sent(script, reports):
+    found, began = [], asyncio.get_running_loop().time()
+    client = FakeGoogle([script]).client(
+        on_answer=lambda account, sent: found.append((account, sent - began))
+    )
+    with suppress(TryAgain):
+        await client.count_tokens(SERVER, HELLO)
+
+    assert reports == found

@@ -11,6 +11,7 @@ from admission.metered.limits import MeteredLimits, ModelLimits
 from concurrency import Gate
 from metering.days import Days
 from metering.gate import MeteredGate
+from tests.support.fake_google import HELLO, SERVER, FakeGoogle, Script
 from tests.support.metered import need
 from tests.support.virtual_time import in_virtual_time, now, run, tick
 
@@ -101,6 +102,21 @@ async def test_a_lost_call_frees_its_slot_but_not_its_place():
         later.answered()
     with await gate.acquire(need()):
         assert (62.0, 1) == (now(), gate.slots_held)
+
+
+@in_virtual_time
+async def test_a_lost_call_counts_for_60_seconds_after_a_count_of_tokens_was_answered():
+    gate = a_gate(rpm=1)
+    google = FakeGoogle([Script([b'{"totalTokens": 1}'], head_after=2.0)])
+    client = google.client(on_answer=gate.upstream_answered)
+    with await gate.acquire(need(account=SERVER.account)) as lost:
+        lost.sent()
+        await asyncio.sleep(1.0)
+        lost.lost()
+    await client.count_tokens(SERVER, HELLO)
+
+    with await gate.acquire(need(account=SERVER.account)):
+        assert 63.0 == now()
 
 
 @in_virtual_time

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from admission.metered.demand import Demand, TooLarge
 from admission.metered.limits import MeteredLimits, ModelLimits
 from errors import LedgerDown
+from tests.support.fake_google import HELLO, SERVER, FakeGoogle, Script
 from tests.support.metered import heaviest
 from tests.support.shared_database import Database
 from tests.support.shared_gate import group
@@ -180,6 +181,22 @@ async def test_the_calls_of_a_dead_process_free_their_slots_and_count_until_a_la
     assert 59.0 < now() - began < 65.0
     await asyncio.sleep(1300.0)
     assert not database.rows
+
+
+@in_virtual_time
+async def test_a_call_lost_at_one_process_counts_for_60_seconds_after_a_count_of_tokens_at_another():
+    processes = processes_on(Database(), calls(rpm=1))
+    upstream = Upstream()
+    google = FakeGoogle([Script([b'{"totalTokens": 1}'], head_after=2.0)])
+    client = google.client(on_answer=processes[1].calls.upstream_answered)
+    await asyncio.sleep(0.1)
+    await upstream.life(processes[0], call(account=SERVER.account), loses=True)
+    await asyncio.sleep(2.0)  # until all processes know of the doubt
+    await client.count_tokens(SERVER, HELLO)
+
+    began = now()
+    await upstream.life(processes[2], call(account=SERVER.account))
+    assert 59.0 < now() - began < 65.0
 
 
 @in_virtual_time
