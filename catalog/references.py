@@ -3,8 +3,8 @@ URI, or a file uploaded with the request.
 
 The type of a reference image follows from its content and not from its name, and it must be whole
 (`media/pictures.py`). An image of up to 256 kB is sent to Replicate inline, as a `data:` URI. A larger one goes through
-Replicate's files (up to 100 MB, kept for 24 hours). Replicate fetches a URL, and this service never does, so the URL
-must name a public host.
+Replicate's files (up to 100 MB, kept for 24 hours). Replicate fetches a URL, and this service only those of the images
+for text models (`files/pictures.py`), so the URL must name a public host.
 
 Facts: replicate.com/docs/topics/predictions/input-files.
 """
@@ -99,7 +99,7 @@ def reference(given: Any, *, accepted: bool = False) -> str | Upload:
     if not _URL.fullmatch(url):
         raise ValueError("must be an https URL with a host")
     if public_host(url) is None:
-        raise ValueError("must name a public host, since Replicate fetches it")
+        raise ValueError("must name a public host, since it is fetched over the internet")
     return url
 
 
@@ -121,7 +121,7 @@ def file(given: Any) -> str | Upload:
     if not _ANY_URL.fullmatch(url):
         raise ValueError("must be a URL with a host, a data: URI, or a file uploaded with the request")
     if public_host(url) is None:
-        raise ValueError("must name a public host, since Replicate fetches it")
+        raise ValueError("must name a public host, since it is fetched over the internet")
     return url
 
 

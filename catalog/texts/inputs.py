@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from catalog.inputs import Input, Inputs, Schema
+from catalog.references import reference
 from catalog.text_values import usable_text
 from catalog.texts.models import TextModel
 from catalog.texts.runnable import MAX_OUTPUT
@@ -165,10 +166,23 @@ def _of_message(where: str, message: Mapping[str, Any]) -> Iterator[Problem]:
     elif problem := _problem_of_text(content):
         yield Problem(f"{where}.content", problem, content)
     images = message.get("images", [])
-    if not isinstance(images, list) or not all(isinstance(each, str) for each in images):
+    if isinstance(images, list):
+        for index, image in enumerate(images):
+            if problem := _problem_of_image(image):
+                yield Problem(f"{where}.images[{index}]", problem, image)
+    else:
         yield Problem(f"{where}.images", "must be a list of URLs and data: URIs", images)
     for name in message.keys() - {"role", "content", "images"}:
         yield Problem(f"{where}.{name}", "is not a field of a message", message[name])
+
+
+def _problem_of_image(image: Any) -> str | None:
+    """Why this is no image; None if it may be one."""
+    try:
+        reference(image)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _problem_of_text(text: str) -> str | None:
