@@ -25,6 +25,8 @@ from files.hosts import OutputHosts
 from files.storage import FileStorage
 from files.uploads import UploadDirectory, UploadStorage
 from files.volume import disk_usage
+from ledger import Profile
+from ledger.databases import backend
 from ledger.elsewhere import SqlOtherAttempts
 from ledger.writer import Backend, SqlLedger
 from loop_thread import Pool
@@ -59,6 +61,17 @@ def authenticator(settings: Settings) -> Authenticator:
     )
     made.hash_key = None  # read from the ledger when it opens
     return made
+
+
+def database(settings: Settings, version: str) -> Backend:
+    """The database of the ledger. Raises SettingsError."""
+    profile = Profile(
+        version=version,
+        upstream=settings.REPLICATE_BASE_URL,
+        simulated=settings.REPLICATE_SIMULATE,
+        token=settings.server_credentials,
+    )
+    return backend(settings.database_url, ttl=settings.PROCESS_TTL, profile=profile)
 
 
 def _limits(settings: Settings) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from contract.providers import CALLS, CREATIONS
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
 from errors.calls import ServerGeminiKeyRejected
 from ledger.access_records import MAY_GENERATE, ApiKeyRecord, Role
+from settings.rotating import RotatingSecret
 
 ADMIN_HEADER = "X-Admin-API-Key"
 ADMIN_HEADER_TOO = "Admin-API-Key"
@@ -207,7 +208,8 @@ class Authenticator:
         hash_key: bytes | None = None,
         keys: Keys | None = None,
     ) -> None:
-        self._admin_key = admin_key
+        self.admin_key = RotatingSecret(admin_key)
+        """The admin key of the environment."""
         tokens = {CREATIONS: server_token, CALLS: server_key}
         self._server = credentials(**{provider: token for provider, token in tokens.items() if token})
         self._user_tokens = user_tokens
@@ -259,7 +261,7 @@ class Authenticator:
         if credential.startswith(KEY_START):
             return self._key_of(header, credential)
         if header == ADMIN_HEADER:
-            if not self._admin_key:
+            if not self.admin_key.valid:
                 raise Unauthenticated("The service has no admin key configured, and this is no named key.")
             raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
         if header == KEY_HEADER:
@@ -344,9 +346,8 @@ class Authenticator:
 
     def _is_admin_key(self, presented: str) -> bool:
         # As bytes, since compare_digest refuses text beyond ASCII.
-        return bool(self._admin_key) and hmac.compare_digest(
-            presented.encode(errors="surrogatepass"), (self._admin_key or "").encode()
-        )
+        found = presented.encode(errors="surrogatepass")
+        return any(hmac.compare_digest(found, each.encode()) for each in self.admin_key.valid if each)
 
     def keyed_hash(self, secret: str) -> str:
         """A hash of a secret that stays the same across restarts, and cannot be guessed without the key of the ledger.

@@ -23,7 +23,7 @@ import structlog
 import assembly
 from admission.snapshot import GateStats
 from auth import Authenticator
-from cluster import AnyGate, burials
+from cluster import AnyCallGate, AnyGate, burials
 from concurrency import Gate
 from contract.door_facts import REPLICATE
 from doors.replicate import predictions
@@ -38,7 +38,7 @@ from generations.figures import concurrency_figures
 from generations.recovery import StartupState, load_startup_state
 from generations.service import GenerationService
 from generations.shared import SharedSemaphores
-from ledger import HASH_KEY, Profile, Queries
+from ledger import HASH_KEY, Queries
 from ledger.databases import backend
 from ledger.queries import SqlQueries
 from ledger.writer import Backend, SqlLedger
@@ -46,6 +46,8 @@ from loop_thread import LoopThread, Pool
 from parsing.attachments import Attachments
 from parsing.context import ParseContext
 from parsing.limits import Limits
+from rotation.server_secrets import secret_watch
+from rotation.watch import SecretWatch
 from settings import Settings, SettingsError
 from telemetry import startup
 
@@ -88,6 +90,7 @@ class Runtime:
     uploads_dir: Path | None
     files: Files | None
     group: "Group | None"
+    secrets: SecretWatch
     started: float = field(default_factory=time.monotonic)
     restored: threading.Event = field(default_factory=threading.Event)
     """Set once the ledger was open and the work of earlier processes is resumed."""
@@ -106,6 +109,7 @@ class Runtime:
             self.loop.run(self.files.start())
         self.ledger.start(on_open=self._restore, on_taken_over=self._end_process)
         self.loop.submit(self._tidy_up())
+        self.loop.submit(self.secrets.run())
         self.loop.submit(self.core.models.run())
         self.loop.submit(self.core.key_directory.run())
         self.loop.submit(self.core.text_retention.run())
@@ -277,6 +281,7 @@ class Runtime:
             for pool in self.pools:
                 stack.callback(pool.close)
             stack.callback(self.attachments.close)
+            stack.callback(self.secrets.close)
             if self.group:
                 stack.push_async_callback(self.group.aclose)
             stack.push_async_callback(self.core.provider.aclose)
@@ -301,7 +306,7 @@ def build(
     settings.check_for_start()
     startup.warn(settings)
     authenticator, context = assembly.authenticator(settings), assembly.context(settings)
-    database = database or _database(settings)
+    database = database or assembly.database(settings, VERSION)
     ledger = SqlLedger(database)
     queries = SqlQueries(ledger.engine)
     uploads = assembly.uploads_dir(settings)
@@ -313,12 +318,7 @@ def build(
         threads, cpu = _pool("ledger-reader", _READERS), _pool("forecast", _FORECASTS_AT_ONCE)
         of_keys = Pool(ThreadPoolExecutor(1, thread_name_prefix="keys-reader"))
         files = assembly.open_files(settings)
-        metered = assembly.metered_gate(settings, gate, group)
-        calls = Calls(
-            assembly.gemini(settings, metered, ledger), metered,
-            PictureSource(threads=cpu, loopback=settings.REPLICATE_SIMULATE), context.texts,
-            simulated=settings.REPLICATE_SIMULATE,
-        )  # fmt: skip
+        calls = _calls(settings, ledger, assembly.metered_gate(settings, gate, group), cpu, context)
         core = Core(
             settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
@@ -333,6 +333,7 @@ def build(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
             uploads_dir=uploads, files=files, group=group,
+            secrets=secret_watch(settings, authenticator, core.outbox.secrets, database),
         )  # fmt: skip
 
     try:
@@ -340,6 +341,16 @@ def build(
     except BaseException:
         loop.stop()
         raise
+
+
+def _calls(
+    settings: Settings, ledger: SqlLedger, gate: AnyCallGate, threads: Pool, context: ParseContext
+) -> Calls:
+    """The calls to text models, whose pictures are read on `threads`."""
+    simulated = settings.REPLICATE_SIMULATE
+    pictures = PictureSource(threads=threads, loopback=simulated)
+    client = assembly.gemini(settings, gate, ledger)
+    return Calls(client, gate, pictures, context.texts, simulated=simulated)
 
 
 def _connect(core: Core, group: "Group", others: Gate) -> None:
@@ -379,17 +390,6 @@ def check(settings: Settings) -> None:
 
 def _pool(name: str, threads: int) -> Pool:
     return Pool(ThreadPoolExecutor(threads, thread_name_prefix=name), computes=True)
-
-
-def _database(settings: Settings) -> Backend:
-    """The database of the ledger. Raises SettingsError."""
-    profile = Profile(
-        version=VERSION,
-        upstream=settings.REPLICATE_BASE_URL,
-        simulated=settings.REPLICATE_SIMULATE,
-        token=settings.server_credentials,
-    )
-    return backend(settings.database_url, ttl=settings.PROCESS_TTL, profile=profile)
 
 
 def _log_recovery(state: StartupState) -> None:

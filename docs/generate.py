@@ -59,6 +59,7 @@ def documents() -> dict[Path, str]:
         ),
         "fallbacks": _table("when this fails | this is tried", fallbacks),
         "settings": _table("variable | default | ", settings),
+        "secrets": ", ".join(f"`{name}_FILE`" for name in Settings.secret_names()) + "\n",
         "errors": _table("code | status | meaning | a fallback follows", errors),
     }
     paths = [ROOT / "docs" / f"{name}.md" for name in ("models", "settings", "errors")]
@@ -87,6 +88,8 @@ def _env_example() -> str:
     lines = [
         "# Copy to .env and set what you need. Each line has the default value; an empty value means the default.",
         "# Docker reads this file literally: write no quotes, and no comments after a value.",
+        "# Instead of a secret, you may set its name with _FILE (REPLICATE_API_TOKEN_FILE=…): the path of a file that",
+        "# holds it, and that may be replaced at any time. docs/settings.md lists these names.",
     ]
     for name, field in Settings.model_fields.items():
         if name in _HEADINGS:

@@ -102,11 +102,7 @@ class PostgresBackend:
         profile: Profile | None = None,
         schema: Schema = POSTGRES,
     ) -> None:
-        try:
-            self._parameters = {**_PARAMETERS, **conninfo_to_dict(url)}
-        except psycopg.Error:
-            # The error repeats parts of the URL, which has a password.
-            raise ValueError("libpq cannot read it; see “Connection URIs” in PostgreSQL's manual") from None
+        self._parameters = _parameters(url)
         host, database = (self._parameters.get(name, "") for name in ("host", "dbname"))
         self.location = f"postgresql://{host}/{database}"
         self._patience = patience
@@ -148,6 +144,16 @@ class PostgresBackend:
         """Another connection, in autocommit mode. It closes itself when an answer takes longer than `patience` seconds.
         Raises psycopg.OperationalError."""
         return _connected(self._parameters, patience)
+
+    def renew(self, url: str) -> bool:
+        """Connect by this URL from now on, with another user or password. Connections that are open stay. Returns
+        False, and changes nothing, if it names another database. Raises ValueError as the constructor. In any thread.
+        """
+        parameters = _parameters(url)
+        if any(parameters.get(name) != self._parameters.get(name) for name in ("host", "port", "dbname")):
+            return False
+        self._parameters = parameters
+        return True
 
     def open(self) -> bool:
         began = time.monotonic()
@@ -297,6 +303,15 @@ class _Connection(psycopg.Connection[Any]):
                     f"the server has not answered for {self.patience:g} seconds"
                 ) from error
             raise
+
+
+def _parameters(url: str) -> Mapping[str, Any]:
+    """The parameters of libpq. Raises ValueError if it cannot read the URL."""
+    try:
+        return {**_PARAMETERS, **conninfo_to_dict(url)}
+    except psycopg.Error:
+        # The error repeats parts of the URL, which has a password.
+        raise ValueError("libpq cannot read it; see “Connection URIs” in PostgreSQL's manual") from None
 
 
 def _connected(parameters: Mapping[str, Any], patience: float) -> _Connection:

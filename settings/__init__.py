@@ -7,16 +7,18 @@ Secrets never appear in a `repr`.
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import PrivateAttr, ValidationError
+from pydantic import PrivateAttr, SecretStr, ValidationError
 
 from network.host_rules import HostRules, host_rules
 from network.proxies import Proxies, read_proxies
 from settings import capacity, environment, values
 from settings.calls import CallFields
 from settings.fields import Fields
+from settings.sources import SUFFIX, SecretFile, SecretSource, SecretUnreadable
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
@@ -35,6 +37,16 @@ class Settings(CallFields, Fields):
 
     _aws: dict[str, str] = PrivateAttr(default_factory=dict)
     _unknown: dict[str, str | None] = PrivateAttr(default_factory=dict)
+    _sources: dict[str, SecretSource] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def secret_names(cls) -> list[str]:
+        """The settings that are secrets. Each may come from a file."""
+        return [
+            name
+            for name, field in cls.model_fields.items()
+            if any(getattr(each, "__origin__", each) is SecretStr for each in get_args(field.annotation))
+        ]
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -44,11 +56,13 @@ class Settings(CallFields, Fields):
         since one of them may be a secret in the wrong place.
         """
         given = {name: value for name in cls.model_fields if (value := environment.value(environ, name))}
+        sources, wrong = cls._read_sources(environ, given)
         # Docker passes values of an env file literally, including quotes.
-        wrong = [f"{name}: must not be in quotes." for name, value in given.items() if value[0] in "\"'"]
+        wrong += [f"{name}: must not be in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
             settings = cls.model_validate(given)
             settings._aws = {name: environ[name] for name in environment.AWS if environ.get(name)}  # noqa: SLF001 - its own
+            settings._sources = sources  # noqa: SLF001 - its own
         except ValidationError as invalid:
             wrong += [environment.sentence(error) for error in invalid.errors()]
         else:
@@ -59,10 +73,60 @@ class Settings(CallFields, Fields):
             settings.model_copy(update={"REPLICATE_SIMULATE": True}) if settings.GEMINI_SIMULATE else settings
         )
 
+    @classmethod
+    def _read_sources(
+        cls, environ: Mapping[str, str], given: dict[str, str]
+    ) -> tuple[dict[str, SecretSource], list[str]]:
+        """Add to `given` the secrets that come from elsewhere. Returns their sources, and a sentence for each that
+        cannot be read, or that is set by its variable, too."""
+        sources: dict[str, SecretSource] = {}
+        wrong = []
+        for name in cls.secret_names():
+            path = environment.value(environ, name + SUFFIX)
+            if not path:
+                continue
+            if name in given:
+                wrong.append(f"{name}{SUFFIX}: {name} is set, too; set one of them.")
+                continue
+            sources[name] = SecretFile(Path(path))
+            try:
+                given[name] = sources[name].read()
+            except SecretUnreadable as reason:
+                wrong.append(f"{name}{SUFFIX}: {reason}.")
+        return sources, wrong
+
+    @property
+    def secret_sources(self) -> Mapping[str, SecretSource]:
+        """The sources of the secrets that may be replaced while the service runs, by the name of the setting."""
+        return self._sources
+
+    def secret(self, name: str) -> str | None:
+        """The value of a setting that is a secret."""
+        found = getattr(self, name)
+        return found.get_secret_value() if found else None
+
+    def check_secret(self, name: str, text: str) -> str:
+        """The value of a setting for a text that its source holds now. Raises ValueError with the rule that it
+        breaks, without the text."""
+        try:
+            value = Settings.model_validate({name: text}).secret(name)
+        except ValidationError as invalid:
+            raise ValueError(environment.reason(invalid.errors()[0])) from None
+        if not value or text[0] in "\"'":
+            raise ValueError("must not be in quotes")
+        if not self.REPLICATE_SIMULATE and values.is_placeholder(value):
+            raise ValueError("is a placeholder")
+        return value
+
     def _contradictions(self) -> list[str]:
         """A sentence for each two settings of which only one can hold."""
         found = []
-        if None not in {self.ADMIN_API_KEY, self.CONCURRENT_DOCKER_ADMIN_API_KEY} and (
+        names = {"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"}
+        if names & self._sources.keys() and self.ADMIN_API_KEY and self.CONCURRENT_DOCKER_ADMIN_API_KEY:
+            found.append(
+                "ADMIN_API_KEY: is another name of CONCURRENT_DOCKER_ADMIN_API_KEY; with a file, set one of them."
+            )
+        elif None not in {self.ADMIN_API_KEY, self.CONCURRENT_DOCKER_ADMIN_API_KEY} and (
             self.ADMIN_API_KEY != self.CONCURRENT_DOCKER_ADMIN_API_KEY
         ):
             found.append(
@@ -237,5 +301,6 @@ def load(**given: str) -> Settings:
     except ValueError as error:
         raise SettingsError(str(error)) from error
     settings = Settings.from_env(from_file | environ | given)
-    settings._unknown = dict(environment.unknown(from_file, environ, Settings.model_fields))  # noqa: SLF001 - its own
+    known = [*Settings.model_fields, *(name + SUFFIX for name in Settings.secret_names())]
+    settings._unknown = dict(environment.unknown(from_file, environ, known))  # noqa: SLF001 - its own
     return settings

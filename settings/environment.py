@@ -47,9 +47,13 @@ def unknown(
 
 def sentence(error: Any) -> str:
     """A sentence for one of pydantic's errors."""
-    kind = error["type"]
-    message = _WORDS.get(kind) or error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return f"{error['loc'][0]}: {message}."
+    return f"{error['loc'][0]}: {reason(error)}."
+
+
+def reason(error: Any) -> str:
+    """The rule that a value breaks, for one of pydantic's errors."""
+    words = _WORDS.get(error["type"])
+    return words or error["msg"].removeprefix("Value error, ").replace("Input should", "must")
 
 
 _WORDS = {

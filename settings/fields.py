@@ -26,6 +26,13 @@ class Fields(BaseModel):
     CONCURRENT_DOCKER_ADMIN_API_KEY: values.Secret | None = Field(
         None, description="The admin key. If empty, the service accepts no admin key; there is no default."
     )
+    SECRET_GRACE_SECONDS: float = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="Seconds for which a replaced admin key is still accepted, and a replaced WEBHOOK_SECRET still "
+        "signs.",
+    )
     ALLOW_USER_TOKENS: bool = Field(
         True, description="1 accepts callers with their own Replicate tokens; 0 keys only."
     )

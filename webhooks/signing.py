@@ -15,6 +15,7 @@ from typing import Final
 from standardwebhooks import Webhook
 
 from contract.callers import KEY_PREFIX
+from settings.rotating import RotatingSecret
 
 _START: Final = "whsec_"
 
@@ -40,12 +41,14 @@ class SigningSecrets:
         if common is not None:
             decode_secret(common)
         self._digest = digest
-        self._common = common
+        self.common = RotatingSecret(common)
+        """The secret of every caller. One that it replaced still signs for a while, so that receivers may learn the new
+        one before or after the service."""
 
     def shown_to(self, caller_id: str) -> str | None:
         """The secret with which a caller verifies the webhooks of its work: that of a named key, or the common one.
         Raises LedgerDown while the ledger is not open."""
-        return self.own(caller_id) or self._common
+        return self.own(caller_id) or self.common.value
 
     def own(self, caller_id: str) -> str | None:
         """The secret of a named key, which may be deleted. None for any other caller. Raises LedgerDown while the
@@ -57,7 +60,8 @@ class SigningSecrets:
     def signing(self, caller_id: str) -> Sequence[str]:
         """All secrets that sign the webhooks of a caller's work, the common one first. Raises LedgerDown while the
         ledger is not open."""
-        return [each for each in (self._common, self.own(caller_id)) if each is not None]
+        own = self.own(caller_id)
+        return [*self.common.valid, *([] if own is None else [own])]
 
 
 def signed_headers(content: bytes, *, message_id: str, secrets: Sequence[str], now: float) -> dict[str, str]:

@@ -137,6 +137,37 @@ def test_kubernetes_waits_longer_than_a_drain_may_take(tmp_path):
     assert POD["spec"]["terminationGracePeriodSeconds"] >= int(printed.stdout)
 
 
+PATCH = yaml.safe_load((ROOT / "deploy/kubernetes/secret-files/patch.yaml").read_text())
+FILES = yaml.safe_load((ROOT / "deploy/compose/secrets.yaml").read_text())
+FORMS = {f"{name}_FILE" for name in Settings.secret_names()}
+
+
+@pytest.mark.parametrize("deployment", [DEPLOYMENT, MANY])
+def test_secrets_can_be_mounted_as_files_into_each_deployment(deployment):
+    patch, pod = PATCH["spec"]["template"]["spec"], deployment["spec"]["template"]["spec"]
+    (container,), (patched,) = pod["containers"], patch["containers"]
+    (mounted,), (volume,) = patched["volumeMounts"], patch["volumes"]
+    added = {name: [*container.get(name, []), *patched[name]] for name in ("env", "volumeMounts")}
+    spec = {**pod, "containers": [{**container, **added}], "volumes": [*pod["volumes"], volume]}
+    valid({**deployment, "spec": {**deployment["spec"], "template": {"spec": spec}}})
+
+    assert container["name"] == patched["name"]
+    assert {each["name"] for each in patched["env"]} <= FORMS
+    assert {mounted["mountPath"]} == {each["value"].rpartition("/")[0] for each in patched["env"]}
+    document = (ROOT / "docs/operations.md").read_text()
+    files = " ".join(f"--from-file={each['value'].rpartition('/')[2]}" for each in patched["env"])
+    assert f"create secret generic {volume['secret']['secretName']} {files}" in document
+
+
+def test_secrets_can_be_mounted_as_files_into_the_container_of_compose():
+    (service,) = FILES["services"].values()
+
+    assert {*FILES["services"]} <= {*yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]}
+    assert service["environment"].keys() <= FORMS
+    assert {*service["environment"].values()} == {f"/run/secrets/{each}" for each in service["secrets"]}
+    assert {*service["secrets"]} == {*FILES["secrets"]}
+
+
 def test_settings_come_from_a_secret_that_the_documents_create():
     (source,) = CONTAINER["envFrom"]
     operations = (ROOT / "docs" / "operations.md").read_text()

@@ -14,7 +14,7 @@ FLOORS = [
     {"app", "gunicorn.conf", "docs"},
     {"api", "server"},
     {"service"},
-    {"assembly", "doors", "generations"},
+    {"assembly", "doors", "generations", "rotation"},
     {"cluster", "providers", "parsing", "webhooks"},
     {"auth", "concurrency", "files", "metering", "models"},
     {"ledger", "telemetry"},

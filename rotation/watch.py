@@ -1,0 +1,109 @@
+"""Reads the sources of secrets again and again, and reports each change.
+
+Sources are compared by content. The time of a file says nothing where Kubernetes swaps links, and a watch of the kernel
+sees nothing of a network's file system. While a source has no usable secret, the last good one stays.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from functools import partial
+from typing import Final
+
+import structlog
+
+from loop_thread import Pool
+from settings.sources import SecretSource, SecretUnreadable
+
+PAUSE: Final = 10.0
+"""Seconds between two readings."""
+
+LEAST_PAUSE: Final = 1.0
+"""Seconds between two readings if a secret was refused, and a newer one may be there."""
+
+log = structlog.get_logger("secrets")
+
+Change = Callable[[str, str], Awaitable[None]]
+
+
+class SecretWatch:
+    """Watches `sources`, by the name of the setting. `values` are the secrets that the service has now.
+
+    `check(name, text)` returns the value that a text means, or raises ValueError. `on_change(name, value)` uses a new
+    value; it raises ValueError if the value cannot be used. Both texts follow "it". Use it on the loop. Sources
+    are read on `executor`, which ends with `close`: a reading may take long, and nothing else should wait for it."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, SecretSource],
+        values: Mapping[str, str],
+        *,
+        check: Callable[[str, str], str],
+        on_change: Change,
+        executor: Executor,
+    ) -> None:
+        self._sources = dict(sources)
+        self._values = dict(values)
+        self._check = check
+        self._on_change = on_change
+        self._threads = Pool(executor)
+        self._troubles: dict[str, str] = {}
+        self._reading = asyncio.Lock()
+        self._began = -math.inf
+        """When the latest reading began, by the loop's clock."""
+        self._readings = 0
+        """How many have begun."""
+
+    @property
+    def troubles(self) -> Mapping[str, str]:
+        """Why a source has no usable secret now, by the name of its setting."""
+        return self._troubles
+
+    def close(self) -> None:
+        """End the thread that reads."""
+        self._threads.close()
+
+    async def run(self) -> None:
+        """Read all sources until this is cancelled."""
+        if not self._sources:
+            return
+        while True:
+            await asyncio.sleep(PAUSE)
+            await self.look()
+
+    async def look(self) -> None:
+        """Read all sources, by a reading that begins after this call. Calls at one time share one."""
+        now, before = asyncio.get_running_loop().time, self._readings
+        async with self._reading:
+            if self._readings > before:
+                return
+            if (pause := self._began + LEAST_PAUSE - now()) > 0:
+                await asyncio.sleep(pause)
+            self._began, self._readings = now(), self._readings + 1
+            for name in self._sources:
+                await self._read(name)
+
+    async def _read(self, name: str) -> None:
+        try:
+            text = await self._threads.run(partial(self._text, name))
+            value = self._check(name, text)
+            if value != self._values[name]:
+                await self._on_change(name, value)
+                log.info("secret_changed", setting=name)
+                self._values[name] = value
+        except (SecretUnreadable, ValueError) as error:
+            self._report(name, str(error))
+        except Exception:
+            log.exception("secret_watch_failed", setting=name)
+        else:
+            if self._troubles.pop(name, None) is not None:
+                log.info("secret_readable", setting=name)
+
+    def _text(self, name: str) -> str:
+        return self._sources[name].read()
+
+    def _report(self, name: str, reason: str) -> None:
+        if self._troubles.get(name) != reason:
+            self._troubles[name] = reason
+            log.warning("secret_unreadable", setting=name, reason=reason)
