@@ -1,6 +1,7 @@
 """The wheel as `make client` builds it: it has the service, and starts it away from the checkout. It installs into the
 oldest and the newest Python, with and without the command line."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from zipfile import ZipFile
 import pytest
 
 from service import VERSION
+from tests.client.test_cli_start import PROGRAM, slow
 from tests.unit.test_layout import ROOT
 
 pytestmark = pytest.mark.slow
@@ -136,8 +138,9 @@ def installed(dist, empty, service, tmp_path):
         assert 0 == done.returncode, done.stderr
         return run
 
-    def run(name, *arguments):
-        environ = {"RCG_URL": service.url, "RCG_API_KEY": "r8_user", "RCG_CONFIG": os.devnull}
+    def run(name, *arguments, **here):
+        """Without the variables of a service here, it uses that of the test."""
+        environ = {"RCG_CONFIG": os.devnull, **(here or {"RCG_URL": service.url, "RCG_API_KEY": "r8_user"})}
         done = subprocess.run(
             [empty / name, *arguments], cwd=tmp_path, env=environ, text=True, capture_output=True
         )
@@ -158,7 +161,7 @@ def test_the_wheel_installs_into_an_empty_environment_and_works_there(installed,
     assert (2, [], sentence) == run("rcg", "list")
 
 
-@pytest.mark.parametrize("empty", ["3.10"], indirect=True)
+@pytest.mark.parametrize("empty", ["3.10", "3.13"], indirect=True)
 def test_with_the_extra_cli_the_command_works_in_an_empty_environment(installed):
     run = installed("[cli]")
 
@@ -166,3 +169,31 @@ def test_with_the_extra_cli_the_command_works_in_an_empty_environment(installed)
 
     assert (0, ["out/a-fox.jpg"], "") == made
     assert ["rcg", VERSION] == run("rcg", "--version")[1]
+    # The newest typer that the extra allows is installed there.
+    status, _, errors = run("python", "-c", PROGRAM, "batch", "--help")
+    assert (0, set()) == (status, slow(json.loads(errors)))
+
+
+@pytest.mark.parametrize("empty", ["3.13"], indirect=True)
+def test_with_the_extra_serve_a_script_needs_no_server(installed, tmp_path):
+    run = installed("[cli,serve]")
+    here = {
+        "RCG_SIMULATE": "1",
+        "HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path / "Application Support"),
+    }
+
+    made = run("python", "-I", "-W", "error", "-c", SCRIPT, **here)
+
+    assert (0, "True", "False", "") == (made[0], made[1][0], made[1][-1], made[2])
+
+
+@pytest.mark.parametrize("empty", ["3.10"], indirect=True)
+def test_a_python_that_is_too_old_for_the_service_says_so(installed, tmp_path):
+    run = installed("[cli,serve]")
+    here = {"RCG_SIMULATE": "1", "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+
+    status, output, errors = run("rcg", "generate", "A fox", "-m", "flux-dev", **here)
+
+    assert (2, []) == (status, output)
+    assert "rcg: The service needs Python 3.11, 3.12 or 3.13; this is 3.10." == errors.splitlines()[0]
