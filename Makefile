@@ -39,6 +39,7 @@ check: .venv/dev ## everything CI checks: format, lint, types, tests
 types: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 client/replicate_concurrent
+	$(BIN)/mypy --python-version 3.10 --platform darwin client/replicate_concurrent
 
 compiled: .venv/dev # otherwise each worker of pytest compiles all test modules, all at one time
 	$(BIN)/python -m pytest --collect-only -qq >/dev/null

@@ -63,11 +63,18 @@ def on_starting(_server: Any) -> None:
     wanted = 2 * worker_connections + _settings.REPLICATE_CONCURRENT_LIMIT + 512
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < wanted:
-        logs.configure(_settings)
-        structlog.get_logger("server").warning("file_descriptor_limit_low", most=most, wanted=wanted)
+        _warn_of_few_files(most, wanted)
         wanted = most
     if few != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, wanted), most))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, wanted), most))
+        except (OSError, ValueError):  # the kernel of macOS has a limit below a hard limit of infinity
+            _warn_of_few_files(few, wanted)
+
+
+def _warn_of_few_files(most: int, wanted: int) -> None:
+    logs.configure(_settings)
+    structlog.get_logger("server").warning("file_descriptor_limit_low", most=most, wanted=wanted)
 
 
 def when_ready(server: Any) -> None:

@@ -109,6 +109,29 @@ print(json.dumps([gc.isenabled(), gc.get_count()[0] < 1000 < gc.get_freeze_count
 """
 
 
+_REFUSED = f"""
+import resource, runpy
+def refuse(*_):
+    raise ValueError("current limit exceeds maximum limit")
+resource.getrlimit, resource.setrlimit = lambda _: (256, resource.RLIM_INFINITY), refuse
+runpy.run_path("{ROOT}/gunicorn.conf.py")["on_starting"](None)
+"""
+
+
+def test_a_system_that_refuses_more_files_gets_a_warning_and_the_start_goes_on(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _REFUSED],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "LOG_FORMAT": "json"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    said = json.loads((done.stdout + done.stderr).splitlines()[0])  # the second line has the earlier name
+    assert ("file_descriptor_limit_low", 256) == (said["event"], said["most"])
+
+
 def test_the_worker_collects_garbage_but_not_the_objects_that_were_made_before_the_fork(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _FORK],

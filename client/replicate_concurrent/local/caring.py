@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from replicate_concurrent.local import installed, state
+from replicate_concurrent.local import installed, probing, state
 from replicate_concurrent.local.finding import Found, Local, differences, elsewhere
 from replicate_concurrent.local.places import Place
 from replicate_concurrent.version import VERSION
@@ -125,5 +125,8 @@ def _other_version(version: str) -> str:
 def _pid(place: Place) -> int | None:
     """The process of the service if it is one of this machine and still there."""
     known = state.read(place.state)
-    is_here = known is not None and known.host == state.this_host() and state.is_held(place.lock)
-    return known.pid if known and is_here else None
+    if known is None or not state.is_held(place.lock):
+        return None
+    # A Mac gets another name in another network. But what answers is here.
+    is_here = known.host == state.this_host() or probing.figures(known) is not None
+    return known.pid if is_here else None
