@@ -185,6 +185,11 @@ class NoKeys:
         return None
 
 
+def presents_admin_key(headers: Headers) -> bool:
+    """Whether a header holds what is to be the admin key."""
+    return any(headers.get(name) is not None for name in (ADMIN_HEADER, ADMIN_HEADER_TOO))
+
+
 def names_key(headers: Headers) -> bool:
     """Whether a header may hold the text of a named key."""
     return any(KEY_START in (headers.get(name) or "") for name in CREDENTIAL_HEADERS)
@@ -263,7 +268,8 @@ class Authenticator:
         if header == ADMIN_HEADER:
             if not self.admin_key.valid:
                 raise Unauthenticated("The service has no admin key configured, and this is no named key.")
-            raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
+            sent = ADMIN_HEADER if headers.get(ADMIN_HEADER) is not None else ADMIN_HEADER_TOO
+            raise Unauthenticated(f"The {sent} header does not hold the admin key.")
         if header == KEY_HEADER:
             raise Unauthenticated(f"The {KEY_HEADER} header does not hold a key of this service.")
         caller = self._user(header, credential)

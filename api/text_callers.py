@@ -12,11 +12,11 @@ from typing import Any
 from flask import g, request
 
 from api import incoming
-from auth import Caller
+from auth import Caller, presents_admin_key
 from parsing.context import ParseContext
 from parsing.generation import names_in
 from parsing.multipart_form import NO_NAMES
-from parsing.texts import credential_of, form_names
+from parsing.texts import credential_in, form_names, without_credentials
 
 
 def call_payer(in_body: str | None) -> Caller:
@@ -40,8 +40,9 @@ def sent_call(*, forms: bool) -> Iterator[tuple[Any, Caller]]:
     named = call_payer(None) if incoming.has_key() else None
     names = form_names(incoming.service().context.texts) if forms else NO_NAMES
     with incoming.body(named.turn if named else incoming.peer(), forms=forms, names=names) as body:
-        fields, key = credential_of(body)
-        yield fields, named if named is not None and key is None else call_payer(key)
+        # Credentials beside an admin key are ignored, whatever their form.
+        key = None if presents_admin_key(request.headers) else credential_in(body)
+        yield without_credentials(body), named if named is not None and key is None else call_payer(key)
 
 
 def text_context(body: Any, caller: Caller) -> ParseContext:

@@ -158,16 +158,20 @@ def _all(problems: Sequence[Problem]) -> list[Problem]:
     return list(found.values())
 
 
-def credential_of(body: Any) -> tuple[Any, str | None]:
-    """The body without its credentials, and the key among them. Raises InvalidRequest if they have another form."""
-    if not isinstance(body, dict) or CREDENTIALS not in body:
-        return body, None
-    rest = {name: value for name, value in body.items() if name != CREDENTIALS}
-    credentials = body[CREDENTIALS]
+def without_credentials(body: Any) -> Any:
+    """The body without its credentials."""
+    if not isinstance(body, dict):
+        return body
+    return {name: value for name, value in body.items() if name != CREDENTIALS}
+
+
+def credential_in(body: Any) -> str | None:
+    """The key among the credentials of a body. Raises InvalidRequest if they have another form."""
+    credentials = body.get(CREDENTIALS) if isinstance(body, dict) else None
     if credentials is None:
-        return rest, None
+        return None
     key = credentials.get(CALL_CREDENTIAL) if isinstance(credentials, dict) else None
     is_known = isinstance(credentials, dict) and credentials.keys() <= {CALL_CREDENTIAL}
     if not is_known or not isinstance(key, str | None):
         raise InvalidRequest([Problem(CREDENTIALS, f"must be an object with {CALL_CREDENTIAL}")])
-    return rest, key
+    return key

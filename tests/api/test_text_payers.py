@@ -26,7 +26,12 @@ def test_a_refusal_of_the_callers_own_account_is_an_error_of_the_caller(client, 
     [
         ({"Admin-API-Key": ADMIN_KEY}, {}, 200),
         ({"X-Admin-API-Key": ADMIN_KEY}, {"credentials": {"gemini_api_key": "AQ.ignored"}}, 200),
+        ({"Admin-API-Key": ADMIN_KEY}, {"credentials": "AQ.ignored"}, 200),
         ({"Admin-API-Key": "wrong"}, CREDENTIALS, 401),
+        ({"Admin-API-Key": "wrong"}, {"credentials": "AQ.ignored"}, 401),
+        ({}, {"credentials": "AQ.x"}, 400),
+        ({}, {"credentials": {"gemini_api_key": 5}}, 400),
+        ({}, {"credentials": {"gemini_api_key": OWN_KEY, "another": "x"}}, 400),
         ({"Admin-API-Key": "wrong", "X-Admin-API-Key": ADMIN_KEY}, {}, 401),
         ({}, CREDENTIALS, 200),
         (OWNER, {}, 200),
@@ -45,6 +50,13 @@ def test_a_call_is_paid_by_the_first_valid_credential_and_a_wrong_one_is_refused
     answer = ask(client, {"prompt": "Hello"} | fields, by=headers)
 
     assert status == answer.status_code, answer.text
+
+
+@pytest.mark.parametrize("header", ["Admin-API-Key", "X-Admin-API-Key"])
+def test_a_wrong_admin_key_is_refused_by_the_name_of_the_header_that_was_sent(client, header):
+    answer = ask(client, {"prompt": "Hello"}, by={header: "wrong"})
+
+    assert f"The {header} header does not hold the admin key." == answer.json["detail"]
 
 
 @pytest.mark.parametrize("fields", [{}, {"credentials": None}])

@@ -78,8 +78,6 @@ def test_messages_may_end_with_the_question(client):
         ("/chat", {"prompt": "x", "model": "gpt-9"}, {"model"}),
         ("/chat", {"prompt": "x", "thinking_level": "none"}, {"thinking_level"}),
         ("/chat", {"prompt": "x", "stream": "yes"}, {"stream"}),
-        ("/chat", {"prompt": "x", "credentials": "AQ.x"}, {"credentials"}),
-        ("/chat", {"prompt": "x", "credentials": {"gemini_api_key": 5}}, {"credentials"}),
         ("/structured-output", {}, {"user_content", "system_prompt", "json_schema"}),
         ("/structured-output", EXTRACT | {"user_content": 3, "top_p": 2}, {"user_content", "top_p"}),
         ("/structured-output", EXTRACT | {"json_schema": {"type": "string", "pattern": "(?=a)b"}},
