@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
+
+from harness import forks
+from harness.forks import Fork
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +52,7 @@ def until(condition: Callable[[], object], *, timeout: float = 60) -> None:
 class ServiceProcess:
     """A running service process."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Fork, port: int) -> None:
         self.process = process
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -133,7 +136,8 @@ def launched_service(
     `_command` replaces the arguments of Python; `_log` is a file to which its log is appended. With PostgreSQL it also
     has the settings that a start then needs, unless they are in `settings`.
 
-    On Linux it also ends with this process or the thread that started it, however these end.
+    On Linux it also ends with this process or the thread that started it, however these end. If the environment says
+    so, it is a fork of a process that has imported it; see `harness.forks`.
     """
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
@@ -142,15 +146,7 @@ def launched_service(
     environ |= {name: str(value) for name, value in settings.items()}
     folder = TemporaryDirectory()  # without an .env
     with (_log or Path(os.devnull)).open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-ISc", _LAUNCH, str(_descriptors), *_command],
-            env=environ,
-            cwd=folder.name,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            process_group=0,  # so that all of it can be killed at once
-        )
+        process = _started([*_command], environ, folder.name, _descriptors, log)
     with folder, process:
         try:
             yield ServiceProcess(process, port)
@@ -161,6 +157,23 @@ def launched_service(
                     process.wait(timeout=15)
                 except subprocess.TimeoutExpired:
                     process.kill()
+
+
+def _started(
+    command: list[str], environ: dict[str, str], directory: str, descriptors: int, errors: IO[bytes]
+) -> subprocess.Popen[str] | Fork:
+    """A process that leads a group, so that all of it can be killed at once."""
+    if forks.wanted(command):
+        return forks.template().fork(environ, directory, descriptors, errors.fileno())
+    return subprocess.Popen(
+        [sys.executable, "-ISc", _LAUNCH, str(descriptors), *command],
+        env=environ,
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        process_group=0,
+    )
 
 
 def _is_alive(group: int) -> bool:

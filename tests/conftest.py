@@ -23,7 +23,7 @@ from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
 from app import create_app
-from harness import postgres
+from harness import forks, postgres
 from harness.certificates import certified
 from settings import Settings
 from simulator import Options, Simulator, running
@@ -43,6 +43,8 @@ _MEMORY = Path("/dev/shm")
 if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**30:
     # A ledger waits for the disk at each commit. Tests kill processes and cut no power, so memory keeps as much.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+os.environ.setdefault(forks.VARIABLE, "1")
 
 _SEED = os.environ.setdefault("TEST_SEED", secrets.token_hex(4))  # the workers of pytest-xdist inherit it
 
@@ -112,6 +114,12 @@ def simulator() -> Iterator[Simulator]:
     """A simulator of Replicate whose predictions take 50 ms."""
     with running(Options(prediction_seconds=0.05, jitter=0.0)) as started:
         yield started
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each service of the test is a new Python, as in production. Those of other tests are forks."""
+    monkeypatch.delenv(forks.VARIABLE)
 
 
 @pytest.fixture

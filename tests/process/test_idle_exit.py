@@ -12,7 +12,7 @@ from harness.service_process import read_response, running_service
 from simulator import Options, running
 from tests.support.callers import PICTURE, USER
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("programs")]
 
 
 def test_an_idle_service_ends_with_status_0_and_only_when_its_work_has_ended(tmp_path):

@@ -31,6 +31,7 @@ def _prompt(number):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("programs")  # some kills come before it serves
 def test_twelve_kills_lose_nothing_and_pay_nothing_twice(tmp_path):
     """`make bench` does the same with 200 kills."""
     options = Options(

@@ -11,7 +11,10 @@ import pytest
 from harness.service_process import ROOT, read_response, running_service
 from tests.support.callers import PICTURE, USER
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can pin a process")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux can pin a process"),
+    pytest.mark.usefixtures("programs"),
+]
 
 _HOLDER = """
 import sys

@@ -1,0 +1,130 @@
+"""Starts services as forks of one process that has imported the service (`harness/service_template.py`), on Linux.
+
+Tests start hundreds of services. As a fork, a start takes a fifth of the processor time of a new Python, and the
+service then runs the same `app.py`. Benchmarks start new Pythons, as operators do.
+"""
+
+import atexit
+import ctypes
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+_ROOT = Path(__file__).parent.parent
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+VARIABLE = "SERVICES_BY_FORK"
+"""The variable of the environment that has services started so, if it is not empty."""
+
+
+class Fork:
+    """A forked process: the part of `subprocess.Popen` that callers use."""
+
+    def __init__(self, pid: int, output: int) -> None:
+        self.pid = pid
+        self.stdout = os.fdopen(output)
+        self.returncode: int | None = None
+        self._lock = Lock()
+        self._descriptor = os.pidfd_open(pid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stdout.close()
+        self.wait()
+        os.close(self._descriptor)
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None if it runs."""
+        with self._lock:
+            if self.returncode is None:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+                if ended:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status. Raises subprocess.TimeoutExpired after `timeout` seconds."""
+        if self.returncode is None:
+            end = select.poll()
+            end.register(self._descriptor, select.POLLIN)
+            end.poll(None if timeout is None else timeout * 1000)
+        status = self.poll()
+        if status is None:
+            raise subprocess.TimeoutExpired("app.py", timeout or 0)
+        return status
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class _Template:
+    """The process to fork. It ends with this process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._line, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        arguments = [str(end.fileno()), str(_ROOT / "app.py"), str(os.getpid())]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "harness.service_template", *arguments],
+            cwd=_ROOT,
+            env={"PATH": os.environ["PATH"]},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[end.fileno()],
+        )
+        end.close()
+
+    def fork(self, environ: dict[str, str], directory: str, descriptors: int, errors: int) -> Fork:
+        """A service; see `service_process.launched_service`. `errors` is the descriptor of its standard error."""
+        content = {"environ": environ, "directory": directory, "descriptors": descriptors}
+        output, writing = os.pipe()
+        with self._lock:
+            _adopt_orphans(True)
+            try:
+                socket.send_fds(self._line, [json.dumps(content).encode()], [writing, errors])
+                answer = self._line.recv(64)
+            finally:
+                _adopt_orphans(False)
+        os.close(writing)
+        assert answer, "the process to fork has ended"
+        return Fork(int(answer), output)
+
+    def close(self) -> None:
+        self._line.close()
+        self._process.wait()
+
+
+def _adopt_orphans(yes: bool) -> None:
+    """Whether a process whose parent has ended becomes a child of this process."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
+
+
+def wanted(command: list[str]) -> bool:
+    """Whether services are started so, and one with these arguments of Python can be."""
+    return sys.platform == "linux" and bool(os.environ.get(VARIABLE)) and command == [str(_ROOT / "app.py")]
+
+
+@functools.cache
+def template() -> _Template:
+    """The process to fork for all services of this process."""
+    started = _Template()
+    atexit.register(started.close)
+    return started
