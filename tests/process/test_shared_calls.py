@@ -20,6 +20,9 @@ pytestmark = pytest.mark.slow
 
 SLOTS, RPM, TPM = 4, 40, 6000
 LIMITS = {"*": {"rpm": RPM, "tpm": TPM, "rpd": None}, "account": {"usd_per_10_minutes": 10}}
+LOWER = 6
+"""The requests a minute of a model that the account turns out to have."""
+
 BUDGET = 0.05
 """USD. A short chat reserves 0.02, and costs a hundredth of it."""
 
@@ -79,14 +82,19 @@ def test_a_key_that_is_sent_to_all_processes_at_once_is_one_call(urls, simulator
     assert 1 == len({each.json()["id"] for each in answers}) == streams(simulator)
 
 
-def test_a_budget_holds_over_all_processes(urls, simulator):
+def budgeted(urls):
+    """The header of a new key with `BUDGET`."""
     made = requests.post(
         f"{next(urls)}/keys",
         json={"name": f"shop-{random.randrange(10**9)}", "budget_usd": BUDGET, "budget_period": "day"},
         headers=ADMIN,
         timeout=30,
     ).json()
-    by = {"X-API-Key": made["key"]}
+    return {"X-API-Key": made["key"]}
+
+
+def test_a_budget_holds_over_all_processes(urls, simulator):
+    by = budgeted(urls)
     answers = at_once(urls, 12, lambda url, number: chat(url, f"Budget {number}", by))
 
     statuses = sorted(each.status_code for each in answers)
@@ -95,6 +103,36 @@ def test_a_budget_holds_over_all_processes(urls, simulator):
     spent = sum(each.json()["cost_usd"] for each in answers if each.status_code == 200)
     assert round(spent * 1e6) == simulator.gemini.counts().billed_micro_usd
     assert spent <= BUDGET
+
+
+def test_a_budget_has_the_cost_of_answers_and_what_was_reserved_for_lost_ones(urls, simulator):
+    by, calls = budgeted(urls), iter(range(100))
+    for url in islice(urls, 6):  # reserved together they would be above the budget
+        assert 200 == chat(url, f"Answered {next(calls)}", by).status_code
+    for url in islice(urls, 2):
+        lost = chat(url, f"Lost {next(calls)} [[lost]]", by)
+        assert "outcome_unknown" == lost.json()["code"], lost.text
+
+    refused = [chat(url, f"Refused {next(calls)}", by) for url in islice(urls, 3)]
+    assert [402] * 3 == [each.status_code for each in refused]
+    assert 8 == streams(simulator)
+    assert simulator.gemini.counts().billed_micro_usd <= BUDGET * 1e6
+
+
+def test_a_lower_limit_of_the_upstream_holds_for_all_processes_and_each_shows_it(urls, simulator):
+    model = "gemini-3.6-flash"
+    simulator.gemini.project("AQ.server", rpm=LOWER)
+    answers = at_once(urls, LOWER + 4, lambda url, number: chat(url, f"Lower {number}", model=model))
+
+    assert [200] * (LOWER + 4) == [each.status_code for each in answers]
+    counts = simulator.gemini.counts()
+    refused = sum(counts.limits_hit.values())
+    assert 1 <= refused <= SLOTS  # those that were sent before the first refusal came
+    assert counts.requests_peak_per_minute <= LOWER + refused
+    for url in islice(urls, 3):
+        gemini = requests.get(f"{url}/status", headers=ADMIN, timeout=30).json()["gemini"]
+        lane = gemini["models"][model]
+        assert (["rpm"], LOWER) == (lane["lowered"], lane["requests_per_minute"]["limit"])
 
 
 def test_the_limits_of_the_account_hold_over_all_processes(urls, simulator):
