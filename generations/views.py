@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from catalog.outputs import is_empty
 from contract.states import State, iso8601
-from contract.tasks import CHAT, MESSAGES, TASKS, TRUNCATED, task_of
+from contract.tasks import CHAT, MESSAGES, STORY, TASKS, TRUNCATED, task_of
 from errors import ServiceError
 from errors.calls import OutputInvalid
 from errors.listing import restored
@@ -115,6 +115,7 @@ def call(record: GenerationRecord) -> Body:
         [output] = record.outputs or (None,)
         body |= {"response": output} if task == CHAT else {"data": output}
         body |= {"message": MESSAGES[task]} if task in MESSAGES else {}
+        body |= {"warnings": list(record.warnings)} if task == STORY else {}
     return body
 
 

@@ -148,7 +148,9 @@ def test_a_story_has_warnings_and_with_strict_fails(client):
         ask(client, loose | {"strict": True}, to="/cinematic-story-design")
     )
     tied = ask(client, STORY | {"voice_id_list": ["deep", "soft"]}, to="/cinematic-story-design").json
-    assert not tied.get("warnings"), tied
+    assert [] == tied["warnings"]
+    batch = ask(client, {"requests": [STORY]}, to="/batch/cinematic-story-design").json
+    assert [] == batch["results"][0]["warnings"]
 
 
 @pytest.mark.parametrize(
