@@ -103,8 +103,9 @@ def totals(answer):
     return tuple(answer[f"{name}_requests"] for name in ("total", "successful", "failed"))
 
 
-def test_structured_output(address):
-    answer = post(f"{address}/structured-output", PERSON)
+@pytest.mark.parametrize("admin", [True, False])
+def test_structured_output(address, admin):
+    answer = post(f"{address}/structured-output", PERSON, admin=admin)
 
     assert (True, "Successfully generated structured output") == (answer["success"], answer["message"])
     assert {"name", "city"} <= answer["data"].keys()
@@ -122,14 +123,15 @@ def test_a_batch_of_structured_output(address, admin):
     assert "product" in second["data"]
 
 
-def test_cinematic_stories(address):
-    answer = post(f"{address}/cinematic-story-design", LIU_BANG)
+@pytest.mark.parametrize("admin", [True, False])
+def test_cinematic_stories(address, admin):
+    answer = post(f"{address}/cinematic-story-design", LIU_BANG, admin=admin)
     assert answer["success"]
     assert answer["data"]
     assert answer["message"]
 
     both = ", ".join([f'{LIU_BANG[:-1]}, "model": "gemini-2.5-pro"}}'] * 2)
-    answer = post(f"{address}/batch/cinematic-story-design", f'{{"requests": [{both}]}}')
+    answer = post(f"{address}/batch/cinematic-story-design", f'{{"requests": [{both}]}}', admin=admin)
     assert (2, 2, 0) == totals(answer)
     assert {"gemini-2.5-pro"} == {each["model"] for each in answer["results"]}
 
