@@ -37,6 +37,7 @@ from providers.gemini.client import GeminiClient
 from providers.gemini.days import zone
 from providers.gemini.estimates import inputs_bound
 from providers.replicate.provider import Replicate
+from safety.rules import Rules
 from settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -188,7 +189,13 @@ def context(settings: Settings) -> ParseContext:
         trigger_words=read_trigger_words(path, models) if path else {},
         texts=texts,
         others=texts,
+        rules=rules(settings),
     )
+
+
+def rules(settings: Settings) -> Rules | None:
+    """The rules that requests are compared with. Raises SettingsError."""
+    return Rules.read(settings.SAFETY_FILE) if settings.SAFETY_FILE else None
 
 
 def registry(settings: Settings) -> Registry:

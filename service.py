@@ -381,7 +381,7 @@ def started(settings: Settings, *, provider: FullProvider | None = None) -> Runt
 def check(settings: Settings) -> None:
     """Check the settings as far as possible without starting anything. Raises SettingsError."""
     settings.check_for_start()
-    assembly.registry(settings)
+    assembly.context(settings)
     assembly.storage(settings)
     assembly.call_limits(settings)
     backend(settings.database_url)

@@ -26,6 +26,7 @@ from doors import OPENAI_ROOT
 from doors.openai.chat import ChatCall, names_of_models, translated
 from doors.openai.completions import Completion, is_answer, text_of
 from errors import InvalidRequest, ServiceError, ShuttingDown, StillRunning
+from errors.content import ContentRefused
 from generations import views
 from generations.archive import Stored
 from generations.batch import Work
@@ -68,8 +69,8 @@ def _call(service: Runtime, caller: Caller, fields: Any) -> tuple[ChatCall, Subm
     try:
         sent = request_files.with_files(call.body, context, caller)
         parsed = parse_generation(sent, context)
-    except InvalidRequest as invalid:
-        raise InvalidRequest(call.as_called(invalid.problems)) from None
+    except (InvalidRequest, ContentRefused) as refused:
+        raise refused.about(call.as_called(refused.problems)) from None
     return call, incoming.submission(
         "gen", parsed, sent, context=context, caller=caller, address=address, key=key,
         seconds=None if call.streams else patience(), door=COMPLETIONS, door_fingerprint=fingerprint,

@@ -24,6 +24,7 @@ from doors.openai.images import became_of_images
 from doors.openai.requests import FORM_NAMES, Call, renamed, translated, wait_seconds
 from doors.openai.results import Picture
 from errors import InvalidRequest, StillRunning
+from errors.content import ContentRefused
 from generations import views
 from generations.archive import Stored
 from generations.batch import Work, items_of
@@ -115,9 +116,9 @@ def _call(service: Runtime, caller: Caller, *, edits: bool) -> tuple[Call, Submi
             parsed: GenerationRequest | BatchRequest = (
                 parse_batch(sent, context) if call.is_batch else parse_generation(sent, context)
             )
-        except InvalidRequest as invalid:
+        except (InvalidRequest, ContentRefused) as refused:
             images = became_of_images(model, fields) if edits else None
-            raise InvalidRequest(as_called(invalid.problems, images)) from None
+            raise refused.about(as_called(refused.problems, images)) from None
         plan = None
         if isinstance(parsed, BatchRequest):
             plan = service.loop.run(service.generations.forecast(parsed, caller)).plan

@@ -30,6 +30,7 @@ _HEADINGS = {
     "FALLBACKS_FILE": "Fallback",
     "REPLICATE_BASE_URL": "Replicate",
     "GEMINI_API_KEY": "Gemini",
+    "SAFETY_FILE": "Checks of prompts",
     "HOST": "Listening (commented out, since the container sets HOST to 0.0.0.0)",
 }
 """The sections of `.env.example`, by their first setting."""

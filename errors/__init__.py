@@ -47,7 +47,8 @@ same request may succeed later. One handler in `app.py` turns it into the respon
         ├── ServerGeminiKeyRejected 500 server_gemini_key_rejected
         └── ServerOutOfCredit   500 server_out_of_credit
 
-The errors of calls to text models are in `calls.py`. `listing.py` lists all errors, and reads recorded ones.
+The errors of calls to text models are in `calls.py`, and `ContentRefused` is in `content.py`. `listing.py` lists all
+errors, and reads recorded ones.
 
 The response is a problem document (RFC 9457) with the added fields `code`, `request_id` and `retryable`. A client that
 repeats a request for which a prediction was created may pay twice, so the response to such a failure has the header
@@ -142,6 +143,10 @@ class InvalidRequest(InvalidFields):
     title = "The request is not valid"
     falls_back = True
 
+    def about(self, problems: Iterable[Problem]) -> "InvalidRequest":
+        """The same refusal with other names of the fields."""
+        return InvalidRequest(problems)
+
 
 class Unauthenticated(ServiceError):
     status, code = 401, "unauthenticated"
@@ -228,12 +233,6 @@ class SemaphoreInUse(ServiceError):
 class LeaseExpired(ServiceError):
     status, code = 410, "lease_expired"
     title = "The lease has ended, or never existed"
-
-
-class ContentRefused(ServiceError):
-    status, code = 422, "content_refused"
-    title = "The model's safety filter refused the prompt or the image"
-    falls_back = True
 
 
 class _ComeBackLater(ServiceError):

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import errors.calls
+import errors.content
 from errors import ABSENT, Internal, InvalidFields, Problem, ServiceError
 
-_MODULES = {ServiceError.__module__, errors.calls.__name__}
+_MODULES = {ServiceError.__module__, errors.calls.__name__, errors.content.__name__}
 
 
 def every_error() -> tuple[type[ServiceError], ...]:
@@ -29,6 +30,11 @@ def restored(item: Mapping[str, Any]) -> ServiceError:
         return kind(
             Problem(each["field"], each["message"], each.get("given", ABSENT)) for each in item["errors"]
         )
+    if issubclass(kind, errors.content.ContentRefused):
+        fields = [Problem(each["field"], each["message"]) for each in item.get("errors", ())]
+        refused = kind(item["detail"], category=item.get("category"), problems=fields)
+        refused.retryable = item["retryable"]
+        return refused
     if issubclass(kind, errors.calls.QuotaExhausted):
         return kind(item["detail"], resets_at=item.get("resets_at"))
     error = kind(item["detail"])

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from errors import ABSENT, Problem
 from files.names import DownloadName, distinct_names, first_collision
+from parsing.content import checked
 from parsing.context import ParseContext
 from parsing.generation import PROMPT, item_fields, read_normalised, read_webhook, request_fields
 from parsing.normal import normalised_batch
@@ -42,14 +43,15 @@ def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
     fields = validated(BatchFields, own, problems)
     webhook = read_webhook(own.get("webhook"), context, problems)
     if "requests" in rest:
-        read, apart = _read_whole, set(rest)
+        read, apart, list_name = _read_whole, set(rest), "requests"
     elif "inputs" in rest:
-        read, apart = _read_inputs, {"inputs"}
+        read, apart, list_name = _read_inputs, {"inputs"}, "inputs"
     else:  # each prompt goes into the parameters of its item
-        read, apart = _read_prompts, {"prompts", "file_names", INPUT}
+        read, apart, list_name = _read_prompts, {"prompts", "file_names", INPUT}, "prompts"
     requests: Sequence[GenerationRequest] = read(rest, context, problems)
     if problems or fields is None:
         refuse(problems)
+    requests = checked(requests, context, list_name=list_name)
     if fields.metadata:
         requests = _with_metadata(requests, fields.metadata)
     secret = {

@@ -10,6 +10,7 @@ from catalog.text_values import ACCEPTED
 from catalog.trigger_words import TriggerWords
 from network.host_rules import NO_HOSTS, HostRules
 from parsing.shapes import MAX_TIMEOUT
+from safety.rules import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class ParseContext:
     a text that is exactly a number or a boolean becomes one where the model takes that, and no defaults are added.
     `resolved` has the other models of the request by the names that it uses, or why a name leads to none. `may_run`
     returns whether the caller may run a model. `timeout` and `start_timeout` are those of requests without their own,
-    in seconds. `texts` are the text models, and `others` are the models that have other routes than this request."""
+    in seconds. `texts` are the text models, and `others` are the models that have other routes than this request. The
+    `rules` are compared with its texts."""
 
     registry: Registry
     loopback: bool = False
@@ -38,6 +40,8 @@ class ParseContext:
     texts: Registry = field(default_factory=Registry)
 
     others: Registry = field(default_factory=Registry)
+
+    rules: Rules | None = None
 
     def find(self, name: str) -> Model | None:
         """The model of this name, declared or resolved."""

@@ -21,6 +21,7 @@ from catalog.trigger_words import FIELD, put_in_front, word_of
 from errors import Problem
 from network.public_http import check_url
 from network.urls import encoded_url
+from parsing.content import checked
 from parsing.context import ParseContext
 from parsing.normal import normalised
 from parsing.params import INPUT, FieldsOf, names_of, params_of, without_secrets
@@ -39,7 +40,7 @@ def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     )
     if not isinstance(found, GenerationRequest):
         refuse(found)
-    return found
+    return checked([found], context)[0]
 
 
 def read_normalised(

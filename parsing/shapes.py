@@ -172,7 +172,8 @@ class GenerationRequest:
     those that a process before a restart had. The `trigger_word` is in front of its prompt, and `model_word` is the one
     that the operator has named for the first model. `warned` has the warnings of a request that was accepted before.
     `given` is the body that the request was read from, without secrets and without the `idempotency_key` of an item. In
-    a batch of prompts it is the request's own part of the body."""
+    a batch of prompts it is the request's own part of the body. `flagged` are the categories of rules that it matches
+    and that let it pass."""
 
     first: Step
     requested_model: str
@@ -194,6 +195,7 @@ class GenerationRequest:
     warned: tuple[str, ...] | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
     idempotency_key: str | None = None
+    flagged: tuple[str, ...] = ()
 
     @property
     def model(self) -> Model:
@@ -214,6 +216,8 @@ class GenerationRequest:
         word, prompt = self.model_word, self.prompt
         if word is not None and self.trigger_word is None and prompt and not has_word(prompt, word):
             found.append(told_missing(word, self.model))
+        if self.flagged:
+            found.append(f"Rules of this service flag this request: {', '.join(self.flagged)}.")
         return tuple(found)
 
     @cached_property

@@ -14,6 +14,7 @@ from catalog.texts.inputs import TASK
 from catalog.texts.runnable import MAX_OUTPUT
 from contract.tasks import CHAT, STORY, STRUCTURED
 from errors import InvalidRequest, Problem
+from errors.content import ContentRefused
 from parsing.batch import parse_batch
 from parsing.context import ParseContext
 from parsing.generation import parse_generation
@@ -120,6 +121,9 @@ class TextRoute:
             found = parse(sent, context)
         except InvalidRequest as invalid:
             refuse(_all([*problems, *map(self._named, invalid.problems)]))
+        except ContentRefused as refused:
+            refuse_if_any(list(problems))
+            raise refused.about(map(self._named, refused.problems)) from None
         refuse_if_any(list(problems))
         return found
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from errors import ContentRefused, GenerationFailed, ServiceError
+from errors import GenerationFailed, ServiceError
 from errors.calls import OutputTruncated
+from errors.content import ContentRefused
 from providers.calls import CallAnswer
 
 

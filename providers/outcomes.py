@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from catalog.outputs import is_plain_text, with_one_text
-from errors import ContentRefused, GenerationFailed, GenerationTimeout, Interrupted
+from errors import GenerationFailed, GenerationTimeout, Interrupted
+from errors.content import ContentRefused
 from providers import Prediction, TryAgain
 
 _TRACEBACK: Final = "Traceback (most recent call last):"

@@ -18,6 +18,7 @@ from network.proxies import Proxies, read_proxies
 from settings import capacity, environment, values
 from settings.calls import CallFields
 from settings.fields import Fields
+from settings.safety import SafetyFields
 from settings.sources import SUFFIX, SecretFile, SecretSource, SecretUnreadable
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
@@ -32,7 +33,7 @@ class SettingsError(Exception):
     """Invalid settings, one sentence per line."""
 
 
-class Settings(CallFields, Fields):
+class Settings(SafetyFields, CallFields, Fields):
     """The fields of all settings, and what follows from them."""
 
     _aws: dict[str, str] = PrivateAttr(default_factory=dict)

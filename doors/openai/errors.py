@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from doors import BUDGET_FACTS
+from doors import BUDGET_FACTS, SAFETY_FACTS
 from errors import Problem
 
 MIMETYPE: Final = "application/json"
@@ -26,7 +26,9 @@ _TYPES: Final = {
 _RETRIED: Final = {408, 409, 429}
 """The statuses below 500 that the client retries."""
 
-_BESIDE: Final = ("id", "model_name", "cost_usd", "partial", "text", "resets_at", *BUDGET_FACTS)
+_BESIDE: Final = (
+    "id", "model_name", "cost_usd", "partial", "text", "resets_at", *BUDGET_FACTS, *SAFETY_FACTS,
+)  # fmt: skip
 """The facts of the generation that stand beside `error`, as they do in a result: also the text that came of one that
 failed, and the end of a quota or budget that is used up."""
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from doors import BUDGET_FACTS
+from doors import BUDGET_FACTS, SAFETY_FACTS
 
 MIMETYPE: Final = "application/problem+json"
 
@@ -54,7 +54,7 @@ def shape(
         "code": code,
         "request_id": problem["request_id"],
     }
-    body |= {name: problem[name] for name in BUDGET_FACTS if name in problem}
+    body |= {name: problem[name] for name in (*BUDGET_FACTS, *SAFETY_FACTS) if name in problem}
     if fields:
         body["invalid_fields"] = fields
     if (seconds := headers.get("Retry-After", "")).isdecimal():

@@ -21,6 +21,7 @@ from errors.calls import (
     SchemaRefused,
     ServerGeminiKeyRejected,
 )
+from errors.content import ContentRefused
 from errors.listing import every_error, restored
 from providers import Created
 from providers.memory import MemoryProvider
@@ -107,7 +108,7 @@ ROUTES = {
 """Addresses, and the methods that each takes."""
 
 ENDS = [
-    (errors.ContentRefused("no"), False),
+    (ContentRefused("no"), False),
     (errors.GenerationFailed("no"), False),
     (errors.GenerationTimeout("no"), True),
     (errors.OutcomeUnknown("no"), False),

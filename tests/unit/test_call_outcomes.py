@@ -2,8 +2,9 @@
 
 import pytest
 
-from errors import ContentRefused, GenerationFailed
+from errors import GenerationFailed
 from errors.calls import OutputTruncated
+from errors.content import ContentRefused
 from providers.call_outcomes import failure_of, outcome_of
 from providers.calls import CallAnswer, Usage
 

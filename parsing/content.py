@@ -1,0 +1,101 @@
+"""Compares the texts of requests with the rules of the operator, before anything is spent.
+
+The texts are all strings among the inputs, at any depth, but for the addresses of files, secrets and choices: the
+prompt, what it must not show, conversations, schemas and captions, whatever a model calls them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from catalog.inputs import Input
+from errors import InvalidFields, Problem
+from errors.content import ContentRefused
+from parsing.context import ParseContext
+from parsing.params import INPUT
+from parsing.shapes import GenerationRequest
+from parsing.validation import MAX_PROBLEMS
+from safety.rules import Found, Rules
+
+_DATA: Final = re.compile(r"\s*data:[^,]{0,200};\s*base64\s*,[A-Za-z0-9+/_=%-]{200,}\s*", re.IGNORECASE)
+
+_FILES: Final = frozenset({"image", "file"})
+
+
+def checked(
+    requests: Sequence[GenerationRequest], context: ParseContext, *, list_name: str | None = None
+) -> Sequence[GenerationRequest]:
+    """The requests, with the categories that flag them. Those of a batch stand in the list of this name. Raises
+    ContentRefused with all fields that the rules block."""
+    if context.rules is None or context.accepted:
+        return requests
+    screen = _Screen(context.rules)
+    found = [screen.checked(each, index, list_name) for index, each in enumerate(requests)]
+    screen.refuse()
+    return found
+
+
+class _Screen:
+    """Compares each distinct text once."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._known: dict[str, Found] = {}
+        self._problems: dict[str, Problem] = {}
+        self._category: str | None = None
+
+    def checked(self, request: GenerationRequest, index: int, list_name: str | None) -> GenerationRequest:
+        flagged: dict[str, None] = {}
+        for path, text in texts_of(request):
+            found = self._known.get(text)
+            if found is None:
+                found = self._known[text] = self._rules.find(text)
+            flagged |= dict.fromkeys(found.flagged)
+            if found.blocked:
+                self._category = self._category or found.blocked[0]
+                field = _field(path, request, index, list_name)
+                why = f"is refused by a rule of this service ({', '.join(found.blocked)})"
+                self._problems.setdefault(field, Problem(field, why))
+        return replace(request, flagged=tuple(flagged)) if flagged else request
+
+    def refuse(self) -> None:
+        """Raise ContentRefused if a text was blocked."""
+        if self._problems:
+            problems = list(self._problems.values())[:MAX_PROBLEMS]
+            detail = InvalidFields(self._problems.values()).detail
+            raise ContentRefused(detail, category=self._category, problems=problems)
+
+
+def texts_of(request: GenerationRequest) -> Iterator[tuple[str, str]]:
+    """The texts of a request, each with its path among the inputs. With a fallback, they are those for any model."""
+    fields = request.first.model.inputs.fields
+    inputs = request.first.input if request.route is None else {**request.route.given, **request.first.input}
+    for name, value in inputs.items():
+        yield from _texts(name, value, fields.get(name))
+
+
+def _texts(path: str, value: Any, shape: Input | None) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        is_declared = shape is not None and shape.unchecked is None
+        if is_declared and (shape.content in _FILES or shape.choices):  # type: ignore[union-attr] # not None
+            return
+        if is_declared or not _DATA.fullmatch(value):
+            yield path, value
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _texts(f"{path}[{index}]", each, shape.items if shape else None)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _texts(f"{path}.{name}", each, None)
+
+
+def _field(path: str, request: GenerationRequest, index: int, list_name: str | None) -> str:
+    """The name of a field, as the caller has sent it."""
+    inside = INPUT in request.given and path.partition(".")[0].partition("[")[0] not in request.given
+    name = f"{INPUT}.{path}" if inside else path
+    if list_name == "prompts":
+        return f"prompts[{index}]" if path == "prompt" else name
+    if list_name == "inputs":
+        return f"inputs[{index}].{path}"
+    return name if list_name is None else f"{list_name}[{index}].{name}"

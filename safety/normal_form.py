@@ -1,0 +1,95 @@
+"""The normal form in which texts are compared with rules, so that a word cannot hide behind its spelling.
+
+NFKC turns full-width, circled and mathematical letters into plain ones. Then the case is folded, marks and invisible
+characters are dropped, and letters that look alike (UTS 39) become one (`lookalikes.txt`). A capital letter may look
+like another letter than its small one: the Greek Eta like `H`, and eta like `n`. So a text has two forms, one
+with lookalikes found before the case is folded, which are the same for most texts.
+
+`l`, `I` and `1` look alike, but `fall` is not `fail`. So only foreign lookalikes of them become `AMBIGUOUS`, and so
+do a capital `I` among small letters and a small `l` among capitals.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from itertools import chain
+from typing import Final
+
+AMBIGUOUS: Final = "|"
+"""A character that may be any of `l`, `i` and `1`."""
+
+_MIXED: Final = re.compile(r"(?<=[a-z])I(?![A-Z])|(?<=[A-Z])l(?=[A-Z])")
+
+_PIECE: Final = 100_000
+"""Characters that are normalised at once."""
+
+_UNSEEN: Final = (
+    (0x115F, 0x1160), (0x17B4, 0x17B5), (0x2065, 0x2065), (0x2800, 0x2800), (0x3164, 0x3164), (0xFFA0, 0xFFA0),
+    (0xFFF0, 0xFFF8), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+"""Ranges of code points that are shown as nothing, although they are neither marks nor formatting: those that Unicode
+lists as ignorable, and the blank pattern of Braille."""
+
+_WITH_MARKS: Final = (range(0xA0, 0x20000), range(0xE0000, 0xE1000))
+"""The code points among which marks and formatting are; all others are ideographs and unused."""
+
+
+def forms(text: str) -> tuple[str, ...]:
+    """The one or two normal forms of a text."""
+    if len(text) <= _PIECE:
+        return _forms(text)
+    found = [*map(_forms, _pieces(text))]
+    first, second = "".join(each[0] for each in found), "".join(each[-1] for each in found)
+    return (first,) if first == second else (first, second)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A long text in pieces, cut at blanks if there are any: to normalise megabytes at once would hold the lock of the
+    interpreter, and so all other threads, for a second."""
+    begin = 0
+    while begin < len(text):
+        end = begin + _PIECE
+        cut = text.rfind(" ", begin + 1, end) if end < len(text) else -1
+        yield text[begin : end if cut < 0 else cut]
+        begin = end if cut < 0 else cut
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    if text.isascii():
+        return (_MIXED.sub(AMBIGUOUS, text).translate(_controls()).casefold(),)
+    plain = _MIXED.sub(AMBIGUOUS, unicodedata.normalize("NFKC", _without_surrogates(text)))
+    first = _folded(plain)
+    second = _folded(plain.translate(_table()))
+    return (first,) if first == second else (first, second)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKD", text.casefold()).translate(_table())
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode(errors="ignore").decode()
+
+
+@cache
+def _controls() -> Mapping[int, None]:
+    """Control characters, but for blanks."""
+    return {code: None for code in chain(range(0x20), range(0x7F, 0xA0)) if not chr(code).isspace()}
+
+
+@cache
+def _table() -> Mapping[int, str | None]:
+    """What each character becomes: a letter that it looks like, or nothing."""
+    table: dict[int, str | None] = {**_controls()}
+    for code in chain(*_WITH_MARKS):
+        if unicodedata.category(chr(code)) in {"Mn", "Mc", "Me", "Cf"}:
+            table[code] = None
+    for first, last in _UNSEEN:
+        table |= dict.fromkeys(range(first, last + 1))
+    for line in (files("safety") / "lookalikes.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            letter, _, alike = line.partition("\t")
+            table |= {ord(each): letter for each in alike if ord(each) not in table}
+    return table
