@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import stat
 
 import pytest
@@ -224,12 +225,34 @@ def test_init_warns_of_a_token_that_replicate_did_not_confirm(rcg, simulator, mo
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_a_completion(rcg, shell):
-    assert "_RCG_COMPLETE" in rcg("completion", shell)[1]
+    assert f"_RCG_COMPLETE=complete_{shell}" in rcg("completion", shell)[1]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"_RCG_COMPLETE": "complete_bash", "COMP_WORDS": "rcg gen", "COMP_CWORD": "1"},
+        {"_RCG_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "rcg gen"},
+        {"_RCG_COMPLETE": "complete_fish", "_TYPER_COMPLETE_ARGS": "rcg gen",
+         "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    ],
+    ids=lambda asked: asked["_RCG_COMPLETE"],
+)  # fmt: skip
+def test_the_completion_of_a_shell_completes_a_command(rcg, monkeypatch, asked):
+    """The variables are those with which the printed scripts ask."""
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+
+    assert re.search(r"\bgenerate\b", rcg()[1])
 
 
 def test_the_version_and_the_help_of_each_command_are_shown_with_an_example(rcg):
     from replicate_concurrent.cli.app import app
 
     assert rcg("--version")[1].startswith("rcg 0.")
-    for command in (each.callback.__name__.rstrip("_") for each in app.registered_commands):
-        assert f"Example: rcg {command}" in rcg(command, "--help")[1]
+    [keys] = app.registered_groups
+    commands = [("", each) for each in app.registered_commands]
+    commands += [("keys ", each) for each in keys.typer_instance.registered_commands]
+    for group, each in commands:
+        command = f"{group}{each.name or each.callback.__name__}"
+        assert f"Example: rcg {command}" in rcg(*command.split(), "--help")[1]

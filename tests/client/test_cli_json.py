@@ -35,6 +35,31 @@ def test_generate_get_and_watch_print_the_answer_of_the_service(rcg, answer_of):
     assert expected == rcg("cancel", target, "--json")[1].strip()
 
 
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("models", "/models"), ("models flux-dev", "/models/black-forest-labs/flux-dev"),
+        ("usage", "/usage?group_by=model"), ("list", "/generations?limit=20"), ("keys list", "/keys?limit=200"),
+    ],
+)  # fmt: skip
+def test_what_is_looked_up_is_printed_as_the_service_answers_it(rcg, answer_of, command, path):
+    rcg("keys", "create", command)
+    rcg("generate", PROMPT, "-m", "flux-schnell")
+
+    assert answer_of(path) == rcg(*command.split(), "--json")[1].strip()
+
+
+def test_figures_that_change_meanwhile_are_printed_whole(rcg, answer_of, service):
+    limits, key = {"concurrent_limit": 10}, {"X-Admin-API-Key": ADMIN}
+    configured = httpx.post(f"{service.url}/configure", json=limits, headers=key).json()
+    shown, changed = (
+        json.loads(rcg(*command.split(), "--json")[1])
+        for command in ("status", "configure --concurrent-limit 10")
+    )
+
+    assert (json.loads(answer_of("/status")).keys(), configured.keys()) == (shown.keys(), changed.keys())
+
+
 def test_a_batch_prints_the_answer_of_the_service(rcg, answer_of, tmp_path):
     (tmp_path / "prompts.txt").write_text("A fox\nA hare\n", encoding="utf-8")
     lines = rcg("batch", "prompts.txt", "-m", "flux-schnell", "-o", "out", "--json")[1].splitlines()

@@ -86,6 +86,8 @@ def test_the_progress_is_a_line_that_fits_and_obeys_no_color(rcg, tmp_path, colu
     assert 1 == terminal.ended()
     drawn = [line for line in re.split(r"[\r\n]+", terminal.text) if "in flight" in line]
     assert (bar, True) == (drawn[-1].count("━"), "2/2 1 failed 0 in flight" in drawn[-1])
+    for facts in (r"\d+/2 \d failed \d in flight", r"[-\d.]+/(s|min)", "ETA ", r"\d\.\d\d USD"):
+        assert all(re.search(facts, line) for line in drawn)
     assert columns > max(map(len, drawn))
     assert terminal.is_coloured is not bool(more)
 

@@ -109,12 +109,17 @@ def test_a_gemini_key_alone_is_enough_for_texts(environ, monkeypatch, simulator)
 @pytest.mark.slow
 def test_the_limits_of_the_first_script_hold_and_a_later_one_is_warned(environ, monkeypatch):
     monkeypatch.setenv("REPLICATE_GLOBAL_MAX_CONCURRENT", "7")
-    local.find_or_start(TOKEN)
+    first, other = map(local.find_or_start, (TOKEN, Settings(replicate_api_token="r8_other")))
     later = script(REPLICATE_GLOBAL_MAX_CONCURRENT="60", REPLICATE_CONCURRENT_LIMIT="30")
     _, said = later.communicate()
 
     assert "UserWarning: The local service has REPLICATE_CONCURRENT_LIMIT=7, not 30" in said
     assert 7 == local.doctor(TOKEN).figures["concurrency"]["concurrent_limit"]
+    assert (first.url, "r8_own", "r8_other") == (
+        other.url,
+        first.key,
+        other.key,
+    )  # each pays for its own work
 
 
 @pytest.mark.slow
@@ -221,8 +226,8 @@ def test_variables_of_the_scripts_own_program_and_its_token_do_not_reach_the_ser
 
     got = starting.environment(place({}, simulated=False), local_settings(script), state.State(5001, "key"))
 
-    assert ("5001", "127.0.0.1", "0", "C") == tuple(
-        got[each] for each in ("PORT", "HOST", "REPLICATE_SIMULATE", "LANG")
+    assert ("5001", "127.0.0.1", "0", "C", "600") == tuple(
+        got[each] for each in ("PORT", "HOST", "REPLICATE_SIMULATE", "LANG", "IDLE_EXIT_SECONDS")
     )
     assert not {"DATABASE_URL", "REPLICATE_API_TOKEN"} & got.keys()
 

@@ -1,6 +1,7 @@
 """The two clients are one: the same methods, arguments and documents. And all public names exist."""
 
 import inspect
+from dataclasses import is_dataclass
 
 import pytest
 import replicate_concurrent
@@ -8,9 +9,21 @@ from replicate_concurrent import (
     AsyncBatchHandle,
     AsyncClient,
     AsyncHandle,
+    Batch,
     BatchHandle,
+    ChatDelta,
     Client,
+    Event,
+    FieldProblem,
+    Generation,
     Handle,
+    Key,
+    Model,
+    Plan,
+    Status,
+    TokenUsage,
+    Upload,
+    Usage,
     named_keys,
 )
 
@@ -36,6 +49,18 @@ def methods(kind, *, renamed):
 @pytest.mark.parametrize(("blocking", "on_asyncio"), TWINS)
 def test_both_kinds_have_the_same_methods_parameters_and_documents(blocking, on_asyncio):
     assert methods(blocking, renamed=CLOSES) == methods(on_asyncio, renamed={})
+
+
+def test_results_are_frozen_and_have_the_json_of_the_service():
+    public = [getattr(replicate_concurrent, name) for name in replicate_concurrent.__all__]
+    kinds = [each for each in public if is_dataclass(each) and not issubclass(each, Exception)]
+    parts = [
+        each for each in kinds if not hasattr(each, "raw") and "raw" not in inspect.signature(each).parameters
+    ]
+
+    assert {Batch, Event, Generation, Key, Model, Plan, Status, Upload, Usage} < {*kinds}
+    assert [] == [each for each in kinds if not each.__dataclass_params__.frozen]
+    assert {ChatDelta, FieldProblem, TokenUsage} == {*parts}  # of answers
 
 
 def test_each_public_name_is_there_and_has_a_document():
