@@ -19,6 +19,7 @@ from catalog.texts.registry import text_registry
 from catalog.trigger_words import read_trigger_words
 from cluster import AnyCallGate, AnyGate
 from concurrency import Gate
+from contract.providers import CALLS
 from files import Files
 from files.directory import Directory
 from files.hosts import OutputHosts
@@ -37,6 +38,7 @@ from providers.gemini.client import GeminiClient
 from providers.gemini.days import zone
 from providers.gemini.estimates import inputs_bound
 from providers.replicate.provider import Replicate
+from providers.server_tokens import ServerTokens
 from safety.rules import Rules
 from settings import Settings, SettingsError
 
@@ -118,6 +120,7 @@ def replicate(
         may_send=ledger.may_send,
         elsewhere=SqlOtherAttempts(ledger.engine, ledger.process, threads) if ledger.process else None,
         proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
+        tokens=ServerTokens(settings.replicate_token),
     )
 
 
@@ -148,7 +151,9 @@ def call_limits(settings: Settings) -> MeteredLimits:
         raise SettingsError(f"GEMINI_LIMITS: {error}.") from None
 
 
-def gemini(settings: Settings, calls: AnyCallGate, ledger: SqlLedger) -> GeminiClient:
+def gemini(
+    settings: Settings, calls: AnyCallGate, ledger: SqlLedger, authenticator: Authenticator
+) -> GeminiClient:
     """The provider of the calls that this gate admits. Call it on the loop."""
     others = Gate(
         concurrent_limit=_OTHERS_AT_ONCE, requests_per_minute=_COUNTS_PER_MINUTE, bounds_unproven=False
@@ -159,6 +164,7 @@ def gemini(settings: Settings, calls: AnyCallGate, ledger: SqlLedger) -> GeminiC
         on_answer=calls.upstream_answered,
         may_send=ledger.may_send,
         proxy=settings.proxies.for_url(settings.gemini_url),
+        server_key=partial(authenticator.server_token, CALLS),
     )
 
 

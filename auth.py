@@ -222,6 +222,14 @@ class Authenticator:
         """None until the ledger is open. Until then, users and named keys get LedgerDown."""
         self.keys: Keys = keys or NoKeys()
 
+    def server_token(self, provider: str) -> str | None:
+        """What pays at this provider for the service's own work now."""
+        return self._server.get(provider)
+
+    def renew(self, provider: str, token: str) -> None:
+        """Let later work be paid by this token. Callers that are there keep theirs."""
+        self._server = credentials(**{**self._server, provider: token})
+
     def payer(self, headers: Headers) -> Caller:
         """The caller who pays for this request. A user's token is not yet checked with Replicate. Raises
         Unauthenticated, Forbidden if the role of the key may not generate, and ServerTokenRejected if it may and there

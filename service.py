@@ -23,7 +23,7 @@ import structlog
 import assembly
 from admission.snapshot import GateStats
 from auth import Authenticator
-from cluster import AnyCallGate, AnyGate, burials
+from cluster import AnyGate, burials
 from concurrency import Gate
 from contract.door_facts import REPLICATE
 from doors.replicate import predictions
@@ -46,7 +46,7 @@ from loop_thread import LoopThread, Pool
 from parsing.attachments import Attachments
 from parsing.context import ParseContext
 from parsing.limits import Limits
-from rotation.server_secrets import secret_watch
+from rotation.building import secret_watch
 from rotation.watch import SecretWatch
 from settings import Settings, SettingsError
 from telemetry import startup
@@ -318,7 +318,10 @@ def build(
         threads, cpu = _pool("ledger-reader", _READERS), _pool("forecast", _FORECASTS_AT_ONCE)
         of_keys = Pool(ThreadPoolExecutor(1, thread_name_prefix="keys-reader"))
         files = assembly.open_files(settings)
-        calls = _calls(settings, ledger, assembly.metered_gate(settings, gate, group), cpu, context)
+        metered, simulated = assembly.metered_gate(settings, gate, group), settings.REPLICATE_SIMULATE
+        client = assembly.gemini(settings, metered, ledger, authenticator)
+        pictures = PictureSource(threads=cpu, loopback=simulated)
+        calls = Calls(client, metered, pictures, context.texts, simulated=simulated)
         core = Core(
             settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
@@ -333,7 +336,7 @@ def build(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
             uploads_dir=uploads, files=files, group=group,
-            secrets=secret_watch(settings, authenticator, core.outbox.secrets, database),
+            secrets=secret_watch(settings, authenticator, core.outbox.secrets, core.provider, database),
         )  # fmt: skip
 
     try:
@@ -341,16 +344,6 @@ def build(
     except BaseException:
         loop.stop()
         raise
-
-
-def _calls(
-    settings: Settings, ledger: SqlLedger, gate: AnyCallGate, threads: Pool, context: ParseContext
-) -> Calls:
-    """The calls to text models, whose pictures are read on `threads`."""
-    simulated = settings.REPLICATE_SIMULATE
-    pictures = PictureSource(threads=threads, loopback=simulated)
-    client = assembly.gemini(settings, gate, ledger)
-    return Calls(client, gate, pictures, context.texts, simulated=simulated)
 
 
 def _connect(core: Core, group: "Group", others: Gate) -> None:

@@ -87,6 +87,7 @@ def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, A
         },
         "generations": seen.work.ended,
         "account_shared": seen.work.account_shared,
+        "account_changed_at": _moment(seen.account_changed_at),
         "clock_skew_seconds": None if seen.clock_skew is None else round(seen.clock_skew, 1),
         **({"processes": [_process(each) for each in seen.processes]} if for_key and seen.processes else {}),
         **(_for_admin(service, seen) if for_admin else {}),
@@ -115,6 +116,7 @@ class Seen:
     own: WorkFigures
     processes: Sequence[ProcessFigures]
     clock_skew: float | None
+    account_changed_at: float | None
     upstream: UpstreamState
 
 
@@ -139,6 +141,7 @@ def _of_the_loop(service: Runtime) -> Seen:
         own=own,
         processes=processes,
         clock_skew=core.provider.clock_skew,
+        account_changed_at=core.provider.tokens.account_changed_at,
         upstream=core.provider.upstream,
     )
 

@@ -29,6 +29,7 @@ from bench.overhead import overhead
 from bench.pinned import pinned
 from bench.plots import draw
 from bench.report import RESULTS, Section, exit_on_sigterm, markdown
+from bench.rotations import rotations
 from bench.stalls import stalls
 from bench.window import window
 
@@ -76,6 +77,7 @@ def _sections(commit: Commit, *, with_pinned: bool) -> Iterator[Section]:
     yield kills()
     yield batch_kills()
     yield call_kills()
+    yield rotations()
     yield crowd()
     windows, still, calls = in_background(window), in_background(stalls), in_background(limits)
     yield comparison()

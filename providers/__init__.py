@@ -20,6 +20,7 @@ from catalog.outputs import FILES, OutputForm, Produced, is_empty
 from catalog.references import Upload
 from concurrency import Lease
 from errors import LedgerDown, ServiceError
+from providers.server_tokens import ServerTokens
 
 _HELD_BACK_WAIT: Final = 1.0
 """Seconds before a creation that was held back is tried again. Its state is first written to the ledger, so a
@@ -331,6 +332,9 @@ class CreationRegistry(Protocol):
 class AccountSource(Protocol):
     """A provider that names the account of a token, and notices if another program uses the server's
     account."""
+
+    tokens: ServerTokens
+    """The service's own tokens, and their accounts. Use it on the loop."""
 
     @property
     def account_shared(self) -> bool:

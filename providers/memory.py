@@ -33,6 +33,7 @@ from providers import (
 )
 from providers.models import ListedVersion, ModelFacts, ModelSource
 from providers.pushes import PushedResult, PushReceiver, Untrusted
+from providers.server_tokens import ServerTokens
 
 SUCCEEDED = Prediction("", "succeeded", [Url("https://memory.invalid/picture.png")], started=True)
 
@@ -71,6 +72,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         models: Iterable[ModelFacts] = (),
     ) -> None:
         self.outcomes = list(outcomes)
+        self.tokens = ServerTokens(None)
         self._answer_after = answer_after
         self.starts_after = starts_after
         self._ends_after = ends_after

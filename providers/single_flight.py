@@ -44,30 +44,42 @@ class SingleFlight(Generic[T]):
             task.exception()  # retrieve the exception, so that asyncio does not log it if no caller is left
 
 
+def account(caller: Caller) -> str:
+    """The account of a caller, while no token is replaced."""
+    return caller.account
+
+
 class SharedAnswers(SingleFlight[T]):
     """The answers of `fetch(caller)` for the last `most` accounts, each kept for `good_for` seconds. A failure is not
-    kept."""
+    kept. `payer_of` stands for the account of a caller."""
 
     def __init__(
-        self, fetch: Callable[[Caller], Coroutine[Any, Any, T]], *, good_for: float, most: int
+        self,
+        fetch: Callable[[Caller], Coroutine[Any, Any, T]],
+        *,
+        good_for: float,
+        most: int,
+        payer_of: Callable[[Caller], str] = account,
     ) -> None:
         super().__init__()
         self._fetch = fetch
+        self._payer_of = payer_of
         self._good_for = good_for
         self._most = most
         self._kept: OrderedDict[str, tuple[T, float]] = OrderedDict()
 
     async def get(self, caller: Caller) -> T:
         """The answer for this caller. Raises what `fetch` raises."""
-        answer, until = self._kept.get(caller.account, (None, 0.0))
+        payer = self._payer_of(caller)
+        answer, until = self._kept.get(payer, (None, 0.0))
         if answer is not None and asyncio.get_running_loop().time() < until:
             return answer
-        return await self.run(caller.account, partial(self._fetch_and_keep, caller))
+        return await self.run(payer, partial(self._fetch_and_keep, payer, caller))
 
-    async def _fetch_and_keep(self, caller: Caller) -> T:
+    async def _fetch_and_keep(self, payer: str, caller: Caller) -> T:
         answer = await self._fetch(caller)
-        self._kept[caller.account] = answer, asyncio.get_running_loop().time() + self._good_for
-        self._kept.move_to_end(caller.account)
+        self._kept[payer] = answer, asyncio.get_running_loop().time() + self._good_for
+        self._kept.move_to_end(payer)
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return answer

@@ -1,19 +1,25 @@
-"""Puts a changed secret of the service in the place of the old one."""
+"""Puts a changed secret of the service in the place of the old one.
 
+A Replicate token is used only once Replicate has accepted it and said whose it is. So a mistyped one, or one that comes
+while Replicate is away, changes nothing, and it is known whether unfinished work may go on with it.
+"""
+
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Final
 
 import structlog
 
-from auth import Authenticator
-from ledger.writer import Backend
-from rotation.watch import SecretWatch
-from settings import Settings
+from auth import Authenticator, Caller, credentials
+from contract.providers import CALLS, CREATIONS
+from errors import TokenRejected
+from providers import AccountSource
 from webhooks.signing import SigningSecrets
 
 ADMIN_KEYS: Final = frozenset({"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"})
+
+_CHECK: Final = "server token"
+"""The id and the turn of the caller who asks for the account of a new token."""
 
 log = structlog.get_logger("secrets")
 
@@ -26,44 +32,56 @@ class ServerSecrets:
         self,
         authenticator: Authenticator,
         signing: SigningSecrets,
+        provider: AccountSource,
         renew_database: Callable[[str], bool],
         *,
         grace: float,
     ) -> None:
         self._authenticator = authenticator
         self._signing = signing
+        self._provider = provider
         self._renew_database = renew_database
         self._grace = grace
 
     async def use(self, name: str, value: str) -> None:
-        """Use the new value of this setting from now on."""
+        """Use the new value of this setting from now on. Raises ValueError if it cannot be used now."""
         if name in ADMIN_KEYS:
             self._authenticator.admin_key.replace(value, grace=self._grace)
         elif name == "WEBHOOK_SECRET":
             self._signing.common.replace(value, grace=self._grace)
+        elif name == "GEMINI_API_KEY":
+            self._authenticator.renew(CALLS, value)
+        elif name == "REPLICATE_API_TOKEN":
+            await self._use_token(value)
         elif name != "DATABASE_URL" or not self._renew_database(value):
             log.warning("secret_needs_restart", setting=name)
 
+    async def learn_account(self) -> None:
+        """Find out whose the present Replicate token is, unless that is known. Later it may be refused."""
+        tokens = self._provider.tokens
+        if tokens.present is not None and tokens.account is None:
+            try:
+                tokens.learn(tokens.present, await self._account_of(tokens.present))
+            except ValueError:
+                return
 
-def secret_watch(
-    settings: Settings,
-    authenticator: Authenticator,
-    signing: SigningSecrets,
-    database: Backend,
-) -> SecretWatch:
-    """The watch of all secrets that have a source. Call it on the loop."""
-    secrets = ServerSecrets(
-        authenticator, signing, partial(_renew, database), grace=settings.SECRET_GRACE_SECONDS
-    )
-    sources, reader = settings.secret_sources, ThreadPoolExecutor(1, thread_name_prefix="secrets-reader")
-    values = {name: settings.secret(name) or "" for name in sources}
-    return SecretWatch(sources, values, check=settings.check_secret, on_change=secrets.use, executor=reader)
+    async def _use_token(self, token: str) -> None:
+        account = await self._account_of(token)
+        await self.learn_account()
+        tokens = self._provider.tokens
+        if tokens.replace(token, account):
+            tokens.account_changed_at = time.time()
+            log.warning("server_account_changed")
+        self._authenticator.renew(CREATIONS, token)
 
-
-def _renew(database: Backend, url: str) -> bool:
-    """Let the ledger use the URL for new connections. Returns whether it can."""
-    if database.process is None:
-        return False
-    from ledger.postgres import PostgresBackend
-
-    return isinstance(database, PostgresBackend) and database.renew(url)
+    async def _account_of(self, token: str) -> str:
+        """The account of a token. Raises ValueError if Replicate refuses it, or does not say."""
+        # A caller of its own kind, whose requests are not sent again by the present token.
+        caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
+        try:
+            account = await self._provider.account_of(caller)
+        except TokenRejected:
+            raise ValueError("Replicate refuses it") from None
+        if not account:
+            raise ValueError("Replicate does not say whose it is")
+        return account

@@ -27,12 +27,17 @@ log = structlog.get_logger("secrets")
 Change = Callable[[str, str], Awaitable[None]]
 
 
+async def _nothing() -> None:
+    """There is nothing to do before a reading."""
+
+
 class SecretWatch:
     """Watches `sources`, by the name of the setting. `values` are the secrets that the service has now.
 
     `check(name, text)` returns the value that a text means, or raises ValueError. `on_change(name, value)` uses a new
     value; it raises ValueError if the value cannot be used. Both texts follow "it". Use it on the loop. Sources
-    are read on `executor`, which ends with `close`: a reading may take long, and nothing else should wait for it."""
+    are read on `executor`, which ends with `close`: a reading may take long, and nothing else should wait for it.
+    `run` awaits `before()` at the start and after each reading."""
 
     def __init__(
         self,
@@ -42,12 +47,14 @@ class SecretWatch:
         check: Callable[[str, str], str],
         on_change: Change,
         executor: Executor,
+        before: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
         self._sources = dict(sources)
         self._values = dict(values)
         self._check = check
         self._on_change = on_change
         self._threads = Pool(executor)
+        self._before = before
         self._troubles: dict[str, str] = {}
         self._reading = asyncio.Lock()
         self._began = -math.inf
@@ -69,11 +76,18 @@ class SecretWatch:
         if not self._sources:
             return
         while True:
+            try:
+                await self._before()
+            except Exception:
+                log.exception("secret_watch_failed")
             await asyncio.sleep(PAUSE)
             await self.look()
 
     async def look(self) -> None:
-        """Read all sources, by a reading that begins after this call. Calls at one time share one."""
+        """Read all sources, by a reading that begins after this call. Calls at one time share one. Returns at once if
+        there are no sources."""
+        if not self._sources:
+            return
         now, before = asyncio.get_running_loop().time, self._readings
         async with self._reading:
             if self._readings > before:

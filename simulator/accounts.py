@@ -58,7 +58,6 @@ class Account:
 
     def __init__(self, options: Options, *, username: str = "simulated") -> None:
         self.username = username
-        self.rejected = False
         self.credit: Credit = "ok"
         self.creations_per_minute = options.creations_per_minute
         self.others_per_minute = options.others_per_minute
@@ -108,9 +107,21 @@ class Accounts:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._by_token: OrderedDict[str, Account] = OrderedDict()
+        self._rejected: set[str] = set()
+        self._owners: dict[str, str] = {}
+        """By further token of an account, its first one."""
+
+    def is_rejected(self, token: str) -> bool:
+        """Whether this token is refused. Others of its account may be accepted."""
+        return token in self._rejected
+
+    def owner(self, token: str) -> str:
+        """The token by which the account of `token` is known: usually itself."""
+        return self._owners.get(token, token)
 
     def get(self, token: str) -> Account:
         """The account of `token`, created on first use."""
+        token = self.owner(token)
         account = self._by_token.get(token)
         if account is None:
             username = f"simulated-{fingerprint(token)}"
@@ -126,19 +137,23 @@ class Accounts:
 
         Args:
             token: The account's token.
-            changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `username` (a text; two tokens may have
-                the same), `creations_per_minute`, `others_per_minute` and `burst` (whole numbers of at least 1;
-                `burst` may be None).
+            changes: `reject` (bool) for this token alone, `same_as` (another token, whose account this one has from
+                now on), `credit` ("ok", "low" or "empty"), `username` (a text; two accounts may have the same),
+                `creations_per_minute`, `others_per_minute` and `burst` (whole numbers of at least 1; `burst` may be
+                None).
 
         Raises:
             ValueError: If a change is unknown or invalid. Then nothing is changed.
         """
-        names = {"reject": "rejected"}
         for name, value in changes.items():
             _check_change(name, value)
+        if (reject := changes.pop("reject", None)) is not None:
+            (self._rejected.add if reject else self._rejected.discard)(token)
+        if (other := changes.pop("same_as", None)) is not None:
+            self._owners[token] = self.owner(str(other))
         account = self.get(token)
         for name, value in changes.items():
-            setattr(account, names.get(name, name), value)
+            setattr(account, name, value)
 
 
 def fingerprint(secret: str) -> str:
@@ -154,9 +169,9 @@ def _check_change(name: str, value: object) -> None:
         case "credit":
             if value not in ("ok", "low", "empty"):
                 raise ValueError(f'credit must be "ok", "low" or "empty", got {value!r}')
-        case "username":
+        case "username" | "same_as":
             if not isinstance(value, str) or not value:
-                raise ValueError(f"username must be a text, got {value!r}")
+                raise ValueError(f"{name} must be a text, got {value!r}")
         case "creations_per_minute" | "others_per_minute" | "burst":
             if name == "burst" and value is None:
                 return

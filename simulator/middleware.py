@@ -61,15 +61,15 @@ class Middleware:
         state.counters.count_request(kind)
         if token is None:
             return await self._respond(request, responses.unauthenticated().response)
+        if state.accounts.is_rejected(token):
+            return await self._respond(request, responses.unauthenticated().response)
         known = _AccountRequest(request, state.accounts.get(token), creation=kind == "create")
         now = state.clock()
         arrivals = known.account.count_arrival(now, creation=known.creation)
         state.counters.record_peak(arrivals, creation=known.creation)
-        if known.account.rejected:
-            return await self._respond(request, responses.unauthenticated().response)
         if not known.account.admit(now, creation=known.creation):
             return await self._respond(request, _throttled(known, now), known)
-        request[TOKEN] = token
+        request[TOKEN] = token = state.accounts.owner(token)
         fault = state.faults.take(kind, token)
         handle = partial(_handle, handler, request)
         if fault is None:

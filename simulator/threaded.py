@@ -105,8 +105,8 @@ class Simulator:
 
         Args:
             token: The account's token.
-            changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `username`, `creations_per_minute`,
-                `others_per_minute`, `burst`.
+            changes: `reject` (bool), `same_as` (another token of the account), `credit` ("ok", "low" or "empty"),
+                `username`, `creations_per_minute`, `others_per_minute`, `burst`.
 
         Raises:
             ValueError: If a change is unknown or invalid.

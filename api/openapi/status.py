@@ -88,6 +88,10 @@ def _status(concurrency: JSON) -> JSON:
         "generations": an_object({"succeeded": COUNT, "failed": COUNT, "canceled": COUNT}),
         "account_shared": YES_NO
         | {"description": "Whether another program used the server's account in the last ten minutes."},
+        "account_changed_at": moment
+        | {
+            "description": "When a server token of another account came into use in this process; null if none did."
+        },
         "clock_skew_seconds": {
             "type": ["number", "null"],
             "description": "Seconds by which Replicate's clock is ahead of the service's; null if unknown.",

@@ -58,7 +58,8 @@ class GeminiClient(CallProvider):
     Calls use the leases that are passed in; all other requests take theirs from the gate `others`. A call is only sent
     if `may_send` returns True when its first byte is written. When Google has answered another request, `on_answer` is
     called with the account and the time at which the request was sent (loop's clock): what the account sent before does
-    not arrive any more. `clock` returns Unix time."""
+    not arrive any more. `clock` returns Unix time, and
+    `server_key` the service's own key."""
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class GeminiClient(CallProvider):
         proxy: Proxy | None = None,
         connections: Connections | None = None,
         clock: Callable[[], float] = time.time,
+        server_key: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._base_url = URL(base_url.rstrip("/")).with_user(None)  # which would become a second credential
         self._others = others
@@ -79,6 +81,7 @@ class GeminiClient(CallProvider):
         self._may_send = may_send
         self._connections = connections or HttpConnections(proxy)
         self._clock = clock
+        self._server_key = server_key
         self._health = UpstreamHealth(clock)
 
     @property
@@ -204,7 +207,11 @@ class GeminiClient(CallProvider):
         """The headers of a request. Google gets a shorter deadline than this service has, since a call that ends by an
         error of Google is not billed."""
         allowed = max(SHORTEST_DEADLINE, math.ceil(seconds - self._timeouts.closing))
-        return {**_HEADERS, "x-goog-api-key": key_of(caller), "X-Server-Timeout": str(allowed)}
+        return {
+            **_HEADERS,
+            "x-goog-api-key": key_of(caller, self._server_key),
+            "X-Server-Timeout": str(allowed),
+        }
 
 
 def _unreachable() -> TryAgain:

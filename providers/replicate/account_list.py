@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 from auth import Caller
 from catalog.targets import Target
 from providers.connections import Lost
-from providers.replicate import token_of
 from providers.replicate.absence import (
     Freshness,
     KnownCreation,
@@ -183,10 +182,18 @@ class AccountList:
 
 
 class AccountLists:
-    """The list of each account, by its token. `page` and `is_known` are as for `AccountList`."""
+    """The list of each account, as `payer_of` tells them apart. `page` and `is_known` are as for `AccountList`."""
 
-    def __init__(self, page: FetchPage, *, is_known: Callable[[str], bool], timing: SearchTiming) -> None:
+    def __init__(
+        self,
+        page: FetchPage,
+        *,
+        is_known: Callable[[str], bool],
+        timing: SearchTiming,
+        payer_of: Callable[[Caller], str],
+    ) -> None:
         self._page = page
+        self._payer_of = payer_of
         self._is_known = is_known
         self._timing = timing
         self._lists: dict[str, AccountList] = {}
@@ -194,17 +201,17 @@ class AccountLists:
 
     def of(self, caller: Caller) -> AccountList:
         """The list of the account that pays for this caller."""
-        token = token_of(caller)
-        if token not in self._lists:
+        payer = self._payer_of(caller)
+        if payer not in self._lists:
             self._lists = {each: kept for each, kept in self._lists.items() if not kept.is_idle(_now())}
-            self._lists[token] = AccountList(
+            self._lists[payer] = AccountList(
                 self._page,
                 is_known=self._is_known,
                 timing=self._timing,
                 account=caller.account,
                 learned=self._learned,
             )
-        return self._lists[token]
+        return self._lists[payer]
 
     @property
     def lags(self) -> dict[str, float]:

@@ -37,7 +37,6 @@ from providers import Created, Prediction
 from providers.connections import HeldBack, Lost, NotSent, TooLarge
 from providers.health import UpstreamHealth
 from providers.models import ListedVersion, ModelFacts
-from providers.replicate import token_of
 from providers.replicate.answers import (
     Account,
     Page,
@@ -68,6 +67,7 @@ from providers.replicate.transport import (
     Request,
     send,
 )
+from providers.server_tokens import ServerTokens
 
 if TYPE_CHECKING:
     from replicate import Client
@@ -79,6 +79,9 @@ CREATE_TIMEOUT: Final = 30.0
 """Timeout of the answer to a creation, in seconds. The official client has none."""
 
 CLIENTS_KEPT: Final = 64
+
+_LEAST_SECONDS: Final = 5.0
+"""The least seconds for a creation that is sent again by another token."""
 
 MAX_PREDICTION: Final = 16 * 1024 * 1024
 """The most bytes of one prediction, which repeats its input (`parsing.params.LONGEST_INPUT`, and inline
@@ -145,15 +148,17 @@ class ReplicateClient:
         on_answer: Callable[[float], object] = lambda sent: None,
         may_send: Callable[[], bool] | None = None,
         connections: Connections | None = None,
+        tokens: ServerTokens | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
+        self.tokens = tokens or ServerTokens(None)
         self._timeouts = timeouts
         self._others = others
         self._on_answer = on_answer
         self._may_send = may_send
         self.health = Health()
         self.clock = UpstreamClock()
-        self.secrets = SecretInputs()
+        self.secrets = SecretInputs(self.tokens.others_of)
         self._redaction = self.secrets.redaction
         self._connections = HttpConnections() if connections is None else connections
         self.official_client = lru_cache(CLIENTS_KEPT)(self._new_client)
@@ -223,7 +228,7 @@ class ReplicateClient:
 
     async def create_file(self, caller: Caller, upload: Upload) -> str:
         """The address of the file."""
-        client = self.official_client(token_of(caller))
+        client = self.official_client(self.tokens.token_of(caller))
         upload.file.seek(0)
         content = (f"image{upload.media.extension}", upload.file, upload.media.name)
         encoded = client._async_client.build_request("POST", "/v1/files", files={"content": content})  # noqa: SLF001
@@ -303,9 +308,39 @@ class ReplicateClient:
         body: bytes | AsyncIterable[bytes] | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
     ) -> Answer:
-        authorized = {**_HEADERS, "Authorization": f"Bearer {token_of(caller)}", **headers}
+        """Send a request by the token that pays for the caller. If the service's own token is refused, and was replaced
+        by another one of the same account, the request goes again by that: a refused token has made nothing, and taken
+        no place in a window."""
+        clock, token = asyncio.get_running_loop().time, self.tokens.token_of(caller)
+        bounds: dict[str, Any] = {"creates": creates, "max_answer": max_answer}
+        give_up = clock() + seconds
+        authorized = {**_HEADERS, "Authorization": f"Bearer {token}", **headers}
         may_send = self._may_send if creates else None
         request = Request(method, URL(self._base_url + path, encoded=True), authorized, body, may_send)
+        try:
+            return await self._send(caller, request, lease, seconds=seconds, **bounds)
+        except Refusal as refusal:
+            newer = await self.tokens.after_refusal(caller, token) if refusal.status == 401 else None
+            if newer is None:
+                raise
+        request = replace(request, headers={**authorized, "Authorization": f"Bearer {newer}"})
+        if not creates or lease is None:
+            return await self._send(caller, request, None, seconds=seconds, **bounds)
+        lease.not_sent()
+        # Others wait for the answer to a creation no longer than it may take.
+        left = max(_LEAST_SECONDS, give_up - clock())
+        return await self._send(caller, request, lease, seconds=left, **bounds)
+
+    async def _send(
+        self,
+        caller: Caller,
+        request: Request,
+        lease: Lease | None,
+        *,
+        seconds: float,
+        creates: bool,
+        max_answer: int,
+    ) -> Answer:
         with nullcontext(lease) if lease else await self._others.acquire(caller.turn) as used:
             now = asyncio.get_running_loop().time
             sent = now()

@@ -62,6 +62,7 @@ from providers.replicate.sharing import Sharing
 from providers.replicate.transport import Connections, HttpConnections, Refusal
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import Watcher
+from providers.server_tokens import ServerTokens
 
 CANCEL_PATIENCE = 30.0
 """Seconds for which cancelling a prediction is tried. After that, the prediction ends by its deadline."""
@@ -105,8 +106,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         elsewhere: OtherAttempts | None = None,
         connections: Connections | None = None,
         proxy: Proxy | None = None,
+        tokens: ServerTokens | None = None,
     ) -> None:
-        timing = timing or Timing()
+        timing, self.tokens = timing or Timing(), tokens or ServerTokens(None)
         self._base_url = URL(base_url)
         self.limits = Limits(answer_timeout=timing.timeouts.create, clock_skew=UNKNOWN_SKEW)
         self._others = others
@@ -120,6 +122,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             on_answer=on_answer,
             may_send=may_send,
             connections=connections or HttpConnections(proxy),
+            tokens=self.tokens,
         )
         self._refusals = Refusals(self._client.account, self._client.secrets.redaction)
         self._models = ModelLookups(self._client, self._refusals)
@@ -135,10 +138,11 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             clock=self._client.clock,
             timing=timing.search,
             elsewhere=elsewhere,
+            payer_of=self.tokens.payer_of,
         )
         self._late_searches = LateSearches(self.creations)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
-        self._secrets = signing_secrets(self._client.default_webhook_secret)
+        self._secrets = signing_secrets(self._client.default_webhook_secret, self.tokens.payer_of)
 
     @property
     def account_shared(self) -> bool:

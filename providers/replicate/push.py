@@ -30,7 +30,7 @@ from providers.redaction import Redaction
 from providers.replicate.answers import read_origin, read_prediction
 from providers.replicate.errors import is_final, passing_error, service_error
 from providers.replicate.transport import Refusal
-from providers.single_flight import SharedAnswers
+from providers.single_flight import SharedAnswers, account
 
 SECRETS_KEPT = 1_000
 
@@ -67,8 +67,11 @@ def read_push(
     return PushedResult(prediction, read_origin(document), webhook if isinstance(webhook, str) else None)
 
 
-def signing_secrets(fetch: Callable[[Caller], Awaitable[Secret]]) -> SharedAnswers[Secret]:
-    """The signing secrets of accounts. `fetch(caller)` fetches one; `get` raises ServiceError."""
+def signing_secrets(
+    fetch: Callable[[Caller], Awaitable[Secret]], payer_of: Callable[[Caller], str] = account
+) -> SharedAnswers[Secret]:
+    """The signing secrets of accounts. `fetch(caller)` fetches one; `get` raises ServiceError. `payer_of` stands for
+    the account of a caller."""
 
     async def secret(caller: Caller) -> Secret:
         try:
@@ -79,7 +82,7 @@ def signing_secrets(fetch: Callable[[Caller], Awaitable[Secret]]) -> SharedAnswe
         except (NotSent, Lost):
             raise UpstreamError from None
 
-    return SharedAnswers(secret, good_for=GOOD_FOR, most=SECRETS_KEPT)
+    return SharedAnswers(secret, good_for=GOOD_FOR, most=SECRETS_KEPT, payer_of=payer_of)
 
 
 class PushTracker:

@@ -21,7 +21,7 @@ Inputs are compared by fingerprint, since the ledger keeps no more of an input t
 import asyncio
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -37,7 +37,6 @@ from ledger.rivals import OtherAttempts
 from providers import Measures, Prediction, TryAgain, UncertainCreation
 from providers.connections import Lost, NotSent
 from providers.pushes import PushedResult
-from providers.replicate import token_of
 from providers.replicate.absence import Absence, KnownCreation, SearchTiming
 from providers.replicate.account_list import (
     AccountList,
@@ -54,6 +53,7 @@ from providers.replicate.known_predictions import KnownPredictions
 from providers.replicate.matching import Candidates, CreationKey, Fit, fit_of
 from providers.replicate.rivals import Rivals
 from providers.replicate.transport import Refusal
+from providers.server_tokens import ServerTokens
 
 CLOCK_MARGIN: Final = 60.0
 """Seconds by which Replicate's clock may differ from its measured offset."""
@@ -72,7 +72,7 @@ log = structlog.get_logger("replicate")
 class Creations(KnownPredictions):
     """The creations under way, and the ids on record. `page(caller, query)` fetches one page of the list;
     `answer_timeout` is how many seconds a creation's answer is awaited. `elsewhere` are the attempts of other processes
-    on the same ledger, if there may be any."""
+    on the same ledger, if there may be any. `payer_of` stands for the account that pays for a caller."""
 
     def __init__(
         self,
@@ -82,8 +82,10 @@ class Creations(KnownPredictions):
         clock: UpstreamClock | None = None,
         timing: SearchTiming | None = None,
         elsewhere: OtherAttempts | None = None,
+        payer_of: Callable[[Caller], str] | None = None,
     ) -> None:
         super().__init__()
+        self.payer_of = payer_of or ServerTokens(None).payer_of
         self.elsewhere = elsewhere
         self.clock = clock or UpstreamClock()
         self.timing = timing or SearchTiming()
@@ -91,7 +93,7 @@ class Creations(KnownPredictions):
         self.under_way: set[Creation] = set()
         self.late: set[Creation] = set()
         """The settled creations whose predictions may still appear (`late_search.py`)."""
-        self._lists = AccountLists(page, is_known=self.is_known, timing=self.timing)
+        self._lists = AccountLists(page, is_known=self.is_known, timing=self.timing, payer_of=self.payer_of)
         self._uncertain: dict[str, UncertainCreation] = {}
 
     @contextmanager
@@ -109,7 +111,7 @@ class Creations(KnownPredictions):
         """One creation, from before it is sent, or was at `since` (Unix time, seconds), until it is settled. `skew` is
         how far Replicate's clock was ahead then, in seconds, if an earlier process sent it and knew. `content` is the
         fingerprint of the input without the inputs `hidden`."""
-        key = CreationKey(token_of(caller), Target.parse(target), content, frozenset(hidden))
+        key = CreationKey(self.payer_of(caller), Target.parse(target), content, frozenset(hidden))
         creation = Creation(self, caller, key, reference=reference, since=since, skew=skew)
         self.under_way.add(creation)
         self._uncertain.pop(reference, None)
@@ -174,7 +176,6 @@ class Creation:
         self._caller = caller
         self.caller_id = caller.id
         self.account = caller.account
-        self.key = key
         self.model = str(key.target)
         self.reference = reference
         self.answer_ruled_out = asyncio.Event()
@@ -194,6 +195,14 @@ class Creation:
         if skew is not None:
             sent = since + skew - self.began
             self._offset = Offset(sent, sent)
+
+    @property
+    def key(self) -> CreationKey:
+        """What it has sent. Its account may become known later than that."""
+        payer = self._creations.payer_of(self._caller)
+        if payer != self._rivals.key.account:
+            self._rivals.key = replace(self._rivals.key, account=payer)
+        return self._rivals.key
 
     def answered(self, prediction: Prediction) -> None:
         """The creation was answered with this prediction."""

@@ -43,7 +43,7 @@ class Rivals:
     ) -> None:
         self._elsewhere = elsewhere
         self._account = account
-        self._key = key
+        self.key = key
         self._answered_within = answered_within + _RECORDED_WITHIN
         self._first_seen: dict[str, float] = {}
         self._present: Mapping[str, Rival] = {}
@@ -53,7 +53,7 @@ class Rivals:
         """Note which rivals there are. Raises LedgerDown."""
         if self._elsewhere is None:
             return
-        seen = await self._elsewhere.look(self._account, self._key.content)
+        seen = await self._elsewhere.look(self._account, self.key.content)
         now = _now()
         self._note_gone(seen.in_doubt)
         self._first_seen = {each: self._first_seen.get(each, now) for each in seen.in_doubt}
@@ -64,7 +64,7 @@ class Rivals:
         Raises LedgerDown."""
         if self._elsewhere is None:
             return ()
-        seen = await self._elsewhere.look(self._account, self._key.content, ids=ids, since=since)
+        seen = await self._elsewhere.look(self._account, self.key.content, ids=ids, since=since)
         self._note_gone(seen.in_doubt)
         self._present = {each: rival for each, rival in seen.in_doubt.items() if each in self._first_seen}
         return seen.known
@@ -96,10 +96,10 @@ class Rivals:
         return {self._key_of(rival) for rival in self._present.values() if not self._is_alike(rival)}
 
     def _is_alike(self, rival: Rival) -> bool:
-        return self._key_of(rival) == self._key
+        return self._key_of(rival) == self.key
 
     def _key_of(self, rival: Rival) -> CreationKey:
-        return replace(self._key, target=Target.parse(rival.target))
+        return replace(self.key, target=Target.parse(rival.target))
 
     def _may_be_answered(self, reference: str, rival: Rival) -> bool:
         return not rival.suspended and _now() < self._first_seen[reference] + self._answered_within

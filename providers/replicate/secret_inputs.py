@@ -23,9 +23,15 @@ are removed from texts only."""
 
 class SecretInputs:
     """The secrets of each account: one page shows the predictions of all its callers. Add them on the loop;
-    `redaction` may be called in any thread."""
+    `redaction` may be called in any thread. `other_tokens` are those that may pay for a caller besides its own."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        other_tokens: Callable[[Caller], tuple[str, ...]] = lambda caller: (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._other_tokens = other_tokens
         self._clock = clock
         self._until: dict[str, dict[str, float]] = {}
         """By account, each secret and when it is forgotten. The inner dicts are replaced, never changed."""
@@ -45,6 +51,7 @@ class SecretInputs:
 
     def redaction(self, caller: Caller, *more: str) -> Redaction:
         """The redaction of all answers to this caller. `more` are other secrets that Replicate knows."""
+        more = (*more, *self._other_tokens(caller))
         kept = self._until.get(caller.account)
         if not kept:
             return redaction_of(caller, *more)

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from auth import Authenticator
 from errors import Unauthenticated
+from providers.memory import MemoryProvider
 from rotation.server_secrets import ServerSecrets
 from rotation.watch import LEAST_PAUSE, PAUSE, SecretWatch
 from settings.rotating import RotatingSecret
@@ -142,7 +143,7 @@ def test_a_secret_that_comes_back_is_there_once(clock):
 @pytest.mark.parametrize(("grace", "both"), [(300, True), (0, False)])
 def test_both_admin_keys_are_accepted_for_the_grace(grace, both):
     authenticator = Authenticator(admin_key="old-key", server_token="r8_server")
-    secrets = ServerSecrets(authenticator, signing(), lambda _: False, grace=grace)
+    secrets = ServerSecrets(authenticator, signing(), MemoryProvider(), lambda _: False, grace=grace)
     asyncio.run(secrets.use("ADMIN_API_KEY", "new-key"))
 
     def is_admin(key):
@@ -162,7 +163,7 @@ def signing():
 def test_webhooks_are_signed_by_both_secrets_for_the_grace_and_the_new_one_is_shown():
     found = signing()
     secrets = ServerSecrets(
-        Authenticator(admin_key=None, server_token=None), found, lambda _: False, grace=300
+        Authenticator(admin_key=None, server_token=None), found, MemoryProvider(), lambda _: False, grace=300
     )
     asyncio.run(secrets.use("WEBHOOK_SECRET", NEW))
 
@@ -174,7 +175,9 @@ def test_webhooks_are_signed_by_both_secrets_for_the_grace_and_the_new_one_is_sh
 @pytest.mark.parametrize("renews", [True, False])
 def test_a_secret_that_takes_a_restart_is_named(renews):
     authenticator = Authenticator(admin_key=None, server_token=None)
-    secrets = ServerSecrets(authenticator, signing(), lambda url: renews and "new" in url, grace=300)
+    secrets = ServerSecrets(
+        authenticator, signing(), MemoryProvider(), lambda url: renews and "new" in url, grace=300
+    )
     with capture_logs() as logs:
         asyncio.run(secrets.use("DATABASE_URL", "postgresql://me:new@here/ledger"))
         asyncio.run(secrets.use("HTTPS_PROXY", "http://new.test:1"))

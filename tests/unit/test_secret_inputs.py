@@ -42,7 +42,7 @@ def test_the_token_and_other_secrets_are_removed_as_well():
 
 def test_a_secret_is_forgotten_an_hour_after_its_last_creation():
     clock = Clock()
-    secrets = SecretInputs(clock)
+    secrets = SecretInputs(clock=clock)
     secrets.add(ADMIN, ["hf_marked"])
     clock.now = KEPT_FOR - 1
     secrets.add(ADMIN, ["hf_marked", "hf_other"])

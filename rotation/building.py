@@ -1,0 +1,45 @@
+"""Makes the watch of the service's secrets."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from auth import Authenticator
+from ledger.writer import Backend
+from providers import AccountSource
+from rotation.server_secrets import ServerSecrets
+from rotation.watch import SecretWatch
+from settings import Settings
+from webhooks.signing import SigningSecrets
+
+
+def secret_watch(
+    settings: Settings,
+    authenticator: Authenticator,
+    signing: SigningSecrets,
+    provider: AccountSource,
+    database: Backend,
+) -> SecretWatch:
+    """The watch of all secrets that have a source. Call it on the loop."""
+    secrets = ServerSecrets(
+        authenticator, signing, provider, partial(_renew, database), grace=settings.SECRET_GRACE_SECONDS
+    )
+    sources = settings.secret_sources
+    watch = SecretWatch(
+        sources,
+        {name: settings.secret(name) or "" for name in sources},
+        check=settings.check_secret,
+        on_change=secrets.use,
+        executor=ThreadPoolExecutor(1, thread_name_prefix="secrets-reader"),
+        **({"before": secrets.learn_account} if "REPLICATE_API_TOKEN" in sources else {}),
+    )
+    provider.tokens.refresh = watch.look
+    return watch
+
+
+def _renew(database: Backend, url: str) -> bool:
+    """Let the ledger use the URL for new connections. Returns whether it can."""
+    if database.process is None:
+        return False
+    from ledger.postgres import PostgresBackend
+
+    return isinstance(database, PostgresBackend) and database.renew(url)
