@@ -108,17 +108,19 @@ def _banner(settings: Settings) -> str:
     url = "http://" + settings.model_copy(update={"HOST": host}).address
     if not settings.REPLICATE_SIMULATE:
         token = "set" if settings.replicate_token else "not set, so the admin key cannot pay"
+        gemini = "set" if settings.gemini_key else "not set, so only the keys of callers pay"
         admin = "set" if settings.admin_key else "not set"
         return (
             f"\nServing on {url}; try {url}/docs\n"
             f"Replicate: {settings.REPLICATE_BASE_URL}; server token: {token}; admin key: {admin}\n"
+            f"Gemini: {settings.GEMINI_BASE_URL}; server key: {gemini}\n"
             f"At once: {settings.REPLICATE_CONCURRENT_LIMIT}; a minute: {settings.REPLICATE_REQUESTS_PER_MINUTE}; "
             "limits of /configure come first\n\n"
         )
     example = json.dumps(declared().models[0].as_json()["example"])
     return (
         f"\n{'=' * 78}\n"
-        "  SIMULATED: pictures come from a simulator of Replicate, not from Replicate.\n"
+        "  SIMULATED: pictures and texts come from a simulator, not from a provider.\n"
         f"  They cost nothing. Simulator: {settings.REPLICATE_BASE_URL}\n"
         f"{'=' * 78}\n\n"
         f"Serving on {url}; try {url}/docs, or paste:\n\n"
