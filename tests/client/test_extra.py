@@ -1,7 +1,10 @@
-"""The extra `serve`: what the service and its simulator need, on the systems where they run."""
+"""The extra `serve`: what the service and its simulator need, on the systems where they run. And how documents say to
+install it."""
 
 import re
 import tomllib
+
+import pytest
 
 from tests.unit.test_layout import ROOT
 
@@ -18,3 +21,17 @@ def test_the_extra_has_the_pins_of_the_service_and_its_simulator_and_no_others()
     project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
 
     assert {f"{each}; {MARKER}" for each in pinned} == set(project["optional-dependencies"]["serve"])
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "client" / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
+)
+def test_each_installation_in_a_document_has_a_source(path):
+    """No index has these packages: they come from a clone or from a service."""
+    named = r"install .*replicate-(concurrent|batch-process-compat)"
+
+    assert [] == [
+        line
+        for line in path.read_text().splitlines()
+        if re.search(named, line) and "--find-links" not in line
+    ]
