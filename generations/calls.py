@@ -242,9 +242,10 @@ class CallRunner:
 
     def _keep(self, generation: Generation, attempt: Attempt, state: CallState, reading: Reading) -> None:
         """Keep the output of an answer, or raise why it is none."""
-        name, version = attempt.model.name, state.version
-        if version is not None and not version.startswith(name):
-            attempt.changes = (*attempt.changes, Change("model", name, "model", version))
+        model, version = attempt.model, state.version
+        assert isinstance(model, CallModel)  # noqa: S101 - see `make`
+        if version is not None and not model.is_named_by(version):
+            attempt.changes = (*attempt.changes, Change("model", model.name, "model", version))
         generation.notes = reading.warnings
         if reading.error is None:
             generation.outputs, generation.kinds = (reading.output,), (reading.kind,)

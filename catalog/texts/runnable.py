@@ -79,6 +79,10 @@ class CallModel(Model):
         """The micro-dollars of an answer of this version that ended at a Unix time."""
         return self.among.cost(version, tokens, at).micro_usd
 
+    def is_named_by(self, version: str) -> bool:
+        """Whether an answer of this version is one of this model, and of no other that it may be sent as."""
+        return self.among.answered_by(version) is self.text
+
     def basis(self, metrics: Mapping[str, Any] = NOTHING) -> Basis:
         return "declared" if metrics else "bounded"
 

@@ -38,6 +38,26 @@ def test_a_chat_has_the_familys_fields_and_its_usage_and_cost(client, simulator)
     assert body == client.get(f"/generations/{body['id']}", headers=ADMIN).json
 
 
+@pytest.mark.parametrize(
+    ("asked", "version", "changes"),
+    [
+        ("gemini-3.8-flash", "gemini-3.8-flash", False),
+        ("models/gemini-3.8-flash", "models/gemini-3.8-flash-001", False),
+        ("gemini-flash-latest", "gemini-3.8-flash", False),
+        ("gemini-3.1-pro-preview", "gemini-3.1-pro", False),
+        ("gemini-3.8-flash", "gemini-3.8-flash-image", True),
+        ("gemini-3.8-flash", "gemini-5-neon", True),
+        ("gemini-3.5-flash-lite", "gemini-3.8-flash", True),
+        ("gemini-2.5-flash", "gemini-2.5-flash-lite", True),
+    ],
+)
+def test_an_answer_of_another_model_is_a_success_and_a_change(client, asked, version, changes):
+    body = ask(client, {"prompt": f"Hello [[model={version}]]", "model": asked}).json
+
+    assert (True, asked, version) == (body["success"], body["model"], body["model_version"])
+    assert ([version] if changes else []) == [each["sent"] for each in body.get("changes", [])]
+
+
 def test_the_inputs_of_a_chat_reach_the_model(client):
     body = {
         "prompt": "Count [[answer=one two STOPPED three]]",
