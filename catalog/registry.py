@@ -32,22 +32,28 @@ class Registry:
         self.takers: Mapping[str, tuple[Model, ...]] = {}
         self.reference_names: tuple[str, ...] = NAMES
         self.secrets: frozenset[str] = frozenset()
-        for model in models:
-            self.register(model)
+        self._add(models)
 
     def register(self, model: Model) -> None:
         """Add a model after all others. Raises ValueError if one of its names is in use."""
+        self._add([model])
+
+    def _add(self, models: Iterable[Model]) -> None:
         with self._registering:  # readers need no lock, since each attribute is replaced and never changed
-            for name in model.names:
-                if name in self._by_name:
-                    raise ValueError(f"{name} is already the name of a model")
-            also = {name: (*self.takers.get(name, ()), model) for name in model.inputs}
-            self.takers = {**self.takers, **also}
-            self.secrets |= {*model.inputs.secrets}
-            if model.references and model.references.parameter not in self.reference_names:
-                self.reference_names = (*self.reference_names, model.references.parameter)
-            self.models = (*self.models, model)
-            self._by_name = {**self._by_name, **dict.fromkeys(model.names, model)}
+            by_name, takers = {**self._by_name}, {**self.takers}
+            reference_names, secrets, added = self.reference_names, self.secrets, [*models]
+            for model in added:
+                for name in model.names:
+                    if name in by_name:
+                        raise ValueError(f"{name} is already the name of a model")
+                by_name |= dict.fromkeys(model.names, model)
+                takers |= {name: (*takers.get(name, ()), model) for name in model.inputs}
+                secrets |= {*model.inputs.secrets}
+                if model.references and model.references.parameter not in reference_names:
+                    reference_names = (*reference_names, model.references.parameter)
+            self.takers, self.secrets, self.reference_names = takers, secrets, reference_names
+            self.models = (*self.models, *added)
+            self._by_name = by_name
 
     def find(self, name: str) -> Model | None:
         """The model of this full name or alias."""
