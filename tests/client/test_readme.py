@@ -1,4 +1,4 @@
-"""Each example of the client's README runs as it is, and that of the project's README at the address of the service."""
+"""Each example of the client's documents runs as it is, and that of README.md at the address of the service."""
 
 import re
 import subprocess
@@ -13,7 +13,11 @@ from tests.unit.test_layout import ROOT
 pytestmark = pytest.mark.slow
 
 EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-EXAMPLES = EXAMPLE.findall((ROOT / "client" / "README.md").read_text())
+EXAMPLES = [
+    each
+    for path in ("client/README.md", "docs/rcg.md")
+    for each in EXAMPLE.findall((ROOT / path).read_text())
+]
 
 
 @pytest.fixture

@@ -181,6 +181,7 @@ def test_with_the_extra_serve_a_script_needs_no_server(installed, tmp_path):
         "RCG_SIMULATE": "1",
         "HOME": str(tmp_path),
         "XDG_STATE_HOME": str(tmp_path / "Application Support"),
+        "IDLE_EXIT_SECONDS": "120",  # ends what a failing test leaves
     }
 
     made = run("python", "-I", "-W", "error", "-c", SCRIPT, **here)
