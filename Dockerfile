@@ -7,12 +7,14 @@
 
 FROM python:3.13-slim AS build
 WORKDIR /app
-COPY requirements.txt requirements-s3.txt requirements-postgres.txt ./
-# --build-arg S3=1 adds what FILES_URL needs.
+COPY requirements.txt requirements-s3.txt requirements-postgres.txt requirements-azure.txt ./
+# --build-arg S3=1 adds what FILES_URL needs, and --build-arg AZURE=1 what AZURE_KEY_VAULT_URL needs.
 ARG S3=
+ARG AZURE=
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check \
-        -r requirements.txt -r requirements-postgres.txt ${S3:+-r requirements-s3.txt}
+        -r requirements.txt -r requirements-postgres.txt ${S3:+-r requirements-s3.txt} \
+        ${AZURE:+-r requirements-azure.txt}
 # .dockerignore selects the files to copy.
 COPY . .
 RUN pip wheel --no-cache-dir --disable-pip-version-check --no-deps --wheel-dir /wheels ./client ./client/compat \

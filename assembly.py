@@ -165,7 +165,13 @@ def gemini(
         may_send=ledger.may_send,
         proxy=settings.proxies.for_url(settings.gemini_url),
         server_key=partial(authenticator.server_token, CALLS),
+        read_again=partial(_read_again, authenticator),
     )
+
+
+async def _read_again(authenticator: Authenticator) -> None:
+    """Read the source of the Gemini key, which was refused."""
+    await authenticator.read_again(CALLS)
 
 
 def open_files(settings: Settings) -> Files | None:

@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
@@ -195,6 +195,10 @@ def names_key(headers: Headers) -> bool:
     return any(KEY_START in (headers.get(name) or "") for name in CREDENTIAL_HEADERS)
 
 
+async def _no_source(provider: str) -> None:
+    """What pays at this provider cannot be replaced."""
+
+
 class Authenticator:
     """Identifies callers by their headers. `Authenticator(admin_key=…, server_token=…).payer(headers) -> Caller`. The
     `server_token` pays for predictions, and the `server_key` for calls to text models.
@@ -221,6 +225,9 @@ class Authenticator:
         self.hash_key: bytes | None = hash_key or secrets.token_bytes(32)
         """None until the ledger is open. Until then, users and named keys get LedgerDown."""
         self.keys: Keys = keys or NoKeys()
+        self.read_again: Callable[[str], Awaitable[object]] = _no_source
+        """Reads the source of what pays at a provider, since that was refused and may have been replaced. Call it on
+        the loop."""
 
     def server_token(self, provider: str) -> str | None:
         """What pays at this provider for the service's own work now."""

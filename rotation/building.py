@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from auth import Authenticator
+from contract.providers import CALLS, CREATIONS
 from ledger.writer import Backend
 from providers import AccountSource
 from rotation.server_secrets import ServerSecrets
@@ -32,8 +33,14 @@ def secret_watch(
         executor=ThreadPoolExecutor(1, thread_name_prefix="secrets-reader"),
         **({"before": secrets.learn_account} if "REPLICATE_API_TOKEN" in sources else {}),
     )
-    provider.tokens.refresh = watch.look
+    authenticator.read_again = partial(_read_again, watch)
+    provider.tokens.refresh = partial(_read_again, watch, CREATIONS)
     return watch
+
+
+async def _read_again(watch: SecretWatch, provider: str) -> None:
+    """Read the source of what pays at this provider, since that was refused."""
+    await watch.look({CREATIONS: "REPLICATE_API_TOKEN", CALLS: "GEMINI_API_KEY"}[provider])
 
 
 def _renew(database: Backend, url: str) -> bool:

@@ -6,6 +6,7 @@ sees nothing of a network's file system. While a source has no usable secret, th
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
@@ -59,8 +60,8 @@ class SecretWatch:
         self._reading = asyncio.Lock()
         self._began = -math.inf
         """When the latest reading began, by the loop's clock."""
-        self._readings = 0
-        """How many have begun."""
+        self._readings: Counter[str | None] = Counter()
+        """How many have begun, by the setting whose secret was refused; None for those of all."""
 
     @property
     def troubles(self) -> Mapping[str, str]:
@@ -83,24 +84,26 @@ class SecretWatch:
             await asyncio.sleep(PAUSE)
             await self.look()
 
-    async def look(self) -> None:
-        """Read all sources, by a reading that begins after this call. Calls at one time share one. Returns at once if
-        there are no sources."""
-        if not self._sources:
+    async def look(self, refused: str | None = None) -> None:
+        """Read all sources, or only that of a setting whose secret was refused, by a reading that begins after this
+        call. Calls at one time share one. Returns at once if there is no source."""
+        names = list(self._sources) if refused is None else [refused] if refused in self._sources else []
+        if not names:
             return
-        now, before = asyncio.get_running_loop().time, self._readings
+        now, before = asyncio.get_running_loop().time, self._readings[refused]
         async with self._reading:
-            if self._readings > before:
+            if self._readings[refused] > before:
                 return
             if (pause := self._began + LEAST_PAUSE - now()) > 0:
                 await asyncio.sleep(pause)
-            self._began, self._readings = now(), self._readings + 1
-            for name in self._sources:
-                await self._read(name)
+            self._began = now()
+            self._readings[refused] += 1
+            for name in names:
+                await self._read(name, fresh=refused is not None)
 
-    async def _read(self, name: str) -> None:
+    async def _read(self, name: str, *, fresh: bool) -> None:
         try:
-            text = await self._threads.run(partial(self._text, name))
+            text = await self._threads.run(partial(self._sources[name].read, fresh=fresh))
             value = self._check(name, text)
             if value != self._values[name]:
                 await self._on_change(name, value)
@@ -113,9 +116,6 @@ class SecretWatch:
         else:
             if self._troubles.pop(name, None) is not None:
                 log.info("secret_readable", setting=name)
-
-    def _text(self, name: str) -> str:
-        return self._sources[name].read()
 
     def _report(self, name: str, reason: str) -> None:
         if self._troubles.get(name) != reason:

@@ -7,7 +7,7 @@ Secrets never appear in a `repr`.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -20,6 +20,9 @@ from settings.calls import CallFields
 from settings.fields import Fields
 from settings.safety import SafetyFields
 from settings.sources import SUFFIX, SecretFile, SecretSource, SecretUnreadable
+
+if TYPE_CHECKING:
+    from settings.vault import AzureVault
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
@@ -81,20 +84,36 @@ class Settings(SafetyFields, CallFields, Fields):
         """Add to `given` the secrets that come from elsewhere. Returns their sources, and a sentence for each that
         cannot be read, or that is set by its variable, too."""
         sources: dict[str, SecretSource] = {}
-        wrong = []
+        vault, wrong = cls._vault(given)
         for name in cls.secret_names():
             path = environment.value(environ, name + SUFFIX)
-            if not path:
-                continue
-            if name in given:
+            if path and name in given:
                 wrong.append(f"{name}{SUFFIX}: {name} is set, too; set one of them.")
+            source = SecretFile(Path(path)) if path else vault.source(name) if vault else None
+            if name in given or source is None:
                 continue
-            sources[name] = SecretFile(Path(path))
             try:
-                given[name] = sources[name].read()
+                given[name], sources[name] = source.read(), source
             except SecretUnreadable as reason:
-                wrong.append(f"{name}{SUFFIX}: {reason}.")
-        return sources, wrong
+                if path or not reason.is_missing:
+                    wrong.append(f"{name + SUFFIX if path else 'AZURE_KEY_VAULT_URL'}: {reason}.")
+        if vault:
+            vault.close()
+        return sources, list(dict.fromkeys(wrong))
+
+    @staticmethod
+    def _vault(given: Mapping[str, str]) -> "tuple[AzureVault | None, list[str]]":
+        """The key vault that the settings name, or a sentence if it cannot be used."""
+        try:
+            url = values.vault_url(given.get("AZURE_KEY_VAULT_URL") or "")
+        except ValueError:  # there is none, or another sentence says what is wrong
+            return None, []
+        try:
+            from settings.vault import AzureVault
+        except ImportError:
+            missing = "Azure's clients are not installed; run pip install -r requirements-azure.txt."
+            return None, [f"AZURE_KEY_VAULT_URL: {missing}"]
+        return AzureVault(url), []
 
     @property
     def secret_sources(self) -> Mapping[str, SecretSource]:
@@ -125,7 +144,8 @@ class Settings(SafetyFields, CallFields, Fields):
         names = {"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"}
         if names & self._sources.keys() and self.ADMIN_API_KEY and self.CONCURRENT_DOCKER_ADMIN_API_KEY:
             found.append(
-                "ADMIN_API_KEY: is another name of CONCURRENT_DOCKER_ADMIN_API_KEY; with a file, set one of them."
+                "ADMIN_API_KEY: is another name of CONCURRENT_DOCKER_ADMIN_API_KEY; with a file or a vault, set only "
+                "one of them."
             )
         elif None not in {self.ADMIN_API_KEY, self.CONCURRENT_DOCKER_ADMIN_API_KEY} and (
             self.ADMIN_API_KEY != self.CONCURRENT_DOCKER_ADMIN_API_KEY

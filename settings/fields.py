@@ -26,6 +26,11 @@ class Fields(BaseModel):
     CONCURRENT_DOCKER_ADMIN_API_KEY: values.Secret | None = Field(
         None, description="The admin key. If empty, the service accepts no admin key; there is no default."
     )
+    AZURE_KEY_VAULT_URL: Annotated[str, AfterValidator(values.vault_url)] | None = Field(
+        None,
+        description="https://… of an Azure Key Vault with secrets that have no variable and no file, by names as "
+        "replicate-api-token; needs requirements-azure.txt.",
+    )
     SECRET_GRACE_SECONDS: float = Field(
         300,
         ge=0,

@@ -1,4 +1,4 @@
-"""Where a secret comes from if its variable does not hold it: a file, which `NAME_FILE` names.
+"""Where a secret comes from if its variable does not hold it: a file, which `NAME_FILE` names, or a vault (`vault.py`).
 
 A source is read again while the service runs, since Docker, Kubernetes and agents of vaults replace what it holds.
 Another kind of source has one function to write.
@@ -17,14 +17,20 @@ MOST_BYTES: Final = 65_536
 
 
 class SecretUnreadable(Exception):
-    """A source has no secret. Its text has the reason, to follow a name and a colon, and never the secret."""
+    """A source has no secret. Its text has the reason, to follow a name and a colon, and never the secret.
+    `is_missing` means that the source works and has none of this name."""
+
+    def __init__(self, reason: str, *, is_missing: bool = False) -> None:
+        super().__init__(reason)
+        self.is_missing = is_missing
 
 
 class SecretSource(Protocol):
     """A secret that is kept outside of this process and may be replaced at any time."""
 
-    def read(self) -> str:
-        """The secret as it is now. Blocks. Raises SecretUnreadable."""
+    def read(self, *, fresh: bool = False) -> str:
+        """The secret as it is now. Blocks. A source that keeps it should look again if it must be `fresh`, since what
+        was read before is refused. Raises SecretUnreadable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class SecretFile:
 
     path: Path
 
-    def read(self) -> str:
+    def read(self, *, fresh: bool = False) -> str:  # noqa: ARG002 - it is always read
         """The content without one newline at its end."""
         try:
             content = self._content()

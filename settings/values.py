@@ -48,6 +48,12 @@ def base_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def vault_url(url: str) -> str:
+    if not url.startswith("https://"):
+        raise ValueError("must be an address that begins with https://")
+    return base_url(url)
+
+
 def origins(text: str) -> str:
     for each in filter(None, map(str.strip, text.split(","))):
         if not re.fullmatch(

@@ -80,6 +80,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "loggers": {
             "gunicorn.error": {"handlers": [], "propagate": True, "level": settings.LOG_LEVEL.upper()},
             "gunicorn.access": {"handlers": [], "propagate": False},
+            # The reason of a failure is in `secret_unreadable`. These would log each request to a vault.
+            **{name: {"level": "ERROR"} for name in ("azure", "msal", "urllib3")},
         },
     }
 

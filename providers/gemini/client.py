@@ -13,7 +13,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from urllib.parse import quote
 
@@ -22,6 +22,7 @@ from yarl import URL
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import UpstreamError
+from errors.calls import ServerGeminiKeyRejected
 from network.proxies import Proxy
 from providers import TryAgain, UpstreamState
 from providers.calls import Call, CallAnswer, CallLease, CallLost, CallProvider, LimitHit, attach_partial
@@ -44,6 +45,9 @@ SHORTEST_DEADLINE: Final = 10
 
 _CUT: Final = "The connection to Google ended before the answer did."
 
+_KEY: Final = "x-goog-api-key"
+"""The header with the key."""
+
 _HEADERS: Final[Mapping[str, str]] = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",  # a compressed stream may be held back until there is more of it
@@ -59,7 +63,7 @@ class GeminiClient(CallProvider):
     if `may_send` returns True when its first byte is written. When Google has answered another request, `on_answer` is
     called with the account and the time at which the request was sent (loop's clock): what the account sent before does
     not arrive any more. `clock` returns Unix time, and
-    `server_key` the service's own key."""
+    `server_key` the service's own key. If that is refused, `read_again` reads its source."""
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class GeminiClient(CallProvider):
         connections: Connections | None = None,
         clock: Callable[[], float] = time.time,
         server_key: Callable[[], str | None] = lambda: None,
+        read_again: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._base_url = URL(base_url.rstrip("/")).with_user(None)  # which would become a second credential
         self._others = others
@@ -82,6 +87,7 @@ class GeminiClient(CallProvider):
         self._connections = connections or HttpConnections(proxy)
         self._clock = clock
         self._server_key = server_key
+        self._read_again = read_again
         self._health = UpstreamHealth(clock)
 
     @property
@@ -123,7 +129,10 @@ class GeminiClient(CallProvider):
         except (NotSent, Lost, TimeoutError) as error:
             raise self._unanswered(error, progress, reader) from error
         except Refusal as refusal:
-            raise self._refused(refusal, caller, call, reader) from refusal
+            final = self._refused(refusal, caller, call, reader)
+            if isinstance(final, ServerGeminiKeyRejected) and await self._is_replaced(request):
+                final = TryAgain(UpstreamError("The service's Gemini key was replaced."), wait=0.0)
+            raise final from refusal
         self._health.answered()
         return answer
 
@@ -167,6 +176,13 @@ class GeminiClient(CallProvider):
         why = "Google did not end its answer in time." if isinstance(error, TimeoutError) else _CUT
         return CallLost(why, partial=reader.partial)
 
+    async def _is_replaced(self, refused: Request) -> bool:
+        """Whether the service's key is another one now than in this request, which was refused."""
+        sent = refused.headers[_KEY]
+        if self._read_again is not None and self._server_key() == sent:
+            await self._read_again()
+        return self._server_key() not in {None, sent}
+
     def _refused(self, refusal: Refusal, caller: Caller, call: Call, reader: AnswerReader) -> Exception:
         error = judged(refusal, caller, call, now=self._clock())
         wait = error.wait if isinstance(error, LimitHit) and error.is_brief else None
@@ -209,7 +225,7 @@ class GeminiClient(CallProvider):
         allowed = max(SHORTEST_DEADLINE, math.ceil(seconds - self._timeouts.closing))
         return {
             **_HEADERS,
-            "x-goog-api-key": key_of(caller, self._server_key),
+            _KEY: key_of(caller, self._server_key),
             "X-Server-Timeout": str(allowed),
         }
 

@@ -46,6 +46,7 @@ USERS = {
     "gunicorn": ("server/", "gunicorn.conf.py", "api/incoming.py"),
     "obstore": ("files/bucket.py",),
     "jsonschema_rs": ("catalog/texts/validator.py",),
+    "azure": ("settings/vault.py",),
     "re2": ("safety/rules.py",),
 }
 """The packages that only a part of the service knows, and that part."""
@@ -253,8 +254,8 @@ print(json.dumps([name for name, module in sys.modules.items() if module is not 
 """
 
 UNUSED = {
-    "aiohttp.web", "catalog.drift", "httpx", "jsonschema_rs", "obstore", "psycopg", "pygments", "re2", "replicate",
-    "rich", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql",
+    "aiohttp.web", "azure", "catalog.drift", "httpx", "jsonschema_rs", "obstore", "psycopg", "pygments", "re2",
+    "replicate", "rich", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql",
 }  # fmt: skip
 """Modules that most processes never use. Each would add to the memory and to the start."""
 

@@ -32,12 +32,14 @@ class Inline(Executor):
 
 
 class Source:
+    """A source in memory, with the times of its readings, and of those that had to be fresh."""
+
     def __init__(self, text):
         self.text = text
-        self.reads = []
+        self.reads, self.fresh = [], []
 
-    def read(self):
-        self.reads.append(now())
+    def read(self, *, fresh=False):
+        (self.fresh if fresh else self.reads).append(now())
         if not self.text:
             raise SecretUnreadable("it is empty")
         return self.text
@@ -99,6 +101,17 @@ async def test_looks_at_one_time_share_a_reading_that_begins_after_them_and_are_
 
     assert [0, LEAST_PAUSE, 2 * LEAST_PAUSE] == source.reads
     assert [("A", "two")] == [each[1:] for each in changes]
+
+
+@in_virtual_time
+async def test_after_a_refusal_only_the_source_of_that_secret_is_read_and_at_once():
+    source, changes = Source("two"), Changes()
+    watch = watching(source, changes)
+    await watch.look("ANOTHER")
+    await asyncio.gather(watch.look("A"), watch.look())
+
+    assert ([0], [LEAST_PAUSE]) == (source.fresh, source.reads)
+    assert [(0, "A", "two")] == changes
 
 
 @in_virtual_time

@@ -70,7 +70,7 @@ def test_the_other_name_of_a_secret_is_refused_beside_its_file(other, file):
     file.write_text("the-secret")
     other = {name: file if value == "same" else value for name, value in other.items()}
 
-    with pytest.raises(SettingsError, match="with a file, set one of them"):
+    with pytest.raises(SettingsError, match="with a file or a vault, set only one of them"):
         read(CONCURRENT_DOCKER_ADMIN_API_KEY_FILE=file, **other)
 
 

@@ -8,10 +8,15 @@ from structlog.testing import capture_logs
 from auth import Authenticator, Caller, credentials
 from contract.providers import CALLS, CREATIONS
 from errors import TokenRejected
+from errors.calls import GeminiKeyRejected, ServerGeminiKeyRejected
+from providers import TryAgain
 from providers.gemini import key_of
 from providers.memory import MemoryProvider
 from providers.server_tokens import ServerTokens
 from rotation.server_secrets import ServerSecrets
+from tests.support.fake_google import HELLO, SERVER, SERVER_KEY, FakeGoogle, LeaseLog, refused
+from tests.support.fake_google import USER as CALLS_OF_A_USER
+from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import USER
 from webhooks.signing import SigningSecrets
 
@@ -170,3 +175,43 @@ def test_calls_that_wait_take_a_new_gemini_key_and_users_keep_theirs():
 
     assert ["AQ.second", "AQ.user"] == [key_of(each, present) for each in (waiting, user)]
     assert FIRST == authenticator.server_token(CREATIONS)
+
+
+# ── A refused Gemini key
+
+
+class Key:
+    """The service's Gemini key, and the one that its source holds."""
+
+    def __init__(self, source):
+        self.value, self.source = SERVER_KEY, source
+        self.reads = 0
+
+    def __call__(self):
+        return self.value
+
+    async def read_again(self):
+        self.reads += 1
+        self.value = self.source
+
+
+@pytest.mark.parametrize(
+    ("caller", "source", "raised", "reads"),
+    [
+        (SERVER, "AQ.second", TryAgain, 1),
+        (SERVER, SERVER_KEY, ServerGeminiKeyRejected, 1),
+        (CALLS_OF_A_USER, "AQ.second", GeminiKeyRejected, 0),
+    ],
+)
+def test_a_call_that_was_refused_goes_again_if_the_key_was_replaced(caller, source, raised, reads):
+    key = Key(source)
+
+    @in_virtual_time
+    async def scenario():
+        google = FakeGoogle([refused(401, "UNAUTHENTICATED")])
+        client = google.client(server_key=key, read_again=key.read_again)
+        with pytest.raises(raised):
+            await client.run(caller, HELLO, lease=LeaseLog(), on_delta=lambda text: None)
+
+    scenario()
+    assert (reads, source if reads else SERVER_KEY) == (key.reads, key())
