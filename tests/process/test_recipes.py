@@ -4,12 +4,9 @@
 `tests/unit/test_documents.py` compares the table with them.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 
+from tests.support.forked_python import forked_python
 from tests.support.recipes import RECIPES, copied, edit, restored
 
 pytestmark = pytest.mark.slow
@@ -29,46 +26,31 @@ def copy(project):
     return restored(project)
 
 
-NOT_INHERITED = ("PYTEST", "COV", "PYTHONDONTWRITEBYTECODE")
-"""What pytest-xdist and coverage set for this process is not for one started here. It keeps what it compiles."""
+WITHOUT = ("cacheprovider", "unraisableexception")
 
 
-PYTEST = """
-import gc, sys
-gc.disable()
-import pytest
-sys.exit(pytest.main(sys.argv[1:]))
-"""
-"""A third of a short run would be the collector of garbage and plugins."""
-
-WITHOUT = ("cacheprovider", "unraisableexception", "xdist")
+@pytest.fixture(scope="module")
+def python(project, tmp_path_factory):
+    with forked_python(project, tmp_path_factory.mktemp("output") / "output") as started:
+        yield started
 
 
-def run(copy, *arguments):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=copy, env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
-def carry_out(copy, step):
+def carry_out(copy, step, python):
     edit(copy, step)
     if step.get("make") == "generated":
-        generated = run(copy, "-m", "docs.generate")
-        assert 0 == generated.returncode, generated.stderr
+        status, told = python.run("docs.generate")
+        assert 0 == status, told
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_tests_of_a_change_fail_until_all_of_it_is_written(copy, name):
+def test_the_tests_of_a_change_fail_until_all_of_it_is_written(copy, python, name):
     *steps, last = RECIPES[name]["steps"]
-    plugins = [f"-pno:{each}" for each in WITHOUT]
-    tests = ("-c", PYTEST, "-q", "-x", *plugins, *RECIPES[name]["tests"])
+    tests = ("-q", "-x", *[f"-pno:{each}" for each in WITHOUT], *RECIPES[name]["tests"])
     for number, step in enumerate(steps, 1):
-        carry_out(copy, step)
-        tested = run(copy, *tests)
-        assert TESTS_FAILED == tested.returncode, f"after step {number}:\n{tested.stdout}{tested.stderr}"
+        carry_out(copy, step, python)
+        status, told = python.run("pytest", *tests)
+        assert TESTS_FAILED == status, f"after step {number}:\n{told}"
 
-    carry_out(copy, last)
-    tested = run(copy, *tests)
-    assert 0 == tested.returncode, f"after all steps:\n{tested.stdout}{tested.stderr}"
+    carry_out(copy, last, python)
+    status, told = python.run("pytest", *tests)
+    assert 0 == status, f"after all steps:\n{told}"

@@ -93,12 +93,12 @@ JITTERY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0, 0.8)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_2000_creations_over_a_jittery_network_never_exceed_600_a_minute_and_waste_no_place(seed):
+def test_2000_creations_over_a_jittery_network_never_exceed_600_a_minute_and_waste_no_place():
     async def scenario():
-        async with replicate(
-            Options(**JITTERY, seed=seed), concurrent_limit=200, timeout=600, reserve=0.05
-        ) as (service, world):
+        async with replicate(Options(**JITTERY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (
+            service,
+            world,
+        ):
             batch = await service.run_batch([f"picture {n}" for n in range(2000)])
             return batch.summary()["succeeded"], clock(), world.counters.snapshot()
 

@@ -527,12 +527,12 @@ class TestSomeHistoriesWithOwnLimits(SharedGateWithOwnLimits.TestCase):  # type:
 
 @pytest.mark.slow
 class TestMoreHistoriesWithOwnLimits(SharedGateWithOwnLimits.TestCase):  # type: ignore[name-defined]
-    settings = _some(16)
+    settings = _some(8)
 
 
 @pytest.mark.slow
 class TestMoreHistories(SharedGate.TestCase):  # type: ignore[name-defined]
-    settings = _some(16)
+    settings = _some(8)
 
 
 def test_a_process_that_freezes_before_it_sends_and_is_taken_over_sends_nothing_when_it_wakes():

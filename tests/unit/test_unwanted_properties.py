@@ -213,6 +213,6 @@ class Unwanted(CrashMachine):
 
 
 Unwanted.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_cancelled_work_is_not_made_and_nothing_is_made_twice = Unwanted.TestCase
