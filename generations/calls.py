@@ -31,13 +31,14 @@ from generations.call_state import STOPPED, CallState
 from generations.demands import demand_of
 from generations.generation import Generation
 from generations.past import PastCalls, calls_of_day
+from generations.room import Held, Room
 from generations.submitting import attempt_id_of, persist_submission
 from generations.upstreams import Upstream
 from ledger import Ledger, Queries
 from loop_thread import Pool
 from metering.gate import MeteredGate
 from providers import TryAgain, UpstreamState
-from providers.call_inputs import Pictures, call_of
+from providers.call_inputs import Pictures, call_of, pictures_bound
 from providers.calls import Call, CallAnswer, CallLost, CallProvider, LimitHit, Partial, partial_of
 
 REPEAT: Final = "repeat"
@@ -79,6 +80,7 @@ class CallRunner:
         self._ledger = ledger
         self._timeout = timeout
         self._pictures = pictures
+        self._room = Room()
         self._threads = threads
         self._prove = prove
 
@@ -94,20 +96,37 @@ class CallRunner:
         model = step.model
         assert isinstance(model, CallModel)  # noqa: S101 - this runner is for no other
         attempt = Attempt(model, step.input, step.changes, longest=generation.request.longest)
+        if size := pictures_bound(step.input):
+            clock = asyncio.get_running_loop().time
+            queued_at = clock()
+            async with self._room.hold(generation.caller.turn, size) as held:
+                generation.queued_seconds += clock() - queued_at
+                answer, state = await self._call(generation, attempt, step, batch, held)
+        else:
+            answer, state = await self._call(generation, attempt, step, batch, None)
+        if len(answer.text) > _LONG:
+            reading = await self._threads.run(lambda: read(answer, step.input))
+        else:
+            reading = read(answer, step.input)
+        self._keep(generation, attempt, state, reading)
+
+    async def _call(
+        self, generation: Generation, attempt: Attempt, step: Step, batch: Batch | None, held: Held | None
+    ) -> tuple[CallAnswer, CallState]:
+        """Make the call of an attempt, whose images have so much room."""
+        model = attempt.model
+        assert isinstance(model, CallModel)  # noqa: S101 - see `make`
         try:
             call = await call_of(step.input, model, self._pictures, again=_mistakes(generation))
+            if held is not None:
+                held.shrink(sum(len(each.data) for message in call.messages for each in message.pictures))
             demand = await self._demand(generation, step, call, batch)
         except ServiceError as error:
             attempt.error = error
             generation.attempts.append(attempt)
             raise
         state = attempt.call = CallState(demand.tokens, demand.micro_usd)
-        answer = await self._send(generation, attempt, state, call, demand)
-        if len(answer.text) > _LONG:
-            reading = await self._threads.run(lambda: read(answer, step.input))
-        else:
-            reading = read(answer, step.input)
-        self._keep(generation, attempt, state, reading)
+        return await self._send(generation, attempt, state, call, demand), state
 
     async def _demand(self, generation: Generation, step: Step, call: Call, batch: Batch | None) -> Demand:
         """What the call needs. The provider counts the tokens of a large prompt. Raises PromptTooLarge."""

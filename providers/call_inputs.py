@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import replace
 from typing import Any, Final
 
+from catalog.references import Upload
 from catalog.texts.inputs import TASK
 from catalog.texts.runnable import MAX_OUTPUT, CallModel
 from catalog.texts.story import story_schema
@@ -64,6 +65,18 @@ def schema_of(inputs: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def images_of(inputs: Mapping[str, Any]) -> int:
     """How many images the prompt has."""
     return sum(len(images) for _, _, images in _turns(inputs))
+
+
+def pictures_bound(inputs: Mapping[str, Any]) -> int:
+    """The most bytes that the images of the prompt may have. Those at addresses have any size that is taken."""
+    sizes = (_size_of(each) for _, _, images in _turns(inputs) for each in images)
+    return min(MAX_PICTURES, sum(sizes))
+
+
+def _size_of(image: Any) -> int:
+    if isinstance(image, Upload):
+        return image.size
+    return len(image) if image[:5].lower() == "data:" else MAX_PICTURES
 
 
 def _turns(inputs: Mapping[str, Any]) -> Iterator[tuple[Role, str, Sequence[Any]]]:

@@ -12,7 +12,7 @@ from media.formats import black_png
 from network.host_rules import HostRule, HostRules
 from network.public_http import PublicOnlyResolver, client_session
 from tests.support.outbox_wiring import Names
-from tests.support.output_hosts import MP4, PAGE, Host, for_ever, picture, redirect, reply
+from tests.support.output_hosts import MP4, PAGE, Host, for_ever, picture, redirect, reply, until
 from tests.support.text_calls import ask, code
 from tests.support.wiring import listening, on_a_loop
 
@@ -29,6 +29,7 @@ ANSWERS = {
     "/film.png": reply(MP4),
     "/announced.png": reply(picture(LARGEST + 1)),
     "/endless.png": for_ever(PNG[:16]),
+    "/large.png": reply(PNG + bytes(15_000_000)),
 }
 
 
@@ -41,9 +42,10 @@ async def answer(target, writer):
 
 
 class Chats:
-    """Chats with images at a service for which one name leads to this machine, and may."""
+    """Chats with images at a service for which one name leads to this machine, and may. `host` is the server there."""
 
-    def __init__(self, app, port):
+    def __init__(self, app, host, port):
+        self.host = host
         self.client, self._address = app.test_client(), f"https://{NAME}:{port}"
         service = app.extensions["service"]
         source = service.core.calls.pictures
@@ -54,10 +56,11 @@ class Chats:
 
         service.loop.run(open_session())
 
-    async def ask(self, *paths):
+    async def ask(self, *paths, prompt="What is it?", **headers):
         """The answer to a chat with the images at these paths of the host."""
         images = [f"{self._address}{path}" for path in paths]
-        return await asyncio.to_thread(ask, self.client, {"prompt": "What is it?", "images": images})
+        body = {"prompt": prompt, "images": images}
+        return await asyncio.to_thread(ask, self.client, body, **headers)
 
 
 @pytest.fixture
@@ -66,9 +69,10 @@ def chats(make_text_app, tmp_path, monkeypatch):
     context = certified(tmp_path / "host.pem", NAME)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "host.pem"))
 
-    async def run(function):
-        async with listening(Host(answer).serve, tls=context) as url:
-            return await function(Chats(make_text_app(), url.rpartition(":")[2]))
+    async def run(function, **settings):
+        host = Host(answer)
+        async with listening(host.serve, tls=context) as url:
+            return await function(Chats(make_text_app(**settings), host, url.rpartition(":")[2]))
 
     return run
 
@@ -83,6 +87,25 @@ async def test_an_image_at_an_address_reaches_the_model_also_after_a_redirect(ch
     none, one, two = (each.json["usage"]["prompt_tokens"] for each in answers)
     assert none < one
     assert two - one == one - none
+
+
+@on_a_loop
+async def test_of_the_images_of_waiting_calls_only_some_are_in_memory(chats, simulator):
+    later = {"Prefer": "respond-async"}
+
+    async def ask_many(chat):
+        await chat.ask(prompt="Wait [[first=3]]", **later)
+        await until(lambda: simulator.gemini.counts().in_flight == 1)
+        for _ in range(9):
+            await chat.ask("/large.png", **later)
+        await until(lambda: len(chat.host.seen) >= 6)
+        await asyncio.sleep(0.5)
+        seen = len(chat.host.seen)
+        await until(lambda: simulator.gemini.counts().outcomes.get("finished") == 10)
+        return seen
+
+    # of 15 MB each, and one more may have 20 MB: at most 100 MB for each caller
+    assert 6 == await chats(ask_many, GEMINI_CONCURRENCY_LIMIT=1)
 
 
 @pytest.mark.parametrize(
