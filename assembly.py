@@ -3,6 +3,7 @@
 Only this file and `service.py` choose implementations.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -75,6 +76,11 @@ def database(settings: Settings, version: str) -> Backend:
         token=settings.server_credentials,
     )
     return backend(settings.database_url, ttl=settings.PROCESS_TTL, profile=profile)
+
+
+def pool(name: str, threads: int) -> Pool:
+    """Threads that mostly compute."""
+    return Pool(ThreadPoolExecutor(threads, thread_name_prefix=name), computes=True)
 
 
 def _limits(settings: Settings) -> dict[str, Any]:

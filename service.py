@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ import assembly
 from admission.snapshot import GateStats
 from auth import Authenticator
 from cluster import AnyGate, burials
+from cluster.figures import ProcessFigures
 from concurrency import Gate
 from contract.door_facts import REPLICATE
 from doors.replicate import predictions
@@ -46,6 +47,7 @@ from loop_thread import LoopThread, Pool
 from parsing.attachments import Attachments
 from parsing.context import ParseContext
 from parsing.limits import Limits
+from rotation.accounts import CommonAccount
 from rotation.building import secret_watch
 from rotation.watch import SecretWatch
 from settings import Settings, SettingsError
@@ -315,7 +317,7 @@ def build(
 
     async def on_the_loop() -> Runtime:
         gate, others, group = assembly.gates(settings, database, ledger)
-        threads, cpu = _pool("ledger-reader", _READERS), _pool("forecast", _FORECASTS_AT_ONCE)
+        threads, cpu = assembly.pool("ledger-reader", _READERS), assembly.pool("forecast", _FORECASTS_AT_ONCE)
         of_keys = Pool(ThreadPoolExecutor(1, thread_name_prefix="keys-reader"))
         files = assembly.open_files(settings)
         metered, simulated = assembly.metered_gate(settings, gate, group), settings.REPLICATE_SIMULATE
@@ -331,7 +333,7 @@ def build(
         )  # fmt: skip
         core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         if group:
-            _connect(core, group, others)
+            _connect(core, group, others, CommonAccount(core.provider, authenticator, ledger.process))
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
@@ -346,18 +348,25 @@ def build(
         raise
 
 
-def _connect(core: Core, group: "Group", others: Gate) -> None:
+def _connect(core: Core, group: "Group", others: Gate, common: CommonAccount) -> None:
     """Let the parts of this process use what all processes share."""
     core.checks.shared = group.tokens
     if isinstance(core.semaphores, SharedSemaphores):
         group.permits = core.semaphores
         core.semaphores.holds_gate = lambda: group.holds_gate
-    group.figures = lambda: core.published(others)
-    group.on_figures = core.read_published
+    group.figures = lambda: {**core.published(others), **common.published()}
+    group.on_figures = partial(_read, core, common)
+    group.run(common.run())
     group.on_keys = core.key_directory.meet
     core.processes = group.processes.all
     if core.calls is not None:
         group.count_day = partial(core.calls.count_day, core.key_directory.archive)
+
+
+def _read(core: Core, common: CommonAccount, processes: Sequence[ProcessFigures]) -> None:
+    """Use what the processes on the ledger have published."""
+    core.read_published(processes)
+    common.read(processes)
 
 
 def started(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:
@@ -379,10 +388,6 @@ def check(settings: Settings) -> None:
     assembly.call_limits(settings)
     backend(settings.database_url)
     assembly.make_data_dir(settings)
-
-
-def _pool(name: str, threads: int) -> Pool:
-    return Pool(ThreadPoolExecutor(threads, thread_name_prefix=name), computes=True)
 
 
 def _log_recovery(state: StartupState) -> None:

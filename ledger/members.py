@@ -148,7 +148,7 @@ _RETURN: Final = """
 """
 
 _OTHERS: Final = f"""
-    SELECT id, upstream = %(upstream)s AND simulated = %(simulated)s, token IS NOT DISTINCT FROM %(token)s
+    SELECT id, upstream = %(upstream)s AND simulated = %(simulated)s
     FROM processes other WHERE dead_at IS NULL AND id <> %(id)s AND NOT ({_IS_OVERDUE})
 """  # noqa: S608 - our own text
 
@@ -352,15 +352,12 @@ class Member:
         }  # fmt: skip
         if self._alone:
             cursor.execute(_MARK, {"overdue": _all(cursor.execute(_LATE, facts))})
-        others = cursor.execute(_OTHERS, facts).fetchall()
-        for other, is_alike, _ in others:
+        for other, is_alike in cursor.execute(_OTHERS, facts).fetchall():
             if self._alone or not is_alike:
                 host, pid, _ = other.rsplit(":", 2)
                 raise ConnectionError(
                     (_ALONE if self._alone else _DIFFERENT).format(host=host, pid=pid, ttl=self.ttl)
                 )
-        if different := [other for other, _, has_same_token in others if not has_same_token]:
-            log.warning("tokens_differ", processes=different)
         epoch: int | None = _first(cursor.execute(_ENTER, facts))
         if is_settled(cursor):
             self._move(cursor, _all(cursor.execute(_TAKE, facts)))

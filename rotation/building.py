@@ -7,6 +7,7 @@ from auth import Authenticator
 from contract.providers import CALLS, CREATIONS
 from ledger.writer import Backend
 from providers import AccountSource
+from rotation.accounts import Accounts
 from rotation.server_secrets import ServerSecrets
 from rotation.watch import SecretWatch
 from settings import Settings
@@ -31,7 +32,7 @@ def secret_watch(
         check=settings.check_secret,
         on_change=secrets.use,
         executor=ThreadPoolExecutor(1, thread_name_prefix="secrets-reader"),
-        **({"before": secrets.learn_account} if "REPLICATE_API_TOKEN" in sources else {}),
+        **({"before": Accounts(provider).learn} if "REPLICATE_API_TOKEN" in sources else {}),
     )
     authenticator.read_again = partial(_read_again, watch)
     provider.tokens.refresh = partial(_read_again, watch, CREATIONS)

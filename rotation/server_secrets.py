@@ -10,16 +10,13 @@ from typing import Final
 
 import structlog
 
-from auth import Authenticator, Caller, credentials
+from auth import Authenticator
 from contract.providers import CALLS, CREATIONS
-from errors import TokenRejected
 from providers import AccountSource
+from rotation.accounts import Accounts
 from webhooks.signing import SigningSecrets
 
 ADMIN_KEYS: Final = frozenset({"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"})
-
-_CHECK: Final = "server token"
-"""The id and the turn of the caller who asks for the account of a new token."""
 
 log = structlog.get_logger("secrets")
 
@@ -40,6 +37,7 @@ class ServerSecrets:
         self._authenticator = authenticator
         self._signing = signing
         self._provider = provider
+        self._accounts = Accounts(provider)
         self._renew_database = renew_database
         self._grace = grace
 
@@ -56,32 +54,11 @@ class ServerSecrets:
         elif name != "DATABASE_URL" or not self._renew_database(value):
             log.warning("secret_needs_restart", setting=name)
 
-    async def learn_account(self) -> None:
-        """Find out whose the present Replicate token is, unless that is known. Later it may be refused."""
-        tokens = self._provider.tokens
-        if tokens.present is not None and tokens.account is None:
-            try:
-                tokens.learn(tokens.present, await self._account_of(tokens.present))
-            except ValueError:
-                return
-
     async def _use_token(self, token: str) -> None:
-        account = await self._account_of(token)
-        await self.learn_account()
+        account = await self._accounts.of(token)
+        await self._accounts.learn()
         tokens = self._provider.tokens
         if tokens.replace(token, account):
             tokens.account_changed_at = time.time()
             log.warning("server_account_changed")
         self._authenticator.renew(CREATIONS, token)
-
-    async def _account_of(self, token: str) -> str:
-        """The account of a token. Raises ValueError if Replicate refuses it, or does not say."""
-        # A caller of its own kind, whose requests are not sent again by the present token.
-        caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
-        try:
-            account = await self._provider.account_of(caller)
-        except TokenRejected:
-            raise ValueError("Replicate refuses it") from None
-        if not account:
-            raise ValueError("Replicate does not say whose it is")
-        return account

@@ -13,6 +13,7 @@ from providers import TryAgain
 from providers.gemini import key_of
 from providers.memory import MemoryProvider
 from providers.server_tokens import ServerTokens
+from rotation.accounts import Accounts
 from rotation.server_secrets import ServerSecrets
 from tests.support.fake_google import HELLO, SERVER, SERVER_KEY, FakeGoogle, LeaseLog, refused
 from tests.support.fake_google import USER as CALLS_OF_A_USER
@@ -38,7 +39,7 @@ def tokens():
     return made
 
 
-class Accounts(MemoryProvider):
+class Tokens(MemoryProvider):
     """Knows the account of each token; None if it does not say, and a refusal of every other token."""
 
     def __init__(self, **accounts):
@@ -133,9 +134,9 @@ def test_a_token_of_an_unknown_account_stands_for_itself_and_is_not_shown():
 
 
 def test_new_work_takes_a_new_token_once_replicate_has_accepted_it():
-    provider = Accounts(**{FIRST: "acme"})
+    provider = Tokens(**{FIRST: "acme"})
     authenticator, secrets = secrets_of(provider)
-    asyncio.run(secrets.learn_account())
+    asyncio.run(Accounts(provider).learn())
     with pytest.raises(ValueError, match="Replicate refuses it"):
         asyncio.run(secrets.use("REPLICATE_API_TOKEN", SECOND))
     assert FIRST == authenticator.server_token(CREATIONS)
@@ -153,7 +154,7 @@ def test_new_work_takes_a_new_token_once_replicate_has_accepted_it():
 
 
 def test_another_account_is_logged_once_without_a_secret():
-    provider = Accounts(**{FIRST: "acme", SECOND: "other", THIRD: "other"})
+    provider = Tokens(**{FIRST: "acme", SECOND: "other", THIRD: "other"})
     _, secrets = secrets_of(provider)
     with capture_logs() as logs:
         for token in (SECOND, THIRD):
@@ -165,7 +166,7 @@ def test_another_account_is_logged_once_without_a_secret():
 
 
 def test_calls_that_wait_take_a_new_gemini_key_and_users_keep_theirs():
-    authenticator, secrets = secrets_of(Accounts())
+    authenticator, secrets = secrets_of(Tokens())
     waiting = authenticator.admin()
     user = Caller("user", "user_1", credentials(gemini="AQ.user"))
     asyncio.run(secrets.use("GEMINI_API_KEY", "AQ.second"))

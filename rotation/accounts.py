@@ -1,0 +1,129 @@
+"""Whose the service's tokens are, and whether all processes on the ledger pay with one account.
+
+While a token is replaced, the files of processes differ, and so do their tokens. That is no trouble as long as both are
+of one account, since each process may continue the work of another.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from auth import Authenticator, Caller, credentials
+from cluster.figures import ProcessFigures
+from contract.providers import CALLS, CREATIONS
+from errors import TokenRejected
+from providers import AccountSource
+
+FIGURE: Final = "payer"
+"""The name of what each process publishes of its tokens: hashes with the key of the ledger."""
+
+DIFFERENT_FOR: Final = 120.0
+"""Seconds for which tokens may differ before that is logged. Kubernetes brings a file to all pods in about a minute."""
+
+_PAUSE: Final = 10.0
+"""Seconds between two requests for an account that is not known."""
+
+_CHECK: Final = "server token"
+"""The id and the turn of the caller who asks for the account of one of the service's tokens."""
+
+log = structlog.get_logger("secrets")
+
+
+class Accounts:
+    """The accounts of the service's Replicate tokens, which `provider` names."""
+
+    def __init__(self, provider: AccountSource) -> None:
+        self._provider = provider
+
+    async def of(self, token: str) -> str:
+        """The account of a token. Raises ValueError if Replicate refuses it, or does not say."""
+        # A caller of its own kind, whose requests are not sent again by the present token.
+        caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
+        try:
+            account = await self._provider.account_of(caller)
+        except TokenRejected:
+            raise ValueError("Replicate refuses it") from None
+        if not account:
+            raise ValueError("Replicate does not say whose it is")
+        return account
+
+    async def learn(self) -> None:
+        """Find out whose the present token is, unless that is known. Later it may be refused."""
+        tokens = self._provider.tokens
+        if tokens.present is not None and tokens.account is None:
+            try:
+                tokens.learn(tokens.present, await self.of(tokens.present))
+            except ValueError:
+                return
+
+
+class CommonAccount:
+    """Compares the tokens of this process with those of the others on the ledger. `clock` is monotonic.
+
+    The accounts are requested only while tokens differ."""
+
+    def __init__(
+        self,
+        provider: AccountSource,
+        authenticator: Authenticator,
+        process: str | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tokens = provider.tokens
+        self._accounts = Accounts(provider)
+        self._authenticator = authenticator
+        self._process = process
+        self._clock = clock
+        self._differ: dict[str, float] = {}
+        """By id of each process that pays with another account, since when."""
+        self._logged: set[str] = set()
+
+    def published(self) -> Mapping[str, Any]:
+        """What the others read of this process."""
+        key, token, account = (
+            self._authenticator.server_token(CALLS),
+            self._tokens.present,
+            self._tokens.account,
+        )
+        return {
+            FIGURE: {
+                "token": self._hash("server token ", token),
+                "account": self._hash("server account ", account),
+                "key": self._hash("server key ", key),
+            }
+        }
+
+    def read(self, processes: Sequence[ProcessFigures]) -> None:
+        """Compare, and log `tokens_differ` once for each process that differs for long."""
+        own, now = self.published()[FIGURE], self._clock()
+        found = {
+            each.id: each.figures[FIGURE]
+            for each in processes
+            if each.id != self._process and FIGURE in each.figures
+        }
+        different = {each for each, theirs in found.items() if not _is_same(own, theirs)}
+        self._differ = {each: self._differ.get(each, now) for each in different}
+        late = {each for each, since in self._differ.items() if now >= since + DIFFERENT_FOR}
+        if late - self._logged:
+            log.warning("tokens_differ", processes=sorted(late))
+        self._logged = late
+
+    async def run(self) -> None:
+        """Find out the own account while tokens differ, until this is cancelled."""
+        while True:
+            await asyncio.sleep(_PAUSE)
+            if self._differ:
+                await self._accounts.learn()
+
+    def _hash(self, kind: str, secret: str | None) -> str | None:
+        return None if secret is None else self._authenticator.keyed_hash(kind + secret)
+
+
+def _is_same(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two processes pay with the same accounts, as far as that is known."""
+    is_same_account = own["account"] is not None and own["account"] == theirs.get("account")
+    return own["key"] == theirs.get("key") and (own["token"] == theirs.get("token") or is_same_account)
