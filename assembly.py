@@ -40,6 +40,8 @@ from providers.gemini.days import zone
 from providers.gemini.estimates import inputs_bound
 from providers.replicate.provider import Replicate
 from providers.server_tokens import ServerTokens
+from safety.http import JsonClient, OwnService
+from safety.judging import Judge
 from safety.rules import Rules
 from settings import Settings, SettingsError
 
@@ -214,6 +216,18 @@ def context(settings: Settings) -> ParseContext:
 def rules(settings: Settings) -> Rules | None:
     """The rules that requests are compared with. Raises SettingsError."""
     return Rules.read(settings.SAFETY_FILE) if settings.SAFETY_FILE else None
+
+
+def judge(settings: Settings) -> Judge | None:
+    """The service that judges prompts. Call it on the loop."""
+    if (url := settings.safety_url) is None:
+        return None
+    client = JsonClient(settings.proxies.for_url(url))
+    return Judge(
+        OwnService(url, client),
+        timeout=settings.SAFETY_TIMEOUT,
+        allows_failed=settings.SAFETY_ON_ERROR == "allow",
+    )
 
 
 def registry(settings: Settings) -> Registry:

@@ -288,6 +288,7 @@ class Runtime:
                 stack.push_async_callback(self.group.aclose)
             stack.push_async_callback(self.core.provider.aclose)
             stack.push_async_callback(self.core.checks.aclose)
+            stack.push_async_callback(self.core.runner.screening.aclose)
             if self.core.calls:
                 stack.push_async_callback(self.core.calls.aclose)
             stack.push_async_callback(self.core.models.aclose)
@@ -329,7 +330,7 @@ def build(
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
             authenticator=authenticator, attachments=attachments, context=context,
             tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
-            doors={REPLICATE: predictions.pushed},
+            doors={REPLICATE: predictions.pushed}, judge=assembly.judge(settings),
         )  # fmt: skip
         core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         if group:

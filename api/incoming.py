@@ -25,6 +25,7 @@ from errors import (
     ServiceError,
     UnsupportedMediaType,
 )
+from generations.screening import is_checked
 from generations.submission import (
     NO_FINGERPRINT,
     BodyFingerprint,
@@ -367,7 +368,7 @@ def context(body: Any, caller: Caller, *, by_id: bool = False) -> ParseContext:
     ModelNotAllowed."""
     running, names = service(), names_in(body)
     resolver = running.core.resolver
-    context = running.context
+    context = running.context if is_checked(caller) else replace(running.context, rules=None)
     if resolver.restricts(caller):
         context = replace(context, may_run=partial(resolver.may_run, caller))
     if resolver.must_resolve(names, caller):

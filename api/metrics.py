@@ -68,6 +68,10 @@ def _of_this_process(service: Runtime, seen: admin.Seen) -> Iterator[Metric]:
     )
     yield gauge("rcg_process_other_rate", "Other requests of the last 60 seconds.", own.polls_per_minute)
     yield gauge("rcg_other_rate_limit", "Other requests that may be sent in any 60 seconds.", limit)
+    judge = service.core.runner.screening.judge
+    if judge is not None:
+        judged = "Prompts of this process that a service has judged, or was to judge."
+        yield Metric("rcg_safety_checks", judged, dict(judge.outcomes), "outcome", "counter")
     ended = "Generations of this process that have ended."
     yield Metric("rcg_generations", ended, dict(own.ended), "state", "counter")
 

@@ -48,6 +48,7 @@ from generations.recovery import Recovery, StartupState
 from generations.remote import Remote
 from generations.resolver import AllowedModels
 from generations.retries import FIRST_BACKOFF
+from generations.screening import Screening
 from generations.semaphores import NamedSemaphores
 from generations.service import GenerationService
 from generations.shared import SharedLimits, SharedSemaphores, keep_fresh
@@ -64,6 +65,7 @@ from providers import AccountSource, CreationRegistry, Measures, ProgressSource,
 from providers.models import ModelSource
 from providers.pushes import PushReceiver
 from providers.token_checks import TokenChecks
+from safety.judging import Judge
 from settings import Settings
 
 
@@ -78,7 +80,8 @@ class Core:
 
     The ledger is read on `threads`. Forecasts and results of batches, which take longer to compute, run on `cpu`, so no
     query waits for them. `letters` are those to other processes, if several share the ledger.
-    `doors` make the bodies of webhooks for generations that came by a door, by its name. `calls` runs text models.
+    `doors` make the bodies of webhooks for generations that came by a door, by its name. `calls` runs text models, and
+    `judge` judges prompts.
     """
 
     def __init__(
@@ -100,13 +103,13 @@ class Core:
         letters: Letters | None = None,
         doors: Mapping[str, Body] = NO_DOORS,
         calls: Calls | None = None,
+        judge: Judge | None = None,
     ) -> None:
         archive = Archive(ledger=ledger, queries=queries, threads=threads, doors=doors)
         self._doors, self.calls, self._call_gate = doors, calls, calls.gate if calls else None
         keys = IdempotencyKeys(ledger=ledger, archive=archive)
-        self._process, self.gate, self.provider = ledger.process, gate, provider
+        self._process, self.gate, self.provider, self.letters = ledger.process, gate, provider, letters
         self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger, calls=self._call_gate)
-        self.letters = letters
         self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
         """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""
         self.budget = parts.budgets(settings, ledger, archive, authenticator)
@@ -115,11 +118,11 @@ class Core:
         self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry, authenticator)
         self.resolver = parts.resolver(settings, context, self.models, self._allowed, tariff)
         self.pages = ModelPages(context.registry, provider, self.models, self.resolver)
-        known = partial(self.resolver.restored, queries)
-        self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = parts.outbox(settings, ledger, archive, authenticator)
-        self.runner = self._runner(settings, ledger, archive, outputs, first_backoff, cpu)
+        known, screening = partial(self.resolver.restored, queries), Screening(ledger, judge)
+        self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
+        self.runner = self._runner(settings, ledger, archive, outputs, first_backoff, cpu, screening)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments, parts.joined(archive))
         self.keys = self._keys(ledger, archive, authenticator)
         self.suspension = self._suspension(ledger, archive)
@@ -215,6 +218,7 @@ class Core:
         outputs: Files | None,
         first_backoff: float,
         cpu: Pool,
+        screening: Screening,
     ) -> Runner:
         attempts = AttemptRunner(
             provider=self.provider,
@@ -239,6 +243,7 @@ class Core:
             learned=self._learned,
             allowed=self._allowed,
             starts=StartWebhooks(self.outbox, body) if (body := self._doors.get(REPLICATE)) else None,
+            screening=screening,
             first_backoff=first_backoff,
         )
 

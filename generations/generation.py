@@ -41,8 +41,8 @@ class Generation:
     without `is_cancelled` was only interrupted. `persisted` is true once its record is on the disk. `reserved_usd` is
     reserved in the budget: its cost so far, and the most that it may still cost. `progress` is the last percentage that
     its model printed. `door`, `door_facts` and `body_fingerprint` are as in its record. `notes` are further warnings
-    about its answer, and `text` is that of an answer that is no success. `listeners` are called on the loop when the
-    state changes, and `deltas` with each piece of a text as it comes.
+    about its answer, and `text` is that of an answer that is no success. The `verdict` is as in its record.
+    `listeners` are called on the loop when the state changes, and `deltas` with each piece of a text as it comes.
     """
 
     id: str
@@ -80,6 +80,7 @@ class Generation:
     body_fingerprint: str | None = None
     notes: tuple[str, ...] = ()
     text: str | None = None
+    verdict: str | None = None
     deltas: list[Callable[[str], object]] = field(default_factory=list)
     _final: GenerationRecord | None = None
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)
@@ -235,6 +236,7 @@ class Generation:
             door=self.door,
             door_facts=self.door_facts,
             body_fingerprint=self.body_fingerprint,
+            verdict=self.verdict,
             attempts=attempts,
             **(self._at_end(model, attempts) if over else {}),
         )

@@ -256,6 +256,7 @@ def view(key: ApiKeyRecord) -> dict[str, Any]:
         "budget_usd": key.budget_usd,
         "budget_period": key.budget_period,
         "models": list(key.models) or None,
+        "safety": key.safety or "on",
         "tags": json.loads(key.tags),
         "created_at": iso8601(key.created_at),
         "expires_at": _moment(key.expires_at),

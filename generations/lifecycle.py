@@ -7,8 +7,8 @@ hold for retries too. A creation is retried only if it certainly was not accepte
 never connected), or if the model reports a failure that passes. A model gets four attempts, or two predictions if each
 costs more than 1 USD; predictions that failed in earlier processes count. A model without a price counts with what its
 predictions usually cost, or else with the most that one may cost, but then a prediction that never ran does not count.
-A refused prompt is never retried. If the request has a fallback, a failure leads to an attempt with another model
-(`catalog/fallback.py`).
+A refused prompt is never retried, and one that the check before (`screening.py`) refuses is never sent. If the request
+has a fallback, a failure leads to an attempt with another model (`catalog/fallback.py`).
 
 Outputs are fetched after the slot is free and before the caller gets the result. An attempt fails if none of its
 outputs exists. Every transition is recorded, and the end of a generation is on the disk before a caller can see it. A
@@ -55,6 +55,7 @@ from generations.learned import Learned
 from generations.outputs import keep_outputs
 from generations.resolver import AllowedModels
 from generations.retries import COSTLY, FIRST_BACKOFF, MAX_COSTLY_ATTEMPTS, Retries
+from generations.screening import Screening
 from generations.upstreams import Upstreams
 from ledger import Ledger
 from ledger.records import GenerationRecord
@@ -89,6 +90,7 @@ class Runner:
         learned: Learned,
         allowed: AllowedModels | None = None,
         starts: StartWebhooks | None = None,
+        screening: Screening | None = None,
         first_backoff: float = FIRST_BACKOFF,
     ) -> None:
         self.upstreams = upstreams
@@ -98,6 +100,7 @@ class Runner:
         self._budget = budget
         self._outbox = outbox
         self._starts = starts
+        self.screening = screening or Screening(ledger)
         self._outputs = outputs
         self._first_backoff = first_backoff
         self.fetching = 0
@@ -110,6 +113,7 @@ class Runner:
 
     async def _run(self, generation: Generation, batch: Batch | None) -> None:
         try:
+            await self.screening.check(generation, batch)
             await self._produce(generation, batch)
             await self._end(generation, "succeeded")
         except ShuttingDown:

@@ -188,6 +188,7 @@ class Recovery:
             door=record.door,
             door_facts=record.door_facts,
             body_fingerprint=record.body_fingerprint,
+            verdict=record.verdict,
         )
 
     def _context_of(

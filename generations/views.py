@@ -15,11 +15,13 @@ from contract.states import State, iso8601
 from contract.tasks import CHAT, MESSAGES, STORY, TASKS, TRUNCATED, task_of
 from errors import ServiceError
 from errors.calls import OutputInvalid
+from errors.content import ContentRefused
 from errors.listing import restored
 from files import names
 from generations.costs import Forecast
 from ledger.records import AttemptRecord, BatchRecord, Delivery, Failure, GenerationRecord, PlanRecord
 from parsing.shapes import GenerationRequest
+from safety.judging import Verdict
 
 Body = dict[str, Any]
 
@@ -263,6 +265,9 @@ def _failure_of(record: GenerationRecord, error: Failure) -> Body:
 
 def _about_failure(record: GenerationRecord, error: Failure) -> Body:
     body: Body = {}
+    if record.verdict is not None and error.code == ContentRefused.code:
+        verdict = Verdict.read(record.verdict)
+        body |= {} if verdict.allow else {"stage": "before", "category": verdict.category}
     if record.text is not None:
         body["text" if error.code == OutputInvalid.code else "partial"] = record.text
     return body if record.resets_at is None else body | {"resets_at": record.resets_at}

@@ -21,6 +21,7 @@ class ApiKeyRecord:
     The text before the last rotation, with the digest `previous_digest`, is accepted until `previous_until`. None means
     no limit, and no `models` means all. `budget_usd` is for each `budget_period`. `tags` is a JSON object of texts.
     `revision` numbers the changes of all keys, in the order in which they were committed. A deleted key keeps its row.
+    With `safety` off, prompts of the key are not checked.
     """
 
     id: str
@@ -41,6 +42,7 @@ class ApiKeyRecord:
     expires_at: float | None = None
     deleted_at: float | None = None
     revision: int = 0
+    safety: Literal["on", "off"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

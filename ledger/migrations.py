@@ -153,9 +153,15 @@ def calls(driver: sqlite3.Connection) -> None:
     driver.execute("ALTER TABLE generations ADD COLUMN resets_at TEXT")
 
 
+def verdicts(driver: sqlite3.Connection) -> None:
+    """From version 9: add the verdict on a generation, and whether a key is checked, NULL in existing rows."""
+    driver.execute("ALTER TABLE generations ADD COLUMN verdict TEXT")
+    driver.execute("ALTER TABLE api_keys ADD COLUMN safety TEXT")
+
+
 STEPS: Final[Sequence[Step]] = (
     facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores, published_models, named_keys, joined_items,
-    calls,
+    calls, verdicts,
 )  # fmt: skip
 """Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
@@ -230,6 +236,10 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         "ALTER TABLE leases ADD COLUMN tokens INTEGER",
         "ALTER TABLE leases ADD COLUMN micro_usd BIGINT",
         "ALTER TABLE leases ADD COLUMN ended_at TIMESTAMP WITH TIME ZONE",
+    ),
+    9: (
+        "ALTER TABLE generations ADD COLUMN verdict TEXT",
+        "ALTER TABLE api_keys ADD COLUMN safety TEXT",
     ),
 }
 """The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first

@@ -92,20 +92,19 @@ class GenerationRecord:
     `semaphore` is the id of the semaphore of which each of its predictions holds a permit.
 
     `process` is the process that runs it if several share the ledger, as in the other records that have this field. It
-    is None in a suspended generation. `taken_at` is the time at which the process took it over from a dead one, until
-    it resumes it.
+    is None in a suspended generation. `taken_at` is when the process took it over from a dead one, until it resumes it.
 
     `outputs` are JSON values. `version` is the id of the model's version that was checked, and that each attempt with
     this model runs. `kind` is what was made, such as `image` or `text`. `cost_basis` says where `cost_usd` comes from:
     `declared`, `learned` or `bounded`. `warnings` are sentences for the caller. One that `has_secrets` was sent with
     secrets, which no record has.
 
-    `metadata` is a JSON object of texts. `door` is the interface of another service by which it came, and
-    `body_fingerprint` identifies the body that came by it. `door_facts` is a JSON object with what the door remembers
-    (`contract/door_facts.py`).
+    `metadata` is a JSON object of texts. `door` is the interface of another service by which it came,
+    `body_fingerprint` identifies the body that came by it, and `door_facts` has what the door remembers as JSON.
 
     `text` is the text of an answer that is no success: cut off, or not valid. `calls` counts the calls that were sent,
-    and the tokens are sums over them. If it failed since a quota was used up, that `resets_at` this moment (ISO 8601).
+    and the tokens are sums over them. A used-up quota `resets_at` this moment (ISO 8601). The `verdict` is that of the
+    check before it was sent (`safety.judging.Verdict`), as JSON.
     """
 
     seq: int | None = None
@@ -159,6 +158,7 @@ class GenerationRecord:
     completion_tokens: int = 0
     thinking_tokens: int = 0
     resets_at: str | None = None
+    verdict: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from catalog import references
 from catalog.inputs import Input
+from catalog.references import Upload
 from errors import InvalidFields, Problem
 from errors.content import ContentRefused
 from parsing.context import ParseContext
@@ -19,6 +21,13 @@ from parsing.validation import MAX_PROBLEMS
 from safety.rules import Found, Rules
 
 _DATA: Final = re.compile(r"\s*data:[^,]{0,200};\s*base64\s*,[A-Za-z0-9+/_=%-]{200,}\s*", re.IGNORECASE)
+
+_URL: Final = re.compile(r"\s*https?://[!-~]+\s*", re.IGNORECASE)
+
+_NEGATIVE: Final = "negative_prompt"
+
+_KEYWORDS: Final = frozenset({"role", "type", "format", "$ref", "pattern"})
+"""The names of parts of conversations and schemas that hold no prose."""
 
 _FILES: Final = frozenset({"image", "file"})
 
@@ -75,6 +84,57 @@ def texts_of(request: GenerationRequest) -> Iterator[tuple[str, str]]:
         yield from _texts(name, value, fields.get(name))
 
 
+def prose_of(request: GenerationRequest) -> tuple[str, str | None]:
+    """The texts of a request as a prompt and a negative prompt. What else it says is behind the prompt: a conversation,
+    the words of a schema."""
+    fields = request.first.model.inputs.fields
+    found = [
+        text
+        for path, text in texts_of(request)
+        if _root(path) not in {"prompt", _NEGATIVE} and _is_prose(path, text, fields.get(_root(path)))
+    ]
+    negative = request.first.input.get(_NEGATIVE)
+    if negative is None and request.route is not None:
+        negative = request.route.given.get(_NEGATIVE)
+    prompt = "\n\n".join([each for each in (request.prompt, *found) if each])
+    return prompt, negative if isinstance(negative, str) and negative else None
+
+
+def pictures_of(request: GenerationRequest) -> Iterator[str | Upload]:
+    """The reference images of a request: addresses, `data:` URIs and uploads."""
+    fields = request.first.model.inputs.fields
+    inputs = request.first.input if request.route is None else {**request.route.given, **request.first.input}
+    for name, value in inputs.items():
+        shape = fields.get(name)
+        if name == "messages" and isinstance(value, list):
+            value = [image for each in value if isinstance(each, dict) for image in each.get("images") or ()]
+        elif not (_is_picture(shape) or name in references.NAMES):
+            continue
+        yield from (
+            each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str | Upload)
+        )
+
+
+def _is_picture(shape: Input | None) -> bool:
+    return shape is not None and "image" in {shape.content, shape.items.content if shape.items else None}
+
+
+def _is_prose(path: str, text: str, shape: Input | None) -> bool:
+    """Whether a text is for people, and no address, name of weights or keyword of a schema."""
+    is_weights = shape is not None and "weights" in {
+        shape.content,
+        shape.items.content if shape.items else "",
+    }
+    return not (
+        is_weights or path.rpartition(".")[2] in _KEYWORDS or _URL.fullmatch(text) or ".images[" in path
+    )
+
+
+def _root(path: str) -> str:
+    """The input that a path begins with."""
+    return path.partition(".")[0].partition("[")[0]
+
+
 def _texts(path: str, value: Any, shape: Input | None) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         is_declared = shape is not None and shape.unchecked is None
@@ -92,7 +152,7 @@ def _texts(path: str, value: Any, shape: Input | None) -> Iterator[tuple[str, st
 
 def _field(path: str, request: GenerationRequest, index: int, list_name: str | None) -> str:
     """The name of a field, as the caller has sent it."""
-    inside = INPUT in request.given and path.partition(".")[0].partition("[")[0] not in request.given
+    inside = INPUT in request.given and _root(path) not in request.given
     name = f"{INPUT}.{path}" if inside else path
     if list_name == "prompts":
         return f"prompts[{index}]" if path == "prompt" else name

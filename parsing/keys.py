@@ -99,6 +99,9 @@ class KeyFields(BaseModel):
         None,
         description="What it may run: names and aliases of models, `owner/*`, kinds, tiers. null for all models.",
     )
+    safety: Literal["on", "off"] | None = Field(
+        None, description="`off` leaves its prompts unchecked by the rules and the service of the operator."
+    )
     tags: Pairs | None = Field(
         None, description="At most 16 names of 64 characters with texts of 512 characters."
     )

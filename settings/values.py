@@ -54,6 +54,15 @@ def vault_url(url: str) -> str:
     return base_url(url)
 
 
+def service_url(url: str) -> str:
+    """As `base_url`, but with a query, and as it is at the end."""
+    address, _, query = url.partition("?")
+    base_url(address)
+    if re.search(r"[\s#\\]", query):
+        raise ValueError("must have no fragment, blank or backslash")
+    return url
+
+
 def origins(text: str) -> str:
     for each in filter(None, map(str.strip, text.split(","))):
         if not re.fullmatch(

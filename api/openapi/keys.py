@@ -124,6 +124,7 @@ def schemas() -> JSON:
         "budget_usd": {"type": ["number", "null"]},
         "budget_period": {"enum": ["day", "week", "month", None]},
         "models": {"type": ["array", "null"], "items": TEXT, "description": "null means all models."},
+        "safety": {"enum": ["on", "off"], "description": "Whether its prompts are checked."},
         "tags": {"type": "object", "additionalProperties": TEXT},
         "created_at": MOMENT,
         "expires_at": moment,

@@ -200,7 +200,7 @@ class QueueFull(ApiError):
 
 
 class ContentRefused(ApiError):
-    """The model's safety filter refused the prompt or the image."""
+    """The prompt or the image was refused: by the model, or by a check of the service before."""
 
     codes = ("content_refused",)
 

@@ -200,6 +200,7 @@ class Key:
     budget_usd: float | None = None
     budget_period: str | None = None
     models: tuple[str, ...] | None = None
+    safety: str = "on"
     tags: Json = field(default_factory=dict)
     expires_at: str | None = None
     deleted_at: str | None = None
@@ -329,6 +330,7 @@ def key(raw: Json) -> Key:
         budget_usd=raw.get("budget_usd"),
         budget_period=raw.get("budget_period"),
         models=_strings(raw["models"]) if isinstance(raw.get("models"), list) else None,
+        safety=str(raw.get("safety") or "on"),
         tags=raw.get("tags") or {},
         expires_at=raw.get("expires_at"),
         deleted_at=raw.get("deleted_at"),

@@ -231,7 +231,7 @@ def test_a_ledger_of_version_7_keeps_its_rows_and_its_batches_have_joined_nothin
 
     assert all(before)
     assert [(*row, None) for row in before[0]] == fetched(old, "SELECT * FROM batches")
-    added = None, 0, 0, 0, 0, None
+    added = None, 0, 0, 0, 0, None, None
     assert [(*row, *added) for row in before[1]] == fetched(old, "SELECT * FROM generations")
     assert before[0] == fetched(old.with_name("ledger.db.version-7"), "SELECT * FROM batches")
 

@@ -26,6 +26,7 @@ Period = Annotated[str | None, typer.Option(help="day, week or month.")]
 Models = Annotated[
     list[str] | None, typer.Option("--model", help="What it may run; may be repeated; none for all.")
 ]
+Safety = Annotated[str | None, typer.Option(metavar="on|off", help="Whether its prompts are checked.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="May be repeated.")]
 Expires = Annotated[
     str | None, typer.Option(metavar="TIME|none", help="RFC 3339, such as 2027-01-01T00:00:00Z.")
@@ -67,6 +68,7 @@ def create(
     budget_usd: Budget = None,
     budget_period: Period = None,
     model: Models = None,
+    safety: Safety = None,
     tag: Tags = None,
     expires_at: Expires = None,
     json: Json = False,
@@ -80,7 +82,9 @@ def create(
         "requests_per_minute": requests_per_minute,
         "max_queued": max_queued,
     }
-    others = {"name": name, "role": role, "budget_period": budget_period, "expires_at": expires_at}
+    others = {
+        "name": name, "role": role, "budget_period": budget_period, "safety": safety, "expires_at": expires_at,
+    }  # fmt: skip
     _sent(context, "POST", "/keys", _fields(limits, others, budget_usd, model, tag), json=json)
 
 
@@ -105,6 +109,7 @@ def update(
     budget_usd: Budget = None,
     budget_period: Period = None,
     model: Models = None,
+    safety: Safety = None,
     tag: Tags = None,
     expires_at: Expires = None,
     json: Json = False,
@@ -118,7 +123,9 @@ def update(
         "requests_per_minute": requests_per_minute,
         "max_queued": max_queued,
     }
-    others = {"name": name, "role": role, "budget_period": budget_period, "expires_at": expires_at}
+    others = {
+        "name": name, "role": role, "budget_period": budget_period, "safety": safety, "expires_at": expires_at,
+    }  # fmt: skip
     changes = _fields(limits, others, budget_usd, model, tag)
     if not changes:
         raise typer.BadParameter("name what to change, such as --max-concurrent 5")

@@ -1,0 +1,92 @@
+"""The check of a generation by a service, before anything of it is sent.
+
+It happens while the generation is queued, before it waits for a slot. Its verdict is kept with the generation, so one
+that was allowed is not checked again after a restart. What has begun to be sent is not checked any more.
+"""
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Final
+
+from auth import Caller
+from catalog.references import Upload
+from errors.content import ContentRefused
+from generations.batch import Batch
+from generations.generation import Generation
+from ledger import Ledger
+from parsing.content import pictures_of, prose_of
+from parsing.shapes import GenerationRequest
+from safety.judging import CheckFailed, Content, Judge, Verdict
+
+MOST_PICTURE_BYTES: Final = 20_000_000
+"""The most bytes of the uploaded images of a request that a service gets."""
+
+
+class Screening:
+    """Checks generations by `judge`, if there is one."""
+
+    def __init__(self, ledger: Ledger, judge: Judge | None = None) -> None:
+        self._ledger = ledger
+        self.judge = judge
+
+    async def check(self, generation: Generation, batch: Batch | None) -> None:
+        """Returns once the generation may be sent. Raises ContentRefused if it may not."""
+        if self.judge is None or generation.attempts or not is_checked(generation.caller):
+            return
+        if generation.verdict is None:
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            try:
+                verdict = await self._verdict(self.judge, generation, batch)
+            finally:
+                generation.queued_seconds += clock() - began
+            generation.verdict = verdict.as_text()
+            self._ledger.mark_dirty(generation)
+        else:
+            verdict = Verdict.read(generation.verdict)
+        if not verdict.allow:
+            refused = ContentRefused(
+                verdict.reason or "The check of prompts refused it.", category=verdict.category
+            )
+            refused.retryable = verdict.failed
+            raise refused
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self.judge is not None:
+            await self.judge.aclose()
+
+    @staticmethod
+    async def _verdict(judge: Judge, generation: Generation, batch: Batch | None) -> Verdict:
+        request, caller = generation.request, generation.caller
+        turn = f"{caller.turn} {batch.id if batch else ''}"
+        prompt, negative = prose_of(request)
+        try:
+            pictures = await _pictures(request)
+        except CheckFailed as failed:
+            return judge.failed(str(failed))
+        return await judge.verdict(
+            Content(prompt, negative, request.model.name, caller.id, pictures), turn=turn
+        )
+
+
+def is_checked(caller: Caller) -> bool:
+    """Whether what this caller writes is checked."""
+    return caller.key is None or caller.key.safety != "off"
+
+
+async def _pictures(request: GenerationRequest) -> tuple[str, ...]:
+    """The reference images of a request: the addresses, and what was uploaded as `data:` URIs. Raises CheckFailed."""
+    found: Sequence[str | Upload] = [*pictures_of(request)]
+    uploads = [each for each in found if isinstance(each, Upload)]
+    if sum(each.size for each in uploads) > MOST_PICTURE_BYTES:
+        raise CheckFailed(f"its images have more than {MOST_PICTURE_BYTES // 1_000_000} MB")
+    return tuple(
+        [await asyncio.to_thread(_inline, each) if isinstance(each, Upload) else each for each in found]
+    )
+
+
+def _inline(upload: Upload) -> str:
+    content = base64.b64encode(upload.head(upload.size)).decode()
+    return f"data:{upload.media.name};base64,{content}"

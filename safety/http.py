@@ -1,0 +1,93 @@
+"""The requests to services that judge prompts: the operator's own (SAFETY_URL), and what all have in common.
+
+A request is a JSON object, `{"prompt", "negative_prompt", "model", "key", "images"?}`, and so is the answer,
+`{"allow", "categories", "reason"}`. Whatever else comes back is a failure: another status, also a redirect, another
+form, or more than `MOST_BYTES`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+
+from network import public_http
+from network.proxies import Proxy
+from safety.judging import CheckFailed, Content, Service, Verdict
+
+MOST_BYTES: Final = 65_536
+"""The most bytes of an answer."""
+
+MOST_CATEGORIES: Final = 20
+LONGEST_CATEGORY: Final = 64
+LONGEST_REASON: Final = 500
+
+
+class JsonClient:
+    """Posts JSON to one service, through `proxy` if that is set. Make and close it on the loop that uses it."""
+
+    def __init__(self, proxy: Proxy | None = None) -> None:
+        self._proxy = {} if proxy is None else proxy.arguments
+        self._session = public_http.client_session(None, timeout=aiohttp.ClientTimeout(total=None))
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str] = {}) -> tuple[int, Any]:
+        """The status and the JSON of the answer, None if it has no JSON. Raises CheckFailed."""
+        try:
+            try:
+                return await self._posted(url, body, headers)
+            except aiohttp.ServerDisconnectedError:  # it had closed a kept connection
+                return await self._posted(url, body, headers)
+        except aiohttp.ClientError as error:
+            raise CheckFailed(public_http.describe_error(error)) from None
+
+    async def _posted(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
+        headers = {"Content-Type": "application/json", **headers}
+        sent = self._session.post(url, data=body, headers=headers, allow_redirects=False, **self._proxy)
+        async with sent as response:
+            content = bytearray()
+            async for chunk in response.content.iter_any():
+                content += chunk
+                if len(content) > MOST_BYTES:
+                    raise CheckFailed(f"its answer has more than {MOST_BYTES} bytes")
+        try:
+            return response.status, json.loads(content)
+        except (ValueError, RecursionError):
+            return response.status, None
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+
+class OwnService(Service):
+    """The service at SAFETY_URL."""
+
+    def __init__(self, url: str, client: JsonClient) -> None:
+        self._url = url
+        self._client = client
+
+    async def judge(self, content: Content) -> Verdict:
+        status, answer = await self._client.post(self._url, content.as_json())
+        if status != 200:
+            raise CheckFailed(f"it answered {status}")
+        return _verdict(answer)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def _verdict(answer: Any) -> Verdict:
+    """Raises CheckFailed for another form."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("allow"), bool):
+        raise CheckFailed("its answer is no JSON object with `allow`")
+    categories, reason = answer.get("categories"), answer.get("reason")
+    if not isinstance(categories, list | None) or not all(isinstance(each, str) for each in categories or ()):
+        raise CheckFailed("its `categories` are no list of texts")
+    if not isinstance(reason, str | None):
+        raise CheckFailed("its `reason` is no text")
+    names = [plain(each)[:LONGEST_CATEGORY] for each in (categories or ())[:MOST_CATEGORIES]]
+    return Verdict(answer["allow"], tuple(filter(None, names)), plain(reason or "")[:LONGEST_REASON] or None)
+
+
+def plain(text: str) -> str:
+    """The text without what JSON and databases cannot hold."""
+    return text.encode(errors="replace").decode().replace("\0", "")
