@@ -8,6 +8,7 @@ and the search for lost creations belong to an account, and not to a token.
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Final
 
 from auth import Caller
@@ -16,12 +17,20 @@ from contract.providers import CREATIONS
 _KEPT: Final = 1_000
 """The most users whose account is remembered."""
 
+_REDACTED: Final = 32
+"""The latest tokens that are removed from what Replicate answers."""
+
 _ACCOUNT: Final = "account "
 """How the turn of a user begins whose account is known (`token_checks.py`)."""
 
 
 async def _nothing() -> None:
     """No source of the token can be read."""
+
+
+@lru_cache(64)  # searches compare all creations under way again and again
+def _hashed(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 class ServerTokens:
@@ -56,7 +65,7 @@ class ServerTokens:
         before = self.account
         self.present, self._accounts[token] = token, account
         self._refused.discard(token)
-        self._used = (*(each for each in self._used if each != token), token)
+        self._used = (*(each for each in self._used if each != token), token)[-_REDACTED:]
         return before is not None and before != account
 
     def others_of(self, caller: Caller) -> tuple[str, ...]:
@@ -89,7 +98,7 @@ class ServerTokens:
         account = self._accounts.get(token)
         if account is not None:
             return _ACCOUNT + account
-        hashed = hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
+        hashed = _hashed(token)
         if caller.turn.startswith(_ACCOUNT):
             self._of_users[hashed] = caller.turn
             self._of_users.move_to_end(hashed)

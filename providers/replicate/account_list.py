@@ -216,8 +216,9 @@ class AccountLists:
     @property
     def lags(self) -> dict[str, float]:
         """By account (`auth.Caller.account`), the largest lag of its list in the last hour, unless it is 0."""
-        now = _now()
-        lags = {each.account: each.largest_lag(now) for each in self._lists.values()}
+        now, lags = _now(), dict[str, float]()
+        for each in self._lists.values():  # an account may have two, if it became known whose a token is
+            lags[each.account] = max(lags.get(each.account, 0.0), each.largest_lag(now))
         return {account: lag for account, lag in lags.items() if lag > 0}
 
     def learn(self, lags: Mapping[str, float]) -> None:

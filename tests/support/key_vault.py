@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,13 @@ class KeyVault:
         self.url = self.identity_url = ""
 
     @property
+    def of_machine(self) -> dict[str, str]:
+        """The same for a machine, whose endpoint has a fixed address unless this variable is set."""
+        return {"AZURE_POD_IDENTITY_AUTHORITY_HOST": self.identity_url}
+
+    @property
     def environment(self) -> dict[str, str]:
-        """The variables by which Azure's clients find the identity."""
+        """The variables by which Azure's clients find the identity in App Service."""
         return {"IDENTITY_ENDPOINT": f"{self.identity_url}/msi/token", "IDENTITY_HEADER": HEADER}
 
     def answer(self, path: str, authorization: str | None) -> tuple[int, dict[str, str], Any]:
@@ -55,17 +61,14 @@ class KeyVault:
             return 404, {}, {"error": {"code": "SecretNotFound", "message": "no such secret"}}
         return 200, {}, {"value": self.secrets[name], "id": f"{self.url}/secrets/{name}/{'0' * 32}"}
 
-    def token(self, query: dict[str, list[str]], header: str | None) -> tuple[int, dict[str, str], Any]:
+    def token(self, query: dict[str, list[str]], headers: Message) -> tuple[int, dict[str, str], Any]:
         """Status, headers and body of the answer of the identity's endpoint."""
         self.resources += query.get("resource", [])
-        if header != HEADER or not self.knows_identity:
+        is_allowed = HEADER == headers.get("X-IDENTITY-HEADER") or "true" == headers.get("Metadata")
+        if not is_allowed or not self.knows_identity:
             return 400, {}, {"statusCode": 400, "message": "no identity"}
-        expires = str(int(time.time()) + 3600)
-        return (
-            200,
-            {},
-            {"access_token": _TOKEN, "expires_on": expires, "token_type": "Bearer", "resource": ""},
-        )
+        ends = {"expires_in": "3600", "expires_on": str(int(time.time()) + 3600)}
+        return 200, {}, {"access_token": _TOKEN, **ends, "token_type": "Bearer", "resource": ""}
 
 
 @contextmanager
@@ -79,9 +82,7 @@ def key_vault(authority: Authority) -> Iterator[KeyVault]:
 
     class OfIdentity(_Handler):
         def do_GET(self) -> None:
-            self.send(
-                *vault.token(parse_qs(urlsplit(self.path).query), self.headers.get("X-IDENTITY-HEADER"))
-            )
+            self.send(*vault.token(parse_qs(urlsplit(self.path).query), self.headers))
 
     with ExitStack() as stack:
         port = stack.enter_context(_serving(OfVault, authority.issued("127.0.0.1")))

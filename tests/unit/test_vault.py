@@ -65,6 +65,16 @@ def test_secrets_without_a_variable_and_a_file_come_from_the_vault(vault, tmp_pa
     assert 1 == len(vault.resources)
 
 
+def test_the_identity_of_a_machine_is_found_too(vault, monkeypatch, source):
+    for name in vault.environment:
+        monkeypatch.delenv(name)
+    for name, value in vault.of_machine.items():
+        monkeypatch.setenv(name, value)
+
+    assert "r8_first" == source.read()
+    assert vault.resources
+
+
 def test_a_secret_is_kept_for_an_hour(source, vault, clock):
     assert "r8_first" == source.read()
     vault.secrets[NAME] = "r8_second"
