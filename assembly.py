@@ -40,10 +40,12 @@ from providers.gemini.days import zone
 from providers.gemini.estimates import inputs_bound
 from providers.replicate.provider import Replicate
 from providers.server_tokens import ServerTokens
+from safety.azure import AzureContentSafety
 from safety.http import JsonClient, OwnService
 from safety.judging import Judge
 from safety.rules import Rules
 from settings import Settings, SettingsError
+from settings.rotating import RotatingSecret
 
 if TYPE_CHECKING:
     from cluster.group import Group
@@ -223,8 +225,12 @@ def judge(settings: Settings) -> Judge | None:
     if (url := settings.safety_url) is None:
         return None
     client = JsonClient(settings.proxies.for_url(url))
+    key = RotatingSecret(settings.secret("AZURE_CONTENT_SAFETY_KEY"))
     return Judge(
-        OwnService(url, client),
+        AzureContentSafety(url, key, client, threshold=settings.SAFETY_THRESHOLD)
+        if settings.SAFETY_SERVICE
+        else OwnService(url, client),
+        key=key,
         timeout=settings.SAFETY_TIMEOUT,
         allows_failed=settings.SAFETY_ON_ERROR == "allow",
     )

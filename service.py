@@ -325,12 +325,13 @@ def build(
         client = assembly.gemini(settings, metered, ledger, authenticator)
         pictures = PictureSource(threads=cpu, loopback=simulated)
         calls = Calls(client, metered, pictures, context.texts, simulated=simulated)
+        judge = assembly.judge(settings)
         core = Core(
             settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
             provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
             authenticator=authenticator, attachments=attachments, context=context,
             tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
-            doors={REPLICATE: predictions.pushed}, judge=assembly.judge(settings),
+            doors={REPLICATE: predictions.pushed}, judge=judge,
         )  # fmt: skip
         core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         if group:
@@ -339,7 +340,7 @@ def build(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
             uploads_dir=uploads, files=files, group=group,
-            secrets=secret_watch(settings, authenticator, core.outbox.secrets, core.provider, database),
+            secrets=secret_watch(settings, authenticator, core.outbox.secrets, core.provider, database, judge),
         )  # fmt: skip
 
     try:

@@ -10,6 +10,7 @@ from providers import AccountSource
 from rotation.accounts import Accounts
 from rotation.server_secrets import ServerSecrets
 from rotation.watch import SecretWatch
+from safety.judging import Judge
 from settings import Settings
 from webhooks.signing import SigningSecrets
 
@@ -20,11 +21,13 @@ def secret_watch(
     signing: SigningSecrets,
     provider: AccountSource,
     database: Backend,
+    judge: Judge | None,
 ) -> SecretWatch:
     """The watch of all secrets that have a source. Call it on the loop."""
     secrets = ServerSecrets(
-        authenticator, signing, provider, partial(_renew, database), grace=settings.SECRET_GRACE_SECONDS
-    )
+        authenticator, signing, provider, partial(_renew, database), grace=settings.SECRET_GRACE_SECONDS,
+        safety_key=judge.key if judge else None,
+    )  # fmt: skip
     sources = settings.secret_sources
     watch = SecretWatch(
         sources,

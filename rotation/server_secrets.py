@@ -14,6 +14,7 @@ from auth import Authenticator
 from contract.providers import CALLS, CREATIONS
 from providers import AccountSource
 from rotation.accounts import Accounts
+from settings.rotating import RotatingSecret
 from webhooks.signing import SigningSecrets
 
 ADMIN_KEYS: Final = frozenset({"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"})
@@ -23,7 +24,8 @@ log = structlog.get_logger("secrets")
 
 class ServerSecrets:
     """The secrets of the running service. `renew_database(url)` has the ledger use a URL for new connections, and
-    returns whether it can. `grace` is the number of seconds for which replaced admin keys and webhook secrets hold."""
+    returns whether it can. `grace` is the number of seconds for which replaced admin keys and webhook secrets hold.
+    `safety_key` is that of the service that judges prompts."""
 
     def __init__(
         self,
@@ -33,6 +35,7 @@ class ServerSecrets:
         renew_database: Callable[[str], bool],
         *,
         grace: float,
+        safety_key: RotatingSecret | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._signing = signing
@@ -40,6 +43,7 @@ class ServerSecrets:
         self._accounts = Accounts(provider)
         self._renew_database = renew_database
         self._grace = grace
+        self._safety_key = safety_key
 
     async def use(self, name: str, value: str) -> None:
         """Use the new value of this setting from now on. Raises ValueError if it cannot be used now."""
@@ -49,6 +53,8 @@ class ServerSecrets:
             self._signing.common.replace(value, grace=self._grace)
         elif name == "GEMINI_API_KEY":
             self._authenticator.renew(CALLS, value)
+        elif name == "AZURE_CONTENT_SAFETY_KEY" and self._safety_key is not None:
+            self._safety_key.replace(value, grace=0)
         elif name == "REPLICATE_API_TOKEN":
             await self._use_token(value)
         elif name != "DATABASE_URL" or not self._renew_database(value):

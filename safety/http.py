@@ -7,7 +7,7 @@ form, or more than `MOST_BYTES`.
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 
@@ -23,6 +23,17 @@ LONGEST_CATEGORY: Final = 64
 LONGEST_REASON: Final = 500
 
 
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class Answer(NamedTuple):
+    """The status of an answer, its JSON (None if it has none), and the seconds of its `Retry-After`."""
+
+    status: int
+    body: Any
+    retry_after: float | None
+
+
 class JsonClient:
     """Posts JSON to one service, through `proxy` if that is set. Make and close it on the loop that uses it."""
 
@@ -30,8 +41,8 @@ class JsonClient:
         self._proxy = {} if proxy is None else proxy.arguments
         self._session = public_http.client_session(None, timeout=aiohttp.ClientTimeout(total=None))
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str] = {}) -> tuple[int, Any]:
-        """The status and the JSON of the answer, None if it has no JSON. Raises CheckFailed."""
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> Answer:
+        """Post a body. Raises CheckFailed."""
         try:
             try:
                 return await self._posted(url, body, headers)
@@ -40,7 +51,7 @@ class JsonClient:
         except aiohttp.ClientError as error:
             raise CheckFailed(public_http.describe_error(error)) from None
 
-    async def _posted(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
+    async def _posted(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         headers = {"Content-Type": "application/json", **headers}
         sent = self._session.post(url, data=body, headers=headers, allow_redirects=False, **self._proxy)
         async with sent as response:
@@ -49,10 +60,12 @@ class JsonClient:
                 content += chunk
                 if len(content) > MOST_BYTES:
                     raise CheckFailed(f"its answer has more than {MOST_BYTES} bytes")
+        after = response.headers.get("Retry-After", "")
+        seconds = float(after) if after.isdecimal() else None
         try:
-            return response.status, json.loads(content)
+            return Answer(response.status, json.loads(content), seconds)
         except (ValueError, RecursionError):
-            return response.status, None
+            return Answer(response.status, None, seconds)
 
     async def aclose(self) -> None:
         await self._session.close()
@@ -66,10 +79,10 @@ class OwnService(Service):
         self._client = client
 
     async def judge(self, content: Content) -> Verdict:
-        status, answer = await self._client.post(self._url, content.as_json())
-        if status != 200:
-            raise CheckFailed(f"it answered {status}")
-        return _verdict(answer)
+        answer = await self._client.post(self._url, content.as_json())
+        if answer.status != 200:
+            raise CheckFailed(f"it answered {answer.status}")
+        return _verdict(answer.body)
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -15,6 +15,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from settings.rotating import RotatingSecret
+
 AT_ONCE: Final = 32
 """Calls of the service at the same time."""
 
@@ -93,12 +95,19 @@ class Service(Protocol):
 
 class Judge:
     """The verdicts of a service. Belongs to one loop. `timeout` is in seconds, from the begin of a call. With
-    `allows_failed`, what could not be judged is allowed."""
+    `allows_failed`, what could not be judged is allowed. `key` is the one that the service is called with."""
 
     def __init__(
-        self, service: Service, *, timeout: float, allows_failed: bool, at_once: int = AT_ONCE
+        self,
+        service: Service,
+        *,
+        timeout: float,
+        allows_failed: bool,
+        key: RotatingSecret | None = None,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._service = service
+        self.key = key
         self._timeout = timeout
         self._allows_failed = allows_failed
         self._turns = Turns(at_once)

@@ -140,7 +140,7 @@ class Settings(SafetyFields, CallFields, Fields):
 
     def _contradictions(self) -> list[str]:
         """A sentence for each two settings of which only one can hold."""
-        found = []
+        found = self.safety_contradictions()
         names = {"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"}
         if names & self._sources.keys() and self.ADMIN_API_KEY and self.CONCURRENT_DOCKER_ADMIN_API_KEY:
             found.append(
@@ -202,6 +202,7 @@ class Settings(SafetyFields, CallFields, Fields):
             "GEMINI_API_KEY": self.gemini_key,
             "CONCURRENT_DOCKER_ADMIN_API_KEY": self.admin_key,
             "WEBHOOK_SECRET": self.webhook_secret,
+            "AZURE_CONTENT_SAFETY_KEY": self.secret("AZURE_CONTENT_SAFETY_KEY"),
         }
         wrong = [
             name for name, secret in secrets.items() if secret is not None and values.is_placeholder(secret)

@@ -3,6 +3,7 @@
 import pytest
 
 from harness.service_process import until
+from settings import Settings, SettingsError
 from tests.support.callers import ADMIN, PNG, USER
 from tests.support.named_keys import change_key, make_key
 from tests.support.safety_service import answer, by_words, judging
@@ -248,3 +249,47 @@ def test_metrics_count_the_outcomes(client):
 def test_a_dry_run_asks_no_service(client, judge):
     assert 200 == post(client, image("a sword", dry_run=True)).status_code
     assert [] == judge.bodies
+
+
+@every_database
+def test_azure_judges_in_place_of_an_own_service(make_app, simulator):
+    def rate(body):
+        severity = 4 if "sword" in body["text"] else 2
+        return answer(
+            {"categoriesAnalysis": [{"category": each, "severity": severity} for each in body["categories"]]}
+        )
+
+    with judging(rate) as azure:
+        client = make_app(
+            SAFETY_SERVICE="azure",
+            AZURE_CONTENT_SAFETY_ENDPOINT=azure.url,
+            AZURE_CONTENT_SAFETY_KEY="the-key-of-azure",
+        ).test_client()
+        refused = post(client, image("a sword"))
+        made = post(client, image("a cat"))
+
+    assert (422, "before", "hate") == (refused.status_code, refused.json["stage"], refused.json["category"])
+    assert 200 == made.status_code
+    assert {"the-key-of-azure"} == {each["ocp-apim-subscription-key"] for each in azure.headers}
+    assert 1 == creations(simulator)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"SAFETY_SERVICE": "azure"}, "SAFETY_SERVICE: azure needs AZURE_CONTENT_SAFETY_ENDPOINT."),
+        ({"SAFETY_SERVICE": "azure"}, "SAFETY_SERVICE: azure needs AZURE_CONTENT_SAFETY_KEY."),
+        (
+            {"SAFETY_SERVICE": "azure", "SAFETY_URL": "http://x"},
+            "SAFETY_SERVICE: SAFETY_URL is set, too; set one",
+        ),
+        ({"SAFETY_URL": "x"}, "SAFETY_URL: must be an address"),
+        ({"SAFETY_ON_ERROR": "ask"}, "SAFETY_ON_ERROR: "),
+        ({"SAFETY_THRESHOLD": "7"}, "SAFETY_THRESHOLD: "),
+    ],
+)
+def test_settings_that_cannot_hold_together_are_named(given, sentence):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(given)
+
+    assert sentence in str(caught.value)
