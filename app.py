@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
     It starts the loop thread, so call it after any fork. The running service is `app.extensions["service"]`, and the
     caller closes it.
     """
-    settings = settings or load()
+    settings = (settings or load()).renewed()
     logs.configure(settings)
     app = Flask(__name__, static_folder=None, template_folder="api/templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.MAX_BODY_BYTES

@@ -5,7 +5,9 @@ Secrets never appear in a `repr`.
 """
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 from urllib.parse import urlsplit
@@ -42,6 +44,7 @@ class Settings(SafetyFields, CallFields, Fields):
     _aws: dict[str, str] = PrivateAttr(default_factory=dict)
     _unknown: dict[str, str | None] = PrivateAttr(default_factory=dict)
     _sources: dict[str, SecretSource] = PrivateAttr(default_factory=dict)
+    _read_at: float = PrivateAttr(0.0)
 
     @classmethod
     def secret_names(cls) -> list[str]:
@@ -67,6 +70,7 @@ class Settings(SafetyFields, CallFields, Fields):
             settings = cls.model_validate(given)
             settings._aws = {name: environ[name] for name in environment.AWS if environ.get(name)}  # noqa: SLF001 - its own
             settings._sources = sources  # noqa: SLF001 - its own
+            settings._read_at = time.monotonic() if sources else 0.0  # noqa: SLF001 - its own
         except ValidationError as invalid:
             wrong += [environment.sentence(error) for error in invalid.errors()]
         else:
@@ -124,6 +128,18 @@ class Settings(SafetyFields, CallFields, Fields):
         """The value of a setting that is a secret."""
         found = getattr(self, name)
         return found.get_secret_value() if found else None
+
+    def renewed(self, *, after: float = 60.0, clock: Callable[[], float] = time.monotonic) -> "Settings":
+        """The same with the secrets that their sources hold now, if they were read more than `after` seconds ago: when
+        a worker has crashed, another one starts with the settings of the first. Without a good new secret, the one
+        before stays. `clock` is monotonic."""
+        if not self._sources or clock() < self._read_at + after:
+            return self
+        found = {}
+        for name, source in self._sources.items():
+            with suppress(SecretUnreadable, ValueError):
+                found[name] = SecretStr(self.check_secret(name, source.read(fresh=True)))
+        return self.model_copy(update=found)
 
     def check_secret(self, name: str, text: str) -> str:
         """The value of a setting for a text that its source holds now. Raises ValueError with the rule that it

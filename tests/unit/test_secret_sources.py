@@ -123,3 +123,17 @@ def test_a_later_secret_must_keep_the_rules_of_its_setting(name, text):
 
 def test_a_later_secret_may_be_any_good_value():
     assert WEBHOOK == read().check_secret("WEBHOOK_SECRET", WEBHOOK)
+
+
+def test_a_worker_that_starts_later_has_the_secrets_of_that_time(file, tmp_path):
+    other = tmp_path / "other"
+    file.write_text("r8_first")
+    other.write_text("AQ.first")
+    settings = read(REPLICATE_API_TOKEN_FILE=file, GEMINI_API_KEY_FILE=other, PORT=5001)
+    file.write_text("r8_second")
+    other.write_text("not good")
+
+    assert settings is settings.renewed()
+    later = settings.renewed(after=0)
+    assert ("r8_second", "AQ.first", 5001) == (later.replicate_token, later.gemini_key, later.PORT)
+    assert later.secret_sources == settings.secret_sources
