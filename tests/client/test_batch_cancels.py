@@ -104,7 +104,7 @@ def test_generations_that_are_followed_by_their_ids_are_cancelled(monkeypatch):
 
     follower.cancel()
     service.let.set()
-    news_of(news, sources=2)
+    news_of(news, sources=3)  # the generation, the batch, and the thread that sends and cancels it
 
     assert ["/batches/batch_1", "/generations/gen_7"] == sorted(service.deleted)
 
