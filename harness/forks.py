@@ -24,7 +24,7 @@ _ROOT = Path(__file__).parent.parent
 _PR_SET_CHILD_SUBREAPER = 36
 
 VARIABLE = "SERVICES_BY_FORK"
-"""The variable of the environment that has services started so, if it is not empty."""
+"""The environment variable that enables forks, if it is not empty."""
 
 
 class Fork:
@@ -94,12 +94,12 @@ class _Template:
 
     def fork(self, environ: dict[str, str], directory: str, descriptors: int, errors: int) -> Fork:
         """A service; see `service_process.launched_service`. `errors` is the descriptor of its standard error."""
-        content = {"environ": environ, "directory": directory, "descriptors": descriptors}
+        request = {"environ": environ, "directory": directory, "descriptors": descriptors}
         output, writing = os.pipe()
         with self._lock:
             _adopt_orphans(True)
             try:
-                socket.send_fds(self._line, [json.dumps(content).encode()], [writing, errors])
+                socket.send_fds(self._line, [json.dumps(request).encode()], [writing, errors])
                 answer = self._line.recv(64)
             finally:
                 _adopt_orphans(False)
@@ -113,13 +113,22 @@ class _Template:
 
 
 def _adopt_orphans(yes: bool) -> None:
-    """Whether a process whose parent has ended becomes a child of this process."""
+    """Make each orphan among the descendants a child of this process, or no longer."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
-def wanted(command: list[str]) -> bool:
-    """Whether services are started so, and one with these arguments of Python can be."""
-    return sys.platform == "linux" and bool(os.environ.get(VARIABLE)) and command == [str(_ROOT / "app.py")]
+def is_enabled(command: list[str]) -> bool:
+    """Whether a service with these arguments of Python starts as a fork. Otherwise it needs a new Python."""
+    return bool(os.environ.get(VARIABLE)) and command == [str(_ROOT / "app.py")] and _has_pidfd()
+
+
+def _has_pidfd() -> bool:
+    """Whether a process can be waited for by a descriptor. Only Linux has these, and a sandbox may refuse them."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 @functools.cache

@@ -136,8 +136,8 @@ def launched_service(
     `_command` replaces the arguments of Python; `_log` is a file to which its log is appended. With PostgreSQL it also
     has the settings that a start then needs, unless they are in `settings`.
 
-    On Linux it also ends with this process or the thread that started it, however these end. If the environment says
-    so, it is a fork of a process that has imported it; see `harness.forks`.
+    On Linux it also ends with this process or the thread that started it, however these end. If the environment enables
+    forks, it is a fork of a process that has imported it; see `harness.forks`.
     """
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
@@ -163,7 +163,7 @@ def _started(
     command: list[str], environ: dict[str, str], directory: str, descriptors: int, errors: IO[bytes]
 ) -> subprocess.Popen[str] | Fork:
     """A process that leads a group, so that all of it can be killed at once."""
-    if forks.wanted(command):
+    if forks.is_enabled(command):
         return forks.template().fork(environ, directory, descriptors, errors.fileno())
     return subprocess.Popen(
         [sys.executable, "-ISc", _LAUNCH, str(descriptors), *command],

@@ -35,7 +35,8 @@ def _import_service() -> None:
 def _forked(line: socket.socket, parent: int) -> dict[str, Any] | None:
     """Fork for each request. Returns the request in each fork, and None in this process when its parent has ended.
 
-    A fork is a child of `parent`, which adopts orphans meanwhile: the process between them ends at once."""
+    A fork is a child of `parent`, which adopts orphans meanwhile: the process between them ends at once. A fork whose
+    parent has ended first ends, too."""
     while True:
         content, descriptors, _, _ = socket.recv_fds(line, 2**20, 2)
         if not content:
@@ -46,13 +47,16 @@ def _forked(line: socket.socket, parent: int) -> dict[str, Any] | None:
                 os.close(each)
             os.waitpid(between, 0)
             continue
+        between = os.getpid()
         if os.fork():
             os._exit(0)
-        while os.getppid() != parent:
+        while os.getppid() == between:
             time.sleep(0.0005)
-        asked: dict[str, Any] = json.loads(content)
-        os.setpgid(0, 0)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+        if os.getppid() != parent:
+            os._exit(1)
+        request: dict[str, Any] = json.loads(content)
+        os.setpgid(0, 0)
         output, errors = descriptors
         os.dup2(output, 1)
         os.dup2(errors, 2)
@@ -60,17 +64,17 @@ def _forked(line: socket.socket, parent: int) -> dict[str, Any] | None:
             os.close(each)
         line.send(str(os.getpid()).encode())
         line.close()
-        return asked
+        return request
 
 
-def _become(asked: dict[str, Any], script: str) -> None:
+def _become(request: dict[str, Any], script: str) -> None:
     """Run the script with the environment, directory and limit of open files of the request."""
     os.environ.clear()
-    os.environ.update(asked["environ"])
+    os.environ.update(request["environ"])
     time.tzset()
-    os.chdir(asked["directory"])
-    if asked["descriptors"]:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (asked["descriptors"],) * 2)
+    os.chdir(request["directory"])
+    if request["descriptors"]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (request["descriptors"],) * 2)
     sys.argv = [script]
     runpy.run_path(script, run_name="__main__")
 
@@ -79,9 +83,9 @@ def main(arguments: list[str]) -> None:
     descriptor, script, parent = arguments
     line = socket.socket(fileno=int(descriptor))
     _import_service()
-    asked = _forked(line, int(parent))
-    if asked is not None:
-        _become(asked, script)
+    request = _forked(line, int(parent))
+    if request is not None:
+        _become(request, script)
 
 
 if __name__ == "__main__":
