@@ -30,6 +30,7 @@ from bench.pinned import pinned
 from bench.plots import draw
 from bench.report import RESULTS, Section, exit_on_sigterm, markdown
 from bench.rotations import rotations
+from bench.safety import safety
 from bench.stalls import stalls
 from bench.window import window
 
@@ -68,6 +69,7 @@ def _sections(commit: Commit, *, with_pinned: bool) -> Iterator[Section]:
     if with_pinned and (section := pinned()):
         yield section
     yield overhead()
+    yield safety()
     yield ledger()
     yield command()
     yield keys()

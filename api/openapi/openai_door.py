@@ -148,6 +148,8 @@ def _error() -> JSON:
             "budget": TEXT,
             "period": TEXT,
             "begins_anew": TEXT,
+            "stage": TEXT,
+            "category": TEXT,
         },
         required=["error"],
     )

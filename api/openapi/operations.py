@@ -211,7 +211,7 @@ def _generate_batch() -> Operation:
             },
             "202": _goes_on("AnyBatch"),
         },
-        errors=(*BODY_ERRORS, "402", "409", "503"),
+        errors=(*BODY_ERRORS, "402", "409", "422", "503"),
         callback="Batch",
     )
 

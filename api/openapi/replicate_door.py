@@ -165,6 +165,7 @@ def schemas() -> JSON:
                 },
                 "retry_after": {"type": "integer", "description": "Seconds."},
                 "budget": TEXT, "period": TEXT, "begins_anew": TEXT,
+                "stage": TEXT, "category": TEXT,
             },
             required=["title", "detail", "status", "code", "request_id"],
         ),

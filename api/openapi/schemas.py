@@ -183,6 +183,7 @@ def _problem(always: JSON, sometimes: JSON) -> JSON:
             "request_id": TEXT,
             "retryable": YES_NO,
             "errors": _problems(),
+            **_REFUSED_BEFORE,
             "id": {
                 "type": "string",
                 "description": "The id of the generation. It and the next fields describe the generation, if any.",
@@ -319,6 +320,10 @@ def _of_the_service() -> JSON:
     }  # fmt: skip
 
 
+_REFUSED_BEFORE: Final[JSON] = {"stage": {"const": "before"}, "category": TEXT}
+"""What a refusal says that was decided before anything was sent."""
+
+
 def _warnings() -> JSON:
     return {
         "type": "array",
@@ -329,7 +334,7 @@ def _warnings() -> JSON:
 
 def _error() -> JSON:
     return an_object(
-        {"code": _codes(), "detail": TEXT, "retryable": YES_NO, "errors": _problems()},
+        {"code": _codes(), "detail": TEXT, "retryable": YES_NO, "errors": _problems(), **_REFUSED_BEFORE},
         required=["code", "detail", "retryable"],
     )
 

@@ -2,11 +2,11 @@
 
 import pytest
 
+from harness.safety_service import answer, by_words, judging
 from harness.service_process import until
 from settings import Settings, SettingsError
 from tests.support.callers import ADMIN, PNG, USER
 from tests.support.named_keys import change_key, make_key
-from tests.support.safety_service import answer, by_words, judging
 from tests.support.text_calls import GEMINI_KEY
 
 every_database = pytest.mark.every_database

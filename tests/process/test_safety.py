@@ -5,10 +5,10 @@ import pytest
 import requests
 
 from harness.fleet import ADMIN
+from harness.safety_service import by_words, judging
 from harness.service_process import until
 from simulator import Options, running
 from tests.support.fleets import fleet_on
-from tests.support.safety_service import by_words, judging
 
 pytestmark = pytest.mark.slow
 
