@@ -3,7 +3,7 @@
 NFKC turns full-width, circled and mathematical letters into plain ones. Then the case is folded, marks and invisible
 characters are dropped, and letters that look alike (UTS 39) become one (`lookalikes.txt`). A capital letter may look
 like another letter than its small one: the Greek Eta like `H`, and eta like `n`. So a text has two forms, one
-with lookalikes found before the case is folded, which are the same for most texts.
+with lookalikes found before all else, which are the same for most texts.
 
 `l`, `I` and `1` look alike, but `fall` is not `fail`. So only foreign lookalikes of them become `AMBIGUOUS`, and so
 do a capital `I` among small letters and a small `l` among capitals.
@@ -59,9 +59,10 @@ def _pieces(text: str) -> Iterator[str]:
 def _forms(text: str) -> tuple[str, ...]:
     if text.isascii():
         return (_MIXED.sub(AMBIGUOUS, text).translate(_controls()).casefold(),)
-    plain = _MIXED.sub(AMBIGUOUS, unicodedata.normalize("NFKC", _without_surrogates(text)))
-    first = _folded(plain)
-    second = _folded(plain.translate(_table()))
+    text = _MIXED.sub(AMBIGUOUS, _without_surrogates(text))
+    first = _folded(_MIXED.sub(AMBIGUOUS, unicodedata.normalize("NFKC", text)))
+    # NFKC, too, makes another letter of some that look like Latin ones.
+    second = _folded(unicodedata.normalize("NFKC", text.translate(_table())))
     return (first,) if first == second else (first, second)
 
 

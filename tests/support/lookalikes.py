@@ -4,9 +4,9 @@
     python -m tests.support.lookalikes > safety/lookalikes.txt
 
 The package has Unicode's `confusables.txt` (UTS 39) as JSON. Each character is mapped to its prototype there, without
-marks and in lower case. One that Unicode names after a Latin letter, such as small capitals, letters with a stroke and
-the symbols of flags, is mapped to that letter. ASCII itself is left out: `m` would be `rn`, and so `pom` a word that it
-is not.
+marks and in lower case. If that is not Latin, a character that Unicode names after a Latin letter, such as small
+capitals, letters with a stroke and the symbols of flags, is mapped to that letter. ASCII itself is left out: `m` would
+be `rn`, and so `pom` a word that it is not.
 """
 
 import json
@@ -34,6 +34,8 @@ _NAMED = re.compile(
 AMBIGUOUS = "|"
 """What `l`, `I` and `1` look like: any of them."""
 
+_MARK = "\u200e"
+
 _LINES = {"l", "I", "|"}
 
 _ASCII = {*map(chr, range(0x80))}
@@ -42,7 +44,8 @@ _ASCII = {*map(chr, range(0x80))}
 def prototypes() -> dict[str, str]:
     """What Unicode maps a character to. The data has each pair twice, and a prototype has several others."""
     data = json.loads((files("confusable_homoglyphs") / "confusables.json").read_text(encoding="utf-8"))
-    alike = {text: [each["c"] for each in others] for text, others in data.items()}
+    # Letters that are written from the right stand between marks of direction.
+    alike = {text.strip(_MARK): [each["c"].strip(_MARK) for each in others] for text, others in data.items()}
 
     def is_prototype(text: str, of: str) -> bool:
         return len(text) > 1 or text.isascii() or len(alike[text]) > 1 or (of not in _ASCII and text < of)
@@ -70,9 +73,9 @@ def target(character: str, known: Mapping[str, str]) -> str | None:
     """What a character is mapped to; None if it stays. A small letter that has no Latin lookalike is mapped as its
     capital."""
     prototype, capital = known.get(character), known.get(character.upper(), "")
-    found = (
-        named_letter(character) or named_letter(prototype or "") or plain(prototype or "").replace("rn", "m")
-    )
+    found = plain(prototype or "").replace("rn", "m")
+    if not found or not found.isascii():
+        found = named_letter(character) or named_letter(prototype or "") or found
     if prototype in _LINES or (found == "i" and capital in _LINES):
         return AMBIGUOUS
     return found if found.isascii() else plain(capital) if capital.isascii() and capital else found

@@ -61,7 +61,7 @@ def test_each_word_of_an_evasion_is_one_of_the_example(example):
     "text",
     ["SWORD", "ｓｗｏｒｄ", "s\u200bword", "ѕwоrԁ", "ЅԜΟRD", "sw\ud800ord", "sw\x00ord", "ṣẅőṙḏ", "s̶w̶o̶r̶d̶", "🅂🅆🄾🅁🄳",
      "🆂🆆🅾🆁🅳", "🇸🇼🇴🇷🇩", "魔法のsword画像",
-     "ꜱᴡᴏʀᴅ", "ⓢⓦⓞⓡⓓ", "𝔰𝔴𝔬𝔯𝔡", "sw0rd", "a_sword_", "(sword)", "sword!"],
+     "ꜱᴡᴏʀᴅ", "swסrd", "sw\u0665rd", "ⓢⓦⓞⓡⓓ", "𝔰𝔴𝔬𝔯𝔡", "sw0rd", "a_sword_", "(sword)", "sword!"],
 )  # fmt: skip
 def test_a_word_is_found_in_this_spelling(blocked, text):
     assert blocked("sword", text)
@@ -83,7 +83,7 @@ def test_a_plain_letter_is_not_taken_for_another(blocked, word, text):
 @pytest.mark.parametrize(
     ("word", "text"),
     [("slut", "sIut"), ("slut", "s1ut"), ("dildo", "D1LDO"), ("lolicon", "ӏоӏісоn"), ("hentai", "ΗΕΝΤΑΙ"),
-     ("водка", "ВОДКА"), ("ВОДКА", "водка"), ("刀", "日本刀剣"), ("ดาบ", "คนถือดาบใหญ่"),
+     ("водка", "ВОДКА"), ("ВОДКА", "водка"), ("cat", "ϲat"), ("刀", "日本刀剣"), ("ดาบ", "คนถือดาบใหญ่"),
      ("child porn", "child  -\nporn")],
 )  # fmt: skip
 def test_lookalikes_capitals_and_other_scripts_are_found(blocked, word, text):
