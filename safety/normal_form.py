@@ -2,8 +2,9 @@
 
 NFKC turns full-width, circled and mathematical letters into plain ones. Then the case is folded, marks and invisible
 characters are dropped, and letters that look alike (UTS 39) become one (`lookalikes.txt`). A capital letter may look
-like another letter than its small one: the Greek Eta like `H`, and eta like `n`. So a text has two forms, one
-with lookalikes found before all else, which are the same for most texts.
+like another letter than its small one: the Greek Eta like `H`, and eta like `n`. NFKC makes an `s` of the long one,
+which looks like `f`. So a text has two forms, one with lookalikes found before NFKC and before the case is folded,
+which are the same for most texts.
 
 `l`, `I` and `1` look alike, but `fall` is not `fail`. So only foreign lookalikes of them become `AMBIGUOUS`, and so
 do a capital `I` among small letters and a small `l` among capitals.
@@ -11,7 +12,7 @@ do a capital `I` among small letters and a small `l` among capitals.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import chain
@@ -20,7 +21,12 @@ from typing import Final
 AMBIGUOUS: Final = "|"
 """A character that may be any of `l`, `i` and `1`."""
 
-_MIXED: Final = re.compile(r"(?<=[a-z])I(?![A-Z])|(?<=[A-Z])l(?=[A-Z])")
+_MIXED: Final = re.compile(r"(?<=[a-z])I+(?![A-Z])|(?<=[A-Z])l+(?=[A-Z])|(?<=[A-Z]{2})l+(?![a-z])")
+
+_BLANK: Final = re.compile("[\u2800\u3164\uffa0]")
+_PARTING: Final = re.compile("[\u2800\u3164\uffa0\u200b]")
+"""What may stand for the blank between two words, since it is shown as one, or was made to part words. It is dropped if
+it stands inside a word."""
 
 _PIECE: Final = 100_000
 """Characters that are normalised at once."""
@@ -37,7 +43,15 @@ _WITH_MARKS: Final = (range(0xA0, 0x20000), range(0xE0000, 0xE1000))
 
 
 def forms(text: str) -> tuple[str, ...]:
-    """The one or two normal forms of a text."""
+    """The normal forms of a text: one or two, and as many again where a character may be a blank or stand inside a
+    word."""
+    if not _PARTING.search(text):
+        return _of_pieces(text)
+    readings = dict.fromkeys((text, _BLANK.sub(" ", text), _PARTING.sub(" ", text)))
+    return tuple(dict.fromkeys(form for each in readings for form in _of_pieces(each)))
+
+
+def _of_pieces(text: str) -> tuple[str, ...]:
     if len(text) <= _PIECE:
         return _forms(text)
     found = [*map(_forms, _pieces(text))]
@@ -58,12 +72,20 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _forms(text: str) -> tuple[str, ...]:
     if text.isascii():
-        return (_MIXED.sub(AMBIGUOUS, text).translate(_controls()).casefold(),)
-    text = _MIXED.sub(AMBIGUOUS, _without_surrogates(text))
-    first = _folded(_MIXED.sub(AMBIGUOUS, unicodedata.normalize("NFKC", text)))
-    # NFKC, too, makes another letter of some that look like Latin ones.
-    second = _folded(unicodedata.normalize("NFKC", text.translate(_table())))
+        return (_marked(text).translate(_controls()).casefold(),)
+    text = _without_surrogates(text).translate(_parenthesised())
+    plain = _marked(unicodedata.normalize("NFKC", text))
+    first = _folded(plain)
+    changed = text.translate(_changed_by_nfkc())
+    if changed != text:
+        plain = _marked(unicodedata.normalize("NFKC", changed))
+    second = _folded(_marked(plain.translate(_table())))
     return (first,) if first == second else (first, second)
+
+
+def _marked(text: str) -> str:
+    """The text with what may be any of several letters."""
+    return _MIXED.sub(lambda run: AMBIGUOUS * len(run[0]), text)
 
 
 def _folded(text: str) -> str:
@@ -81,6 +103,12 @@ def _controls() -> Mapping[int, None]:
 
 
 @cache
+def _parenthesised() -> Mapping[int, str]:
+    """Letters in parentheses that are one character. NFKC would part them by these."""
+    return {first + index: chr(0x61 + index) for first in (0x249C, 0x1F110) for index in range(26)}
+
+
+@cache
 def _table() -> Mapping[int, str | None]:
     """What each character becomes: a letter that it looks like, or nothing."""
     table: dict[int, str | None] = {**_controls()}
@@ -89,8 +117,27 @@ def _table() -> Mapping[int, str | None]:
             table[code] = None
     for first, last in _UNSEEN:
         table |= dict.fromkeys(range(first, last + 1))
-    for line in (files("safety") / "lookalikes.txt").read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            letter, _, alike = line.partition("\t")
-            table |= {ord(each): letter for each in alike if ord(each) not in table}
+    for character, letter in _lookalikes():
+        table.setdefault(ord(character), letter)
     return table
+
+
+@cache
+def _changed_by_nfkc() -> Mapping[int, str]:
+    """What looks like a Latin letter, but becomes another by NFKC, is dropped as a mark, or looks like two letters. A
+    capital `I` of another form may be an `l`, but a small letter of another form is that letter."""
+    found = {}
+    for character, letter in _lookalikes():
+        normal = unicodedata.normalize("NFKC", character)
+        is_latin = len(letter) == 1 and letter.isascii() and not letter.isdecimal()
+        if is_latin and _folded(normal) != letter and (letter != AMBIGUOUS or normal not in {"l", "i", "1"}):
+            found[ord(character)] = letter
+    return found
+
+
+@cache
+def _lookalikes() -> Sequence[tuple[str, str]]:
+    """Characters, each with what it looks like."""
+    lines = (files("safety") / "lookalikes.txt").read_text(encoding="utf-8").splitlines()
+    rows = [line.partition("\t") for line in lines if not line.startswith("#")]
+    return [(character, letter) for letter, _, alike in rows for character in alike]

@@ -8,7 +8,8 @@
 
 A word matches whole, in any spelling (`normal_form.py`). Between its parts, any other characters may stand than letters
 and digits. Words of scripts without spaces between words match anywhere. An expression is compared with the normal
-form: small letters without marks. RE2 matches all rules at once, in time linear in the length of the text.
+form: small letters without marks, and one space for all blanks in a row. RE2 matches all rules at once, in time linear
+in the length of the text.
 """
 
 import re
@@ -35,6 +36,10 @@ _SOME = Annotated[str, Field(min_length=1, max_length=1000)]
 
 _ALIKE: Final = {"l": r"[l1|]", "i": r"[i1|]", "o": "[o0]", AMBIGUOUS: r"[li1|]"}
 """What may stand for a letter of a word in the normal form."""
+
+_ZERO: Final = re.compile("(?<=[a-z])0+|0+(?=[a-z])")
+_ONE: Final = re.compile("(?<=[a-z])1+|1+(?=[a-z])")
+"""Digits that may stand for letters in the normal form, since they are beside some."""
 
 _UNSPACED: Final = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
@@ -118,9 +123,8 @@ class Rules:
         for form in forms(text):
             found += self._words.found_in(form)
             if self._expressions:
-                for letter in "li" if AMBIGUOUS in form else "":
-                    found += self._expressions.found_in(form.replace(AMBIGUOUS, letter))
-                found += self._expressions.found_in(form)
+                for reading in _readings(form):
+                    found += self._expressions.found_in(reading)
         if not found:
             return NOTHING
         return Found(
@@ -166,6 +170,15 @@ class _Patterns:
             yield from (
                 self._about[index] for index in sorted(self._set.Match(form.encode(errors="ignore")) or ())
             )
+
+
+def _readings(form: str) -> Iterator[str]:
+    """What expressions are compared with: a normal form as it is, and with each letter that may be meant."""
+    form = " ".join(form.split())
+    lettered = _ZERO.sub(lambda run: "o" * len(run[0]), form)
+    lettered = _ONE.sub(lambda run: AMBIGUOUS * len(run[0]), lettered)
+    for each in dict.fromkeys((form, lettered)):
+        yield from dict.fromkeys((each, each.replace(AMBIGUOUS, "l"), each.replace(AMBIGUOUS, "i")))
 
 
 def _patterns_of(word: str) -> list[str]:

@@ -61,10 +61,19 @@ def test_each_word_of_an_evasion_is_one_of_the_example(example):
     "text",
     ["SWORD", "ｓｗｏｒｄ", "s\u200bword", "ѕwоrԁ", "ЅԜΟRD", "sw\ud800ord", "sw\x00ord", "ṣẅőṙḏ", "s̶w̶o̶r̶d̶", "🅂🅆🄾🅁🄳",
      "🆂🆆🅾🆁🅳", "🇸🇼🇴🇷🇩", "魔法のsword画像",
-     "ꜱᴡᴏʀᴅ", "swסrd", "sw\u0665rd", "ⓢⓦⓞⓡⓓ", "𝔰𝔴𝔬𝔯𝔡", "sw0rd", "a_sword_", "(sword)", "sword!"],
+     "swסrd", "swهrd", "sw\u0c02rd", "sw٥rd", "⒮⒲⒪⒭⒟", "🄢🄦🄞🄡🄓",
+     "ꜱᴡᴏʀᴅ", "ⓢⓦⓞⓡⓓ", "𝔰𝔴𝔬𝔯𝔡", "sw0rd", "a_sword_", "(sword)", "sword!"],
 )  # fmt: skip
 def test_a_word_is_found_in_this_spelling(blocked, text):
     assert blocked("sword", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pull her down", "PULL\n HER\u00a0\u2003down", "pu11 her d0wn", "puＩl heг dоwn", " pull\u200bher down"],
+)
+def test_an_expression_is_found_in_this_spelling(rules, text):
+    assert rules("[[rules]]\ncategory = 'x'\nexpressions = ['^pull her down$']").find(text).blocked
 
 
 @pytest.mark.parametrize("text", ["swords", "password", "sword2", "s word", "swore", "fail"])
@@ -74,7 +83,16 @@ def test_no_other_word_is_found(blocked, text):
 
 @pytest.mark.parametrize(
     ("word", "text"),
-    [("fall", "fail"), ("porn", "pom pom"), ("ball", "bail"), ("lie", "Iie"), ("bum", "burn"), ("rn", "m")],
+    [
+        ("fall", "fail"),
+        ("porn", "pom pom"),
+        ("ball", "bail"),
+        ("lie", "Iie"),
+        ("bum", "burn"),
+        ("rn", "m"),
+        ("ball", "ｂａｉｌ"),
+        ("ai", "Al"),
+    ],
 )
 def test_a_plain_letter_is_not_taken_for_another(blocked, word, text):
     assert not blocked(word, text)
@@ -84,7 +102,10 @@ def test_a_plain_letter_is_not_taken_for_another(blocked, word, text):
     ("word", "text"),
     [("slut", "sIut"), ("slut", "s1ut"), ("dildo", "D1LDO"), ("lolicon", "ӏоӏісоn"), ("hentai", "ΗΕΝΤΑΙ"),
      ("водка", "ВОДКА"), ("ВОДКА", "водка"), ("cat", "ϲat"), ("刀", "日本刀剣"), ("ดาบ", "คนถือดาบใหญ่"),
-     ("child porn", "child  -\nporn")],
+     ("child porn", "child  -\nporn"), ("snuff film", "snuff\u200bfilm"), ("snuff film", "snu\u200bff\u2800film"),
+     ("snuff", "snuſſ"), ("cumshot", "ϲumshot"), ("cumshot", "cʋmshot"), ("fellatio", "feIIatio"),
+     ("fellatio", "feＩＩatio"), ("fellatio", "fe١ﺍatio"), ("fellatio", "fe\uffe8latio"), ("hentai", "HENTAl"),
+     ("lolicon", "𝐈olicon"), ("slut", "ѕIut")],
 )  # fmt: skip
 def test_lookalikes_capitals_and_other_scripts_are_found(blocked, word, text):
     assert blocked(word, text)
