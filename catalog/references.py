@@ -10,10 +10,12 @@ Facts: replicate.com/docs/topics/predictions/input-files.
 """
 
 import base64
+import io
 import re
 import weakref
 from io import BytesIO
-from typing import Any, BinaryIO
+from threading import Lock
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
 from catalog.text_values import usable_text
@@ -63,21 +65,61 @@ FILE_SCHEMA = {
 
 
 class Upload:
-    """An image in a file, which is closed when this object is garbage-collected."""
+    """An image in a file, which is closed when this object is garbage-collected. The generations of a batch may share
+    it, so any threads may call `head`, `content` and `reader` at the same time."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.size = file.seek(0, 2)
+        self._lock = Lock()
         self.media = media_type(self.head(HEAD)) or UNKNOWN
         weakref.finalize(self, file.close)
 
     def head(self, size: int) -> bytes:
         """The first bytes."""
-        self.file.seek(0)
-        return self.file.read(size)
+        return self.part(0, size)
+
+    def content(self) -> bytes:
+        """All bytes."""
+        return self.part(0, self.size)
+
+    def part(self, begin: int, size: int) -> bytes:
+        """At most `size` bytes from `begin` on."""
+        with self._lock:
+            self.file.seek(begin)
+            return self.file.read(size)
+
+    def reader(self) -> BinaryIO:
+        """A file with a position of its own."""
+        return cast("BinaryIO", _Reader(self))
 
     def __str__(self) -> str:
         return f"a file of {self.size} bytes"
+
+
+class _Reader(io.RawIOBase):
+    """Reads an upload, at a position of its own."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._upload.size}
+        self._position = base[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._upload.part(self._position, len(buffer))
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
 
 
 def reference(given: Any, *, accepted: bool = False) -> str | Upload:

@@ -118,8 +118,7 @@ async def _received(response: aiohttp.ClientResponse) -> bytes:
 
 def _content(upload: Upload) -> bytes:
     _check_size(upload.size)
-    upload.file.seek(0)
-    return upload.file.read()
+    return upload.content()
 
 
 def _checked(content: bytes) -> tuple[str, bytes]:

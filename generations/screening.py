@@ -88,5 +88,5 @@ async def _pictures(request: GenerationRequest) -> tuple[str, ...]:
 
 
 def _inline(upload: Upload) -> str:
-    content = base64.b64encode(upload.head(upload.size)).decode()
+    content = base64.b64encode(upload.content()).decode()
     return f"data:{upload.media.name};base64,{content}"

@@ -229,8 +229,7 @@ class ReplicateClient:
     async def create_file(self, caller: Caller, upload: Upload) -> str:
         """The address of the file."""
         client = self.official_client(self.tokens.token_of(caller))
-        upload.file.seek(0)
-        content = (f"image{upload.media.extension}", upload.file, upload.media.name)
+        content = (f"image{upload.media.extension}", upload.reader(), upload.media.name)
         encoded = client._async_client.build_request("POST", "/v1/files", files={"content": content})  # noqa: SLF001
         assert isinstance(encoded.stream, AsyncIterable)  # noqa: S101 - as httpx encodes files
         answer = await self._call(

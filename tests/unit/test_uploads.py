@@ -5,13 +5,14 @@ import asyncio
 from io import BytesIO
 
 import pytest
+from aiohttp import ClientSession
 
 from catalog.references import INLINE, Upload
 from errors import UpstreamError
 from providers.connections import Lost
 from providers.replicate.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 from tests.support import virtual_time
-from tests.support.callers import PNG
+from tests.support.callers import PNG, SERVER_TOKEN
 from tests.support.declarations import parse_generation
 from tests.support.wiring import ADMIN, USER, meanwhile, on_a_loop, parts, run, until
 
@@ -20,6 +21,31 @@ LARGE = PNG.ljust(INLINE + 1)
 
 def an_image() -> Upload:
     return Upload(BytesIO(LARGE))
+
+
+def test_a_shared_image_is_read_whole_while_another_part_reads_it():
+    image = an_image()
+    reader, other = image.reader(), image.reader()
+    begin = reader.read(1000)
+
+    assert LARGE == image.content()
+    assert LARGE == other.read()
+    assert LARGE == begin + reader.read()
+
+
+@on_a_loop
+async def test_an_image_is_uploaded_whole_though_each_read_moves_the_position_of_its_file(simulator):
+    class Shared(BytesIO):
+        def read(self, size=-1):
+            found = super().read(size)
+            self.seek(0, 2)  # as a check of the same image does
+            return found
+
+    async with parts(simulator) as service:
+        address = await service.provider.upload(ADMIN, Upload(Shared(LARGE)))
+        headers = {"Authorization": f"Bearer {SERVER_TOKEN}"}
+        async with ClientSession(headers=headers) as session, session.get(address) as answer:
+            assert len(LARGE) == (await answer.json())["size"]
 
 
 def editing(image: Upload, prompt: str = "a", **fields):
