@@ -1,7 +1,8 @@
 """The memory for the images of calls, which are fetched before a call waits for admission: its tokens depend on them.
 
 So there may be as many images in memory as calls wait. Their bytes are bounded for all calls together and for those of
-one turn. Further calls wait before they fetch anything.
+one turn. Further calls wait before they fetch anything. The same holds for uploaded images that a service judges
+(`screening.py`).
 """
 
 import asyncio

@@ -7,6 +7,8 @@ that was allowed is not checked again after a restart. What has begun to be sent
 import asyncio
 import base64
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Final
 
 from auth import Caller
@@ -14,21 +16,22 @@ from catalog.references import Upload
 from errors.content import ContentRefused
 from generations.batch import Batch
 from generations.generation import Generation
+from generations.room import Room
 from ledger import Ledger
 from parsing.content import pictures_of, prose_of
-from parsing.shapes import GenerationRequest
-from safety.judging import CheckFailed, Content, Judge, Verdict
+from safety.judging import Content, Judge, Verdict
 
 MOST_PICTURE_BYTES: Final = 20_000_000
 """The most bytes of the uploaded images of a request that a service gets."""
 
 
 class Screening:
-    """Checks generations by `judge`, if there is one."""
+    """Checks generations by `judge`, if there is one. `room` is the memory for uploaded images."""
 
-    def __init__(self, ledger: Ledger, judge: Judge | None = None) -> None:
+    def __init__(self, ledger: Ledger, judge: Judge | None = None, room: Room | None = None) -> None:
         self._ledger = ledger
         self.judge = judge
+        self._room = room or Room()
 
     async def check(self, generation: Generation, batch: Batch | None) -> None:
         """Returns once the generation may be sent. Raises ContentRefused if it may not."""
@@ -57,18 +60,19 @@ class Screening:
         if self.judge is not None:
             await self.judge.aclose()
 
-    @staticmethod
-    async def _verdict(judge: Judge, generation: Generation, batch: Batch | None) -> Verdict:
+    async def _verdict(self, judge: Judge, generation: Generation, batch: Batch | None) -> Verdict:
         request, caller = generation.request, generation.caller
         turn = f"{caller.turn} {batch.id if batch else ''}"
         prompt, negative = prose_of(request)
-        try:
-            pictures = await _pictures(request)
-        except CheckFailed as failed:
-            return judge.failed(str(failed))
-        return await judge.verdict(
-            Content(prompt, negative, request.model.name, caller.id, pictures), turn=turn
-        )
+        content = Content(prompt, negative, request.model.name, caller.id)
+        pictures = [*pictures_of(request)] if judge.takes_images else []
+        size = sum(each.size for each in pictures if isinstance(each, Upload))
+        if size > MOST_PICTURE_BYTES:
+            return judge.failed(f"its images have more than {MOST_PICTURE_BYTES // 1_000_000} MB")
+        # Items of a batch may share an upload, and each has a copy of it while it waits for its verdict.
+        async with self._room.hold(caller.turn, _inline_size(size)) if size else nullcontext():
+            content = replace(content, images=await _sent(pictures))
+            return await judge.verdict(content, turn=turn)
 
 
 def is_checked(caller: Caller) -> bool:
@@ -76,14 +80,15 @@ def is_checked(caller: Caller) -> bool:
     return caller.key is None or caller.key.safety != "off"
 
 
-async def _pictures(request: GenerationRequest) -> tuple[str, ...]:
-    """The reference images of a request: the addresses, and what was uploaded as `data:` URIs. Raises CheckFailed."""
-    found: Sequence[str | Upload] = [*pictures_of(request)]
-    uploads = [each for each in found if isinstance(each, Upload)]
-    if sum(each.size for each in uploads) > MOST_PICTURE_BYTES:
-        raise CheckFailed(f"its images have more than {MOST_PICTURE_BYTES // 1_000_000} MB")
+def _inline_size(size: int) -> int:
+    """The bytes of so many bytes in base64."""
+    return size * 4 // 3
+
+
+async def _sent(pictures: Sequence[str | Upload]) -> tuple[str, ...]:
+    """The addresses of reference images, and what was uploaded as `data:` URIs."""
     return tuple(
-        [await asyncio.to_thread(_inline, each) if isinstance(each, Upload) else each for each in found]
+        [await asyncio.to_thread(_inline, each) if isinstance(each, Upload) else each for each in pictures]
     )
 
 

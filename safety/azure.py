@@ -1,7 +1,7 @@
 """Azure AI Content Safety as the service that judges prompts: `text:analyze`, for each text in pieces.
 
-Azure rates a text in each category by 0, 2, 4 or 6. It refuses texts of more than 10,000 characters, and does not say
-whether it counts code points or the units of UTF-16: a piece has no more of either. It is cut between characters, and
+Azure rates a text in each category by 0, 2, 4 or 6. It refuses texts of more than 10,000 characters. Whether it counts
+code points or the units of UTF-16 is not documented: a piece has no more of either. It is cut between characters, and
 at a blank if there is one near, so that no word is parted. Images are not judged.
 """
 
@@ -25,12 +25,14 @@ _NEAR: Final = 1000
 _PATH: Final = "/contentsafety/text:analyze?api-version=2024-09-01"
 
 _PAUSE: Final = 1.0
-"""Seconds before a piece is sent again that was too many, if Azure says none."""
+"""Seconds before a piece that was too many is sent again, if Azure names none, or 0."""
 
 
 class AzureContentSafety(Service):
     """Refuses a text with a severity of at least `threshold` in a category. `key` is that of the resource, which may be
     replaced."""
+
+    takes_images = False
 
     def __init__(self, endpoint: str, key: RotatingSecret, client: JsonClient, *, threshold: int) -> None:
         self._url = endpoint + _PATH
@@ -61,7 +63,7 @@ class AzureContentSafety(Service):
             if answer.status != 429:
                 break
             # The timeout of the check ends this.
-            await asyncio.sleep(_PAUSE if answer.retry_after is None else answer.retry_after)
+            await asyncio.sleep(answer.retry_after or _PAUSE)
         if answer.status != 200:
             raise CheckFailed(f"it answered {answer.status}")
         severities = {each: _severity(answer.body, each) for each in CATEGORIES}

@@ -86,6 +86,9 @@ class CheckFailed(Exception):
 class Service(Protocol):
     """A service that judges. It has no timeout of its own."""
 
+    takes_images: bool = True
+    """Whether it judges images, too. Otherwise its contents have none."""
+
     async def judge(self, content: Content) -> Verdict:
         """Raises CheckFailed."""
 
@@ -107,6 +110,7 @@ class Judge:
         at_once: int = AT_ONCE,
     ) -> None:
         self._service = service
+        self.takes_images = service.takes_images
         self.key = key
         self._timeout = timeout
         self._allows_failed = allows_failed

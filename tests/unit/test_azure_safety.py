@@ -103,9 +103,12 @@ async def test_a_piece_that_was_too_many_is_sent_again_until_the_timeout():
 
     assert Verdict(True) == await judge.verdict(Content("x"), turn="a")
     assert 3.0 == asyncio.get_running_loop().time()
+    at_once = Judge(azure(Client(Answer(429, None, 0.0), rated())), timeout=5, allows_failed=False)
+    assert Verdict(True) == await at_once.verdict(Content("x"), turn="a")
+    assert 4.0 == asyncio.get_running_loop().time()
     never = Judge(azure(Client(Answer(429, None, 2.0))), timeout=5, allows_failed=False)
     assert (await never.verdict(Content("x"), turn="a")).failed
-    assert 8.0 == asyncio.get_running_loop().time()
+    assert 9.0 == asyncio.get_running_loop().time()
 
 
 @in_virtual_time
