@@ -5,6 +5,7 @@ A request is a JSON object, `{"prompt", "negative_prompt", "model", "key", "imag
 form, or more than `MOST_BYTES`.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -79,7 +80,8 @@ class OwnService(Service):
         self._client = client
 
     async def judge(self, content: Content) -> Verdict:
-        answer = await self._client.post(self._url, content.as_json())
+        body = await asyncio.to_thread(content.as_json) if content.is_large else content.as_json()
+        answer = await self._client.post(self._url, body)
         if answer.status != 200:
             raise CheckFailed(f"it answered {answer.status}")
         return _verdict(answer.body)

@@ -26,6 +26,9 @@ KEPT_FOR: Final = 600.0
 _KEPT: Final = 10_000
 """Verdicts that are kept, each of some hundred bytes."""
 
+_LARGE: Final = 500_000
+"""Characters of images."""
+
 UNCHECKED: Final = "unchecked"
 """The category of what is refused because the service failed."""
 
@@ -48,6 +51,15 @@ class Content:
         if not self.images:
             del body["images"]
         return json.dumps(body).encode()
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.as_json()).digest()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether `as_json` and `digest` would block a loop for more than some milliseconds."""
+        return sum(map(len, self.images)) > _LARGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +135,7 @@ class Judge:
     async def verdict(self, content: Content, *, turn: str) -> Verdict:
         """The verdict on a content. Work with the same `turn` waits in its own order. If all that wait for a call are
         cancelled, so is the call."""
-        key = hashlib.sha256(content.as_json()).digest()
+        key = await asyncio.to_thread(lambda: content.digest) if content.is_large else content.digest
         kept, until = self._kept.get(key, (None, 0.0))
         if kept is not None and asyncio.get_running_loop().time() < until:
             return kept

@@ -1,5 +1,7 @@
 """A service that judges prompts, over HTTP: what it is sent, what is refused, and what its failures become."""
 
+from base64 import b64encode
+
 import pytest
 
 from harness.safety_service import answer, by_words, judging
@@ -115,6 +117,18 @@ def test_uploaded_images_are_sent_as_data_uris(client, judge):
 
     [[sent]] = [each["images"] for each in judge.bodies]
     assert sent.startswith("data:image/png;base64,")
+
+
+def test_items_that_share_a_large_image_are_judged_with_it_and_their_models_get_it_whole(
+    client, judge, simulator
+):
+    picture = PNG + bytes(600_000)
+    address = f"data:image/png;base64,{b64encode(picture).decode()}"
+    body = {"model_name": "flux-dev", "prompts": [f"cat {n}" for n in range(10)], "image": address}
+
+    assert 10 == post(client, body, "/generate-batch").json["succeeded"]
+    assert [[address]] * 10 == [each["images"] for each in judge.bodies]
+    assert {len(picture)} == {each.size for each in simulator.uploads()}
 
 
 def test_conversations_and_schemas_are_judged_whole(client, judge):
