@@ -1,7 +1,8 @@
 """Compares the texts of requests with the rules of the operator, before anything is spent.
 
 The texts are all strings among the inputs, at any depth, but for the addresses of files, secrets and choices: the
-prompt, what it must not show, conversations, schemas and captions, whatever a model calls them.
+prompt, what it must not show, conversations, schemas and captions, whatever a model calls them. The names in
+objects are among them, since a model reads those of a schema, too.
 """
 
 import re
@@ -30,6 +31,12 @@ _KEYWORDS: Final = frozenset({"role", "type", "format", "$ref", "pattern"})
 """The names of parts of conversations and schemas that hold no prose."""
 
 _FILES: Final = frozenset({"image", "file"})
+
+_A_NAME: Final = ".*"
+"""The end of the path of a name in an object, which is not shown: it may be what is refused."""
+
+_NAMING: Final = frozenset({"properties", "$defs", "definitions"})
+"""The parts of a schema whose names its author has chosen."""
 
 
 def checked(
@@ -63,7 +70,7 @@ class _Screen:
             flagged |= dict.fromkeys(found.flagged)
             if found.blocked:
                 self._category = self._category or found.blocked[0]
-                field = _field(path, request, index, list_name)
+                field = _field(path.removesuffix(_A_NAME), request, index, list_name)
                 why = f"is refused by a rule of this service ({', '.join(found.blocked)})"
                 self._problems.setdefault(field, Problem(field, why))
         return replace(request, flagged=tuple(flagged)) if flagged else request
@@ -125,6 +132,8 @@ def _is_prose(path: str, text: str, shape: Input | None) -> bool:
         shape.content,
         shape.items.content if shape.items else "",
     }
+    if path.endswith(_A_NAME):
+        return path.removesuffix(_A_NAME).rpartition(".")[2] in _NAMING
     return not (
         is_weights or path.rpartition(".")[2] in _KEYWORDS or _URL.fullmatch(text) or ".images[" in path
     )
@@ -147,6 +156,7 @@ def _texts(path: str, value: Any, shape: Input | None) -> Iterator[tuple[str, st
             yield from _texts(f"{path}[{index}]", each, shape.items if shape else None)
     elif isinstance(value, dict):
         for name, each in value.items():
+            yield path + _A_NAME, name
             yield from _texts(f"{path}.{name}", each, None)
 
 

@@ -78,6 +78,11 @@ def refused_fields(answer):
             {"system_prompt": "A", "user_content": "b", "json_schema": {"type": "object", "description": "sword"}},
             ["json_schema.description"],
         ),
+        (
+            "/structured-output",
+            STRUCTURED | {"user_content": "b", "json_schema": {"type": "object", "properties": {"sword": {}}}},
+            ["json_schema.properties"],
+        ),
         ("/batch/chat", {"requests": [{"prompt": "Hi"}, {"prompt": "sword"}]}, ["requests[1].prompt"]),
     ],
 )  # fmt: skip

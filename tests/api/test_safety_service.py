@@ -148,7 +148,7 @@ def test_conversations_and_schemas_are_judged_whole(client, judge):
     ]
     first, second = judge.prompts
     assert ["And a sword?", "Be brief.", "Hello", "Hi"] == sorted(first.split("\n\n"))
-    assert ["A", "B", "Some gore"] == sorted(second.split("\n\n"))
+    assert ["A", "B", "Some gore", "a"] == sorted(second.split("\n\n"))
 
 
 @pytest.mark.parametrize(
