@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -40,6 +41,9 @@ _ALIKE: Final = {"l": r"[l1|]", "i": r"[i1|]", "o": "[o0]", AMBIGUOUS: r"[li1|]"
 _ZERO: Final = re.compile("(?<=[a-z])0+|0+(?=[a-z])")
 _ONE: Final = re.compile("(?<=[a-z])1+|1+(?=[a-z])")
 """Digits that may stand for letters in the normal form, since they are beside some."""
+
+_COMBINED: Final = 5
+"""Up to so many letters of a text that may be any of several are each taken for each, and more all for the same one."""
 
 _UNSPACED: Final = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
@@ -178,7 +182,14 @@ def _readings(form: str) -> Iterator[str]:
     lettered = _ZERO.sub(lambda run: "o" * len(run[0]), form)
     lettered = _ONE.sub(lambda run: AMBIGUOUS * len(run[0]), lettered)
     for each in dict.fromkeys((form, lettered)):
-        yield from dict.fromkeys((each, each.replace(AMBIGUOUS, "l"), each.replace(AMBIGUOUS, "i")))
+        parts = each.split(AMBIGUOUS)
+        ambiguous = len(parts) - 1
+        combined = ambiguous <= _COMBINED
+        choices = product("li", repeat=ambiguous) if combined else ("l" * ambiguous, "i" * ambiguous)
+        if ambiguous:
+            yield each
+        for letters in choices:
+            yield "".join(chain.from_iterable(zip(parts, (*letters, ""), strict=True)))
 
 
 def _patterns_of(word: str) -> list[str]:

@@ -76,6 +76,12 @@ def test_an_expression_is_found_in_this_spelling(rules, text):
     assert rules("[[rules]]\ncategory = 'x'\nexpressions = ['^pull her down$']").find(text).blocked
 
 
+def test_an_expression_is_found_though_letters_may_be_several(rules):
+    found = rules("[[rules]]\ncategory = 'x'\nexpressions = ['lewd girls?']")
+    assert found.find("ӏewd gіrӏѕ").blocked
+    assert not found.find("ӏewd gіӏѕ").blocked
+
+
 @pytest.mark.parametrize("text", ["swords", "password", "sword2", "s word", "swore", "fail"])
 def test_no_other_word_is_found(blocked, text):
     assert not blocked("sword", text)
