@@ -1,12 +1,12 @@
 """Compares the texts of requests with the rules of the operator, before anything is spent.
 
 The texts are all strings among the inputs, at any depth, but for the addresses of files, secrets and choices: the
-prompt, what it must not show, conversations, schemas and captions, whatever a model calls them. The names in
-objects are among them, since a model reads those of a schema, too.
+prompt, what it must not show, conversations, schemas and captions, under any name that a model has for them. The
+names in objects are among them, since a model reads those of a schema, too.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -86,13 +86,12 @@ class _Screen:
 def texts_of(request: GenerationRequest) -> Iterator[tuple[str, str]]:
     """The texts of a request, each with its path among the inputs. With a fallback, they are those for any model."""
     fields = request.first.model.inputs.fields
-    inputs = request.first.input if request.route is None else {**request.route.given, **request.first.input}
-    for name, value in inputs.items():
+    for name, value in _inputs_of(request).items():
         yield from _texts(name, value, fields.get(name))
 
 
 def prose_of(request: GenerationRequest) -> tuple[str, str | None]:
-    """The texts of a request as a prompt and a negative prompt. What else it says is behind the prompt: a conversation,
+    """The texts of a request as a prompt and a negative prompt. Its other texts are behind the prompt: a conversation,
     the words of a schema."""
     fields = request.first.model.inputs.fields
     found = [
@@ -110,32 +109,35 @@ def prose_of(request: GenerationRequest) -> tuple[str, str | None]:
 def pictures_of(request: GenerationRequest) -> Iterator[str | Upload]:
     """The reference images of a request: addresses, `data:` URIs and uploads."""
     fields = request.first.model.inputs.fields
-    inputs = request.first.input if request.route is None else {**request.route.given, **request.first.input}
-    for name, value in inputs.items():
+    for name, value in _inputs_of(request).items():
         shape = fields.get(name)
         if name == "messages" and isinstance(value, list):
             value = [image for each in value if isinstance(each, dict) for image in each.get("images") or ()]
-        elif not (_is_picture(shape) or name in references.NAMES):
+        elif not (_contains(shape, "image") or name in references.NAMES):
             continue
         yield from (
             each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str | Upload)
         )
 
 
-def _is_picture(shape: Input | None) -> bool:
-    return shape is not None and "image" in {shape.content, shape.items.content if shape.items else None}
+def _inputs_of(request: GenerationRequest) -> Mapping[str, Any]:
+    return request.first.input if request.route is None else {**request.route.given, **request.first.input}
+
+
+def _contains(shape: Input | None, content: str) -> bool:
+    """Whether an input, or each item of its list, is declared to have this content."""
+    return shape is not None and content in {shape.content, shape.items.content if shape.items else None}
 
 
 def _is_prose(path: str, text: str, shape: Input | None) -> bool:
     """Whether a text is for people, and no address, name of weights or keyword of a schema."""
-    is_weights = shape is not None and "weights" in {
-        shape.content,
-        shape.items.content if shape.items else "",
-    }
     if path.endswith(_A_NAME):
         return path.removesuffix(_A_NAME).rpartition(".")[2] in _NAMING
     return not (
-        is_weights or path.rpartition(".")[2] in _KEYWORDS or _URL.fullmatch(text) or ".images[" in path
+        _contains(shape, "weights")
+        or path.rpartition(".")[2] in _KEYWORDS
+        or _URL.fullmatch(text)
+        or ".images[" in path
     )
 
 
