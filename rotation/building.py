@@ -35,7 +35,7 @@ def secret_watch(
         check=settings.check_secret,
         on_change=secrets.use,
         executor=ThreadPoolExecutor(1, thread_name_prefix="secrets-reader"),
-        **({"before": Accounts(provider).learn} if "REPLICATE_API_TOKEN" in sources else {}),
+        before=Accounts(provider).learn if "REPLICATE_API_TOKEN" in sources else None,
     )
     authenticator.read_again = partial(_read_again, watch)
     provider.tokens.refresh = partial(_read_again, watch, CREATIONS)

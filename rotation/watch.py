@@ -1,7 +1,7 @@
 """Reads the sources of secrets again and again, and reports each change.
 
-Sources are compared by content. The time of a file says nothing where Kubernetes swaps links, and a watch of the kernel
-sees nothing of a network's file system. While a source has no usable secret, the last good one stays.
+Sources are compared by content. Modification times do not show that Kubernetes swaps a link, and a watch of the kernel
+does not see changes in a network's file system. While a source has no usable secret, the last good one stays.
 """
 
 import asyncio
@@ -28,17 +28,13 @@ log = structlog.get_logger("secrets")
 Change = Callable[[str, str], Awaitable[None]]
 
 
-async def _nothing() -> None:
-    """There is nothing to do before a reading."""
-
-
 class SecretWatch:
     """Watches `sources`, by the name of the setting. `values` are the secrets that the service has now.
 
     `check(name, text)` returns the value that a text means, or raises ValueError. `on_change(name, value)` uses a new
     value; it raises ValueError if the value cannot be used. Both texts follow "it". Use it on the loop. Sources
-    are read on `executor`, which ends with `close`: a reading may take long, and nothing else should wait for it.
-    `run` awaits `before()` at the start and after each reading."""
+    are read on `executor`, which ends with `close`: a reading may take long, and no other work should wait for
+    it. `run` awaits `before()`, if there is one, at the start and after each reading."""
 
     def __init__(
         self,
@@ -48,7 +44,7 @@ class SecretWatch:
         check: Callable[[str, str], str],
         on_change: Change,
         executor: Executor,
-        before: Callable[[], Awaitable[None]] = _nothing,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._sources = dict(sources)
         self._values = dict(values)
@@ -77,10 +73,11 @@ class SecretWatch:
         if not self._sources:
             return
         while True:
-            try:
-                await self._before()
-            except Exception:
-                log.exception("secret_watch_failed")
+            if self._before is not None:
+                try:
+                    await self._before()
+                except Exception:
+                    log.exception("secret_watch_failed")
             await asyncio.sleep(PAUSE)
             await self.look()
 
