@@ -36,7 +36,7 @@ _TIMEOUT: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class RotationReport:
-    """The end of a scenario. The lists should be empty: calls that failed, prompts whose predictions are in the wrong
+    """The end of a scenario. The lists should be empty: calls that failed, prompts with predictions in the wrong
     account, and tokens that a log or `/status` shows. `densest_minute` counts creations."""
 
     rotations: int
@@ -61,7 +61,7 @@ class Rotations:
     _failed: list[str] = field(default_factory=list)
     _calls: int = 0
     _made: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """By id of a prediction, its prompt and what stands for its account."""
+    """By id of a prediction, its prompt and the fingerprint of its account."""
     _over: threading.Event = field(default_factory=threading.Event)
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -77,11 +77,12 @@ class Rotations:
         try:
             fleet.start()
             with ThreadPoolExecutor(_CALLERS) as callers:
-                callers.map(self._load, [fleet.urls()] * _CALLERS, range(_CALLERS))
+                loads = callers.map(self._load, [fleet.urls()] * _CALLERS, range(_CALLERS))
                 try:
                     tokens = self._rotate(files, rotations)
                 finally:
                     self._over.set()
+                list(loads)  # raises what a caller has raised
             shown = [requests.get(f"{url}/status", headers=ADMIN, timeout=30).text for url in fleet.urls()]
         finally:
             fleet.close()
