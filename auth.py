@@ -186,7 +186,7 @@ class NoKeys:
 
 
 def presents_admin_key(headers: Headers) -> bool:
-    """Whether a header holds what is to be the admin key."""
+    """Whether a header for the admin key is present."""
     return any(headers.get(name) is not None for name in (ADMIN_HEADER, ADMIN_HEADER_TOO))
 
 

@@ -41,7 +41,7 @@ def sent_call(*, forms: bool) -> Iterator[tuple[Any, Caller]]:
     named = call_payer(None) if incoming.has_key() else None
     names = form_names(incoming.service().context.texts) if forms else NO_NAMES
     with incoming.body(named.turn if named else incoming.peer(), forms=forms, names=names) as body:
-        # Credentials beside an admin key are ignored, whatever their form.
+        # Credentials beside an admin key are ignored in any form.
         key = None if presents_admin_key(request.headers) else credential_in(body)
         yield without_credentials(body), named if named is not None and key is None else call_payer(key)
 

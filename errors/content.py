@@ -7,8 +7,8 @@ from errors import InvalidFields, Problem, ServiceError
 
 
 class ContentRefused(ServiceError):
-    """A model refused it, or this service did before it was sent, for its `category`: then nothing was spent, and no
-    other model is tried. `problems` are the fields that the rules refuse."""
+    """A model refused the content, or this service did before it was sent. Only the latter has a `category`: it costs
+    no money, and no other model is tried. `problems` are the fields that the rules refuse."""
 
     status, code = 422, "content_refused"
     title = "The prompt or the image was refused"

@@ -147,7 +147,7 @@ class PostgresBackend:
 
     def renew(self, url: str) -> bool:
         """Connect by this URL from now on, with another user or password. Connections that are open stay. Returns
-        False, and changes nothing, if it names another database. Raises ValueError as the constructor. In any thread.
+        False, without a change, if it names another database. Raises ValueError as the constructor. In any thread.
         """
         parameters = _parameters(url)
         if any(parameters.get(name) != self._parameters.get(name) for name in ("host", "port", "dbname")):

@@ -21,11 +21,11 @@ _REDACTED: Final = 32
 """The latest tokens that are removed from what Replicate answers."""
 
 _ACCOUNT: Final = "account "
-"""How the turn of a user begins whose account is known (`token_checks.py`)."""
+"""The begin of the turn of a user with a known account (`token_checks.py`)."""
 
 
 async def _nothing() -> None:
-    """No source of the token can be read."""
+    """The token has no source."""
 
 
 @lru_cache(64)  # searches compare all creations under way again and again

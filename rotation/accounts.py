@@ -1,4 +1,4 @@
-"""Whose the service's tokens are, and whether all processes on the ledger pay with one account.
+"""The accounts of the service's tokens, and whether all processes on the ledger pay with one account.
 
 While a token is replaced, the files of processes differ, and so do their tokens. That is no trouble as long as both are
 of one account, since each process may continue the work of another.
@@ -27,7 +27,7 @@ _PAUSE: Final = 10.0
 """Seconds between two requests for an account that is not known."""
 
 _CHECK: Final = "server token"
-"""The id and the turn of the caller who asks for the account of one of the service's tokens."""
+"""The id and the turn of the caller that requests the account of one of the service's tokens."""
 
 log = structlog.get_logger("secrets")
 
@@ -39,7 +39,7 @@ class Accounts:
         self._provider = provider
 
     async def of(self, token: str) -> str:
-        """The account of a token. Raises ValueError if Replicate refuses it, or does not say."""
+        """The account of a token. Raises ValueError if Replicate refuses it, or names no account."""
         # A caller of its own kind, whose requests are not sent again by the present token.
         caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
         try:
@@ -51,7 +51,7 @@ class Accounts:
         return account
 
     async def learn(self) -> None:
-        """Find out whose the present token is, unless that is known. Later it may be refused."""
+        """Request the account of the present token, unless it is known. Later the token may be refused."""
         tokens = self._provider.tokens
         if tokens.present is not None and tokens.account is None:
             try:

@@ -1,7 +1,7 @@
 """Puts a changed secret of the service in the place of the old one.
 
-A Replicate token is used only once Replicate has accepted it and said whose it is. So a mistyped one, or one that comes
-while Replicate is away, changes nothing, and it is known whether unfinished work may go on with it.
+A Replicate token is used only once Replicate has accepted it and named its account. So the old one stays if the new one
+is mistyped, or comes while Replicate is away, and it is known whether unfinished work may go on with the new one.
 """
 
 import time

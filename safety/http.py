@@ -1,7 +1,7 @@
 """The requests to services that judge prompts: the operator's own (SAFETY_URL), and what all have in common.
 
 A request is a JSON object, `{"prompt", "negative_prompt", "model", "key", "images"?}`, and so is the answer,
-`{"allow", "categories", "reason"}`. Whatever else comes back is a failure: another status, also a redirect, another
+`{"allow", "categories", "reason"}`. Any other answer is a failure: another status, also a redirect, another
 form, or more than `MOST_BYTES`.
 """
 

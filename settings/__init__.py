@@ -110,7 +110,7 @@ class Settings(SafetyFields, CallFields, Fields):
         """The key vault that the settings name, or a sentence if it cannot be used."""
         try:
             url = values.vault_url(given.get("AZURE_KEY_VAULT_URL") or "")
-        except ValueError:  # there is none, or another sentence says what is wrong
+        except ValueError:  # there is none, or another sentence names the mistake
             return None, []
         try:
             from settings.vault import AzureVault

@@ -3,8 +3,8 @@
 It uses Azure's clients (an extra, `requirements-azure.txt`). They find an identity in the environment: a service
 principal (`AZURE_CLIENT_ID`, …), the workload identity of a pod, or the managed identity of a machine.
 
-The vault limits its requests and may be away. So a secret is kept for an hour, the vault is asked again earlier only if
-a secret was refused, and not more often than each 30 seconds.
+The vault limits its requests and may be away. So a secret is kept for an hour. It is requested earlier only if it was
+refused, and not more often than each 30 seconds.
 """
 
 import math
@@ -28,7 +28,7 @@ KEPT_FOR: Final = 3600.0
 """Seconds after which a secret is requested again."""
 
 LEAST_PAUSE: Final = 30.0
-"""Seconds between two requests for a secret, whatever the reason, and after a failure between any two."""
+"""Seconds between any two requests for a secret, and after a failure between requests for any secrets."""
 
 _PATIENCE: Final[dict[str, Any]] = {
     "connection_timeout": 3, "read_timeout": 5, "retry_total": 1, "retry_backoff_factor": 0.2,
@@ -124,7 +124,7 @@ class VaultSecret:
 
 
 def _reason(error: AzureError, name: str) -> str:
-    """What is wrong, without the words of Azure, which may name the identity."""
+    """The reason of a failure, without the words of Azure, which may name the identity."""
     if isinstance(error, ClientAuthenticationError):
         return "Azure accepts no identity of this process for the key vault"
     if isinstance(error, HttpResponseError):

@@ -182,7 +182,7 @@ class AccountList:
 
 
 class AccountLists:
-    """The list of each account, as `payer_of` tells them apart. `page` and `is_known` are as for `AccountList`."""
+    """The list of each account, by `payer_of`. `page` and `is_known` are as for `AccountList`."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class AccountLists:
     def lags(self) -> dict[str, float]:
         """By account (`auth.Caller.account`), the largest lag of its list in the last hour, unless it is 0."""
         now, lags = _now(), dict[str, float]()
-        for each in self._lists.values():  # an account may have two, if it became known whose a token is
+        for each in self._lists.values():  # an account has two if it became known after the first request
             lags[each.account] = max(lags.get(each.account, 0.0), each.largest_lag(now))
         return {account: lag for account, lag in lags.items() if lag > 0}
 
