@@ -38,11 +38,11 @@ _SOME = Annotated[str, Field(min_length=1, max_length=1000)]
 _ALIKE: Final = {"l": r"[l1|]", "i": r"[i1|]", "o": "[o0]", AMBIGUOUS: r"[li1|]"}
 """What may stand for a letter of a word in the normal form."""
 
-_ZERO: Final = re.compile("(?<=[a-z])0+|0+(?=[a-z])")
-_ONE: Final = re.compile("(?<=[a-z])1+|1+(?=[a-z])")
+_ZERO: Final = re.compile("0(?:(?<=[a-z]0)0*|0*(?=[a-z]))")
+_ONE: Final = re.compile("1(?:(?<=[a-z]1)1*|1*(?=[a-z]))")
 """Digits that may stand for letters in the normal form, since they are beside some."""
 
-_COMBINED: Final = 5
+_COMBINED: Final = 3
 """Up to so many letters of a text that may be any of several are each taken for each, and more all for the same one."""
 
 _UNSPACED: Final = (
