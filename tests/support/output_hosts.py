@@ -168,9 +168,12 @@ def for_ever(first: bytes) -> Write:
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + first)
-        while True:
+        while not writer.is_closing():
             writer.write(b"\7" * 65536)
             await writer.drain()
+            await asyncio.sleep(
+                0
+            )  # over TLS, `drain` may return at once, and the loop would not see the client go
 
     return answer
 
