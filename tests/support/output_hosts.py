@@ -171,9 +171,8 @@ def for_ever(first: bytes) -> Write:
         while not writer.is_closing():
             writer.write(b"\7" * 65536)
             await writer.drain()
-            await asyncio.sleep(
-                0
-            )  # over TLS, `drain` may return at once, and the loop would not see the client go
+            # Over TLS, `drain` may return at once, and the loop would not see the client go.
+            await asyncio.sleep(0)
 
     return answer
 
