@@ -64,8 +64,7 @@ class Settings(SafetyFields, CallFields, Fields):
         """
         given = {name: value for name in cls.model_fields if (value := environment.value(environ, name))}
         sources, wrong = cls._read_sources(environ, given)
-        # Docker passes values of an env file literally, including quotes.
-        wrong += [f"{name}: must not be in quotes." for name, value in given.items() if value[0] in "\"'"]
+        wrong += [f"{name}: {values.UNQUOTED}." for name, value in given.items() if values.is_quoted(value)]
         try:
             settings = cls.model_validate(given)
             settings._aws = {name: environ[name] for name in environment.AWS if environ.get(name)}  # noqa: SLF001 - its own
@@ -148,11 +147,16 @@ class Settings(SafetyFields, CallFields, Fields):
             value = Settings.model_validate({name: text}).secret(name)
         except ValidationError as invalid:
             raise ValueError(environment.reason(invalid.errors()[0])) from None
-        if not value or text[0] in "\"'":
-            raise ValueError("must not be in quotes")
-        if not self.REPLICATE_SIMULATE and values.is_placeholder(value):
+        if not value or values.is_quoted(text):
+            raise ValueError(values.UNQUOTED)
+        if self._is_placeholder(name, value):
             raise ValueError("is a placeholder")
         return value
+
+    def _is_placeholder(self, name: str, secret: str) -> bool:
+        """Whether a secret was never filled in. The simulator takes any, and URLs have rules of their own."""
+        is_url = name in {"DATABASE_URL", "HTTPS_PROXY"}
+        return not self.REPLICATE_SIMULATE and not is_url and values.is_placeholder(secret)
 
     def _contradictions(self) -> list[str]:
         """A sentence for each two settings of which only one can hold."""
@@ -221,10 +225,10 @@ class Settings(SafetyFields, CallFields, Fields):
             "AZURE_CONTENT_SAFETY_KEY": self.secret("AZURE_CONTENT_SAFETY_KEY"),
         }
         wrong = [
-            name for name, secret in secrets.items() if secret is not None and values.is_placeholder(secret)
+            name
+            for name, secret in secrets.items()
+            if secret is not None and self._is_placeholder(name, secret)
         ]
-        if self.REPLICATE_SIMULATE:
-            wrong = []
         sentences = [f"{name}: is a placeholder; set a real one, or leave it empty." for name in wrong]
         if self.shares_ledger and self.FILES_TTL:
             sentences += self._unshared()

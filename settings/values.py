@@ -29,6 +29,14 @@ _PLACEHOLDER = re.compile(
 """Values that documents, examples and templates put where a secret belongs: their letters and digits, in lower case."""
 
 
+UNQUOTED = "must not be in quotes"
+"""The rule of all settings. Docker passes values of an env file literally, including quotes."""
+
+
+def is_quoted(text: str) -> bool:
+    return text.startswith(('"', "'"))
+
+
 def visible(secret: SecretStr) -> SecretStr:
     if not all("!" <= character <= "~" for character in secret.get_secret_value()):
         raise ValueError("must be visible ASCII without spaces, since it travels in a header")

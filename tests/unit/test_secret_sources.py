@@ -121,8 +121,15 @@ def test_a_later_secret_must_keep_the_rules_of_its_setting(name, text):
     assert text not in str(refused.value)
 
 
-def test_a_later_secret_may_be_any_good_value():
-    assert WEBHOOK == read().check_secret("WEBHOOK_SECRET", WEBHOOK)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("WEBHOOK_SECRET", WEBHOOK), ("DATABASE_URL", "postgresql://me:a${b{{c@here/ledger"),
+     ("HTTPS_PROXY", "http://me:a${b@here.test:1")],
+)  # fmt: skip
+def test_a_later_secret_may_be_any_good_value(name, text):
+    read(**{name: text}, FILES_TTL=0).check_for_start()
+
+    assert text == read().check_secret(name, text)
 
 
 def test_a_worker_that_starts_later_has_the_secrets_of_that_time(file, tmp_path):
