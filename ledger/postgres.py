@@ -146,9 +146,6 @@ class PostgresBackend:
         return _connected(self._parameters, patience)
 
     def renew(self, url: str) -> bool:
-        """Connect by this URL from now on, with another user or password. Connections that are open stay. Returns
-        False, without a change, if it names another database. Raises ValueError as the constructor. In any thread.
-        """
         parameters = _parameters(url)
         if any(parameters.get(name) != self._parameters.get(name) for name in ("host", "port", "dbname")):
             return False

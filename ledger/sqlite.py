@@ -76,6 +76,9 @@ class SqliteBackend:
         self._name: bytes | None = None
         """The random name of the ledger after it was opened. Another file in its place is refused."""
 
+    def renew(self, url: str) -> bool:  # noqa: ARG002 - the file stays open
+        return False
+
     def open(self) -> bool:
         if self._owner is None:
             self._owner = _locked(self._path)

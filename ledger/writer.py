@@ -27,12 +27,7 @@ from errors import LedgerDown
 from ledger import Source
 from ledger.claims import Claim
 from ledger.recent import Changes, Place, RecentRows
-from ledger.records import (
-    MetaRecord,
-    Record,
-    owned,
-    with_attempts,
-)
+from ledger.records import MetaRecord, Record, owned, with_attempts
 from ledger.tables import MAPPINGS, Key, Statements
 
 COMMIT_DELAY: Final = 0.02
@@ -52,7 +47,7 @@ class TakenOver(Exception):
 
 
 class Backend(Protocol):
-    """The database of a ledger. All methods are called in the writer's thread."""
+    """The database of a ledger. All methods but `renew` are called in the writer's thread."""
 
     @property
     def engine(self) -> Engine:
@@ -73,6 +68,10 @@ class Backend(Protocol):
     @property
     def unsettled(self) -> str | None:
         """A sentence that says why no work may be claimed or accepted now although writes succeed. Usually None."""
+
+    def renew(self, url: str) -> bool:
+        """Connect by this URL from now on, with another user or password. Connections that are open stay. Returns
+        False, without a change, if that takes a restart. Raises ValueError if the URL cannot be read. In any thread."""
 
     def open(self) -> bool:
         """Connect, and create or migrate the tables. Returns whether commits of this process may be lost since it was

@@ -25,7 +25,7 @@ def secret_watch(
 ) -> SecretWatch:
     """The watch of all secrets that have a source. Call it on the loop."""
     secrets = ServerSecrets(
-        authenticator, signing, provider, partial(_renew, database), grace=settings.SECRET_GRACE_SECONDS,
+        authenticator, signing, provider, database.renew, grace=settings.SECRET_GRACE_SECONDS,
         safety_key=judge.key if judge else None,
     )  # fmt: skip
     sources = settings.secret_sources
@@ -45,12 +45,3 @@ def secret_watch(
 async def _read_again(watch: SecretWatch, provider: str) -> None:
     """Read the source of what pays at this provider, since that was refused."""
     await watch.look({CREATIONS: "REPLICATE_API_TOKEN", CALLS: "GEMINI_API_KEY"}[provider])
-
-
-def _renew(database: Backend, url: str) -> bool:
-    """Let the ledger use the URL for new connections. Returns whether it can."""
-    if database.process is None:
-        return False
-    from ledger.postgres import PostgresBackend
-
-    return isinstance(database, PostgresBackend) and database.renew(url)

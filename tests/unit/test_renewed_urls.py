@@ -3,6 +3,7 @@
 import pytest
 
 from harness.postgres import server
+from ledger.databases import backend as backend_of
 from ledger.postgres import PostgresBackend
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running
@@ -40,4 +41,11 @@ def test_another_database_takes_a_restart(schema, other):
 
     assert not backend.renew(other)
     assert "postgres" == user_of(backend)
+    backend.engine.dispose()
+
+
+def test_another_file_takes_a_restart(tmp_path):
+    backend = backend_of(f"sqlite:///{tmp_path / 'ledger.db'}")
+
+    assert not backend.renew(f"sqlite:///{tmp_path / 'other.db'}")
     backend.engine.dispose()
