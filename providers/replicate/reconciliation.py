@@ -176,6 +176,7 @@ class Creation:
         self._caller = caller
         self.caller_id = caller.id
         self.account = caller.account
+        self._key = key
         self.model = str(key.target)
         self.reference = reference
         self.answer_ruled_out = asyncio.Event()
@@ -198,11 +199,9 @@ class Creation:
 
     @property
     def key(self) -> CreationKey:
-        """What it has sent. Its account may become known later than that."""
+        """Its target and input, and its account, which may become known after it was sent."""
         payer = self._creations.payer_of(self._caller)
-        if payer != self._rivals.key.account:
-            self._rivals.key = replace(self._rivals.key, account=payer)
-        return self._rivals.key
+        return self._key if payer == self._key.account else replace(self._key, account=payer)
 
     def answered(self, prediction: Prediction) -> None:
         """The creation was answered with this prediction."""
@@ -330,7 +329,7 @@ class Creation:
         unsettled = chain(
             (each.key for each in here if not each.pushed),
             self._creations.uncertain_like(self).values(),
-            self._rivals.strangers,
+            (replace(self.key, target=each) for each in self._rivals.strangers),
         )
         return [key for key in unsettled if key.may_contest(self.key)]
 
@@ -384,7 +383,7 @@ class Creation:
             for each in await rivals.update(ids, since=since):
                 self._creations.register_known(each)
             candidates = self._candidates(listing)
-            if not any(candidates.may_be_of(key) for key in rivals.pending):
+            if not any(candidates.may_be_of(replace(self.key, target=each)) for each in rivals.pending):
                 break
             await asyncio.sleep(_RIVAL_PAUSE)
         if rivals.gone_since == math.inf:

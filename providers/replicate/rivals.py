@@ -15,7 +15,6 @@ import asyncio
 import math
 import time
 from collections.abc import Collection, Mapping, Set
-from dataclasses import replace
 from typing import Final
 
 from catalog.targets import Target
@@ -43,7 +42,7 @@ class Rivals:
     ) -> None:
         self._elsewhere = elsewhere
         self._account = account
-        self.key = key
+        self._content, self._target = key.content, key.target
         self._answered_within = answered_within + _RECORDED_WITHIN
         self._first_seen: dict[str, float] = {}
         self._present: Mapping[str, Rival] = {}
@@ -53,7 +52,7 @@ class Rivals:
         """Note which rivals there are. Raises LedgerDown."""
         if self._elsewhere is None:
             return
-        seen = await self._elsewhere.look(self._account, self.key.content)
+        seen = await self._elsewhere.look(self._account, self._content)
         now = _now()
         self._note_gone(seen.in_doubt)
         self._first_seen = {each: self._first_seen.get(each, now) for each in seen.in_doubt}
@@ -64,7 +63,7 @@ class Rivals:
         Raises LedgerDown."""
         if self._elsewhere is None:
             return ()
-        seen = await self._elsewhere.look(self._account, self.key.content, ids=ids, since=since)
+        seen = await self._elsewhere.look(self._account, self._content, ids=ids, since=since)
         self._note_gone(seen.in_doubt)
         self._present = {each: rival for each, rival in seen.in_doubt.items() if each in self._first_seen}
         return seen.known
@@ -77,10 +76,10 @@ class Rivals:
                 self.gone_since = min(self.gone_since, sent)
 
     @property
-    def pending(self) -> Set[CreationKey]:
-        """What the rivals and strangers have sent that still wait for their answers."""
+    def pending(self) -> Set[Target]:
+        """The targets of the rivals and strangers that still wait for their answers."""
         return {
-            self._key_of(rival)
+            Target.parse(rival.target)
             for reference, rival in self._present.items()
             if self._may_be_answered(reference, rival)
         }
@@ -91,15 +90,12 @@ class Rivals:
         return {each: rival for each, rival in self._present.items() if self._is_alike(rival)}
 
     @property
-    def strangers(self) -> Set[CreationKey]:
-        """What the strangers have sent."""
-        return {self._key_of(rival) for rival in self._present.values() if not self._is_alike(rival)}
+    def strangers(self) -> Set[Target]:
+        """The targets of the strangers."""
+        return {Target.parse(rival.target) for rival in self._present.values()} - {self._target}
 
     def _is_alike(self, rival: Rival) -> bool:
-        return self._key_of(rival) == self.key
-
-    def _key_of(self, rival: Rival) -> CreationKey:
-        return replace(self.key, target=Target.parse(rival.target))
+        return Target.parse(rival.target) == self._target
 
     def _may_be_answered(self, reference: str, rival: Rival) -> bool:
         return not rival.suspended and _now() < self._first_seen[reference] + self._answered_within
