@@ -6,7 +6,6 @@ is mistyped, or comes while Replicate is away, and it is known whether unfinishe
 
 import time
 from collections.abc import Callable
-from typing import Final
 
 import structlog
 
@@ -14,10 +13,9 @@ from auth import Authenticator
 from contract.providers import CALLS, CREATIONS
 from providers import AccountSource
 from rotation.accounts import Accounts
+from settings import ADMIN_KEYS
 from settings.rotating import RotatingSecret
 from webhooks.signing import SigningSecrets
-
-ADMIN_KEYS: Final = frozenset({"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"})
 
 log = structlog.get_logger("secrets")
 

@@ -30,6 +30,9 @@ SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
 SIMULATED_KEY = "AQ.simulated"
 
+ADMIN_KEYS = frozenset({"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"})
+"""The two names of one setting."""
+
 SHORTEST_ADMIN_KEY = 16
 """Characters. A start warns of a shorter admin key, since it can be guessed."""
 
@@ -125,7 +128,7 @@ class Settings(SafetyFields, CallFields, Fields):
 
     def secret(self, name: str) -> str | None:
         """The value of a setting that is a secret."""
-        found = getattr(self, name)
+        found: SecretStr | None = getattr(self, name)
         return found.get_secret_value() if found else None
 
     def renewed(self, *, after: float = 60.0, clock: Callable[[], float] = time.monotonic) -> "Settings":
@@ -161,8 +164,7 @@ class Settings(SafetyFields, CallFields, Fields):
     def _contradictions(self) -> list[str]:
         """A sentence for each two settings of which only one can hold."""
         found = self.safety_contradictions()
-        names = {"ADMIN_API_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"}
-        if names & self._sources.keys() and self.ADMIN_API_KEY and self.CONCURRENT_DOCKER_ADMIN_API_KEY:
+        if ADMIN_KEYS & self._sources.keys() and self.ADMIN_API_KEY and self.CONCURRENT_DOCKER_ADMIN_API_KEY:
             found.append(
                 "ADMIN_API_KEY: is another name of CONCURRENT_DOCKER_ADMIN_API_KEY; with a file or a vault, set only "
                 "one of them."
@@ -184,28 +186,23 @@ class Settings(SafetyFields, CallFields, Fields):
     @property
     def admin_key(self) -> str | None:
         """The admin key, or None if none is set."""
-        key = self.CONCURRENT_DOCKER_ADMIN_API_KEY or self.ADMIN_API_KEY
-        return key.get_secret_value() if key else None
+        return self.secret("CONCURRENT_DOCKER_ADMIN_API_KEY") or self.secret("ADMIN_API_KEY")
 
     @property
     def replicate_token(self) -> str | None:
         """The token that pays for the admin's calls; the simulator takes any."""
-        if self.REPLICATE_API_TOKEN:
-            return self.REPLICATE_API_TOKEN.get_secret_value()
-        return SIMULATED_TOKEN if self.REPLICATE_SIMULATE else None
+        return self.secret("REPLICATE_API_TOKEN") or (SIMULATED_TOKEN if self.REPLICATE_SIMULATE else None)
 
     @property
     def gemini_key(self) -> str | None:
         """The key that pays for calls of the service; the simulator takes any."""
-        if self.GEMINI_API_KEY:
-            return self.GEMINI_API_KEY.get_secret_value()
-        return SIMULATED_KEY if self.REPLICATE_SIMULATE else None
+        return self.secret("GEMINI_API_KEY") or (SIMULATED_KEY if self.REPLICATE_SIMULATE else None)
 
     @property
     def server_credentials(self) -> str | None:
         """What pays for the service's own work, as one text: the token, the key, or both. None without either."""
-        key = self.gemini_key if self.GEMINI_API_KEY else None
-        return "\n".join(each for each in (self.replicate_token, key) if each) or None
+        paying = self.replicate_token, self.secret("GEMINI_API_KEY")
+        return "\n".join(each for each in paying if each) or None
 
     def simulating_without_token(self) -> "Settings":
         """The same, but simulating if there is no token and nothing says whether to simulate."""
@@ -264,8 +261,7 @@ class Settings(SafetyFields, CallFields, Fields):
     @property
     def proxies(self) -> Proxies:
         """The proxy to Replicate, and the hosts that are reached without it."""
-        url = self.HTTPS_PROXY.get_secret_value() if self.HTTPS_PROXY else ""
-        return read_proxies(url, self.NO_PROXY or "")
+        return read_proxies(self.secret("HTTPS_PROXY") or "", self.NO_PROXY or "")
 
     @property
     def threads(self) -> int:
@@ -280,8 +276,7 @@ class Settings(SafetyFields, CallFields, Fields):
     @property
     def database_url(self) -> str:
         """The URL of the ledger. It may contain a password."""
-        url = self.DATABASE_URL
-        return url.get_secret_value() if url else f"sqlite:///{self.DATA_DIR / 'ledger.db'}"
+        return self.secret("DATABASE_URL") or f"sqlite:///{self.DATA_DIR / 'ledger.db'}"
 
     @property
     def shares_ledger(self) -> bool:
@@ -291,7 +286,7 @@ class Settings(SafetyFields, CallFields, Fields):
     @property
     def webhook_secret(self) -> str | None:
         """The secret that signs webhook deliveries."""
-        return self.WEBHOOK_SECRET.get_secret_value() if self.WEBHOOK_SECRET else None
+        return self.secret("WEBHOOK_SECRET")
 
     @property
     def webhook_hosts(self) -> HostRules:
