@@ -28,6 +28,12 @@ class Rotation:
         self.client, self.service = app.test_client(), app.extensions["service"]
         until(lambda: self.service.core.provider.tokens.account)
 
+    def running(self, prompt):
+        """The id of a generation, once its prediction runs."""
+        target = submit(self.client, prompt, by=ADMIN)
+        until(lambda: "running" == state(self.client, target, by=ADMIN))
+        return target
+
     def replace(self, token, *, revoke):
         """Replace the file. The service finds that out by a refusal alone, since ten seconds have not passed."""
         self.file.write_text(token)
@@ -54,8 +60,7 @@ def rotation(make_app, simulator, tmp_path):
 
 def test_work_goes_on_with_a_new_token_of_the_same_account(rotation, capfd):
     client = rotation.client
-    running = submit(client, "[[slow=1.5]] a fox", by=ADMIN)
-    until(lambda: "running" == state(client, running, by=ADMIN))
+    running = rotation.running("[[slow=1.5]] a fox")
     rotation.replace(SECOND, revoke=True)
     later = [submit(client, f"[[slow=0]] later {number}", by=ADMIN) for number in range(3)]
     image = PNG + os.urandom(300_000)
@@ -90,8 +95,7 @@ def test_a_lost_creation_is_found_by_the_new_token(rotation):
 
 
 def test_work_can_be_cancelled_by_the_new_token(rotation):
-    running = submit(rotation.client, "[[hang]] a fox", by=ADMIN)
-    until(lambda: "running" == state(rotation.client, running, by=ADMIN))
+    running = rotation.running("[[hang]] a fox")
     rotation.replace(SECOND, revoke=True)
     rotation.client.delete(f"/generations/{running}", headers=ADMIN)
 
@@ -100,8 +104,7 @@ def test_work_can_be_cancelled_by_the_new_token(rotation):
 
 def test_after_a_change_of_account_old_work_keeps_its_token_and_new_work_takes_the_new_one(rotation):
     client = rotation.client
-    running = submit(client, "[[slow=1]] a fox", by=ADMIN)
-    until(lambda: "running" == state(client, running, by=ADMIN))
+    running = rotation.running("[[slow=1]] a fox")
     rotation.replace(OTHER, revoke=False)
     rotation.look()
     later = submit(client, "[[slow=0]] later", by=ADMIN)
@@ -115,8 +118,7 @@ def test_after_a_change_of_account_old_work_keeps_its_token_and_new_work_takes_t
 
 def test_work_is_not_sent_by_a_token_of_another_account(rotation):
     client = rotation.client
-    running = submit(client, "[[hang]] a fox", by=ADMIN)
-    until(lambda: "running" == state(client, running, by=ADMIN))
+    running = rotation.running("[[hang]] a fox")
     rotation.replace(OTHER, revoke=True)
     rotation.look()
 
