@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from catalog.inputs import LARGEST, Inputs, Rule
 from catalog.outputs import FILES, OutputForm
-from catalog.prices import LONGEST, NOTHING, USD_PER_RUNNING_SECOND, Basis, Price
+from catalog.prices import LONGEST, NO_METRICS, USD_PER_RUNNING_SECOND, Basis, Price
 from catalog.published import Overlay, compiled, saved
 from catalog.targets import Target
 from contract.providers import CREATIONS
@@ -167,7 +167,7 @@ class Model:
         sent: Mapping[str, Any],
         *,
         outputs: int | None = None,
-        metrics: Mapping[str, Any] = NOTHING,
+        metrics: Mapping[str, Any] = NO_METRICS,
         longest: float = LONGEST,
     ) -> float:
         """USD for a prediction with this input and this number of outputs, by default the number in the input. What
@@ -181,7 +181,7 @@ class Model:
             otherwise=self._running_bound(longest),
         )
 
-    def basis(self, metrics: Mapping[str, Any] = NOTHING) -> Basis:
+    def basis(self, metrics: Mapping[str, Any] = NO_METRICS) -> Basis:
         """How the cost of a prediction with these metrics is known."""
         if not self.bills_running:
             return "declared"

@@ -34,7 +34,7 @@ USD_PER_RUNNING_SECOND: Final = 0.001525
 LONGEST: Final = 1800.0
 """Seconds after which Replicate ends every prediction."""
 
-NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+NO_METRICS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _COUNTS: Final = ("num_outputs", "max_images", "num_images", "number_of_images", "num_samples")
 _LENGTHS: Final = ("duration", "seconds")
@@ -137,7 +137,7 @@ class Price:
         known: Known,
         *,
         outputs: int | None = None,
-        metrics: Mapping[str, Any] = NOTHING,
+        metrics: Mapping[str, Any] = NO_METRICS,
         longest: float = LONGEST,
         otherwise: float = math.inf,
     ) -> float:
@@ -210,7 +210,7 @@ class Price:
         return images * (_size(sent, known) if self.per == "megapixel" else 1.0)
 
 
-def seconds(sent: Mapping[str, Any], known: Known, metrics: Mapping[str, Any] = NOTHING) -> float:
+def seconds(sent: Mapping[str, Any], known: Known, metrics: Mapping[str, Any] = NO_METRICS) -> float:
     """The length of a video with this input in seconds: as Replicate has counted it, or else the longest that it may
     be. 0 if that is not known."""
     most = _most(_LENGTHS, sent, known, otherwise=math.inf)

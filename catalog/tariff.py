@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from catalog.model import Model
-from catalog.prices import NOTHING, USD_PER_RUNNING_SECOND, Price, Rate, Unit
+from catalog.prices import NO_METRICS, USD_PER_RUNNING_SECOND, Price, Rate, Unit
 from catalog.registry import Registry
 from settings import SettingsError
 from settings.tables import read_table
@@ -116,6 +116,6 @@ def _misfits(price: Price, model: Model) -> list[str]:
     named = dict.fromkeys([*(name for rate in price.by for name in rate.when), *price.each])
     named |= {} if price.units is None else {price.units: None}
     unknown = [f"{model.short_name} has no input {name}" for name in named if not model.takes(name)]
-    if not unknown and math.isinf(price.bound(NOTHING, model)):
+    if not unknown and math.isinf(price.bound(NO_METRICS, model)):
         return ["no input says how many units are made; name one as units"]
     return unknown

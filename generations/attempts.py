@@ -12,7 +12,7 @@ from typing import Any
 from catalog.adaptation import Change, Step
 from catalog.model import Model
 from catalog.outputs import Produced
-from catalog.prices import LONGEST, NOTHING, Basis
+from catalog.prices import LONGEST, NO_METRICS, Basis
 from catalog.texts.runnable import CallModel
 from concurrency import Lease
 from errors import OutcomeUnknown, ServiceError
@@ -128,7 +128,7 @@ class Attempt:
         """How its cost is known."""
         if self.call is not None:
             return "bounded" if self.call.micro_usd is None else "declared"
-        return self.model.basis(measured(self.model, self.prediction) if self.prediction else NOTHING)
+        return self.model.basis(measured(self.model, self.prediction) if self.prediction else NO_METRICS)
 
     @property
     def running_seconds(self) -> float | None:

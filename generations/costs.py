@@ -11,7 +11,7 @@ from typing import Any
 
 from catalog.adaptation import Step
 from catalog.model import Model
-from catalog.prices import NOTHING, weakest
+from catalog.prices import NO_METRICS, weakest
 from errors import BudgetExceeded
 from ledger.records import PlanRecord
 from parsing.shapes import BatchRequest, GenerationRequest
@@ -78,7 +78,7 @@ def charge(
 def measured(model: Model, prediction: Prediction) -> Mapping[str, Any]:
     """What the provider has counted of a prediction, by which this model is billed."""
     if prediction.is_lost:
-        return NOTHING  # it may still run
+        return NO_METRICS  # it may still run
     if not model.bills_running:
         return prediction.metrics
     # Seconds from its creation to its end are more than it ran for. A model whose setup is billed pays for these.

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from auth import Caller
 from catalog.model import Model
-from catalog.prices import NOTHING, seconds, weakest
+from catalog.prices import NO_METRICS, seconds, weakest
 from contract.states import ENDED, State
 from errors import ServiceError
 from errors.calls import QuotaExhausted
@@ -260,7 +260,7 @@ class Generation:
         if not self.succeeded or self.last is None:
             return 0, 0.0
         films, prediction = self.kinds.count("video"), self.last.prediction
-        counted = prediction.metrics if prediction and films == 1 else NOTHING
+        counted = prediction.metrics if prediction and films == 1 else NO_METRICS
         length = seconds(self.last.sent, self.model, counted) if films else 0.0
         return self.kinds.count("image"), films * length
 

@@ -15,7 +15,7 @@ import structlog
 
 from auth import Caller
 from catalog.model import Model
-from catalog.prices import LONGEST, NOTHING, weakest
+from catalog.prices import LONGEST, NO_METRICS, weakest
 from errors import LedgerDown
 from generations.archive import Archive
 from generations.attempts import Attempt
@@ -68,7 +68,7 @@ class LatePredictions:
         # Without its input, only a charge for the seconds that it ran is known better than the bound.
         cost = bound if ended.may_be_billed else 0.0
         if model.bills_running:
-            cost = min(bound, charge(model, NOTHING, ended, longest=LONGEST))
+            cost = min(bound, charge(model, NO_METRICS, ended, longest=LONGEST))
         generation = reference()
         if generation is not None:
             attempt = generation.attempts[number - 1]

@@ -83,7 +83,7 @@ class Found:
     flagged: tuple[str, ...] = ()
 
 
-NOTHING: Final = Found()
+NO_MATCH: Final = Found()
 
 
 class Rules:
@@ -130,7 +130,7 @@ class Rules:
                 for reading in _readings(form):
                     found += self._expressions.found_in(reading)
         if not found:
-            return NOTHING
+            return NO_MATCH
         return Found(
             tuple(dict.fromkeys(category for category, action in found if action == "block")),
             tuple(dict.fromkeys(category for category, action in found if action == "flag")),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from catalog.model import Model
-from catalog.prices import LONGEST, NOTHING, Basis
+from catalog.prices import LONGEST, NO_METRICS, Basis
 from catalog.texts.models import TextModel, TextModels
 from catalog.texts.prices import Tokens
 
@@ -69,7 +69,7 @@ class CallModel(Model):
         sent: Mapping[str, Any],
         *,
         outputs: int | None = None,  # noqa: ARG002
-        metrics: Mapping[str, Any] = NOTHING,  # noqa: ARG002
+        metrics: Mapping[str, Any] = NO_METRICS,  # noqa: ARG002
         longest: float = LONGEST,
     ) -> float:
         """The most that a call with these inputs may cost, since its cost is only known by its answer."""
@@ -83,7 +83,7 @@ class CallModel(Model):
         """Whether an answer of this version is one of this model, and of no other that it may be sent as."""
         return self.among.answered_by(version) is self.text
 
-    def basis(self, metrics: Mapping[str, Any] = NOTHING) -> Basis:
+    def basis(self, metrics: Mapping[str, Any] = NO_METRICS) -> Basis:
         return "declared" if metrics else "bounded"
 
     def as_json(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safety.normal_form import forms
-from safety.rules import NOTHING, Found, Rules
+from safety.rules import NO_MATCH, Found, Rules
 from settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def blocked(rules):
 
 def test_the_example_refuses_no_ordinary_prompt(example):
     assert 200 == len(ORDINARY)
-    assert [] == [each for each in ORDINARY if example.find(each) != NOTHING]
+    assert [] == [each for each in ORDINARY if example.find(each) != NO_MATCH]
 
 
 def test_the_example_refuses_every_evasion_of_its_words(example):
@@ -135,7 +135,7 @@ def test_rules_block_and_flag_by_category_in_their_order(rules):
 
     assert Found(("violence", "harm"), ("weapons",)) == found.find("A SWORD. He cuts her")
     assert Found((), ("weapons",)) == found.find("a knife")
-    assert NOTHING == found.find("a spoon")
+    assert NO_MATCH == found.find("a spoon")
 
 
 def test_an_expression_sees_the_normal_form(rules):
