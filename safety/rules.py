@@ -95,11 +95,10 @@ class Rules:
         wrong = []
         for rule in rules:
             about = rule.category, rule.action
-            wrong += [
-                f"{rule.category}: {word!r} is no word"
-                for word in rule.words
-                if not [self._words.add(pattern, about) for pattern in _patterns_of(word)]
-            ]
+            for word in rule.words:
+                added = [self._words.add(pattern, about) for pattern in _patterns_of(word)]
+                if not added or not all(added):
+                    wrong.append(f"{rule.category}: {word!r} is no word")
             wrong += [
                 f"{rule.category}: {expression!r} is no expression that RE2 takes"
                 for expression in rule.expressions

@@ -183,3 +183,10 @@ def test_a_mistake_in_the_file_is_named(rules, text, sentence):
 
     assert sentence in str(caught.value)
     assert str(caught.value).startswith("SAFETY_FILE: ")
+
+
+def test_a_word_of_which_a_pattern_cannot_be_added_is_a_mistake(rules, monkeypatch):
+    monkeypatch.setattr("safety.rules._ALIKE", {"l": "("})  # no such word is known
+
+    with pytest.raises(SettingsError, match="x: 'lie' is no word"):
+        rules("[[rules]]\ncategory = 'x'\nwords = ['lie', 'cat']")
