@@ -2,7 +2,7 @@
 
 A request is a JSON object, `{"prompt", "negative_prompt", "model", "key", "images"?}`, and so is the answer,
 `{"allow", "categories", "reason"}`. Any other answer is a failure: another status, also a redirect, another
-form, or more than `MOST_BYTES`.
+form, or more than `_MOST_BYTES`.
 """
 
 import asyncio
@@ -16,13 +16,12 @@ from network import public_http
 from network.proxies import Proxy
 from safety.judging import CheckFailed, Content, Service, Verdict
 
-MOST_BYTES: Final = 65_536
+_MOST_BYTES: Final = 65_536
 """The most bytes of an answer."""
 
-MOST_CATEGORIES: Final = 20
-LONGEST_CATEGORY: Final = 64
-LONGEST_REASON: Final = 500
-
+_MOST_CATEGORIES: Final = 20
+_LONGEST_CATEGORY: Final = 64
+_LONGEST_REASON: Final = 500
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
@@ -59,8 +58,8 @@ class JsonClient:
             content = bytearray()
             async for chunk in response.content.iter_any():
                 content += chunk
-                if len(content) > MOST_BYTES:
-                    raise CheckFailed(f"its answer has more than {MOST_BYTES} bytes")
+                if len(content) > _MOST_BYTES:
+                    raise CheckFailed(f"its answer has more than {_MOST_BYTES} bytes")
         after = response.headers.get("Retry-After", "")
         seconds = float(after) if after.isdecimal() else None
         try:
@@ -99,10 +98,12 @@ def _verdict(answer: Any) -> Verdict:
         raise CheckFailed("its `categories` are no list of texts")
     if not isinstance(reason, str | None):
         raise CheckFailed("its `reason` is no text")
-    names = [plain(each)[:LONGEST_CATEGORY] for each in (categories or ())[:MOST_CATEGORIES]]
-    return Verdict(answer["allow"], tuple(filter(None, names)), plain(reason or "")[:LONGEST_REASON] or None)
+    names = [_plain(each)[:_LONGEST_CATEGORY] for each in (categories or ())[:_MOST_CATEGORIES]]
+    return Verdict(
+        answer["allow"], tuple(filter(None, names)), _plain(reason or "")[:_LONGEST_REASON] or None
+    )
 
 
-def plain(text: str) -> str:
+def _plain(text: str) -> str:
     """The text without what JSON and databases cannot hold."""
     return text.encode(errors="replace").decode().replace("\0", "")

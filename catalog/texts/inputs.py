@@ -3,7 +3,7 @@
 All text models have the same inputs, but for thinking levels and the most tokens that they put out.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -163,12 +163,12 @@ def _of_message(where: str, message: Mapping[str, Any]) -> Iterator[Problem]:
     content = message.get("content")
     if not isinstance(content, str) or not (content.strip() or message.get("images")):
         yield Problem(f"{where}.content", "must be a text that is not empty", content)
-    elif problem := _problem_of_text(content):
+    elif problem := _problem_by(usable_text, content):
         yield Problem(f"{where}.content", problem, content)
     images = message.get("images", [])
     if isinstance(images, list):
         for index, image in enumerate(images):
-            if problem := _problem_of_image(image):
+            if problem := _problem_by(reference, image):
                 yield Problem(f"{where}.images[{index}]", problem, image)
     else:
         yield Problem(f"{where}.images", "must be a list of URLs and data: URIs", images)
@@ -176,19 +176,10 @@ def _of_message(where: str, message: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(f"{where}.{name}", "is not a field of a message", message[name])
 
 
-def _problem_of_image(image: Any) -> str | None:
-    """Why this is no image; None if it may be one."""
+def _problem_by(check: Callable[[Any], object], value: Any) -> str | None:
+    """The message with which a check refuses a value. None if the value passes."""
     try:
-        reference(image)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _problem_of_text(text: str) -> str | None:
-    """Why JSON or a database cannot hold a text; None if both can."""
-    try:
-        usable_text(text)
+        check(value)
     except ValueError as error:
         return str(error)
     return None

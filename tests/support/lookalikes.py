@@ -17,6 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 
+from safety.normal_form import AMBIGUOUS
+
 HEAD = """\
 # Characters that look like others: what each is mapped to, a tab, and the characters. Made by
 # `python -m tests.support.lookalikes` from confusables.txt of Unicode (UTS 39, www.unicode.org/Public/security),
@@ -30,9 +32,6 @@ _NAMED = re.compile(
     r"|(?:NEGATIVE |CROSSED NEGATIVE )(?:CIRCLED|SQUARED) LATIN CAPITAL LETTER )"
     r"([A-Z])(?: WITH .*)?"
 )
-
-AMBIGUOUS = "|"
-"""What `l`, `I` and `1` look like: any of them."""
 
 _MARK = "\u200e"
 
