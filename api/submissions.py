@@ -57,7 +57,7 @@ def of_batch(parsed: BatchRequest, body: Any, context: ParseContext, terms: Term
     service, caller = incoming.service(), terms.caller
     item_keys = item_keys_of(parsed, body, context, beside=terms.key)
     may_exist = terms.key is not None and not parsed.dry_run
-    # Work under the key of the batch is answered as it is, whatever became of its items.
+    # Work under the key of the batch is answered as it is, so its items need no look-up.
     joined = {} if may_exist else _joined(service, caller, item_keys)
     planned = parsed.without(joined) if joined else parsed
     forecast = service.loop.run(service.generations.forecast(planned, caller, may_exist=may_exist))

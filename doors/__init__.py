@@ -11,7 +11,7 @@ REPLICATE_ROOT: Final = "/replicate/v1"
 """The paths below which the routes of each door are."""
 
 SAFETY_FACTS: Final = ("stage", "category")
-"""What a refusal says that was decided before anything was sent."""
+"""The fields of a refusal from before the request was sent."""
 
 BUDGET_FACTS: Final = ("budget", "period", "begins_anew")
 """The facts of a budget that is used up (`BudgetExceeded`), which each door shows beside its own fields."""

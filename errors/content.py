@@ -1,4 +1,4 @@
-"""The refusal of what a prompt or an image shows."""
+"""The refusal of a prompt or an image for its content."""
 
 from collections.abc import Iterable
 from typing import Any

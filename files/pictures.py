@@ -64,7 +64,7 @@ class PictureSource:
             await self._session.close()
 
     async def _fetched(self, image: Any) -> tuple[str, bytes]:
-        """As `fetch`. Raises ValueError, whose message completes the sentence "It …"."""
+        """As `fetch`. Raises ValueError with a message that completes the sentence "It …"."""
         if isinstance(image, Upload):
             return await self._read(image.size, partial(_content, image))
         if image[:5].lower() == "data:":

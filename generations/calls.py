@@ -113,7 +113,7 @@ class CallRunner:
     async def _call(
         self, generation: Generation, attempt: Attempt, step: Step, batch: Batch | None, held: Held | None
     ) -> tuple[CallAnswer, CallState]:
-        """Make the call of an attempt, whose images are in the room that is `held`."""
+        """Make the call of an attempt, with its images in the room that is `held`."""
         model = attempt.model
         assert isinstance(model, CallModel)  # noqa: S101 - see `make`
         try:

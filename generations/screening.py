@@ -1,7 +1,7 @@
 """The check of a generation by a service, before anything of it is sent.
 
 It happens while the generation is queued, before it waits for a slot. Its verdict is kept with the generation, so one
-that was allowed is not checked again after a restart. What has begun to be sent is not checked any more.
+that was allowed is not checked again after a restart. One that has begun to be sent is not checked again, either.
 """
 
 import asyncio

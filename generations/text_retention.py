@@ -1,7 +1,7 @@
 """Removes the texts of ended calls to text models from the ledger after `TEXTS_TTL`: prompts, schemas and answers.
 
-Their facts stay, also for the same idempotency key. A call keeps its
-texts until its result is delivered to its webhook.
+Their facts stay, also for the same idempotency key. A call keeps its texts until its result is delivered to its
+webhook.
 """
 
 import asyncio

@@ -76,8 +76,8 @@ class MeteredLease:
             self._admit_soon()
 
     def lost(self, sent_ago: float | None = None, ago: float = 0.0) -> None:
-        """The call was sent, and it is not known whether it arrived. This frees only the slot. It was sent
-        so many seconds ago, or at `sent`, and lost `ago` seconds ago."""
+        """The call was sent, and it is not known whether it arrived. This frees only the slot. It was
+        sent so many seconds ago, or at `sent`, and lost `ago` seconds ago."""
         if self._state == "sent":
             self._state = "released"
             if sent_ago is not None:

@@ -1,7 +1,7 @@
 """Compares the texts of requests with the rules of the operator, before anything is spent.
 
 The texts are all strings among the inputs, at any depth, but for the addresses of files, secrets and choices: the
-prompt, what it must not show, conversations, schemas and captions, under any name that a model has for them. The
+prompt, the negative prompt, conversations, schemas and captions, under any name that a model has for them. The
 names in objects are among them, since a model reads those of a schema, too.
 """
 
@@ -33,10 +33,10 @@ _KEYWORDS: Final = frozenset({"role", "type", "format", "$ref", "pattern"})
 _FILES: Final = frozenset({"image", "file"})
 
 _A_NAME: Final = ".*"
-"""The end of the path of a name in an object, which is not shown: it may be what is refused."""
+"""The end of the path of a name in an object, which is not shown: it may be the refused text."""
 
 _NAMING: Final = frozenset({"properties", "$defs", "definitions"})
-"""The parts of a schema whose names its author has chosen."""
+"""The parts of a schema with names that its author has chosen."""
 
 
 def checked(

@@ -105,5 +105,5 @@ def _verdict(answer: Any) -> Verdict:
 
 
 def _plain(text: str) -> str:
-    """The text without what JSON and databases cannot hold."""
+    """The text without characters that JSON and databases cannot hold."""
     return text.encode(errors="replace").decode().replace("\0", "")

@@ -1,4 +1,4 @@
-"""What a service that judges prompts is sent and answers, and how often it is called.
+"""The requests to a service that judges prompts, its verdicts, and how often it is called.
 
 Each distinct content is judged once: callers that wait for the same content share one call, and its verdict is kept for
 some minutes. At most `AT_ONCE` calls are under way. Callers take turns, and so do the batches of one, so that a large
@@ -30,15 +30,15 @@ _LARGE: Final = 500_000
 """Characters of images."""
 
 UNCHECKED: Final = "unchecked"
-"""The category of what is refused because the service failed."""
+"""The category of a refusal because the service failed."""
 
 log = structlog.get_logger("safety")
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is judged: the texts of a request, its model, the id of its caller, and its reference images as addresses or
-    `data:` URIs."""
+    """The content to judge: the texts of a request, its model, the id of its caller, and its reference images as
+    addresses or `data:` URIs."""
 
     prompt: str
     negative_prompt: str | None = None
@@ -74,7 +74,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """What metrics count: `allowed` or `refused`, also with `_unchecked` if the service failed."""
+        """The outcome that metrics count: `allowed` or `refused`, also with `_unchecked` if the service failed."""
         return ("allowed" if self.allow else "refused") + ("_unchecked" if self.failed else "")
 
     @property
@@ -92,7 +92,7 @@ class Verdict:
 
 
 class CheckFailed(Exception):
-    """The service has not judged. The message says why, without the content."""
+    """The service has not judged. The message has the reason, without the content."""
 
 
 class Service(Protocol):
@@ -110,7 +110,7 @@ class Service(Protocol):
 
 class Judge:
     """The verdicts of a service. Belongs to one loop. `timeout` is in seconds, from the begin of a call. With
-    `allows_failed`, what could not be judged is allowed. `key` is the one that the service is called with."""
+    `allows_failed`, content that could not be judged is allowed. The service is called with `key`."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Judge:
                 self._ended(key, call)
 
     def failed(self, reason: str) -> Verdict:
-        """The verdict on what could not be judged."""
+        """The verdict on content that could not be judged."""
         if not self._is_failing:
             self._is_failing = True
             log.warning("safety_service_failing", reason=reason, allowed=self._allows_failed)
@@ -203,7 +203,7 @@ class Judge:
         if self._calls.get(key) is call:
             del self._calls[key]
         if call.task.done() and not call.task.cancelled():
-            call.task.exception()  # if no one is left to have it
+            call.task.exception()  # if no caller is left to have it
 
 
 @dataclass(eq=False, slots=True)

@@ -27,8 +27,8 @@ _SMALL: Final = re.compile("l(?<=[A-Z]l)(?:l*(?=[A-Z])|(?<=[A-Z]{2}l)l*(?![a-z])
 
 _BLANK: Final = re.compile("[\u2800\u3164\uffa0]")
 _PARTING: Final = re.compile("[\u2800\u3164\uffa0\u200b]")
-"""What may stand for the blank between two words, since it is shown as one, or was made to part words. It is dropped if
-it stands inside a word."""
+"""Characters that may stand for the blank between two words: they are shown as one, or were made to part words. Inside
+a word they are dropped."""
 
 _PARENTHESISED: Final = re.compile("[\u249c-\u24b5\U0001f110-\U0001f129]")
 
@@ -39,8 +39,8 @@ _UNSEEN: Final = (
     (0x115F, 0x1160), (0x17B4, 0x17B5), (0x2065, 0x2065), (0x2800, 0x2800), (0x3164, 0x3164), (0xFFA0, 0xFFA0),
     (0xFFF0, 0xFFF8), (0xE0000, 0xE0FFF),
 )  # fmt: skip
-"""Ranges of code points that are shown as nothing, although they are neither marks nor formatting: those that Unicode
-lists as ignorable, and the blank pattern of Braille."""
+"""Ranges of invisible code points that are neither marks nor formatting: those that Unicode lists as ignorable, and the
+blank pattern of Braille."""
 
 _WITH_MARKS: Final = (range(0xA0, 0x20000), range(0xE0000, 0xE1000))
 """The code points among which marks and formatting are; all others are ideographs and unused."""
@@ -92,7 +92,7 @@ def _forms(text: str) -> tuple[str, ...]:
 
 
 def _marked(text: str) -> str:
-    """The text with what may be any of several letters."""
+    """The text with `AMBIGUOUS` for each letter that may be another."""
     for each in (_CAPITALS, _SMALL):
         text = each.sub(lambda run: AMBIGUOUS * len(run[0]), text)
     return text
@@ -120,8 +120,8 @@ def _parenthesised() -> Mapping[int, str]:
 
 @cache
 def _table() -> Mapping[int, str | int | None]:
-    """What each character becomes: a letter that it looks like, or None if it is dropped. Common characters that stay
-    as they are have themselves, since a translation takes twice as long for a character without an entry."""
+    """The replacements of characters: a letter that it looks like, or None if it is dropped. Common characters that
+    stay as they are have themselves: a translation takes twice as long for a character without an entry."""
     table: dict[int, str | int | None] = {**_controls()}
     for code in chain(*_WITH_MARKS):
         if unicodedata.category(chr(code)) in {"Mn", "Mc", "Me", "Cf"}:
@@ -135,8 +135,8 @@ def _table() -> Mapping[int, str | int | None]:
 
 @cache
 def _changed_by_nfkc() -> Mapping[int, str]:
-    """What looks like a Latin letter, but becomes another by NFKC, is dropped as a mark, or looks like two letters. A
-    capital `I` of another form may be an `l`, but a small letter of another form is that letter."""
+    """Characters that look like a Latin letter, but become another by NFKC, are dropped as marks, or look like two
+    letters. A capital `I` of another form may be an `l`, but a small letter of another form is that letter."""
     found = {}
     for character, letter in _lookalikes():
         normal = unicodedata.normalize("NFKC", character)
@@ -154,7 +154,7 @@ def _changing() -> Set[str]:
 
 @cache
 def _lookalikes() -> Sequence[tuple[str, str]]:
-    """Characters, each with what it looks like."""
+    """Characters, each with the letter or the letters that it looks like."""
     lines = (files("safety") / "lookalikes.txt").read_text(encoding="utf-8").splitlines()
     rows = [line.partition("\t") for line in lines if not line.startswith("#")]
     return [(character, letter) for letter, _, alike in rows for character in alike]

@@ -31,12 +31,12 @@ Action = Literal["block", "flag"]
 _SETTING: Final = "SAFETY_FILE"
 
 _MEMORY: Final = 64 * 1024 * 1024
-"""The most bytes of the compiled rules, and of what RE2 keeps while it matches."""
+"""The most bytes of the compiled rules, with the state of RE2 while it matches."""
 
 _SOME = Annotated[str, Field(min_length=1, max_length=1000)]
 
 _ALIKE: Final = {"l": r"[l1|]", "i": r"[i1|]", "o": "[o0]", AMBIGUOUS: r"[li1|]"}
-"""What may stand for a letter of a word in the normal form."""
+"""The characters that may stand for a letter of a word in the normal form."""
 
 _ZERO: Final = re.compile("0(?:(?<=[a-z]0)0*|0*(?=[a-z]))")
 _ONE: Final = re.compile("1(?:(?<=[a-z]1)1*|1*(?=[a-z]))")
@@ -121,7 +121,7 @@ class Rules:
         raise SettingsError("\n".join(f"{_SETTING}: {each}." for each in sentences))
 
     def find(self, text: str) -> Found:
-        """What a text matches."""
+        """The categories that a text matches."""
         found: list[tuple[str, Action]] = []
         for form in forms(text):
             found += self._words.found_in(form)
@@ -176,7 +176,7 @@ class _Patterns:
 
 
 def _readings(form: str) -> Iterator[str]:
-    """What expressions are compared with: a normal form as it is, and with each letter that may be meant."""
+    """The texts that expressions are compared with: a normal form as it is, and with each letter that may be meant."""
     form = " ".join(form.split())
     lettered = _ZERO.sub(lambda run: "o" * len(run[0]), form)
     lettered = _ONE.sub(lambda run: AMBIGUOUS * len(run[0]), lettered)

@@ -321,7 +321,7 @@ def _of_the_service() -> JSON:
 
 
 _REFUSED_BEFORE: Final[JSON] = {"stage": {"const": "before"}, "category": TEXT}
-"""What a refusal says that was decided before anything was sent."""
+"""The fields of a refusal from before the request was sent."""
 
 
 def _warnings() -> JSON:

@@ -1,6 +1,6 @@
-"""Rules for prompts over HTTP: what is refused before anything is sent, by which field, at every door."""
+"""Rules for prompts over HTTP: refusals before a model is called, by field, at every door."""
 
-# ruff: noqa: RUF001 - lookalikes are what is tested
+# ruff: noqa: RUF001 - the test is about lookalikes
 
 import json
 

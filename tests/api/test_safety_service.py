@@ -1,4 +1,4 @@
-"""A service that judges prompts, over HTTP: what it is sent, what is refused, and what its failures become."""
+"""A service that judges prompts, over HTTP: its requests, its refusals, and its failures."""
 
 from base64 import b64encode
 
@@ -289,7 +289,7 @@ def test_azure_judges_in_place_of_an_own_service(make_app, simulator):
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("variables", "sentence"),
     [
         ({"SAFETY_SERVICE": "azure"}, "SAFETY_SERVICE: azure needs AZURE_CONTENT_SAFETY_ENDPOINT."),
         ({"SAFETY_SERVICE": "azure"}, "SAFETY_SERVICE: azure needs AZURE_CONTENT_SAFETY_KEY."),
@@ -302,8 +302,8 @@ def test_azure_judges_in_place_of_an_own_service(make_app, simulator):
         ({"SAFETY_THRESHOLD": "7"}, "SAFETY_THRESHOLD: "),
     ],
 )
-def test_settings_that_cannot_hold_together_are_named(given, sentence):
+def test_settings_that_cannot_hold_together_are_named(variables, sentence):
     with pytest.raises(SettingsError) as caught:
-        Settings.from_env(given)
+        Settings.from_env(variables)
 
     assert sentence in str(caught.value)

@@ -39,7 +39,7 @@ def test_a_chat_has_the_familys_fields_and_its_usage_and_cost(client, simulator)
 
 
 @pytest.mark.parametrize(
-    ("asked", "version", "changes"),
+    ("requested", "version", "changes"),
     [
         ("gemini-3.8-flash", "gemini-3.8-flash", False),
         ("models/gemini-3.8-flash", "models/gemini-3.8-flash-001", False),
@@ -51,10 +51,10 @@ def test_a_chat_has_the_familys_fields_and_its_usage_and_cost(client, simulator)
         ("gemini-2.5-flash", "gemini-2.5-flash-lite", True),
     ],
 )
-def test_an_answer_of_another_model_is_a_success_and_a_change(client, asked, version, changes):
-    body = ask(client, {"prompt": f"Hello [[model={version}]]", "model": asked}).json
+def test_an_answer_of_another_model_is_a_success_and_a_change(client, requested, version, changes):
+    body = ask(client, {"prompt": f"Hello [[model={version}]]", "model": requested}).json
 
-    assert (True, asked, version) == (body["success"], body["model"], body["model_version"])
+    assert (True, requested, version) == (body["success"], body["model"], body["model_version"])
     assert ([version] if changes else []) == [each["sent"] for each in body.get("changes", [])]
 
 

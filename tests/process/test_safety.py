@@ -1,5 +1,5 @@
 """Checks of prompts by real processes: one on SQLite, and three on PostgreSQL. One is killed while it waits for
-verdicts, and what others take over is checked before it is sent."""
+verdicts, and its work is checked before another sends it."""
 
 import pytest
 import requests

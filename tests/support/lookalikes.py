@@ -1,4 +1,4 @@
-"""Writes `safety/lookalikes.txt`, which letters look alike, from the data of Unicode:
+"""Writes `safety/lookalikes.txt`, the letters that look alike, from the data of Unicode:
 
     pip install confusable-homoglyphs==3.3.1
     python -m tests.support.lookalikes > safety/lookalikes.txt
@@ -6,7 +6,7 @@
 The package has Unicode's `confusables.txt` (UTS 39) as JSON. Each character is mapped to its prototype there, without
 marks and in lower case. If that is not Latin, a character that Unicode names after a Latin letter, such as small
 capitals, letters with a stroke and the symbols of flags, is mapped to that letter. ASCII itself is left out: `m` would
-be `rn`, and so `pom` a word that it is not.
+be `rn`, and so `pom` would be `porn`.
 """
 
 import json
@@ -41,7 +41,8 @@ _ASCII = {*map(chr, range(0x80))}
 
 
 def prototypes() -> dict[str, str]:
-    """What Unicode maps a character to. The data has each pair twice, and a prototype has several others."""
+    """Characters with the prototypes that Unicode maps them to. The data has each pair twice, and a prototype has
+    several others."""
     data = json.loads((files("confusable_homoglyphs") / "confusables.json").read_text(encoding="utf-8"))
     # Letters that are written from the right stand between marks of direction.
     alike = {text.strip(_MARK): [each["c"].strip(_MARK) for each in others] for text, others in data.items()}

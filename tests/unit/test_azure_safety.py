@@ -1,4 +1,4 @@
-"""Azure AI Content Safety: what is sent in which pieces, which severities refuse, and what counts as a failure."""
+"""Azure AI Content Safety: the pieces of texts, the severities that refuse, and failures."""
 
 import asyncio
 import json

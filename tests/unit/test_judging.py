@@ -1,4 +1,4 @@
-"""The calls of a service that judges prompts, in virtual time: how many, in which order, and what failures become."""
+"""The calls of a service that judges prompts, in virtual time: their number, their order, and failures."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ YES = Verdict(True)
 
 
 class Slow(Service):
-    """Takes `seconds` for each content, and refuses those with `bad` in the prompt. It fails as `error` says."""
+    """Takes `seconds` for each content, and refuses those with `bad` in the prompt. It may raise an `error`."""
 
     def __init__(self, seconds=0.1, error=None):
         self.seconds, self.error = seconds, error

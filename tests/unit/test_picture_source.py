@@ -65,14 +65,14 @@ def data_uri(content):
 
 
 @pytest.mark.parametrize(
-    "given", [data_uri, lambda content: Upload(BytesIO(content))], ids=["data", "upload"]
+    "image_of", [data_uri, lambda content: Upload(BytesIO(content))], ids=["data", "upload"]
 )
 @on_a_loop
-async def test_a_large_image_is_read_on_other_threads_and_a_small_one_is_not(given):
+async def test_a_large_image_is_read_on_other_threads_and_a_small_one_is_not(image_of):
     threads, large = Counted(), PNG + bytes(300_000)
     source = PictureSource(threads=threads)
 
-    assert ("image/png", PNG) == await source.fetch(given(PNG))
+    assert ("image/png", PNG) == await source.fetch(image_of(PNG))
     assert 0 == threads.ran
-    assert ("image/png", large) == await source.fetch(given(large))
+    assert ("image/png", large) == await source.fetch(image_of(large))
     assert 1 == threads.ran

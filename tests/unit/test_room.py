@@ -11,7 +11,7 @@ from tests.support.virtual_time import in_virtual_time, now, run, tick
 
 
 class Uses:
-    """Uses of a room, which count what is held."""
+    """Uses of a room, which count the held bytes."""
 
     def __init__(self, size, share):
         self.room, self.size, self.share = Room(size, share), size, share

@@ -1,6 +1,6 @@
 """Rules for prompts: what they find in any spelling, what they leave alone, and how they are read."""
 
-# ruff: noqa: RUF001 - lookalikes are what is tested
+# ruff: noqa: RUF001 - the test is about lookalikes
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What of a generation a service gets, and how much of its images is in memory meanwhile."""
+"""The content of a generation that a service gets, and the memory that its images take meanwhile."""
 
 import asyncio
 from io import BytesIO
