@@ -196,7 +196,7 @@ def names_key(headers: Headers) -> bool:
 
 
 async def _no_source(provider: str) -> None:
-    """What pays at this provider cannot be replaced."""
+    """The credential of the service at this provider has no source to read."""
 
 
 class Authenticator:
@@ -226,11 +226,11 @@ class Authenticator:
         """None until the ledger is open. Until then, users and named keys get LedgerDown."""
         self.keys: Keys = keys or NoKeys()
         self.read_again: Callable[[str], Awaitable[object]] = _no_source
-        """Reads the source of what pays at a provider, since that was refused and may have been replaced. Call it on
-        the loop."""
+        """Reads the source of the service's credential at a provider, which was refused and may have been replaced.
+        Call it on the loop."""
 
     def server_token(self, provider: str) -> str | None:
-        """What pays at this provider for the service's own work now."""
+        """The present credential for the service's own work at this provider."""
         return self._server.get(provider)
 
     def renew(self, provider: str, token: str) -> None:

@@ -60,21 +60,21 @@ logconfig_dict = logs.configuration(_settings)
 
 def on_starting(_server: Any) -> None:
     """Raise the limit of file descriptors: every waiting caller needs two."""
-    wanted = 2 * worker_connections + _settings.REPLICATE_CONCURRENT_LIMIT + 512
+    needed = 2 * worker_connections + _settings.REPLICATE_CONCURRENT_LIMIT + 512
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < wanted:
-        _warn_of_few_files(most, wanted)
-        wanted = most
+    if most != resource.RLIM_INFINITY and most < needed:
+        _warn_of_few_files(most, needed)
+        needed = most
     if few != resource.RLIM_INFINITY:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, wanted), most))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, needed), most))
         except (OSError, ValueError):  # the kernel of macOS has a limit below a hard limit of infinity
-            _warn_of_few_files(few, wanted)
+            _warn_of_few_files(few, needed)
 
 
-def _warn_of_few_files(most: int, wanted: int) -> None:
+def _warn_of_few_files(most: int, needed: int) -> None:
     logs.configure(_settings)
-    structlog.get_logger("server").warning("file_descriptor_limit_low", most=most, wanted=wanted)
+    structlog.get_logger("server").warning("file_descriptor_limit_low", most=most, wanted=needed)
 
 
 def when_ready(server: Any) -> None:

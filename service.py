@@ -366,7 +366,7 @@ def _connect(core: Core, group: "Group", others: Gate, common: CommonAccount) ->
 
 
 def _read(core: Core, common: CommonAccount, processes: Sequence[ProcessFigures]) -> None:
-    """Use what the processes on the ledger have published."""
+    """Use the figures that the processes on the ledger have published."""
     core.read_published(processes)
     common.read(processes)
 

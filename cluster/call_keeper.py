@@ -121,7 +121,7 @@ class CallKeeper:
         return old
 
     def figures(self) -> Figures:
-        """What all processes must know, while this one holds the role."""
+        """The figures for all processes, while this one holds the role."""
         return figures_of(self._held, list(self._lost))
 
     @property
@@ -253,7 +253,7 @@ class CallKeeper:
 
 
 def demand_of(row: LeaseRow | LeaseRecord) -> Demand:
-    """What the call of a row needs."""
+    """The demand of the call that a row has."""
     return Demand(
         caller=row.caller,
         account=row.account or "",

@@ -1,4 +1,4 @@
-"""What callers request of text models: the names of their routes, and texts of the answers."""
+"""The tasks of text models: the names of their routes, and texts of the answers."""
 
 from collections.abc import Mapping
 from typing import Final

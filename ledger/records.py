@@ -100,7 +100,7 @@ class GenerationRecord:
     secrets, which no record has.
 
     `metadata` is a JSON object of texts. `door` is the interface of another service by which it came,
-    `body_fingerprint` identifies the body that came by it, and `door_facts` has what the door remembers as JSON.
+    `body_fingerprint` identifies the body that came by it, and `door_facts` has the door's own facts as JSON.
 
     `text` is the text of an answer that is no success: cut off, or not valid. `calls` counts the calls that were sent,
     and the tokens are sums over them. A used-up quota `resets_at` this moment (ISO 8601). The `verdict` is that of the

@@ -1,6 +1,6 @@
 """The service's own tokens: the present one, those that it replaced, and the account of each.
 
-A token is replaced while work runs. The work keeps its token, since what it has made is in that token's account. Once
+A token is replaced while work runs. The work keeps its token, since its predictions are in that token's account. Once
 that token is refused, the work goes on with the present one, if that is of the same account. So predictions, their list
 and the search for lost creations belong to an account, and not to a token.
 """
@@ -15,16 +15,16 @@ from auth import Caller
 from contract.providers import CREATIONS
 
 _KEPT: Final = 1_000
-"""The most users whose account is remembered."""
+"""The most users with a remembered account."""
 
 _REDACTED: Final = 32
-"""The latest tokens that are removed from what Replicate answers."""
+"""The number of latest tokens that are removed from Replicate's answers."""
 
 _ACCOUNT: Final = "account "
 """The begin of the turn of a user with a known account (`token_checks.py`)."""
 
 
-async def _nothing() -> None:
+async def _no_source() -> None:
     """The token has no source."""
 
 
@@ -42,7 +42,7 @@ class ServerTokens:
         self.present = token
         self.account_changed_at: float | None = None
         """Unix time at which a token of another account came into use."""
-        self.refresh: Callable[[], Awaitable[object]] = _nothing
+        self.refresh: Callable[[], Awaitable[object]] = _no_source
         self._accounts: dict[str, str] = {}
         """The account of each of the service's tokens, as far as it is known."""
         self._used: tuple[str, ...] = () if token is None else (token,)
@@ -92,8 +92,8 @@ class ServerTokens:
         return self.present
 
     def payer_of(self, caller: Caller) -> str:
-        """What stands for the account that pays for this caller: equal for all tokens that are known to be of one
-        account, and a hash of the token if its account is not known."""
+        """A text that stands for the account that pays for this caller: equal for all tokens that are known to be of
+        one account, and a hash of the token if its account is not known."""
         token = caller.credentials[CREATIONS]
         account = self._accounts.get(token)
         if account is not None:

@@ -18,7 +18,7 @@ from errors import TokenRejected
 from providers import AccountSource
 
 FIGURE: Final = "payer"
-"""The name of what each process publishes of its tokens: hashes with the key of the ledger."""
+"""The name of the figure that has the hashes of a process's tokens, made with the key of the ledger."""
 
 DIFFERENT_FOR: Final = 120.0
 """Seconds for which tokens may differ before that is logged. Kubernetes brings a file to all pods in about a minute."""
@@ -40,14 +40,14 @@ class Accounts:
 
     async def of(self, token: str) -> str:
         """The account of a token. Raises ValueError if Replicate refuses it, or names no account."""
-        # A caller of its own kind, whose requests are not sent again by the present token.
+        # A caller of its own kind, so that its requests are not sent again by the present token.
         caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
         try:
             account = await self._provider.account_of(caller)
         except TokenRejected:
             raise ValueError("Replicate refuses it") from None
         if not account:
-            raise ValueError("Replicate does not say whose it is")
+            raise ValueError("Replicate does not name its account")
         return account
 
     async def learn(self) -> None:
@@ -83,7 +83,7 @@ class CommonAccount:
         self._logged: set[str] = set()
 
     def published(self) -> Mapping[str, Any]:
-        """What the others read of this process."""
+        """The figures of this process for the others."""
         key, token, account = (
             self._authenticator.server_token(CALLS),
             self._tokens.present,

@@ -43,5 +43,5 @@ def secret_watch(
 
 
 async def _read_again(watch: SecretWatch, provider: str) -> None:
-    """Read the source of what pays at this provider, since that was refused."""
+    """Read the source of the service's credential at this provider, which was refused."""
     await watch.look({CREATIONS: "REPLICATE_API_TOKEN", CALLS: "GEMINI_API_KEY"}[provider])

@@ -57,7 +57,7 @@ class SecretWatch:
         self._began = -math.inf
         """When the latest reading began, by the loop's clock."""
         self._readings: Counter[str | None] = Counter()
-        """How many have begun, by the setting whose secret was refused; None for those of all."""
+        """How many have begun, by the setting of the refused secret; None for those of all."""
 
     @property
     def troubles(self) -> Mapping[str, str]:
@@ -82,7 +82,7 @@ class SecretWatch:
             await self.look()
 
     async def look(self, refused: str | None = None) -> None:
-        """Read all sources, or only that of a setting whose secret was refused, by a reading that begins after this
+        """Read all sources, or only that of a setting with a refused secret, by a reading that begins after this
         call. Calls at one time share one. Returns at once if there is no source."""
         names = list(self._sources) if refused is None else [refused] if refused in self._sources else []
         if not names:

@@ -65,11 +65,11 @@ class Settings(SafetyFields, CallFields, Fields):
         Raises SettingsError naming every variable that is wrong; the values themselves are not repeated,
         since one of them may be a secret in the wrong place.
         """
-        given = {name: value for name in cls.model_fields if (value := environment.value(environ, name))}
-        sources, wrong = cls._read_sources(environ, given)
-        wrong += [f"{name}: {values.UNQUOTED}." for name, value in given.items() if values.is_quoted(value)]
+        texts = {name: value for name in cls.model_fields if (value := environment.value(environ, name))}
+        sources, wrong = cls._read_sources(environ, texts)
+        wrong += [f"{name}: {values.UNQUOTED}." for name, value in texts.items() if values.is_quoted(value)]
         try:
-            settings = cls.model_validate(given)
+            settings = cls.model_validate(texts)
             settings._aws = {name: environ[name] for name in environment.AWS if environ.get(name)}  # noqa: SLF001 - its own
             settings._sources = sources  # noqa: SLF001 - its own
             settings._read_at = time.monotonic() if sources else 0.0  # noqa: SLF001 - its own
@@ -85,21 +85,21 @@ class Settings(SafetyFields, CallFields, Fields):
 
     @classmethod
     def _read_sources(
-        cls, environ: Mapping[str, str], given: dict[str, str]
+        cls, environ: Mapping[str, str], texts: dict[str, str]
     ) -> tuple[dict[str, SecretSource], list[str]]:
-        """Add to `given` the secrets that come from elsewhere. Returns their sources, and a sentence for each that
+        """Add to `texts` the secrets that come from elsewhere. Returns their sources, and a sentence for each that
         cannot be read, or that is set by its variable, too."""
         sources: dict[str, SecretSource] = {}
-        vault, wrong = cls._vault(given)
+        vault, wrong = cls._vault(texts)
         for name in cls.secret_names():
             path = environment.value(environ, name + SUFFIX)
-            if path and name in given:
+            if path and name in texts:
                 wrong.append(f"{name}{SUFFIX}: {name} is set, too; set one of them.")
             source = SecretFile(Path(path)) if path else vault.source(name) if vault else None
-            if name in given or source is None:
+            if name in texts or source is None:
                 continue
             try:
-                given[name], sources[name] = source.read(), source
+                texts[name], sources[name] = source.read(), source
             except SecretUnreadable as reason:
                 if path or not reason.is_missing:
                     wrong.append(f"{name + SUFFIX if path else 'AZURE_KEY_VAULT_URL'}: {reason}.")
@@ -108,10 +108,10 @@ class Settings(SafetyFields, CallFields, Fields):
         return sources, list(dict.fromkeys(wrong))
 
     @staticmethod
-    def _vault(given: Mapping[str, str]) -> "tuple[AzureVault | None, list[str]]":
+    def _vault(texts: Mapping[str, str]) -> "tuple[AzureVault | None, list[str]]":
         """The key vault that the settings name, or a sentence if it cannot be used."""
         try:
-            url = values.vault_url(given.get("AZURE_KEY_VAULT_URL") or "")
+            url = values.vault_url(texts.get("AZURE_KEY_VAULT_URL") or "")
         except ValueError:  # there is none, or another sentence names the mistake
             return None, []
         try:

@@ -1,4 +1,4 @@
-"""A secret that is replaced while the service runs, without a moment at which what was right is refused."""
+"""A secret that is replaced while the service runs. Its earlier values stay valid for a while."""
 
 import time
 from collections.abc import Callable, Sequence

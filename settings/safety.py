@@ -35,7 +35,7 @@ class SafetyFields(BaseModel):
         5, gt=0, le=60, description="Seconds that the service may take for one prompt, up to 60."
     )
     SAFETY_ON_ERROR: Literal["refuse", "allow"] = Field(
-        "refuse", description="What becomes of a prompt that the service does not judge: refuse or allow."
+        "refuse", description="For a prompt that the service does not judge: refuse or allow."
     )
 
     @property

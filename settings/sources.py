@@ -1,6 +1,6 @@
 """Where a secret comes from if its variable does not hold it: a file, which `NAME_FILE` names, or a vault (`vault.py`).
 
-A source is read again while the service runs, since Docker, Kubernetes and agents of vaults replace what it holds.
+A source is read again while the service runs, since Docker, Kubernetes and agents of vaults replace its secret.
 Another kind of source has one function to write.
 """
 
@@ -29,8 +29,8 @@ class SecretSource(Protocol):
     """A secret that is kept outside of this process and may be replaced at any time."""
 
     def read(self, *, fresh: bool = False) -> str:
-        """The secret as it is now. Blocks. A source that keeps it should look again if it must be `fresh`, since what
-        was read before is refused. Raises SecretUnreadable."""
+        """The secret as it is now. Blocks. A source that keeps it should look again if it must be `fresh`, since the
+        one before was refused. Raises SecretUnreadable."""
 
 
 @dataclass(frozen=True, slots=True)

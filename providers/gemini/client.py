@@ -61,9 +61,9 @@ class GeminiClient(CallProvider):
 
     Calls use the leases that are passed in; all other requests take theirs from the gate `others`. A call is only sent
     if `may_send` returns True when its first byte is written. When Google has answered another request, `on_answer` is
-    called with the account and the time at which the request was sent (loop's clock): what the account sent before does
-    not arrive any more. `clock` returns Unix time, and `server_key` the service's own key. If that is refused,
-    `read_again` reads its source."""
+    called with the account and the time at which the request was sent (loop's clock): earlier requests of the
+    account do not arrive any more. `clock` returns Unix time, and `server_key` the service's own key. If that is
+    refused, `read_again` reads its source."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Brings a JSON Schema into a flat form: without `allOf`, and without keywords beside a `$ref`.
 
-Gemini reads no `allOf`, and no keyword beside a `$ref`. Generators of schemas write both, to describe a property whose
-type is a model. So such parts are merged into the schema around them. A merged schema may allow more than the original,
-and never less: where two parts disagree about a keyword, the first counts, and the second is only described.
+Gemini reads no `allOf`, and no keyword beside a `$ref`. Generators of schemas write both, to describe a property that
+has a model as its type. So such parts are merged into the schema around them. A merged schema may allow more than the
+original, and never less: where two parts disagree about a keyword, the first counts, and the second is only described.
 """
 
 import json

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.every_database
 
 
 class Rotation:
-    """A service whose token is in a file."""
+    """A service with its token in a file."""
 
     def __init__(self, make_app, simulator, tmp_path):
         self.simulator = simulator
@@ -126,7 +126,7 @@ def test_work_is_not_sent_by_a_token_of_another_account(rotation):
     assert {FIRST: 1, OTHER: 0} == rotation.by_token()
 
 
-def test_a_token_that_replicate_refuses_changes_nothing(rotation):
+def test_a_token_that_replicate_refuses_has_no_effect(rotation):
     rotation.simulator.account(OTHER, reject=True)
     rotation.replace(OTHER, revoke=False)
     rotation.look()

@@ -1,4 +1,4 @@
-"""Two processes on one ledger whose files hold different tokens of one account for a while."""
+"""Two processes on one ledger have different tokens of one account in their files for a while."""
 
 import pytest
 

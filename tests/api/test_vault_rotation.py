@@ -23,7 +23,7 @@ def vault(tmp_path, monkeypatch):
         yield made
 
 
-def test_the_vault_is_asked_after_a_refusal_and_its_last_secret_stays_while_it_is_away(
+def test_the_vault_is_read_after_a_refusal_and_its_last_secret_stays_while_it_is_away(
     vault, make_app, simulator, capfd
 ):
     for token in (SECOND, THIRD):
@@ -31,18 +31,18 @@ def test_the_vault_is_asked_after_a_refusal_and_its_last_secret_stays_while_it_i
     app = make_app(REPLICATE_API_TOKEN="", AZURE_KEY_VAULT_URL=vault.url, LOG_LEVEL="debug")
     client, service = app.test_client(), app.extensions["service"]
     until(lambda: service.core.provider.tokens.account)
-    asked = len(vault.requests)
+    before = len(vault.requests)
 
     def status():
         return client.post("/generate", json=picture(), headers=ADMIN).status_code
 
     vault.secrets[NAME] = SECOND
     assert 200 == status()
-    assert [] == vault.requests[asked:]
+    assert [] == vault.requests[before:]
 
     simulator.account(FIRST, reject=True)
     assert 200 == status()
-    assert [NAME] == vault.requests[asked:]
+    assert [NAME] == vault.requests[before:]
 
     vault.status = 503
     vault.secrets[NAME] = THIRD

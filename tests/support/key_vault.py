@@ -25,7 +25,7 @@ _TOKEN = "the-token-of-the-identity"
 
 class KeyVault:
     """`secrets` are those of the vault. `requests` are the names that were requested with a token, in order. With a
-    `status`, it answers that. Without `knows_identity`, no token is given out."""
+    `status`, it answers that. Without `knows_identity`, no token is issued."""
 
     def __init__(self) -> None:
         self.secrets: dict[str, str] = {}
@@ -37,7 +37,7 @@ class KeyVault:
 
     @property
     def of_machine(self) -> dict[str, str]:
-        """The same for a machine, whose endpoint has a fixed address unless this variable is set."""
+        """The same for a machine. Its endpoint has a fixed address unless this variable is set."""
         return {"AZURE_POD_IDENTITY_AUTHORITY_HOST": self.identity_url}
 
     @property
@@ -73,7 +73,7 @@ class KeyVault:
 
 @contextmanager
 def key_vault(authority: Authority) -> Iterator[KeyVault]:
-    """A vault whose certificate is of this authority, while the block runs."""
+    """A vault with a certificate of this authority, while the block runs."""
     vault = KeyVault()
 
     class OfVault(_Handler):
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is logged."""
+        """Log no requests."""
 
 
 class _Server(ThreadingHTTPServer):

@@ -22,10 +22,10 @@ class Named(MemoryProvider):
     def __init__(self, account, token):
         super().__init__()
         self.tokens = ServerTokens(token)
-        self.account, self.asked = account, []
+        self.account, self.requested = account, []
 
     async def account_of(self, caller):
-        self.asked.append(caller.credentials[CREATIONS])
+        self.requested.append(caller.credentials[CREATIONS])
         return self.account
 
 
@@ -63,7 +63,7 @@ async def test_tokens_of_one_account_are_no_trouble():
     one, other = Process("one", FIRST, account="acme"), Process("other", SECOND, account="acme")
 
     assert [] == await run(one, other, seconds=4 * DIFFERENT_FOR)
-    assert ([FIRST], [SECOND]) == (one.provider.asked, other.provider.asked)
+    assert ([FIRST], [SECOND]) == (one.provider.requested, other.provider.requested)
 
 
 @in_virtual_time
@@ -71,7 +71,7 @@ async def test_no_account_is_requested_while_the_tokens_are_the_same():
     one, other = Process("one", FIRST, account="acme"), Process("other", FIRST, account="acme")
 
     assert [] == await run(one, other, seconds=4 * DIFFERENT_FOR)
-    assert [] == one.provider.asked
+    assert [] == one.provider.requested
 
 
 @pytest.mark.parametrize("account", ["other", None])

@@ -1,4 +1,4 @@
-"""A URL of PostgreSQL whose user or password was replaced while the service runs."""
+"""A URL of PostgreSQL that gets another user or password while the service runs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The service's own tokens: whose they are, which one is sent, and what belongs to an account."""
+"""The service's own tokens: their accounts, which one is sent, and which work belongs to an account."""
 
 import asyncio
 
@@ -40,7 +40,7 @@ def tokens():
 
 
 class Tokens(MemoryProvider):
-    """Knows the account of each token; None if it does not say, and a refusal of every other token."""
+    """Knows the account of each token, None if it names none, and refuses every other token."""
 
     def __init__(self, **accounts):
         super().__init__()
@@ -78,7 +78,7 @@ def test_a_token_of_another_account_is_never_sent_for_work_of_the_first(tokens):
     assert (FIRST, SECOND) == (tokens.token_of(admin()), tokens.token_of(admin(SECOND)))
 
 
-def test_a_token_whose_account_was_never_known_has_no_heir():
+def test_a_token_of_an_unknown_account_has_no_heir():
     tokens = ServerTokens(FIRST)
     assert not tokens.replace(SECOND, "acme")
     assert None is after_refusal(tokens, admin(), FIRST)
@@ -109,7 +109,7 @@ def test_a_token_that_comes_back_is_sent_again(tokens):
     assert () == tokens.others_of(USER)
 
 
-# ── What belongs to an account
+# ── The payer of a caller
 
 
 def test_tokens_of_one_account_stand_for_one_payer_also_that_of_a_proven_user(tokens):
@@ -142,7 +142,7 @@ def test_new_work_takes_a_new_token_once_replicate_has_accepted_it():
     assert FIRST == authenticator.server_token(CREATIONS)
 
     provider.accounts[SECOND] = None
-    with pytest.raises(ValueError, match="does not say whose it is"):
+    with pytest.raises(ValueError, match="does not name its account"):
         asyncio.run(secrets.use("REPLICATE_API_TOKEN", SECOND))
     assert FIRST == authenticator.server_token(CREATIONS)
 

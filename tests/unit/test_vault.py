@@ -97,7 +97,7 @@ def test_a_refused_secret_is_requested_at_once_and_then_at_most_each_half_minute
     assert 3 == len(vault.requests)
 
 
-def test_a_vault_that_fails_is_asked_again_after_half_a_minute(source, vault, clock):
+def test_a_vault_that_fails_is_read_again_after_half_a_minute(source, vault, clock):
     source.read()
     vault.status = 403
     for clock.now in (KEPT_FOR, KEPT_FOR + 10):
@@ -131,13 +131,13 @@ def test_a_vault_of_another_authority_gets_no_token(opened, vault, monkeypatch, 
     assert ([], []) == (vault.requests, vault.resources)
 
 
-def test_a_start_without_an_identity_or_a_secret_says_so_once_and_without_details(vault):
+def test_a_start_without_an_identity_or_a_secret_reports_it_once_and_without_details(vault):
     vault.knows_identity = False
     with pytest.raises(SettingsError) as refused:
         Settings.from_env({"AZURE_KEY_VAULT_URL": vault.url})
 
-    said = "AZURE_KEY_VAULT_URL: Azure accepts no identity of this process for the key vault."
-    assert said == str(refused.value)
+    expected = "AZURE_KEY_VAULT_URL: Azure accepts no identity of this process for the key vault."
+    assert expected == str(refused.value)
 
 
 @pytest.mark.parametrize("url", ["http://vault.test", "vault.test"])
