@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from admission.metered.limits import MeteredLimits
@@ -323,10 +324,13 @@ class Process:
             on_lost=self.gates.clear,
             calls=self.call_keeper,
         )
-        self.gate = RemoteGate(table, self.ledger, self.keeper, tell=self._tell, **limits)  # type: ignore[arg-type]
+        self.gate = RemoteGate(
+            table, self.ledger, self.keeper, tell=partial(self._tell, "gate"), **limits  # type: ignore[arg-type]
+        )  # fmt: skip
         if calls is not None:
+            tell = partial(self._tell, "calls")
             self.calls = RemoteMeteredGate(
-                table, self.ledger, self.call_keeper, tell=self._tell_of_calls, **calls  # type: ignore[arg-type]
+                table, self.ledger, self.call_keeper, tell=tell, **calls  # type: ignore[arg-type]
             )  # fmt: skip
             self.gate.beside.append(self.calls)
         self.others: list[Process] = []
@@ -337,27 +341,18 @@ class Process:
     async def _on_held(self, gate: Gate) -> None:
         self.gates.append(gate)
 
-    async def _tell(self, event: str, arguments: dict[str, Any]) -> None:
-        await asyncio.sleep(self.database.latency)
-        for each in self.others:
-            asyncio.get_running_loop().call_soon(each.receive, event, arguments, context=each.place.context)
-
-    def receive(self, event: str, arguments: dict[str, Any]) -> None:
-        """Take an event, as the holder of the gate."""
-        if self.keeper.gate is not None:
-            getattr(self.keeper.gate, event)(**arguments)
-
-    async def _tell_of_calls(self, event: str, arguments: dict[str, Any]) -> None:
+    async def _tell(self, gate: str, event: str, arguments: dict[str, Any]) -> None:
         await asyncio.sleep(self.database.latency)
         for each in self.others:
             asyncio.get_running_loop().call_soon(
-                each.receive_of_calls, event, arguments, context=each.place.context
+                each.receive, gate, event, arguments, context=each.place.context
             )
 
-    def receive_of_calls(self, event: str, arguments: dict[str, Any]) -> None:
-        """Take an event, as the holder of the gate of calls."""
-        if self.call_keeper.gate is not None:
-            getattr(self.call_keeper.gate, event)(**arguments)
+    def receive(self, gate: str, event: str, arguments: dict[str, Any]) -> None:
+        """Take an event, as the holder of this gate: `gate` or `calls`."""
+        keeper = self.keeper if gate == "gate" else self.call_keeper
+        if keeper.gate is not None:
+            getattr(keeper.gate, event)(**arguments)
 
     async def _day(self) -> list[tuple[str, str, int]]:
         """The calls of the day as the ledger has them."""
