@@ -6,6 +6,7 @@ and the search for lost creations belong to an account, and not to a token.
 """
 
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -63,10 +64,13 @@ class ServerTokens:
         """Use this token from now on, which belongs to `account`. Returns whether it is known to be another account
         than before."""
         before = self.account
+        is_another = before is not None and before != account
+        if is_another:
+            self.account_changed_at = time.time()
         self.present, self._accounts[token] = token, account
         self._refused.discard(token)
         self._used = (*(each for each in self._used if each != token), token)[-_REDACTED:]
-        return before is not None and before != account
+        return is_another
 
     def others_of(self, caller: Caller) -> tuple[str, ...]:
         """The tokens that may pay for this caller besides its own."""

@@ -4,7 +4,6 @@ A Replicate token is used only once Replicate has accepted it and named its acco
 is mistyped, or comes while Replicate is away, and it is known whether unfinished work may go on with the new one.
 """
 
-import time
 from collections.abc import Callable
 
 import structlog
@@ -61,8 +60,6 @@ class ServerSecrets:
     async def _use_token(self, token: str) -> None:
         account = await self._accounts.of(token)
         await self._accounts.learn()
-        tokens = self._provider.tokens
-        if tokens.replace(token, account):
-            tokens.account_changed_at = time.time()
+        if self._provider.tokens.replace(token, account):
             log.warning("server_account_changed")
         self._authenticator.renew(CREATIONS, token)
