@@ -22,7 +22,7 @@ _REDACTED: Final = 32
 """The number of latest tokens that are removed from Replicate's answers."""
 
 _ACCOUNT: Final = "account "
-"""The begin of the turn of a user with a known account (`token_checks.py`)."""
+"""The beginning of the turn of a user with a known account (`token_checks.py`)."""
 
 
 async def _no_source() -> None:
@@ -79,7 +79,7 @@ class ServerTokens:
     def token_of(self, caller: Caller) -> str:
         """The token that pays for this caller now."""
         token = caller.credentials[CREATIONS]
-        if token in self._refused and caller.uses_server_token and self.present and self._is_heir(token):
+        if token in self._refused and caller.uses_server_token and self.present and self._is_replaced(token):
             return self.present
         return token
 
@@ -88,9 +88,9 @@ class ServerTokens:
         account."""
         if not caller.uses_server_token:
             return None
-        if not self._is_heir(token):
+        if not self._is_replaced(token):
             await self.refresh()
-        if not self._is_heir(token):
+        if not self._is_replaced(token):
             return None
         self._refused.add(token)
         return self.present
@@ -110,7 +110,7 @@ class ServerTokens:
                 self._of_users.popitem(last=False)
         return self._of_users.get(hashed, hashed)
 
-    def _is_heir(self, token: str) -> bool:
+    def _is_replaced(self, token: str) -> bool:
         """Whether the present token is another one of the same account."""
         account = self._accounts.get(token)
         return token != self.present and account is not None and account == self.account

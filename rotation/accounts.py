@@ -1,7 +1,7 @@
 """The accounts of the service's tokens, and whether all processes on the ledger pay with one account.
 
-While a token is replaced, the files of processes differ, and so do their tokens. That is no trouble as long as both are
-of one account, since each process may continue the work of another.
+While a token is replaced, the files of processes differ, and so do their tokens. Each process may continue the work of
+another, so all tokens must be of one account.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Accounts:
         return account
 
     async def learn(self) -> None:
-        """Request the account of the present token, unless it is known. Later the token may be refused."""
+        """Request the account of the present token, unless it is known. A refused token does not show it any more."""
         tokens = self._provider.tokens
         if tokens.present is not None and tokens.account is None:
             try:
@@ -113,7 +113,7 @@ class CommonAccount:
         self._logged = late
 
     async def run(self) -> None:
-        """Find out the own account while tokens differ, until this is cancelled."""
+        """Request the account of this process while tokens differ, until this is cancelled."""
         while True:
             await asyncio.sleep(_PAUSE)
             if self._differ:

@@ -1,4 +1,4 @@
-"""Reads the sources of secrets again and again, and reports each change.
+"""Reads the sources of secrets periodically, and reports each change.
 
 Sources are compared by content. Modification times do not show that Kubernetes swaps a link, and a watch of the kernel
 does not see changes in a network's file system. While a source has no usable secret, the last good one stays.
@@ -32,9 +32,9 @@ class SecretWatch:
     """Watches `sources`, by the name of the setting. `values` are the secrets that the service has now.
 
     `check(name, text)` returns the value that a text means, or raises ValueError. `on_change(name, value)` uses a new
-    value; it raises ValueError if the value cannot be used. Both texts follow "it". Use it on the loop. Sources
-    are read on `executor`, which ends with `close`: a reading may take long, and no other work should wait for
-    it. `run` awaits `before()`, if there is one, at the start and after each reading."""
+    value; it raises ValueError if the value cannot be used. The texts of both errors are logged as reasons. Use it on
+    the loop. Sources are read on `executor`, which ends with `close`: a reading may take long, and no other work should
+    wait for it. `run` awaits `before()`, if there is one, at the start and after each reading."""
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ def test_a_token_of_another_account_is_never_sent_for_work_of_the_first(tokens):
     assert (FIRST, SECOND) == (tokens.token_of(admin()), tokens.token_of(admin(SECOND)))
 
 
-def test_a_token_of_an_unknown_account_has_no_heir():
+def test_a_token_of_an_unknown_account_is_not_replaced():
     tokens = ServerTokens(FIRST)
     assert not tokens.replace(SECOND, "acme")
     assert None is after_refusal(tokens, admin(), FIRST)
