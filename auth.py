@@ -234,7 +234,7 @@ class Authenticator:
         return self._server.get(provider)
 
     def renew(self, provider: str, token: str) -> None:
-        """Let later work be paid by this token. Callers that are there keep theirs."""
+        """Let later work be paid by this token. Present callers keep theirs."""
         self._server = credentials(**{**self._server, provider: token})
 
     def payer(self, headers: Headers) -> Caller:

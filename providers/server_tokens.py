@@ -96,7 +96,7 @@ class ServerTokens:
         return self.present
 
     def payer_of(self, caller: Caller) -> str:
-        """A text that stands for the account that pays for this caller: equal for all tokens that are known to be of
+        """A text that identifies the account that pays for this caller: equal for all tokens that are known to be of
         one account, and a hash of the token if its account is not known."""
         token = caller.credentials[CREATIONS]
         account = self._accounts.get(token)

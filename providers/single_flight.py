@@ -51,7 +51,7 @@ def account(caller: Caller) -> str:
 
 class SharedAnswers(SingleFlight[T]):
     """The answers of `fetch(caller)` for the last `most` accounts, each kept for `good_for` seconds. A failure is not
-    kept. `payer_of` stands for the account of a caller."""
+    kept. `payer_of` identifies the account of a caller."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """Puts a changed secret of the service in the place of the old one.
 
 A Replicate token is used only once Replicate has accepted it and named its account. So the old one stays if the new one
-is mistyped, or comes while Replicate is away, and it is known whether unfinished work may go on with the new one.
+is mistyped, or comes while Replicate cannot be reached. And it is known whether unfinished work may go on with the new
+one.
 """
 
 from collections.abc import Callable

@@ -3,8 +3,8 @@
 It uses Azure's clients (an extra, `requirements-azure.txt`). They find an identity in the environment: a service
 principal (`AZURE_CLIENT_ID`, …), the workload identity of a pod, or the managed identity of a machine.
 
-The vault limits its requests and may be away. So a secret is kept for an hour. It is requested earlier only if it was
-refused, and not more often than each 30 seconds.
+The vault limits its requests and may be unreachable. So a secret is kept for an hour. It is requested earlier only if
+it was refused, and not more often than each 30 seconds.
 """
 
 import math
@@ -55,8 +55,8 @@ class AzureVault:
         return VaultSecret(self, setting.lower().replace("_", "-"), clock=self._clock)
 
     def get(self, name: str) -> str:
-        """The latest version of a secret. Raises SecretUnreadable. Once the vault is away, it raises at once for a
-        while, since each request could take ten seconds."""
+        """The latest version of a secret. Raises SecretUnreadable. After a failure to reach the vault, it
+        raises at once for LEAST_PAUSE, since each request could take ten seconds."""
         if self._clock() < self._failed_at + LEAST_PAUSE:
             raise SecretUnreadable(self._reason)
         try:

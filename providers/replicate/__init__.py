@@ -1,1 +1,1 @@
-"""Replicate, the provider: its HTTP API, and what its answers mean."""
+"""Replicate, the provider: its HTTP API, and the meaning of its answers."""

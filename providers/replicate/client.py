@@ -308,8 +308,8 @@ class ReplicateClient:
         headers: Mapping[str, str] = _NO_HEADERS,
     ) -> Answer:
         """Send a request by the token that pays for the caller. If the service's own token is refused, and was replaced
-        by another one of the same account, the request goes again by that: a refused request has created no prediction,
-        and taken no place in a window."""
+        by another one of the same account, the request is sent again by that: a refused request has created no
+        prediction, and taken no place in a window."""
         clock, token = asyncio.get_running_loop().time, self.tokens.token_of(caller)
         bounds: dict[str, Any] = {"creates": creates, "max_answer": max_answer}
         give_up = clock() + seconds

@@ -38,7 +38,7 @@ class Fit(IntEnum):
 class CreationKey:
     """What a creation sent. Creations with equal keys make equal predictions.
 
-    `account` stands for the account that pays, `content` is the fingerprint of the input without the secret inputs
+    `account` identifies the account that pays, `content` is the fingerprint of the input without the secret inputs
     with the names `hidden`. Replicate may show these, or not, or redacted."""
 
     account: str = field(repr=False)

@@ -70,7 +70,7 @@ def read_push(
 def signing_secrets(
     fetch: Callable[[Caller], Awaitable[Secret]], payer_of: Callable[[Caller], str] = account
 ) -> SharedAnswers[Secret]:
-    """The signing secrets of accounts. `fetch(caller)` fetches one; `get` raises ServiceError. `payer_of` stands for
+    """The signing secrets of accounts. `fetch(caller)` fetches one; `get` raises ServiceError. `payer_of` identifies
     the account of a caller."""
 
     async def secret(caller: Caller) -> Secret:

@@ -72,7 +72,7 @@ log = structlog.get_logger("replicate")
 class Creations(KnownPredictions):
     """The creations under way, and the ids on record. `page(caller, query)` fetches one page of the list;
     `answer_timeout` is how many seconds a creation's answer is awaited. `elsewhere` are the attempts of other processes
-    on the same ledger, if there may be any. `payer_of` stands for the account that pays for a caller."""
+    on the same ledger, if there may be any. `payer_of` identifies the account that pays for a caller."""
 
     def __init__(
         self,
