@@ -368,15 +368,20 @@ def context(body: Any, caller: Caller, *, by_id: bool = False) -> ParseContext:
     ModelNotAllowed."""
     running, names = service(), names_in(body)
     resolver = running.core.resolver
-    context = running.context if is_checked(caller) else replace(running.context, rules=None)
-    if resolver.restricts(caller):
-        context = replace(context, may_run=partial(resolver.may_run, caller))
+    context = context_for(caller, running.context)
     if resolver.must_resolve(names, caller):
         found = running.loop.run(resolver.resolve(names, caller, by_id=by_id), disconnect=connection())
         context = replace(context, resolved=found)
     if caller.key is not None and caller.key.models:
         resolver.check_key(caller, {name: each for name in names if (each := context.find(name)) is not None})
     return context
+
+
+def context_for(caller: Caller, context: ParseContext) -> ParseContext:
+    """The context for this caller: without rules if they are off for it, and with the models that it may run."""
+    resolver, rules = service().core.resolver, context.rules if is_checked(caller) else None
+    may_run = partial(resolver.may_run, caller) if resolver.restricts(caller) else context.may_run
+    return replace(context, rules=rules, may_run=may_run)
 
 
 def _form(memory: _Memory, names: FormNames) -> Any:

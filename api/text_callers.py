@@ -6,14 +6,12 @@ All functions run in a Flask thread, inside a request.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from flask import g, request
 
 from api import incoming
 from auth import Caller, presents_admin_key
-from generations.screening import is_checked
 from parsing.context import ParseContext
 from parsing.generation import names_in
 from parsing.multipart_form import NO_NAMES
@@ -49,13 +47,9 @@ def sent_call(*, forms: bool) -> Iterator[tuple[Any, Caller]]:
 def text_context(body: Any, caller: Caller) -> ParseContext:
     """What parsing this call to a text model depends on, or this batch of them. Raises ModelNotAllowed."""
     running = incoming.service()
-    resolver, pictures = running.core.resolver, running.context.registry
-    found = replace(running.context, registry=running.context.texts, others=pictures)
-    if not is_checked(caller):
-        found = replace(found, rules=None)
-    if resolver.restricts(caller):
-        found = replace(found, may_run=partial(resolver.may_run, caller))
+    shared = running.context
+    found = incoming.context_for(caller, replace(shared, registry=shared.texts, others=shared.registry))
     if caller.key is not None and caller.key.models:
         named = {name: model for name in names_in(body) if (model := found.find(name)) is not None}
-        resolver.check_key(caller, named)
+        running.core.resolver.check_key(caller, named)
     return found
