@@ -28,7 +28,7 @@ def by_words(words: Mapping[str, str]) -> Callable[[Any], Answer]:
 
 
 class SafetyService:
-    """Answers each request with what `judge` makes of its body. While it is `held`, requests wait."""
+    """Answers each request by `judge`. While `open` is not set, requests wait."""
 
     def __init__(self, judge: Callable[[Any], Answer]) -> None:
         self.judge = judge

@@ -121,7 +121,9 @@ async def test_of_the_images_of_waiting_calls_only_some_are_in_memory(chats, sim
     ],
 )
 @on_a_loop
-async def test_an_address_without_a_usable_image_is_refused_and_nothing_is_sent(chats, simulator, path, why):
+async def test_an_address_without_a_usable_image_is_refused_before_a_model_is_called(
+    chats, simulator, path, why
+):
     refused = await chats(lambda chat: chat.ask("/a.png", path))
 
     assert (400, "invalid_request") == code(refused)

@@ -10,7 +10,7 @@ def configured(client):
     return {name: each["configured"] for name, each in providers.items()}
 
 
-def test_with_a_gemini_key_alone_calls_run_and_predictions_name_what_is_missing(make_app, simulator):
+def test_with_a_gemini_key_alone_calls_run_and_predictions_name_the_missing_token(make_app, simulator):
     simulator.gemini.configure(first_seconds=0, seconds=0)
     client = make_app(
         REPLICATE_API_TOKEN="", GEMINI_API_KEY=GEMINI_KEY, GEMINI_BASE_URL=simulator.url

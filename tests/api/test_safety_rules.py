@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from settings import SettingsError
 from tests.support.callers import ADMIN
 from tests.support.text_calls import GEMINI_KEY
 
@@ -86,7 +87,7 @@ def refused_fields(answer):
         ("/batch/chat", {"requests": [{"prompt": "Hi"}, {"prompt": "sword"}]}, ["requests[1].prompt"]),
     ],
 )  # fmt: skip
-def test_a_blocked_text_is_refused_by_its_field_before_anything_is_sent(post, simulator, path, body, fields):
+def test_a_blocked_text_is_refused_by_its_field_before_a_model_is_called(post, simulator, path, body, fields):
     assert fields == refused_fields(post(path, body))
     assert {} == dict(simulator.counts().requests)
     assert [] == simulator.gemini.bills()
@@ -126,7 +127,7 @@ def test_other_mistakes_are_named_first(post):
     assert ["guidance"] == [each["field"] for each in answer.json["errors"]]
 
 
-def test_the_refused_text_is_in_no_log_and_no_answer(make_app, tmp_path, capfd, client, post):
+def test_the_refused_text_is_in_no_log_and_no_answer(capfd, post):
     answer = post("/generate", image(prompt="my secret sword"))
 
     assert "secret" not in answer.text
@@ -141,7 +142,7 @@ def test_a_text_that_is_no_word_of_a_rule_passes(post):
 
 
 @pytest.mark.every_database
-def test_a_flagged_request_runs_and_says_its_categories(client, post):
+def test_a_flagged_request_runs_and_names_its_categories(client, post):
     body = post("/generate-batch", image(prompts=["a hammer", "a spoon"])).json
     flagged, other = body["results"]
 
@@ -152,8 +153,6 @@ def test_a_flagged_request_runs_and_says_its_categories(client, post):
 
 
 def test_a_wrong_file_stops_the_start(make_app, tmp_path):
-    from settings import SettingsError
-
     path = tmp_path / "wrong.toml"
     path.write_text(json.dumps({"rules": []})[:-1])
     with pytest.raises(SettingsError, match="SAFETY_FILE"):

@@ -1,6 +1,7 @@
 """A service that judges prompts, over HTTP: its requests, its refusals, and its failures."""
 
 from base64 import b64encode
+from io import BytesIO
 
 import pytest
 
@@ -51,7 +52,7 @@ def creations(simulator):
 
 
 @every_database
-def test_a_refused_prompt_fails_before_anything_is_sent_and_gives_back_what_was_reserved(
+def test_a_refused_prompt_fails_before_a_model_is_called_and_frees_its_reservation(
     client_of, simulator, judge
 ):
     client = client_of(BUDGET_USD_PER_DAY=0.03)
@@ -107,8 +108,6 @@ def test_the_service_gets_the_texts_the_model_the_caller_and_the_images(client, 
 
 
 def test_uploaded_images_are_sent_as_data_uris(client, judge):
-    from io import BytesIO
-
     client.post(
         "/generate",
         data={"model_name": "flux-dev", "prompt": "a cat", "image": (BytesIO(PNG), "cat.png")},
@@ -180,7 +179,7 @@ def test_a_service_that_does_not_answer_as_it_should_has_failed(client_of, judge
     assert 0 == creations(simulator)
 
 
-def test_with_allow_what_was_not_judged_is_sent(client_of, judge, simulator):
+def test_with_allow_a_prompt_that_was_not_judged_is_sent(client_of, judge, simulator):
     judge.judge = lambda body: answer({}, 503)
 
     assert 200 == post(client_of(SAFETY_ON_ERROR="allow"), image("a cat")).status_code
@@ -212,7 +211,7 @@ def test_a_key_with_safety_off_is_checked_neither_by_rules_nor_by_the_service(cl
 
 
 @every_database
-def test_a_generation_that_is_cancelled_during_its_check_sends_nothing(client, judge, simulator):
+def test_a_generation_that_is_cancelled_during_its_check_is_not_sent(client, judge, simulator):
     judge.open.clear()
     made = client.post("/generate", json=image("a cat"), headers=ADMIN | {"Prefer": "respond-async"}).json
     until(lambda: judge.bodies)
@@ -260,7 +259,7 @@ def test_metrics_count_the_outcomes(client):
     assert 'rcg_safety_checks_total{outcome="refused"} 1.0' in text
 
 
-def test_a_dry_run_asks_no_service(client, judge):
+def test_a_dry_run_is_judged_by_no_service(client, judge):
     assert 200 == post(client, image("a sword", dry_run=True)).status_code
     assert [] == judge.bodies
 

@@ -321,7 +321,7 @@ def test_a_call_that_google_ends_after_text_costs_what_was_reserved_for_it(clien
     assert bill.micro_usd <= round(answer.json["cost_usd"] * 1e6)
 
 
-def test_an_answer_without_its_usage_costs_what_was_reserved_for_it(client, simulator):
+def test_an_answer_without_its_usage_costs_its_whole_reservation(client, simulator):
     answer = ask(client, {"prompt": "Hello [[no-usage]]", "max_output_tokens": 500})
 
     assert answer.json["success"]

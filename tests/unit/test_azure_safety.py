@@ -11,7 +11,7 @@ from safety.azure import CATEGORIES, LONGEST, AzureContentSafety, pieces
 from safety.http import Answer
 from safety.judging import CheckFailed, Content, Judge, Verdict
 from settings.rotating import RotatingSecret
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import in_virtual_time, now
 
 
 def rated(**severities):
@@ -67,7 +67,7 @@ def test_a_refusal_names_its_categories_the_worst_first():
     assert "Azure AI Content Safety rates it SelfHarm 6, Sexual 4." == verdict.reason
 
 
-def test_the_negative_prompt_is_judged_too_and_nothing_after_a_refusal():
+def test_the_negative_prompt_is_judged_too_and_no_text_after_a_refusal():
     client = Client(rated(), rated(Hate=6), rated())
 
     assert not judged(client, Content("good", "bad")).allow
@@ -102,13 +102,13 @@ async def test_a_piece_that_was_too_many_is_sent_again_until_the_timeout():
     judge = Judge(azure(client), timeout=5, allows_failed=False)
 
     assert Verdict(True) == await judge.verdict(Content("x"), turn="a")
-    assert 3.0 == asyncio.get_running_loop().time()
+    assert 3.0 == now()
     at_once = Judge(azure(Client(Answer(429, None, 0.0), rated())), timeout=5, allows_failed=False)
     assert Verdict(True) == await at_once.verdict(Content("x"), turn="a")
-    assert 4.0 == asyncio.get_running_loop().time()
+    assert 4.0 == now()
     never = Judge(azure(Client(Answer(429, None, 2.0))), timeout=5, allows_failed=False)
     assert (await never.verdict(Content("x"), turn="a")).failed
-    assert 9.0 == asyncio.get_running_loop().time()
+    assert 9.0 == now()
 
 
 @in_virtual_time

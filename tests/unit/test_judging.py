@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from safety.judging import AT_ONCE, KEPT_FOR, CheckFailed, Content, Judge, Service, Turns, Verdict
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import in_virtual_time, now
 
 YES = Verdict(True)
 
@@ -36,10 +36,6 @@ class Slow(Service):
 
 def judge_of(service, **more):
     return Judge(service, **{"timeout": 5, "allows_failed": False, **more})
-
-
-def now():
-    return asyncio.get_running_loop().time()
 
 
 @in_virtual_time
@@ -127,7 +123,7 @@ async def test_a_failure_is_decided_by_the_setting_and_not_kept(allows, fault, r
 
 
 @in_virtual_time
-async def test_a_call_that_nothing_waits_for_any_more_is_cancelled_and_leaves_nothing():
+async def test_a_call_without_waiters_is_cancelled_and_leaves_no_trace():
     service = Slow(1.0)
     judge = judge_of(service, at_once=1)
     first = asyncio.create_task(judge.verdict(Content("a"), turn="a"))

@@ -74,7 +74,7 @@ async def test_callers_take_turns_at_the_room_that_all_share():
 
 
 @in_virtual_time
-async def test_what_a_call_does_not_need_is_free_at_once():
+async def test_room_that_a_call_does_not_need_is_free_at_once():
     uses = Uses(100, 100)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(uses.use("ann", 100, then=40))
@@ -106,7 +106,7 @@ def test_a_wait_that_is_cancelled_in_any_tick_takes_no_room(ticks):
         max_size=30,
     )
 )
-def test_no_history_is_over_the_room_or_leaves_anything(calls):
+def test_no_history_is_over_the_room_or_keeps_some_of_it(calls):
     async def history():
         uses = Uses(100, 40)
 
