@@ -27,7 +27,7 @@ _KEPT: Final = 10_000
 """Verdicts that are kept, each of some hundred bytes."""
 
 _LARGE: Final = 500_000
-"""Characters of images."""
+"""Characters of texts and images."""
 
 UNCHECKED: Final = "unchecked"
 """The category of a refusal because the service failed."""
@@ -59,7 +59,7 @@ class Content:
     @property
     def is_large(self) -> bool:
         """Whether `as_json` and `digest` would block a loop for more than some milliseconds."""
-        return sum(map(len, self.images)) > _LARGE
+        return len(self.prompt) + len(self.negative_prompt or "") + sum(map(len, self.images)) > _LARGE
 
 
 @dataclass(frozen=True, slots=True)

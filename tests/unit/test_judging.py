@@ -1,6 +1,7 @@
 """The calls of a service that judges prompts, in virtual time: their number, their order, and failures."""
 
 import asyncio
+import threading
 
 import pytest
 from structlog.testing import capture_logs
@@ -79,6 +80,21 @@ async def test_a_content_that_differs_in_anything_that_is_sent_is_another_one(ot
     await asyncio.gather(judge.verdict(Content("a"), turn="a"), judge.verdict(other, turn="a"))
 
     assert 2 == len(service.judged)
+
+
+@pytest.mark.parametrize("large", [{"prompt": "x" * 600_000}, {"prompt": "", "images": ("x" * 600_000,)}])
+def test_a_long_text_is_as_large_as_an_image_and_is_read_on_another_thread(large, monkeypatch):
+    threads = []
+
+    class Seen(Content):
+        def as_json(self):
+            threads.append(threading.current_thread())
+            return super().as_json()
+
+    asyncio.run(judge_of(Slow(0.0)).verdict(Seen(**large), turn="a"))
+
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 @in_virtual_time
