@@ -4,12 +4,10 @@ disk and in a bucket.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
 from uuid import uuid4
 
 import requests
@@ -20,8 +18,6 @@ from files.hosts import OutputResponse
 from files.storage import FileStorage, OpenFile, Source
 from media.formats import black_png
 from tests.support.wiring import listening
-
-T = TypeVar("T")
 
 Outcome = bytes | Exception | Sequence[tuple[float, bytes | Exception]]
 Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -51,37 +47,6 @@ def content(opened: OpenFile) -> bytes:
 
 def names(storage: FileStorage) -> list[str]:
     return sorted(each.name for each in storage.list())
-
-
-class Inline(Executor):
-    """An executor that runs each function at once in the calling thread, for tests in virtual time."""
-
-    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
-        done: Future[T] = Future()
-        try:
-            done.set_result(function(*arguments, **named))
-        except Exception as error:
-            done.set_exception(error)
-        return done
-
-
-class Delayed(Inline):
-    """An executor that runs each function `seconds` after its submission, for tests in virtual time."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
-
-    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
-        done: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                done.set_result(function(*arguments, **named))
-            except Exception as error:
-                done.set_exception(error)
-
-        asyncio.get_running_loop().call_later(self.seconds, run)
-        return done
 
 
 class FakeSource:

@@ -8,7 +8,10 @@ import asyncio
 import functools
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -79,3 +82,34 @@ async def tick(times: int = 4) -> None:
     """Run all tasks that are ready. No time passes."""
     for _ in range(times):
         await asyncio.sleep(0)
+
+
+class Inline(Executor):
+    """An executor that runs each function at once in the calling thread."""
+
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        done: Future[T] = Future()
+        try:
+            done.set_result(function(*arguments, **named))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class Delayed(Inline):
+    """An executor that runs each function `seconds` after its submission."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(function(*arguments, **named))
+            except Exception as error:
+                done.set_exception(error)
+
+        asyncio.get_running_loop().call_later(self.seconds, run)
+        return done

@@ -28,7 +28,6 @@ from tests.support.output_hosts import (
     PAGE,
     PNG,
     FakeSource,
-    Inline,
     at,
     content,
     for_ever,
@@ -43,7 +42,7 @@ from tests.support.output_hosts import (
     until,
     written,
 )
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import Inline, in_virtual_time
 from tests.support.wiring import on_a_loop
 
 UPSTREAM = "https://api.replicate.com"

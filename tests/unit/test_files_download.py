@@ -13,8 +13,8 @@ from files.hosts import OutputUnavailable, TemporarilyUnavailable
 from files.spool import BUFFER, Spool
 from files.volume import Volume
 from loop_thread import Pool
-from tests.support.output_hosts import MP4, PAGE, PNG, FakeSource, Inline, picture
-from tests.support.virtual_time import in_virtual_time
+from tests.support.output_hosts import MP4, PAGE, PNG, FakeSource, picture
+from tests.support.virtual_time import Inline, in_virtual_time
 
 URL = "https://replicate.delivery/a.png"
 

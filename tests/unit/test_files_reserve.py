@@ -17,9 +17,7 @@ from files.volume import RESERVE, disk_usage
 from tests.support.output_hosts import (
     MP4,
     PNG,
-    Delayed,
     FakeSource,
-    Inline,
     buckets,
     content,
     generation,
@@ -28,7 +26,7 @@ from tests.support.output_hosts import (
     picture,
     until,
 )
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import Delayed, Inline, in_virtual_time
 from tests.support.wiring import on_a_loop
 
 URL = "https://replicate.delivery/a.png"

@@ -19,16 +19,14 @@ from files.volume import disk_usage
 from tests.support.output_hosts import (
     GEN,
     PNG,
-    Delayed,
     FakeSource,
-    Inline,
     content,
     generation,
     names,
     picture,
     until,
 )
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import Delayed, Inline, in_virtual_time
 from tests.support.wiring import on_a_loop
 
 URL = "https://replicate.delivery/a.png"

@@ -1,7 +1,6 @@
 """Secrets that are replaced while the service runs, in virtual time."""
 
 import asyncio
-from concurrent.futures import Executor, Future
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,22 +12,10 @@ from rotation.server_secrets import ServerSecrets
 from rotation.watch import LEAST_PAUSE, PAUSE, SecretWatch
 from settings.rotating import RotatingSecret
 from settings.sources import SecretUnreadable
-from tests.support.virtual_time import in_virtual_time, now
+from tests.support.virtual_time import Inline, in_virtual_time, now
 from webhooks.signing import SigningSecrets
 
 OLD, NEW = "whsec_b2xk", "whsec_bmV3"
-
-
-class Inline(Executor):
-    """Runs a function at once."""
-
-    def submit(self, fn, /, *args, **kwargs):
-        future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 class Source:
