@@ -9,7 +9,6 @@ from typing import Final
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError
 
 from ledger.creation import create_tables
 from ledger.members import OWN, Cursor, Member
@@ -19,6 +18,10 @@ from ledger.tables import META, METADATA, SHARED
 _VERSION: Final = "version"
 _COMPATIBLE: Final = "compatible"
 """The names of values in `meta`: the version of the tables, and the oldest version of a process that may use them."""
+
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext(current_schema() || '.meta'))"
+"""Waits for another process that creates `meta`, before which there is no row to lock. The lock belongs to the
+transaction, so a pooler may give the next one another connection."""
 
 _SET: Final = """
     INSERT INTO meta (name, value) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value
@@ -30,10 +33,8 @@ def make_tables(connection: Connection, cursor: Cursor, member: Member) -> None:
     transaction, no other process does. Raises TooNew if the ledger is of a later version that is not compatible, and
     ConnectionError if a process is alive that could not use the migrated tables."""
     schema = member.schema
-    try:
-        META.create(connection, checkfirst=True)
-    except IntegrityError as error:
-        raise ConnectionError("another process is creating its tables") from error
+    connection.execute(text(_LOCK))
+    META.create(connection, checkfirst=True)
     insert = postgresql.insert(META).on_conflict_do_nothing()
     connection.execute(insert, {"name": _VERSION, "value": b"0"})
     locked = text("SELECT value FROM meta WHERE name = :name FOR UPDATE")

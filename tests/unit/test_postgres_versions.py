@@ -187,6 +187,14 @@ def test_a_migration_does_not_wait_for_a_process_that_was_killed(start, execute)
         killed.write({})
 
 
+def test_processes_that_start_at_once_on_an_empty_database_all_get_its_ledger(start, execute):
+    with ThreadPoolExecutor(4) as threads:
+        for started in [threads.submit(start) for _ in range(4)]:
+            started.result()
+
+    assert PRESENT == version(execute)
+
+
 def test_of_processes_that_start_at_once_one_migrates(start, execute):
     start().close()
 
