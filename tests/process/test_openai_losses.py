@@ -32,7 +32,7 @@ def settings(database_url, simulator, tmp_path):
         "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
         "DATA_DIR": tmp_path,
         "DATABASE_URL": database_url,
-        "PROCESS_TTL": 1,
+        "PROCESS_TTL": 2,
     }
 
 
