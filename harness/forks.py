@@ -6,7 +6,6 @@ service then runs the same `app.py`. Benchmarks start new Pythons, as operators 
 
 import atexit
 import ctypes
-import functools
 import json
 import os
 import select
@@ -14,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -75,14 +75,18 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
-class _Template:
-    """The process to fork. It ends with this process."""
+class Template:
+    """The process to fork. It starts with the first fork, and ends with this process. Any thread may fork."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._line, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    @cached_property
+    def _line(self) -> socket.socket:
+        """The socket for requests. Its first use starts the process, so use it under the lock."""
+        line, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         arguments = [str(end.fileno()), str(_ROOT / "app.py"), str(os.getpid())]
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "harness.service_template", *arguments],
             cwd=_ROOT,
             env={"PATH": os.environ["PATH"]},
@@ -91,25 +95,33 @@ class _Template:
             pass_fds=[end.fileno()],
         )
         end.close()
+        atexit.register(_end, process, line)
+        return line
 
     def fork(self, environ: dict[str, str], directory: str, descriptors: int, errors: int) -> Fork:
         """A service; see `service_process.launched_service`. `errors` is the descriptor of its standard error."""
         request = {"environ": environ, "directory": directory, "descriptors": descriptors}
         output, writing = os.pipe()
         with self._lock:
+            line = self._line
             _adopt_orphans(True)
             try:
-                socket.send_fds(self._line, [json.dumps(request).encode()], [writing, errors])
-                answer = self._line.recv(64)
+                socket.send_fds(line, [json.dumps(request).encode()], [writing, errors])
+                answer = line.recv(64)
             finally:
                 _adopt_orphans(False)
         os.close(writing)
         assert answer, "the process to fork has ended"
         return Fork(int(answer), output)
 
-    def close(self) -> None:
-        self._line.close()
-        self._process.wait()
+
+TEMPLATE = Template()
+"""The process to fork for all services of this process."""
+
+
+def _end(process: "subprocess.Popen[bytes]", line: socket.socket) -> None:
+    line.close()
+    process.wait()
 
 
 def _adopt_orphans(yes: bool) -> None:
@@ -129,11 +141,3 @@ def _has_pidfd() -> bool:
     except (AttributeError, OSError):
         return False
     return True
-
-
-@functools.cache
-def template() -> _Template:
-    """The process to fork for all services of this process."""
-    started = _Template()
-    atexit.register(started.close)
-    return started

@@ -164,7 +164,7 @@ def _started(
 ) -> subprocess.Popen[str] | Fork:
     """A process that leads a group, so that all of it can be killed at once."""
     if forks.is_enabled(command):
-        return forks.template().fork(environ, directory, descriptors, errors.fileno())
+        return forks.TEMPLATE.fork(environ, directory, descriptors, errors.fileno())
     return subprocess.Popen(
         [sys.executable, "-ISc", _LAUNCH, str(descriptors), *command],
         env=environ,
