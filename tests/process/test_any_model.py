@@ -29,7 +29,13 @@ OPTIONS = Options(
     creations_per_minute=A_MINUTE,
     seed=1,
 )
-CALLERS = [*([ADMIN] * 4), *({"X-Replicate-API-Key": f"r8_user_{number}"} for number in range(2))]
+USERS = [{"X-Replicate-API-Key": f"r8_user_{number}"} for number in range(2)]
+CALLERS = [ADMIN, *USERS] * 2
+"""Two callers of each account. A search for a creation that a kill has lost takes 90 s, unless others of its account
+follow: then the account's list must show them, too."""
+
+GOES_ON = 3.0
+"""Seconds from the last start until the callers stop, so that creations also follow those of the last kill."""
 
 
 def kill_one(fleet, data):
@@ -62,6 +68,7 @@ def run(ledger, size, tmp_path, kill):
             load.start()
             shown = kill(fleet, data) or []
             fleet.start()
+            time.sleep(GOES_ON)
             load.finish(timeout=120)
             found = audit(ledger, simulator, load)
             models = audit_models(ledger, simulator, load, data, fleet.logs, webhooks=received)
