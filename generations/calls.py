@@ -279,8 +279,8 @@ class CallRunner:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What runs the text models of one provider: its gate, and a source of the images of prompts. `texts` are the
-    models. If calls are `simulated`, only such count."""
+    """The parts that run the text models of one provider: its gate, and a source of the images of prompts. `texts` are
+    the models. If calls are `simulated`, only such count."""
 
     provider: FullCallProvider
     gate: AnyCallGate

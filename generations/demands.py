@@ -1,4 +1,4 @@
-"""What a call needs of its gate."""
+"""The demands of calls at their gate."""
 
 from admission.metered.demand import Demand
 from auth import Caller
@@ -15,7 +15,7 @@ def demand_of(
     semaphore: str | None,
     tokens: int | None = None,
 ) -> Demand:
-    """What a call needs at most. So many of its batch may run `at_once`. Its prompt has at most `tokens`, None before
+    """The most that a call needs. So many of its batch may run `at_once`. Its prompt has at most `tokens`, None before
     its images are fetched and its tokens are counted."""
     model = step.model
     assert isinstance(model, CallModel)  # noqa: S101 - only its calls are metered

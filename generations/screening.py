@@ -76,7 +76,7 @@ class Screening:
 
 
 def is_checked(caller: Caller) -> bool:
-    """Whether what this caller writes is checked."""
+    """Whether the texts of this caller are checked."""
     return caller.key is None or caller.key.safety != "off"
 
 
@@ -86,7 +86,7 @@ def _inline_size(size: int) -> int:
 
 
 async def _sent(pictures: Sequence[str | Upload]) -> tuple[str, ...]:
-    """The addresses of reference images, and what was uploaded as `data:` URIs."""
+    """The addresses of reference images, and uploads as `data:` URIs."""
     return tuple(
         [await asyncio.to_thread(_inline, each) if isinstance(each, Upload) else each for each in pictures]
     )

@@ -1,1 +1,1 @@
-"""Checks of what callers write, before anything is spent: rules of the operator, and a service that judges."""
+"""Checks of the texts of callers, before any money is spent: rules of the operator, and a service that judges."""

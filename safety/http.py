@@ -1,4 +1,4 @@
-"""The requests to services that judge prompts: the operator's own (SAFETY_URL), and what all have in common.
+"""The requests to services that judge prompts: the operator's own (SAFETY_URL), and the parts common to all.
 
 A request is a JSON object, `{"prompt", "negative_prompt", "model", "key", "images"?}`, and so is the answer,
 `{"allow", "categories", "reason"}`. Any other answer is a failure: another status, also a redirect, another

@@ -1,4 +1,4 @@
-"""A service whose operator has an account at one of the two providers only."""
+"""A service with an account at one of the two providers only."""
 
 from tests.support.text_calls import ADMIN, CREDENTIALS, GEMINI_KEY, ask, code
 

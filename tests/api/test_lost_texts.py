@@ -1,4 +1,4 @@
-"""Calls whose answers are lost: they fail with an unknown outcome, or are sent again if their callers allow it."""
+"""Calls that lose their answers: they fail with an unknown outcome, or are sent again if their callers allow it."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_a_lost_call_is_sent_again_if_the_caller_allows_it_and_both_are_paid(cli
     assert 3 == sent(simulator)
     assert "partial" not in answer.json
     assert billed(simulator) - before <= round(answer.json["cost_usd"] * 1e6)
-    assert answer.json["cost_usd"] > 10 * alone  # the lost one costs what was reserved
+    assert answer.json["cost_usd"] > 10 * alone  # the lost one costs its reservation
 
 
 def test_a_call_that_is_lost_again_and_again_ends(client, simulator):

@@ -51,7 +51,7 @@ async def test_redirects_to_no_public_host_or_in_a_circle_are_refused():
 
 
 class Counted(AtOnce):
-    """A pool that counts what runs on it."""
+    """A pool that counts the functions that it runs."""
 
     ran = 0
 

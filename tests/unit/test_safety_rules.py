@@ -1,4 +1,4 @@
-"""Rules for prompts: what they find in any spelling, what they leave alone, and how they are read."""
+"""Rules for prompts: words in any spelling, texts that no rule matches, and mistakes in their file."""
 
 # ruff: noqa: RUF001 - the test is about lookalikes
 
