@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from bench.report import RESULTS
+
 ROOT = Path(__file__).parent.parent
 PLOTS = ROOT / "docs" / "plots"
 
@@ -155,4 +157,4 @@ def _chart(title: str, date: str, bars: list[Bar], *, mark: str) -> str:
 
 
 if __name__ == "__main__":
-    draw((ROOT / "bench" / "results.md").read_text())
+    draw(RESULTS.read_text())

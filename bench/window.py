@@ -15,7 +15,7 @@ import requests
 
 from bench.background import in_background
 from bench.processes import counts, service_before, simulated, timed_post
-from bench.report import Claim, Section, claimed
+from bench.report import Claim, Section, claimed, counted
 from harness.service_process import ServiceProcess
 
 _JITTERY = ("--seconds", "0.2", "--jitter", "0", "--delay", "0", "0.8", "--seed", "1")
@@ -119,7 +119,7 @@ def _jumping() -> list[Claim]:
 
 
 def _claims_of(result: _BatchRun, *, pictures: int, creations: int) -> Iterator[Claim]:
-    yield Claim("… refused with 429", f"{result.throttled}", "0", result.throttled == 0)
+    yield counted("… refused with 429", result.throttled)
     got, made = result.distinct, result.seen["creations_accepted"]
     yield Claim(
         "… pictures got, predictions made",
