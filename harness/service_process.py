@@ -137,7 +137,7 @@ def launched_service(
     has the settings that a start then needs, unless they are in `settings`.
 
     On Linux it also ends with this process or the thread that started it, however these end. If the environment enables
-    forks, it is a fork of a process that has imported it; see `harness.forks`.
+    forks, it is a fork of a process that has imported it, and ends with this process; see `harness.forks`.
     """
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}

@@ -35,8 +35,8 @@ def _import_service() -> None:
 def _forked(line: socket.socket, parent: int) -> dict[str, Any] | None:
     """Fork for each request. Returns the request in each fork, and None in this process when its parent has ended.
 
-    A fork is a child of `parent`, which adopts orphans meanwhile: the process between them ends at once. A fork whose
-    parent has ended first ends, too."""
+    A fork is a child of `parent`, which adopts orphans meanwhile: the process between them ends at once. A fork
+    also ends if its parent has ended first."""
     while True:
         content, descriptors, _, _ = socket.recv_fds(line, 2**20, 2)
         if not content:

@@ -137,8 +137,8 @@ class Accounts:
 
         Args:
             token: The account's token.
-            changes: `reject` (bool) for this token alone, `same_as` (another token, whose account this one has from
-                now on), `credit` ("ok", "low" or "empty"), `username` (a text; two accounts may have the same),
+            changes: `reject` (bool) for this token alone, `same_as` (another token, which has the same account
+                from now on), `credit` ("ok", "low" or "empty"), `username` (a text; two accounts may have the same),
                 `creations_per_minute`, `others_per_minute` and `burst` (whole numbers of at least 1; `burst` may be
                 None).
 

@@ -96,8 +96,8 @@ _COMPILED = ("_parts", "_trace", "_converters", "arguments")
 
 @pytest.fixture(scope="session", autouse=True)
 def _routes_are_compiled_once() -> Iterator[None]:
-    """Each service compiles its routes, which takes 30 ms of processor time. They are the same in all services, and
-    what is compiled for one is only read. A function that builds a URL takes the rule as an argument."""
+    """Each service compiles its routes, which takes 30 ms of processor time. They are the same in all services, which
+    only read the compiled ones. A function that builds a URL takes the rule as an argument."""
     compiled: dict[object, dict[str, Any]] = {}
     compile_rule = Rule.compile
 

@@ -229,18 +229,18 @@ def test_each_shell_has_a_completion(rcg, shell):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "variables",
     [
         {"_RCG_COMPLETE": "complete_bash", "COMP_WORDS": "rcg gen", "COMP_CWORD": "1"},
         {"_RCG_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "rcg gen"},
         {"_RCG_COMPLETE": "complete_fish", "_TYPER_COMPLETE_ARGS": "rcg gen",
          "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
     ],
-    ids=lambda asked: asked["_RCG_COMPLETE"],
+    ids=lambda variables: variables["_RCG_COMPLETE"],
 )  # fmt: skip
-def test_the_completion_of_a_shell_completes_a_command(rcg, monkeypatch, asked):
-    """The variables are those with which the printed scripts ask."""
-    for name, value in asked.items():
+def test_the_completion_of_a_shell_completes_a_command(rcg, monkeypatch, variables):
+    """The printed scripts set these variables."""
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
     assert re.search(r"\bgenerate\b", rcg()[1])

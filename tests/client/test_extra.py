@@ -1,5 +1,5 @@
-"""The extra `serve`: what the service and its simulator need, on the systems where they run. And how documents say to
-install it."""
+"""The extra `serve`: what the service and its simulator need, on the systems where they run. And the commands in
+documents that install it."""
 
 import re
 import tomllib

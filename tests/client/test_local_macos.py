@@ -18,7 +18,7 @@ CLIENT = Path(__file__).parents[2] / "client"
 
 MACOS = """
 import os, select, signal, socket, sys, sysconfig, types
-sysconfig.get_config_vars()  # those of this build, whose name has the platform
+sysconfig.get_config_vars()  # those of this build, which are found by the platform
 sys.platform = "darwin"
 sys.modules["_scproxy"] = types.SimpleNamespace(_get_proxy_settings=dict, _get_proxies=dict)
 ABSENT = {

@@ -38,8 +38,8 @@ def python(project, tmp_path_factory):
 def carry_out(copy, step, python):
     edit(copy, step)
     if step.get("make") == "generated":
-        status, told = python.run("docs.generate")
-        assert 0 == status, told
+        status, output = python.run("docs.generate")
+        assert 0 == status, output
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -48,9 +48,9 @@ def test_the_tests_of_a_change_fail_until_all_of_it_is_written(copy, python, nam
     tests = ("-q", "-x", *[f"-pno:{each}" for each in WITHOUT], *RECIPES[name]["tests"])
     for number, step in enumerate(steps, 1):
         carry_out(copy, step, python)
-        status, told = python.run("pytest", *tests)
-        assert TESTS_FAILED == status, f"after step {number}:\n{told}"
+        status, output = python.run("pytest", *tests)
+        assert TESTS_FAILED == status, f"after step {number}:\n{output}"
 
     carry_out(copy, last, python)
-    status, told = python.run("pytest", *tests)
-    assert 0 == status, f"after all steps:\n{told}"
+    status, output = python.run("pytest", *tests)
+    assert 0 == status, f"after all steps:\n{output}"

@@ -32,7 +32,7 @@ for line in sys.stdin:
 """
 
 _NOT_INHERITED = ("PYTEST", "COV", "PYTHONDONTWRITEBYTECODE")
-"""What pytest-xdist and coverage set for this process is not for one started here. It keeps what it compiles."""
+"""The variables that pytest-xdist and coverage set for this process alone, and one that discards compiled modules."""
 
 
 class ForkedPython:
@@ -41,7 +41,7 @@ class ForkedPython:
         self._output = output
 
     def run(self, module: str, *arguments: str) -> tuple[int, str]:
-        """Run a module as a program. Returns its exit status, and what it has written."""
+        """Run a module as a program. Returns its exit status and its output."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([module, *arguments]) + "\n")
@@ -51,7 +51,7 @@ class ForkedPython:
 
 @contextmanager
 def forked_python(directory: Path, output: Path) -> Iterator[ForkedPython]:
-    """A Python in this directory, whose programs write into `output`. pytest loads only the plugins that it names."""
+    """A Python in this directory. Its programs write into `output`. pytest loads only the plugins that it names."""
     environment: dict[str, Any] = {
         name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
     }
