@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import requests
 
 from harness.fleet import ADMIN, Fleet
 from harness.ledger_file import LedgerFile
 from harness.postgres import Server
-from harness.service_process import until
 from simulator import Simulator
-from simulator.accounts import fingerprint
 
 _FIRST: Final = "r8_first-server-token"
 _USER: Final = "r8_token-of-a-user"
@@ -60,8 +58,6 @@ class Rotations:
     seed: int = 1
     _failed: list[str] = field(default_factory=list)
     _calls: int = 0
-    _made: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """By id of a prediction, its prompt and the fingerprint of its account."""
     _over: threading.Event = field(default_factory=threading.Event)
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -102,14 +98,12 @@ class Rotations:
                 new.replace(file)
                 time.sleep(_APART)
             self.simulator.account(tokens[-2], reject=True)
-            self._note_predictions()
         time.sleep(_PAUSE)
         return tokens
 
     def _load(self, urls: Sequence[str], number: int) -> None:
         """Send calls one after the other until the rotations are over."""
         chance, count = random.Random(f"{self.seed} {number}"), 0
-        until(lambda: self._is_ready(urls), timeout=_TIMEOUT)
         while not self._over.is_set():
             count += 1
             is_user = number % 5 == 4
@@ -130,25 +124,17 @@ class Rotations:
                 if failure is not None:
                     self._failed.append(f"{prompt}: {failure}")
 
-    @staticmethod
-    def _is_ready(urls: Sequence[str]) -> bool:
-        return all(requests.get(f"{url}/health/ready", timeout=30).status_code == 200 for url in urls)
-
-    def _note_predictions(self) -> None:
-        shown: Any = requests.get(f"{self.simulator.url}/simulator/predictions", timeout=30).json()
-        for each in shown["predictions"]:
-            self._made[each["id"]] = each["input"]["prompt"], each["token"]
-
     def _report(self, rotations: int, tokens: Sequence[str], shown: Sequence[str]) -> RotationReport:
-        self._note_predictions()
-        accounts = {"admin": fingerprint(_FIRST), "user": fingerprint(_USER)}
-        wrong = [prompt for prompt, account in self._made.values() if accounts[prompt.split()[1]] != account]
+        made = self.simulator.predictions()
+        accounts = {"admin": _FIRST, "user": _USER}  # each by its first token
+        payers = [(each.input["prompt"], each.token) for each in made]
+        wrong = [prompt for prompt, token in payers if accounts[prompt.split()[1]] != token]
         leaks = [each for each in tokens if any(each in text for text in shown)]
         counts = self.simulator.counts()
         return RotationReport(
             rotations,
             self._calls,
-            len(self._made),
+            len(made),
             self._failed,
             wrong,
             leaks,
