@@ -10,11 +10,10 @@ from itertools import cycle, islice
 import pytest
 import requests
 
-from harness.fleet import ADMIN, running_fleet
-from harness.ledger_file import LedgerFile
-from harness.postgres import Server
+from harness.fleet import ADMIN
 from simulator import Options, running
 from simulator.gemini.options import GeminiOptions
+from tests.support.fleets import fleet_on
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +33,9 @@ def simulator():
         yield found
 
 
-@pytest.fixture(scope="module", params=["one process", "three processes"])
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def urls(request, simulator, tmp_path_factory):
     """The addresses of the processes, each as often as the others."""
-    server = Server() if request.param == "three processes" else None
     data = tmp_path_factory.mktemp("data")
     settings = {
         "REPLICATE_BASE_URL": simulator.url,
@@ -47,12 +45,8 @@ def urls(request, simulator, tmp_path_factory):
         "GEMINI_LIMITS": json.dumps(LIMITS),
         "DATA_DIR": data,
     }
-    try:
-        with running_fleet(3 if server else 1, server or LedgerFile(data), **settings) as fleet:
-            yield cycle(fleet.urls())
-    finally:
-        if server:
-            server.close()
+    with fleet_on(request.param, data, **settings) as fleet:
+        yield cycle(fleet.urls())
 
 
 @pytest.fixture(autouse=True)

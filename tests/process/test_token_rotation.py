@@ -3,7 +3,6 @@
 import pytest
 
 from harness.ledger_file import LedgerFile
-from harness.postgres import Server
 from harness.rotations import Rotations
 from simulator import Options, running
 
@@ -12,22 +11,17 @@ pytestmark = pytest.mark.slow
 ROTATIONS = 2
 
 
-@pytest.fixture(params=[1, 3])
-def size(request):
-    return request.param
-
-
-@pytest.fixture
-def database(size, tmp_path):
-    server = LedgerFile(tmp_path) if size == 1 else Server()
-    yield server
-    if isinstance(server, Server):
-        server.close()
-
-
-def test_no_call_fails_and_none_is_paid_by_another_account(size, database, tmp_path):
+def rotate(database, size, data):
     with running(Options(prediction_seconds=0.1, jitter=0.0)) as simulator:
-        report = Rotations(simulator, tmp_path, database, size).run(ROTATIONS)
+        report = Rotations(simulator, data, database, size).run(ROTATIONS)
 
     assert ([], [], []) == (report.failed, report.wrong_account, report.leaks)
     assert report.calls >= report.predictions > 0
+
+
+def test_no_call_of_one_process_fails_or_is_paid_by_another_account(tmp_path):
+    rotate(LedgerFile(tmp_path), 1, tmp_path)
+
+
+def test_no_call_of_three_processes_fails_or_is_paid_by_another_account(own_server, tmp_path):
+    rotate(own_server, 3, tmp_path)
