@@ -90,18 +90,20 @@ class OwnService(Service):
 
 
 def _verdict(answer: Any) -> Verdict:
-    """Raises CheckFailed for another form."""
+    """Raises CheckFailed for another form. A refusal is one whatever stands beside it."""
     if not isinstance(answer, dict) or not isinstance(answer.get("allow"), bool):
         raise CheckFailed("its answer is no JSON object with `allow`")
-    categories, reason = answer.get("categories"), answer.get("reason")
+    allows, categories, reason = answer["allow"], answer.get("categories"), answer.get("reason")
     if not isinstance(categories, list | None) or not all(isinstance(each, str) for each in categories or ()):
-        raise CheckFailed("its `categories` are no list of texts")
+        if allows:
+            raise CheckFailed("its `categories` are no list of texts")
+        categories = None
     if not isinstance(reason, str | None):
-        raise CheckFailed("its `reason` is no text")
+        if allows:
+            raise CheckFailed("its `reason` is no text")
+        reason = None
     names = [_plain(each)[:_LONGEST_CATEGORY] for each in (categories or ())[:_MOST_CATEGORIES]]
-    return Verdict(
-        answer["allow"], tuple(filter(None, names)), _plain(reason or "")[:_LONGEST_REASON] or None
-    )
+    return Verdict(allows, tuple(filter(None, names)), _plain(reason or "")[:_LONGEST_REASON] or None)
 
 
 def _plain(text: str) -> str:

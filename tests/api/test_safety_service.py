@@ -179,6 +179,22 @@ def test_a_service_that_does_not_answer_as_it_should_has_failed(client_of, judge
     assert 0 == creations(simulator)
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [{"categories": "weapons"}, {"categories": [1]}, {"reason": 5}, {"categories": {}, "reason": []}],
+)
+def test_a_refusal_with_unreadable_categories_or_reason_is_one_also_with_allow(
+    client_of, judge, simulator, beside
+):
+    judge.judge = lambda body: answer({"allow": False, **beside})
+    refused = post(client_of(SAFETY_ON_ERROR="allow"), image("a sword"))
+
+    assert (422, "content_refused", "before", False) == (
+        refused.status_code, *(refused.json[name] for name in ("code", "stage", "retryable"))
+    )  # fmt: skip
+    assert 0 == creations(simulator)
+
+
 def test_with_allow_a_prompt_that_was_not_judged_is_sent(client_of, judge, simulator):
     judge.judge = lambda body: answer({}, 503)
 
