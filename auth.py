@@ -254,6 +254,8 @@ class Authenticator:
         """The caller who pays for a call to a text model, with the key `in_body` if there is one. If the operator has
         opened them, calls without any key are paid by the service. Raises as `payer`."""
         if in_body is not None and self._admin_header(headers) is None:
+            if headers.get(CALL_HEADER) is None and not _TOKEN.fullmatch(in_body):
+                raise Unauthenticated(f"credentials.{CALL_CREDENTIAL} must hold exactly one Gemini key.")
             headers = _With(headers, in_body)
         if not any(headers.get(name) is not None for name in CREDENTIAL_HEADERS):
             if not is_open or CALLS not in self._server:

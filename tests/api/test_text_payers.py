@@ -59,6 +59,14 @@ def test_a_wrong_admin_key_is_refused_by_the_name_of_the_header_that_was_sent(cl
     assert f"The {header} header does not hold the admin key." == answer.json["detail"]
 
 
+@pytest.mark.parametrize("key", ["", "two words", "a,b"])
+def test_a_key_of_the_body_that_is_none_is_refused_by_the_name_of_its_field(client, key):
+    answer = ask(client, {"prompt": "Hello", "credentials": {"gemini_api_key": key}}, by={})
+
+    assert 401 == answer.status_code
+    assert "credentials.gemini_api_key must hold exactly one Gemini key." == answer.json["detail"]
+
+
 @pytest.mark.parametrize("fields", [{}, {"credentials": None}])
 def test_a_request_without_any_key_is_answered_in_the_words_of_the_family(client, fields):
     answer = ask(client, {"prompt": "Hello"} | fields, by={})
