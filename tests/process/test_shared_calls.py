@@ -113,6 +113,7 @@ def test_a_budget_has_the_cost_of_answers_and_what_was_reserved_for_lost_ones(ur
     assert simulator.gemini.counts().billed_micro_usd <= BUDGET * 1e6
 
 
+@pytest.mark.long
 def test_a_lower_limit_of_the_upstream_holds_for_all_processes_and_each_shows_it(urls, simulator):
     model = "gemini-3.6-flash"
     simulator.gemini.project("AQ.server", rpm=LOWER)
