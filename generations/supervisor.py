@@ -302,8 +302,9 @@ class Supervisor:
             if generation.state == "queued":  # or uploading
                 task.cancel()
         await self._wait_for_all(seconds)
-        if self.running.generations:
-            log.warning("drain_timeout", generations=len(self.running.generations))
+        left = [task for task, _ in self.running.generations.values() if not task.cancelling()]
+        if left:  # else another drain has reported them, as after Ctrl-C, which sends two signals
+            log.warning("drain_timeout", generations=len(left))
         for task, _ in list(self.running.generations.values()):
             task.cancel()
         await self._wait_for_all(None)

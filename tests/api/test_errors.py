@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 
 import pytest
+from structlog.testing import capture_logs
 
 import errors
 from errors import Problem, ServiceError
@@ -23,6 +24,7 @@ from errors.calls import (
 )
 from errors.content import ContentRefused
 from errors.listing import every_error, restored
+from harness.service_process import until
 from providers import Created
 from providers.memory import MemoryProvider
 from tests.support.callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
@@ -328,6 +330,22 @@ def test_a_second_signal_may_interrupt_the_start_of_a_drain_at_any_line(app):
 
     assert reached, "one waits for the other for ever"
     assert reached[0] > 10
+
+
+def test_two_drains_at_once_report_the_work_that_they_leave_once(app, simulator):
+    client, service = app.test_client(), app.extensions["service"]
+    client.post(
+        "/generate", json=PICTURE | {"prompt": "[[hang]]"}, headers=ADMIN | {"Prefer": "respond-async"}
+    )
+    until(lambda: simulator.counts().in_flight)
+    ended = [threading.Event(), threading.Event()]
+
+    with capture_logs() as logged:
+        for each in ended:
+            service.begin_drain(0, then=each.set)
+        assert all(each.wait(30) for each in ended)
+
+    assert [1] == [each["generations"] for each in logged if each["event"] == "drain_timeout"]
 
 
 def test_a_draining_service_still_responds_to_reads(app):
