@@ -93,7 +93,7 @@ class Budget:
 
     def _exceeded(self, usd: float) -> BudgetExceeded:
         return BudgetExceeded(
-            f"It would cost about {usd:g} USD, and {max(0.0, self._left()):g} of today's {self._most:g} USD are left.",
+            f"It may cost up to {usd:g} USD, and {max(0.0, self._left()):g} of today's {self._most:g} USD are left.",
             budget="server",
             period="day",
             begins_anew=iso8601((self._today() + 1) * DAY),

@@ -67,4 +67,4 @@ class Budgets:
 def check_cost(usd: float, most: float | None, *, where: str = "It") -> None:
     """Raises BudgetExceeded if `usd` is more than the maximum cost of a request (None: no maximum)."""
     if most is not None and usd > most + TOLERANCE:
-        raise BudgetExceeded(f"{where} would cost about {usd:g} USD, more than max_cost_usd: {most:g}.")
+        raise BudgetExceeded(f"{where} may cost up to {usd:g} USD, more than max_cost_usd: {most:g}.")

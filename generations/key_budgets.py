@@ -80,7 +80,7 @@ class _KeyBudget:
         """The refusal of work that costs up to `usd`, when this much is spent and reserved."""
         left = max(0.0, round(self.usd - counted, 9))
         return BudgetExceeded(
-            f"It would cost about {usd:g} USD, and {left:g} of the {self.usd:g} USD are left that the key "
+            f"It may cost up to {usd:g} USD, and {left:g} of the {self.usd:g} USD are left that the key "
             f"“{self.key.name}” has for this {self.period.name}.",
             budget=self.key.name,
             period=self.period.name,

@@ -89,7 +89,7 @@ def test_a_refusal_states_the_cost_and_the_budget_left():
     budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 0.75})
 
-    with pytest.raises(BudgetExceeded, match=r"about 0\.5 USD, and 0\.25 of today's 1 USD are left"):
+    with pytest.raises(BudgetExceeded, match=r"up to 0\.5 USD, and 0\.25 of today's 1 USD are left"):
         budget.reserve(PAYING, 0.5)
 
 
@@ -189,7 +189,7 @@ def test_a_cost_equal_to_the_maximum_is_accepted(usd, most):
 
 def test_a_cost_above_the_maximum_is_refused_with_both_amounts():
     with pytest.raises(
-        BudgetExceeded, match=r"^The batch would cost about 0\.1 USD, more than max_cost_usd: 0\.09\.$"
+        BudgetExceeded, match=r"^The batch may cost up to 0\.1 USD, more than max_cost_usd: 0\.09\.$"
     ):
         check_cost(0.1, 0.09, where="The batch")
 
@@ -232,8 +232,8 @@ def test_max_cost_usd_applies_to_a_batch_and_to_each_item(client, simulator):
 
     whole = problem(ask(prompts | {"max_cost_usd": 0.04}), 402, "budget_exceeded")
     item = problem(ask({"requests": items}), 402, "budget_exceeded")
-    assert "The batch would cost about 0.05" in whole["detail"]
-    assert "requests[1] would cost about 0.05" in item["detail"]
+    assert "The batch may cost up to 0.05" in whole["detail"]
+    assert "requests[1] may cost up to 0.05" in item["detail"]
     assert CHECKED == dict(simulator.counts().requests)
     assert 200 == ask(prompts | {"max_cost_usd": 0.05}).status_code
 

@@ -138,7 +138,7 @@ async def test_the_refusal_names_the_budget_its_period_and_when_it_begins_anew(w
     month = caller(budget_usd=2.0, budget_period="month")
     await accepted(budgets, 1.5, by=month)
 
-    with pytest.raises(BudgetExceeded, match=r"about 0\.6 USD, and 0\.5 of the 2 USD are left") as refused:
+    with pytest.raises(BudgetExceeded, match=r"up to 0\.6 USD, and 0\.5 of the 2 USD are left") as refused:
         async with budgets.admitted(month, 0.6, NOON):
             budgets.reserve(month, 0.6, NOON)
 

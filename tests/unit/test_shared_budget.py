@@ -109,7 +109,7 @@ async def test_every_process_shows_the_same_budget_left():
         await each.refresh()
         assert 0.625 == each.left
 
-    with pytest.raises(BudgetExceeded, match=r"about 0\.7 USD, and 0\.625 of today's 1 USD are left"):
+    with pytest.raises(BudgetExceeded, match=r"up to 0\.7 USD, and 0\.625 of today's 1 USD are left"):
         async with other.admitted(PAYING, 0.7):
             pass
 

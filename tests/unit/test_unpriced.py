@@ -211,7 +211,7 @@ async def test_it_is_refused_under_a_budget_unless_its_bound_fits():
         await inside.generations.submit(submission(unpriced()))
 
     assert (
-        "It would cost about 0.915 USD, and 0.905 of today's 1.82 USD are left. black-forest-labs/flux-dev has no "
+        "It may cost up to 0.915 USD, and 0.905 of today's 1.82 USD are left. black-forest-labs/flux-dev has no "
         "price, so each prediction counts as 600 s at 0.001525 USD. Shorter timeouts lower this, and the operator "
         "can set a price in PRICES_FILE." == refused.value.detail
     )
@@ -232,7 +232,7 @@ async def test_the_refusal_of_a_model_with_a_price_is_as_before():
     inside = core(MemoryProvider())
 
     with pytest.raises(
-        BudgetExceeded, match=r"^It would cost about 0\.025 USD, more than max_cost_usd: 0\.01\.$"
+        BudgetExceeded, match=r"^It may cost up to 0\.025 USD, more than max_cost_usd: 0\.01\.$"
     ):
         await inside.generations.submit(submission(replace(a_picture(), max_cost=0.01)))
 
