@@ -12,7 +12,7 @@ and leaves the prediction to the next process, which resumes the attempt (`_resu
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,6 @@ from generations.submitting import attempt_id_of, persist_submission
 from ledger import Ledger
 from loop_thread import finish
 from providers import Created, Prediction, Provider, TryAgain
-from providers.fingerprints import fingerprint
 from providers.outcomes import raise_unless_made, without_texts
 
 OUTPUTS_LAST: Final = 3600.0
@@ -46,7 +45,7 @@ class AttemptRunner:
     """Makes attempts at a provider, each admitted by the gate.
 
     `bounds` apply to requests without their own. `push_url` is the base URL to which the provider sends the results of
-    predictions; None if it cannot reach this service.
+    predictions; None if it cannot reach this service. `arguments` are further keywords of `provider.create`.
     """
 
     def __init__(
@@ -59,6 +58,7 @@ class AttemptRunner:
         bounds: Bounds,
         latest: LatestVersions,
         push_url: str | None = None,
+        arguments: Callable[[Generation], Mapping[str, Any]] = lambda generation: {},
     ) -> None:
         self._provider = provider
         self._gate = gate
@@ -67,6 +67,7 @@ class AttemptRunner:
         self._bounds = bounds
         self._latest = latest
         self._push_url = push_url
+        self._arguments = arguments
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
         """Make one attempt with the model of `step`, or resume the open attempt of an earlier process.
@@ -83,7 +84,8 @@ class AttemptRunner:
         clock = asyncio.get_running_loop().time
         with _failure_kept(attempt):
             try:
-                await self._upload(generation.caller, attempt)
+                if self._provider.uploads_early:
+                    await self._upload(generation.caller, attempt)
             except ServiceError:
                 generation.attempts.append(attempt)
                 raise
@@ -98,8 +100,8 @@ class AttemptRunner:
             with lease:
                 attempt.lease = lease
                 try:
-                    # Upload again if necessary: the addresses expire after a day, and the wait for admission
-                    # may take that long.
+                    # Again if necessary: the addresses expire after a day, and the wait for admission may take
+                    # that long.
                     await self._upload(generation.caller, attempt)
                     attempt.prediction = await self._create(generation, attempt, lease)
                     age = attempt.prediction.age
@@ -154,7 +156,7 @@ class AttemptRunner:
         return await self._provider.upload(caller, value) if isinstance(value, Upload) else value
 
     async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
-        attempt.fingerprint = fingerprint(attempt.sent)
+        attempt.fingerprint = self._provider.content_of(attempt.sent)
         await self._persist(generation, attempt, lease)
         creating = self._provider.create(
             generation.caller,
@@ -167,6 +169,7 @@ class AttemptRunner:
             callback=self._push_address(generation),
             on_late=self._late.listener(generation, attempt),
             secrets=generation.request.secrets_for(attempt.model),
+            **self._arguments(generation),
         )
         creating = self._latest.named(creating, generation.caller, attempt.model)
         creation = asyncio.create_task(with_form(creating, attempt.model.output))

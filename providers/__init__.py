@@ -60,6 +60,15 @@ class UpstreamState:
     throttled_until: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LogTail:
+    """The end of what a prediction has printed. `text` has its last characters, without credentials, and `end` is the
+    count of all characters so far."""
+
+    text: str
+    end: int
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A prediction as its provider shows it, and the form in which its model puts out."""
@@ -95,6 +104,8 @@ class Prediction:
     """The seed that the model has printed. Many models print none, and not every answer has all that was printed."""
     progress: float | None = None
     """The percentage done that the model last printed. It may be wrong."""
+    logs: LogTail | None = None
+    """What a training has printed. Other predictions have none here."""
     form: OutputForm = FILES
     """The form of its output, from who created it. A provider does not know it."""
 
@@ -162,7 +173,7 @@ class Created:
 @dataclass(frozen=True, slots=True)
 class UncertainCreation:
     """A creation that an earlier process may have sent at `since` (Unix time, seconds). It is not recovered until its
-    caller comes back. `caller` is the caller's id, `model` the target, `content` the fingerprint of the input."""
+    caller comes back. `caller` is the caller's id, `model` the target, `content` the `content_of` the input."""
 
     reference: str
     caller: str
@@ -227,6 +238,8 @@ class Provider(Protocol):
     """Runs predictions. Every method is called on the loop."""
 
     limits: Limits
+    uploads_early: bool
+    """Whether files are uploaded before the wait for admission, and not only after it."""
 
     @property
     def clock_skew(self) -> float | None:
@@ -238,6 +251,9 @@ class Provider(Protocol):
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         """The address under which a prediction of this caller can read the image. Raises ServiceError."""
+
+    def content_of(self, sent: Mapping[str, Any]) -> str:
+        """What a lost creation with this input is recognized by. Equal inputs have equal ones in any process."""
 
     async def create(
         self,
@@ -257,7 +273,7 @@ class Provider(Protocol):
 
         The lease is marked as sent when the request is sent, and as answered when its answer arrives. If it
         is unknown whether the creation arrived, the lease is marked as lost, and as answered once it is
-        known. The provider cancels the prediction after `cancel_after` seconds. `content` is the fingerprint of
+        known. The provider cancels the prediction after `cancel_after` seconds. `content` is the `content_of`
         `sent`, and `reference` the id of this attempt. The provider pushes the result to the URL `callback`.
         When this call is cancelled, it still waits for the answer, and raises CancelledError only if it is then
         unknown whether the creation arrived. If a prediction appears after TryAgain or OutcomeUnknown was raised,
@@ -301,7 +317,7 @@ class Provider(Protocol):
         """Search for the prediction of a creation that an earlier process was about to send at `since` (Unix
         time, seconds), when the provider's clock was `skew` seconds ahead. `on_late` is as for `create`.
 
-        `content` is the fingerprint of its input without the inputs named in `hidden`, which were secret. Raises
+        `content` is the `content_of` its input without the inputs named in `hidden`, which were secret. Raises
         TryAgain when it never arrived, ServiceError when that is unknown. Start all recoveries before awaiting one:
         identical creations can only be counted together.
         """

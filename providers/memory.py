@@ -31,6 +31,7 @@ from providers import (
     UncertainCreation,
     UpstreamState,
 )
+from providers.fingerprints import fingerprint
 from providers.models import ListedVersion, ModelFacts, ModelSource
 from providers.pushes import PushedResult, PushReceiver, Untrusted
 from providers.server_tokens import ServerTokens
@@ -57,6 +58,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     """
 
     limits = Limits(answer_timeout=30, clock_skew=0)
+    uploads_early = True
     account_shared = False
     clock_skew: float | None = 0.0
     upstream = UpstreamState()
@@ -88,6 +90,9 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     async def upload(self, caller: Caller, upload: Upload) -> str:
         await asyncio.sleep(self._answer_after)
         return f"https://memory.invalid/{caller.id}/{id(upload)}"
+
+    def content_of(self, sent: Mapping[str, Any]) -> str:
+        return fingerprint(sent)
 
     async def create(
         self,

@@ -44,6 +44,7 @@ from providers import (
     UpstreamState,
 )
 from providers.connections import HeldBack, Lost, NotSent
+from providers.fingerprints import fingerprint
 from providers.models import ListedVersion, ModelFacts, ModelSource
 from providers.pushes import PushedResult, PushReceiver
 from providers.replicate.absence import SearchTiming
@@ -93,6 +94,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     attempts of other processes on the same ledger, if there may be any. `connections` carry the requests; by default
     they are opened here, through `proxy` if there is one.
     """
+
+    uploads_early = True
 
     def __init__(
         self,
@@ -165,6 +168,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)
+
+    def content_of(self, sent: Mapping[str, Any]) -> str:
+        return fingerprint(sent)
 
     async def create(
         self,
