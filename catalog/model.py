@@ -69,7 +69,8 @@ class Model:
     `provider` is the name of the provider that runs it.
 
     A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
-    models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle."""
+    models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle. If it
+    `bills_failures`, as trainings do, also a failure is billed for the seconds that it ran."""
 
     name: str
     aliases: tuple[str, ...]
@@ -89,6 +90,7 @@ class Model:
     description: str = ""
     running_usd: float = USD_PER_RUNNING_SECOND
     bills_setup: bool = False
+    bills_failures: bool = False
     retired: str | None = None
     unread: str | None = None
     caution: str | None = None

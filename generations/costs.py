@@ -91,7 +91,8 @@ def _is_billed(model: Model, prediction: Prediction) -> bool:
         return True
     if not model.bills_running or not prediction.is_over:
         return False
-    return prediction.status == "succeeded" or model.bills_setup
+    ran = prediction.started and model.bills_failures
+    return prediction.status == "succeeded" or model.bills_setup or ran
 
 
 def explained(

@@ -27,7 +27,7 @@ from catalog.published import Published
 from catalog.registry import Registry
 from catalog.targets import Target, is_model_name, is_version
 from catalog.tariff import PUBLISHED, Tariff
-from contract.providers import CREATIONS
+from contract.providers import CREATIONS, TRAININGS
 from errors import LedgerDown, ModelNotAllowed, ServiceError
 from generations.published_models import Known, PublishedModels
 from ledger import Queries
@@ -102,7 +102,7 @@ class AllowedModels:
 
     def refusal_of_service(self, caller: Caller, model: Model) -> str | None:
         """Why this service's token may not run the model for this caller. None if it may."""
-        if not self._service_restricts(caller) or model.provider != CREATIONS:
+        if not self._service_restricts(caller) or model.provider not in {CREATIONS, TRAININGS}:
             return None
         is_declared = self._registry is not None and self._registry.find(model.name) is model
         if self._patterns & _patterns_of(model) or (is_declared and "registry" in self._patterns):

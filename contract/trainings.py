@@ -1,0 +1,49 @@
+"""Trainings: the words of their route, and what is remembered of one beside the generation that it is."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Self
+
+TRAINING: Final = "training"
+"""The interface by which a training came (`GenerationRecord.door`)."""
+
+LONGEST: Final = 86_400
+"""The most seconds of a training."""
+
+USUAL: Final = 7_200
+"""The most seconds of a training that names no `timeout`."""
+
+MOST_LOGS: Final = 10_000
+"""Characters at the end of the logs that are kept and shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFacts:
+    """`destination` is the model that gets the new version, `owner/name`. `images` and `captions` count the files of
+    the zip. The estimates are of a whole run. `weights_error` says why there are no weights although the training
+    succeeded, and `logs` are the end of those of its last attempt."""
+
+    destination: str
+    trigger_word: str | None = None
+    images: int = 0
+    captions: int = 0
+    estimated_seconds: float | None = None
+    estimated_usd: float | None = None
+    weights_error: str | None = None
+    logs: str | None = None
+
+    def as_json(self) -> str:
+        """The text of `GenerationRecord.door_facts`."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
+
+    @classmethod
+    def read(cls, text: str | None) -> Self:
+        """The facts in a record. Fields that another version has added are left out."""
+        found: Mapping[str, Any] = json.loads(text or "{}")
+        known = {name: value for name, value in found.items() if name in cls.__dataclass_fields__}
+        return cls(**{"destination": "", **known})
+
+    def with_(self, **changes: Any) -> Self:
+        """The same with other values."""
+        return replace(self, **changes)
