@@ -10,6 +10,3 @@ TRAININGS: Final = "replicate-trainings"
 
 CALLS: Final = "gemini"
 """The provider of text models. A call to one is answered directly, and cannot be looked up later."""
-
-TRAININGS: Final = "replicate-trainings"
-"""The provider of trainings, which run at Replicate for many minutes and make a version of a model."""

@@ -44,6 +44,6 @@ class TrainingFacts:
         known = {name: value for name, value in found.items() if name in cls.__dataclass_fields__}
         return cls(**{"destination": "", **known})
 
-    def with_(self, **changes: Any) -> Self:
+    def changed(self, **changes: Any) -> Self:
         """The same with other values."""
         return replace(self, **changes)

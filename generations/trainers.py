@@ -10,8 +10,8 @@ from typing import Final
 from auth import Caller
 from catalog.model import Model
 from catalog.published import Published
-from catalog.tariff import Tariff
 from catalog.targets import Target, is_model_name
+from catalog.tariff import Tariff
 from catalog.trainers import Trainer, trainer_of
 from generations.published_models import Known, PublishedModels
 from generations.resolver import AllowedModels, published_model

@@ -40,13 +40,13 @@ def usable_key(value: str) -> str:
     return value
 
 
-def _word(value: str) -> str:
+def usable_word(value: str) -> str:
     if is_blank(usable_text(value)) or value != value.strip():
         raise ValueError("must be a word without spaces around it")
     return value
 
 
-_Webhook = Annotated[
+WebhookAddress = Annotated[
     str | None,
     Field(
         description="Where the result is posted once there is one, signed if the service has a secret: an https URL of "
@@ -54,7 +54,7 @@ _Webhook = Annotated[
         max_length=2048,
     ),
 ]
-_MaxCost = Annotated[
+MaxCost = Annotated[
     float | None,
     Field(
         ge=0, description="USD that it may cost at the most; else it is refused, and a fallback passed over."
@@ -62,7 +62,7 @@ _MaxCost = Annotated[
 ]
 
 
-_DryRun = Annotated[bool, Field(description="Only forecast how long it would take, and its cost.")]
+DryRun = Annotated[bool, Field(description="Only forecast how long it would take, and its cost.")]
 
 
 _Semaphore = Annotated[
@@ -75,7 +75,7 @@ _Semaphore = Annotated[
 ]
 
 
-_Metadata = Annotated[
+MetadataPairs = Annotated[
     BoundedPairs | None,
     Field(
         description="At most 16 pairs of texts, with names of 1 to 64 characters and values of at most 512. They are "
@@ -111,14 +111,14 @@ class OwnFields(BaseModel):
     file_name: DownloadName | None = Field(
         None, description="What the picture is called when it is downloaded; its ending follows what it is."
     )
-    webhook: _Webhook = None
-    metadata: _Metadata = None
-    max_cost_usd: _MaxCost = None
+    webhook: WebhookAddress = None
+    metadata: MetadataPairs = None
+    max_cost_usd: MaxCost = None
     preset: Preset | None = Field(
         None,
         description="The shape. Each model gets it in its own inputs, so no aspect ratio or size can stand beside it.",
     )
-    trigger_word: Annotated[str, AfterValidator(_word)] | None = Field(
+    trigger_word: Annotated[str, AfterValidator(usable_word)] | None = Field(
         None,
         max_length=100,
         description="The trigger word of a LoRA. It is put in front of the prompt, unless it is a word of it already.",
@@ -145,7 +145,7 @@ class ItemFields(OwnFields):
 class SingleFields(OwnFields):
     """The same for `POST /generate`."""
 
-    dry_run: _DryRun = False
+    dry_run: DryRun = False
     external_semaphore_id: _Semaphore = None
 
 
@@ -157,10 +157,10 @@ class BatchFields(BaseModel):
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
         None, description="At most so many of the batch's items in flight at once."
     )
-    dry_run: _DryRun = False
-    webhook: _Webhook = None
-    metadata: _Metadata = None
-    max_cost_usd: _MaxCost = None
+    dry_run: DryRun = False
+    webhook: WebhookAddress = None
+    metadata: MetadataPairs = None
+    max_cost_usd: MaxCost = None
     external_semaphore_id: _Semaphore = None
 
 

@@ -5,7 +5,7 @@ the trainer stand in `input`, and are checked against its published `TrainingInp
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
@@ -24,7 +24,7 @@ from parsing.content import checked
 from parsing.context import ParseContext
 from parsing.generation import read_webhook
 from parsing.params import INPUT, LONGEST_INPUT, input_size, without_secrets
-from parsing.shapes import GenerationRequest, _DryRun, _MaxCost, _Metadata, _Webhook, _word
+from parsing.shapes import DryRun, GenerationRequest, MaxCost, MetadataPairs, WebhookAddress, usable_word
 from parsing.validation import not_a_field, refuse, refuse_if_any, unusable_reasons, validated
 
 IMAGES: Final = "images"
@@ -48,11 +48,15 @@ class NewDestination(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    visibility: Annotated[str, Field(pattern="^(private|public)$")] = Field(
-        "private", description="Who may see the model: `private` or `public`."
+    visibility: str = Field(
+        default="private",
+        pattern="^(private|public)$",
+        description="Who may see the model: private or public.",
     )
-    hardware: Annotated[str, Field(pattern="^[a-z0-9-]{1,50}$")] = Field(
-        "cpu", description="The SKU of its hardware at Replicate. Fast-booting LoRAs ignore it."
+    hardware: str = Field(
+        default="cpu",
+        pattern="^[a-z0-9-]{1,50}$",
+        description="The SKU of its hardware at Replicate. Fast-booting LoRAs ignore it.",
     )
 
 
@@ -78,7 +82,7 @@ class TrainingFields(BaseModel):
         PlainValidator(_new_destination),
         WithJsonSchema({"anyOf": [{"type": "boolean"}, NewDestination.model_json_schema()]}),
     ] = Field(None, description="Whether, and how, to make the destination if it does not exist.")
-    trigger_word: Annotated[str, AfterValidator(_word)] | None = Field(
+    trigger_word: Annotated[str, AfterValidator(usable_word)] | None = Field(
         None, max_length=100, description="The word that stands for the subject in prompts of the new model."
     )
     timeout: Annotated[float, Field(ge=_LEAST_TIMEOUT, le=LONGEST)] | None = Field(
@@ -86,10 +90,10 @@ class TrainingFields(BaseModel):
         description=f"Seconds that the training may run. This service cancels it then. {USUAL} if it is left out, or "
         "less for trainers that are quicker.",
     )
-    webhook: _Webhook = None
-    metadata: _Metadata = None
-    max_cost_usd: _MaxCost = None
-    dry_run: _DryRun = False
+    webhook: WebhookAddress = None
+    metadata: MetadataPairs = None
+    max_cost_usd: MaxCost = None
+    dry_run: DryRun = False
 
 
 FIELDS: Final = (*TrainingFields.model_fields, IMAGES, INPUT)
@@ -115,7 +119,9 @@ def parse_training(
     if isinstance(trainer, str):
         problems.append(Problem("trainer", trainer, body.get("trainer")))
     if IMAGES not in body:
-        problems.append(Problem(IMAGES, "is required: the address of a zip, a zip, or images as files of a form"))
+        problems.append(
+            Problem(IMAGES, "is required: the address of a zip, a zip, or images as files of a form")
+        )
     inside = body.get(INPUT, {})
     if unusable := unusable_reasons(INPUT, inside):
         problems += unusable
@@ -127,7 +133,11 @@ def parse_training(
     if problems or fields is None:
         refuse(problems)
     secrets = {name: Secret(sent.pop(name)) for name in trainer.inputs.secrets & sent.keys()}
-    lost = frozenset(trainer.inputs.secrets & inside.keys() - secrets.keys()) if context.accepted else frozenset()
+    lost = (
+        frozenset(trainer.inputs.secrets & inside.keys() - secrets.keys())
+        if context.accepted
+        else frozenset()
+    )
     step = Step(trainer, sent, changes)
     timeout = fields.timeout or (trainer.pace.timeout if isinstance(trainer, Trainer) else USUAL)
     request = GenerationRequest(
@@ -155,7 +165,7 @@ def _inputs(
     images: Any,
     context: ParseContext,
     problems: list[Problem],
-) -> tuple[dict[str, Any], Sequence[Change]]:
+) -> tuple[dict[str, Any], tuple[Change, ...]]:
     """The valid inputs of the trainer, with the trigger word and the images, and the texts that became numbers. Their
     problems are added."""
     given = dict(inside)
@@ -183,7 +193,6 @@ def _inputs(
 
 
 def _unknown(name: str, value: Any, trainer: Model) -> Problem:
-    known = [each for each in trainer.inputs.fields]
-    if isinstance(trainer, Trainer):
-        known = [each for each in known if each not in {trainer.zip_input, trainer.word_input}]
+    apart = {trainer.zip_input, trainer.word_input} if isinstance(trainer, Trainer) else set()
+    known = [each for each in trainer.inputs.fields if each not in apart]
     return Problem(name, not_a_field(name, known), value)
