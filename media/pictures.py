@@ -7,7 +7,7 @@ trailer (GIF89a 27), and a WebP is as long as its RIFF header says (RFC 9649 2).
 import re
 import struct
 from collections.abc import Callable
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 
 from media.formats import GIF, JPEG, PNG, WEBP, MediaType
 
@@ -34,6 +34,14 @@ _ENDS: Final = {
 }
 
 
+class Readable(Protocol):
+    """How an image is read. After the first seek to its start, seeking never goes back beyond the last read."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+
 class _Cut(Exception):
     """The file ends before the image does."""
 
@@ -45,7 +53,7 @@ class _Damaged(Exception):
 class _Parts:
     """Reads a file forward from its start, and counts its parts."""
 
-    def __init__(self, file: BinaryIO, media: MediaType) -> None:
+    def __init__(self, file: Readable, media: MediaType) -> None:
         self.size = file.seek(0, 2)
         self._file = file
         self._left = min(_MAX_PARTS, _FREE_PARTS + self.size // _LEAST_BYTES[media])
@@ -79,13 +87,13 @@ class _Parts:
         raise _Cut
 
 
-def check_whole(file: BinaryIO, media: MediaType) -> None:
+def check_whole(file: Readable, media: MediaType) -> None:
     """Raise ValueError unless the file is a whole image of this type (PNG, JPEG, GIF or WebP) with 1 to MAX_PIXELS
     pixels. A message is as "must be a whole PNG image: its end is missing (IEND)"."""
     size_of(file, media)
 
 
-def size_of(file: BinaryIO, media: MediaType) -> tuple[int, int]:
+def size_of(file: Readable, media: MediaType) -> tuple[int, int]:
     """The width and height in pixels of an image that passes `check_whole`. Raises ValueError for others."""
     try:
         width, height = _READERS[media](_Parts(file, media))

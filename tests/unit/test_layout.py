@@ -18,7 +18,7 @@ FLOORS = [
     {"cluster", "providers", "parsing", "webhooks"},
     {"auth", "concurrency", "files", "metering", "models"},
     {"ledger", "telemetry"},
-    {"catalog", "loop_thread", "safety", "stepping"},
+    {"catalog", "datasets", "loop_thread", "safety", "stepping"},
     {"media", "settings"},
     {"admission", "contract", "errors", "interpreter", "network"},
 ]
