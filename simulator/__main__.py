@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             allow_remote=parsed.allow_remote,
             certificate=parsed.certificate,
             prediction_seconds=parsed.seconds,
+            training_seconds=parsed.training_seconds,
+            weights_need_token=parsed.weights_need_token,
             jitter=parsed.jitter,
             answer_delay=(parsed.delay[0], parsed.delay[-1]),
             clock_skew=parsed.clock_skew,
@@ -151,9 +153,17 @@ def _parser() -> argparse.ArgumentParser:
         help="a directory of published models, a file each; may be repeated",
     )
     add("--boot-seconds", type=float, help="how long each community model boots (default: as its file says)")
+    _add_trainings(parser)
     _add_gemini(parser)
     add("--exit-on-stdin-eof", action="store_true", help="end when standard input does")
     return parser
+
+
+def _add_trainings(parser: argparse.ArgumentParser) -> None:
+    """The options of trainings."""
+    add = parser.add_argument
+    add("--training-seconds", type=float, help="how long trainings take (default: as their trainer)")
+    add("--weights-need-token", action="store_true", help="serve the weights of trainings only with a token")
 
 
 def _add_gemini(parser: argparse.ArgumentParser) -> None:

@@ -10,16 +10,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
-from yarl import URL
 
-from simulator import creation, representations, responses
+from simulator import creation, destinations, paging, representations, responses
 from simulator.middleware import TOKEN, Middleware
 from simulator.model import HIDDEN, Model
 from simulator.predictions import Prediction
 from simulator.responses import ApiResponse
-from simulator.state import SimulatorState, page
+from simulator.state import SimulatorState
 
-PAGE = 100
 _LONGEST_SEARCH = 50
 
 
@@ -41,8 +39,10 @@ class Api:
             web.get("/v1/predictions", middleware.wrap("list", self.history)),
             web.post("/v1/files", middleware.wrap("file", self.upload)),
             web.get("/v1/files/{id}", middleware.wrap("file", self.file)),
+            web.delete("/v1/files/{id}", middleware.wrap("file_delete", self.delete_file)),
             web.get("/v1/account", middleware.wrap("account", self.account)),
             web.get("/v1/webhooks/default/secret", middleware.wrap("secret", self.secret)),
+            web.post("/v1/models", middleware.wrap("model_create", self.create_model)),
             web.get("/v1/models/{owner}/{name}", middleware.wrap("model", self.model)),
             web.get("/v1/models/{owner}/{name}/versions", middleware.wrap("versions", self.versions)),
             web.get("/v1/models/{owner}/{name}/versions/{id}", middleware.wrap("version", self.version)),
@@ -57,11 +57,11 @@ class Api:
 
     async def create_official(self, request: web.Request) -> ApiResponse:
         """`POST /v1/models/{owner}/{name}/predictions`"""
-        return await self._create(request, name=_named(request))
+        return await self._create(request, name=named(request))
 
     async def create_deployed(self, request: web.Request) -> ApiResponse:
         """`POST /v1/deployments/{owner}/{name}/predictions`"""
-        return await self._create(request, deployment=_named(request))
+        return await self._create(request, deployment=named(request))
 
     async def create_version(self, request: web.Request) -> ApiResponse:
         """`POST /v1/predictions`"""
@@ -79,30 +79,21 @@ class Api:
 
     async def history(self, request: web.Request) -> ApiResponse:
         """`GET /v1/predictions`: a hundred a page, newest first."""
-        query = request.query
-        is_in_period = _between(query.get("created_after"), query.get("created_before"))
+        is_in_period = _between(request.query.get("created_after"), request.query.get("created_before"))
         latest = self._state.predictions.now() - timedelta(seconds=self._state.list_lag())
-        try:
-            found = page(
-                self._state.predictions,
-                request[TOKEN],
-                query.get("cursor"),
-                size=PAGE,
-                keep=lambda each: is_in_period(each) and each.created_at <= latest,
-            )
-        except ValueError as reason:
-            raise responses.malformed("Invalid cursor") from reason
-        here = URL(f"{_base(request)}{request.path}").with_query(query)
-        links = {"next": found.next, "previous": found.previous}
-        body = {
-            name: str(here.update_query(cursor=cursor)) if cursor else None for name, cursor in links.items()
-        }
-        return ApiResponse(body | {"results": [representations.listed(each) for each in found.predictions]})
+        return paging.answer(
+            request,
+            self._state.predictions,
+            token=request[TOKEN],
+            base_url=base_url(request),
+            keep=lambda each: is_in_period(each) and each.created_at <= latest,
+            show=representations.listed,
+        )
 
     async def upload(self, request: web.Request) -> ApiResponse:
         """`POST /v1/files`"""
-        uploads, base_url = self._state.uploads, _base(request)
-        return ApiResponse(await uploads.receive(request, token=request[TOKEN], base_url=base_url), 201)
+        made = await self._state.uploads.receive(request, token=request[TOKEN], base_url=base_url(request))
+        return ApiResponse(made, 201)
 
     async def file(self, request: web.Request) -> ApiResponse:
         """`GET /v1/files/{id}`"""
@@ -110,6 +101,12 @@ class Api:
         if facts is None:
             raise responses.not_found()
         return ApiResponse(facts)
+
+    async def delete_file(self, request: web.Request) -> ApiResponse:
+        """`DELETE /v1/files/{id}`"""
+        if not self._state.uploads.delete(request.match_info["id"], token=request[TOKEN]):
+            raise responses.not_found()
+        return ApiResponse(b"", 204)
 
     async def account(self, request: web.Request) -> ApiResponse:
         """`GET /v1/account`"""
@@ -125,6 +122,16 @@ class Api:
     async def model(self, request: web.Request) -> ApiResponse:
         """`GET /v1/models/{owner}/{name}`"""
         return ApiResponse(representations.model(self._model(request)))
+
+    async def create_model(self, request: web.Request) -> ApiResponse:
+        """`POST /v1/models`: a model without a version, such as the destination of a training."""
+        token = request[TOKEN]
+        document = destinations.parse(
+            await request.read(), username=self._state.accounts.get(token).username, token=token
+        )
+        if self._state.models.is_taken(f"{document['owner']}/{document['name']}"):
+            raise responses.model_exists()
+        return ApiResponse(representations.model(self._state.models.publish(document)), 201)
 
     async def versions(self, request: web.Request) -> ApiResponse:
         """`GET /v1/models/{owner}/{name}/versions`, which an official model does not have."""
@@ -144,7 +151,7 @@ class Api:
 
     async def deployment(self, request: web.Request) -> ApiResponse:
         """`GET /v1/deployments/{owner}/{name}`"""
-        found = self._state.models.deployment(_named(request), token=request[TOKEN])
+        found = self._state.models.deployment(named(request), token=request[TOKEN])
         if found is None:
             raise responses.not_found()
         return ApiResponse(representations.deployment(found))
@@ -170,7 +177,7 @@ class Api:
         created = await creation.parse(
             request,
             token=token,
-            base_url=_base(request),
+            base_url=base_url(request),
             models=self._state.models,
             name=name,
             deployment=deployment,
@@ -183,7 +190,7 @@ class Api:
         return ApiResponse(representations.prediction(prediction), 201)
 
     def _model(self, request: web.Request) -> Model:
-        found = self._state.models.find(_named(request), token=request[TOKEN])
+        found = self._state.models.find(named(request), token=request[TOKEN])
         if found is None:
             raise responses.not_found()
         return found
@@ -195,11 +202,12 @@ class Api:
         return found
 
 
-def _named(request: web.Request) -> str:
+def named(request: web.Request) -> str:
+    """The `owner/name` in the path of a request."""
     return f"{request.match_info['owner']}/{request.match_info['name']}"
 
 
-def _base(request: web.Request) -> str:
+def base_url(request: web.Request) -> str:
     """The address by which the caller reached this server, so that the URLs in responses work for it."""
     return f"{request.scheme}://{request.host}"
 

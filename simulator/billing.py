@@ -6,8 +6,12 @@ succeeded without output. A text in place of a picture costs nothing at a price 
 or second. The prices are the simulator's own, so that the service's prices can be checked against them.
 
 Any other model is billed by the seconds that it ran, at the price of its hardware: a success, and what ran before a
-cancellation. Its boot and its failures are free for a public model. A private model and a deployment pay for both.
+cancellation. Its boot and its failures are free for a public model. A private model and a deployment pay for both, but
+not a LoRA that was trained here.
 Instances that wait for work are not billed here.
+
+A training is billed by the seconds that it ran at the price of the trainer's hardware, also if it failed or was
+cancelled.
 
 Prices of hardware: replicate.com/pricing, mid-2025.
 """
@@ -61,6 +65,11 @@ def charge(run: Run) -> float:
     return round(_by_time(run) if run.model.price is None else _by_output(run), 6)
 
 
+def charge_by_time(hardware: str, seconds: float | None) -> float:
+    """USD for so many seconds of this hardware, rounded to millionths. None costs nothing."""
+    return round(usd_per_second(hardware) * (seconds or 0.0), 6)
+
+
 def usd_per_second(hardware: str) -> float:
     """The price of hardware by Replicate's name for it. That of an H100 if it is unknown."""
     found = re.search(r"-(\d+)x", hardware)
@@ -90,7 +99,7 @@ def _by_output(run: Run) -> float:
 
 def _by_time(run: Run) -> float:
     hardware = run.deployment.hardware if run.deployment else run.model.facts.hardware
-    if run.deployment or run.model.is_private:
+    if run.deployment or (run.model.is_private and not run.model.facts.boots_fast):
         return usd_per_second(hardware) * (run.boot + (run.ran or 0.0))
     is_charged = run.status in ("succeeded", "processing", "canceled") and run.ran is not None
     return usd_per_second(hardware) * (run.ran or 0.0) if is_charged else 0.0

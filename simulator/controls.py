@@ -5,6 +5,7 @@ prediction shows a short hash of its creator's.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from simulator.accounts import fingerprint
 from simulator.predictions import Prediction, timestamp
 from simulator.sending import web_response
 from simulator.state import SimulatorState
+from simulator.trainings import Training
 
 _SHOWN = 1000
 _WELCOME = """\
@@ -25,6 +27,7 @@ is valid, and any Gemini key.
 
   GET     /simulator/counts        requests, refusals, the densest minute, the bill
   GET     /simulator/predictions   the latest predictions
+  GET     /simulator/trainings     the latest trainings, and their number by the URL of their images
   POST    /simulator/faults        inject faults: [{"on": "create", "times": 2, "status": 503}]
   GET     /simulator/faults        the remaining faults; DELETE removes them
   POST    /simulator/stall         {"seconds": 60}: stop responding, then serve the requests that arrived meanwhile
@@ -57,6 +60,7 @@ class Controls:
             web.get("/", self.welcome),
             web.get("/simulator/counts", self.counts),
             web.get("/simulator/predictions", self.predictions),
+            web.get("/simulator/trainings", self.trainings),
             web.get("/simulator/faults", self.faults),
             web.post("/simulator/faults", self.inject),
             web.delete("/simulator/faults", self.clear_faults),
@@ -79,6 +83,12 @@ class Controls:
         """The latest thousand predictions, newest first."""
         latest = islice(reversed(self._state.predictions), _SHOWN)
         return web.json_response({"predictions": [_shown(each) for each in latest]})
+
+    async def trainings(self, _request: web.Request) -> web.Response:
+        """The latest thousand trainings, newest first, and the number of all by the URL of their images."""
+        latest = islice(reversed(self._state.trainings), _SHOWN)
+        urls = Counter(found[1] for each in self._state.trainings if (found := each.creation.archive))
+        return web.json_response({"trainings": [_shown_training(each) for each in latest], "by_url": urls})
 
     async def faults(self, _request: web.Request) -> web.Response:
         """The faults that have not been used up."""
@@ -167,4 +177,14 @@ def _shown(it: Prediction) -> dict[str, Any]:
         "webhook": made.webhook,
         "cancel_after": made.cancel_after,
         "billed_usd": it.billed_usd,
+    }
+
+
+def _shown_training(it: Training) -> dict[str, Any]:
+    archive = it.creation.archive
+    return _shown(it) | {
+        "destination": it.creation.destination,
+        "url": archive[1] if archive else None,
+        "error": it.error,
+        "output": it.output,
     }

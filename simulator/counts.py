@@ -14,12 +14,32 @@ LOOKUPS = ("model", "version", "versions", "deployment", "search")
 
 
 @dataclass(frozen=True, slots=True)
+class TallyRecord:
+    """The trainings since the start or the last reset.
+
+    Attributes:
+        created: Those that were created.
+        in_flight: Those that have not ended.
+        in_flight_peak: The most at any time.
+        finished: Those that have ended, by their status.
+        billed_usd: The cost of all, in USD, rounded to millionths.
+    """
+
+    created: int
+    in_flight: int
+    in_flight_peak: int
+    finished: Mapping[str, int]
+    billed_usd: float
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """The counts since the start or the last reset.
 
     Attributes:
-        requests: Arrivals by kind: create, get, cancel, list, file, account, secret, model, version, versions,
-            deployment, search, delivery, unknown.
+        requests: Arrivals by kind: create, get, cancel, list, train, training, train_cancel, trainings, file,
+            file_delete, account, secret, model, model_create, version, versions, deployment, search, delivery, weights,
+            unknown.
         refusals: Responses of 400 and above, by status, injected faults included.
         creations_accepted: Predictions that were created.
         creations_peak_per_minute: The most creations, accepted or refused, that one token sent in
@@ -35,6 +55,7 @@ class Counts:
         deliveries_with_token: Downloads of outputs with an `Authorization` header, a cookie, or a token in any other
             header or in the address. It should be 0, since an output's host may be any.
         billed_usd: The cost of all predictions so far, in USD, rounded to millionths (`billing`).
+        trainings: The same of trainings, none of which are in the numbers of predictions.
     """
 
     requests: Mapping[str, int]
@@ -50,6 +71,7 @@ class Counts:
     webhooks_refused: int
     deliveries_with_token: int
     billed_usd: float
+    trainings: TallyRecord
 
     @property
     def lookups(self) -> int:
@@ -61,25 +83,61 @@ class Counts:
         return asdict(self) | {"lookups": self.lookups}
 
 
-class Counters:
-    """The counters behind `Counts`."""
+class Tally:
+    """Counts the predictions, or the trainings, of all accounts."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Set all counters to zero."""
-        self._requests: Counter[str] = Counter()
-        self._refusals: Counter[int] = Counter()
-        self._finished: Counter[str] = Counter()
-        self._accepted = 0
-        self._peaks = {True: 0, False: 0}
+        """Set all numbers to zero."""
+        self._created = 0
         self._in_flight = 0
         self._in_flight_peak = 0
+        self._finished: Counter[str] = Counter()
+        self._billed_usd = 0.0
+
+    def count_creation(self) -> None:
+        """Count a new one."""
+        self._created += 1
+        self._in_flight += 1
+        self._in_flight_peak = max(self._in_flight_peak, self._in_flight)
+
+    def count_end(self, status: str, *, billed_usd: float) -> None:
+        """Count the end of one, and its cost."""
+        self._in_flight -= 1
+        self._finished[status] += 1
+        self._billed_usd += billed_usd
+
+    def record(self) -> TallyRecord:
+        """The numbers at this moment."""
+        return TallyRecord(
+            created=self._created,
+            in_flight=self._in_flight,
+            in_flight_peak=self._in_flight_peak,
+            finished=dict(self._finished),
+            billed_usd=round(self._billed_usd, 6),
+        )
+
+
+class Counters:
+    """The counters behind `Counts`."""
+
+    def __init__(self) -> None:
+        self.predictions = Tally()
+        self.trainings = Tally()
+        self.reset()
+
+    def reset(self) -> None:
+        """Set all counters to zero."""
+        self.predictions.reset()
+        self.trainings.reset()
+        self._requests: Counter[str] = Counter()
+        self._refusals: Counter[int] = Counter()
+        self._peaks = {True: 0, False: 0}
         self._lost = 0
         self._webhooks = {True: 0, False: 0}
         self._deliveries_with_token = 0
-        self._billed_usd = 0.0
 
     def count_request(self, kind: str) -> None:
         """Count a request of this kind."""
@@ -98,18 +156,6 @@ class Counters:
         """Count a handled request whose response its caller could not read."""
         self._lost += 1
 
-    def count_creation(self) -> None:
-        """Count a new prediction."""
-        self._accepted += 1
-        self._in_flight += 1
-        self._in_flight_peak = max(self._in_flight_peak, self._in_flight)
-
-    def count_end(self, status: str, *, billed_usd: float) -> None:
-        """Count the end of a prediction, and its cost."""
-        self._in_flight -= 1
-        self._finished[status] += 1
-        self._billed_usd += billed_usd
-
     def count_delivery_with_token(self) -> None:
         """Count a download that sent a secret."""
         self._deliveries_with_token += 1
@@ -120,18 +166,20 @@ class Counters:
 
     def snapshot(self) -> Counts:
         """The counts at this moment."""
+        predictions = self.predictions.record()
         return Counts(
             requests=dict(self._requests),
             refusals=dict(self._refusals),
-            creations_accepted=self._accepted,
+            creations_accepted=predictions.created,
             creations_peak_per_minute=self._peaks[True],
             others_peak_per_minute=self._peaks[False],
-            in_flight=self._in_flight,
-            in_flight_peak=self._in_flight_peak,
-            finished=dict(self._finished),
+            in_flight=predictions.in_flight,
+            in_flight_peak=predictions.in_flight_peak,
+            finished=predictions.finished,
             answers_lost=self._lost,
             webhooks_delivered=self._webhooks[True],
             webhooks_refused=self._webhooks[False],
             deliveries_with_token=self._deliveries_with_token,
-            billed_usd=round(self._billed_usd, 6),
+            billed_usd=predictions.billed_usd,
+            trainings=self.trainings.record(),
         )

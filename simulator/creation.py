@@ -1,4 +1,4 @@
-"""Parses the requests that create predictions.
+"""Parses the requests that create predictions and trainings.
 
 The body has the input, the path or the body names the model. The headers say how long to hold the response (`Prefer`)
 and how long the prediction may take (`Cancel-After`). Everything that Replicate would refuse is refused here, with all
@@ -16,12 +16,14 @@ from simulator.model import HIDDEN, Model
 from simulator.predictions import Creation
 from simulator.registry import Registry
 from simulator.schemas import Schema
+from simulator.trainings import TrainingCreation
 
 SHORTEST_DEADLINE_SECONDS = 5
 LONGEST_WAIT_SECONDS = 60
 
 _VERSION = re.compile(r"(?:(?P<name>[\w.-]+/[\w.-]+):)?(?P<id>[0-9a-f]{64})")
 _OPTIONAL = {"webhook", "webhook_events_filter", "webhook_completed", "stream"}
+_OPTIONAL_OF_TRAININGS = {"webhook", "webhook_events_filter"}
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _WAIT = re.compile(r"\bwait(?:\s*=\s*(\d+))?\b")
 
@@ -45,8 +47,8 @@ async def parse(
     if (deployment and released is None) or (name and not (official and official.is_official)):
         raise responses.not_found()
     content = await request.read()
-    body = _object(content)
-    _check_names(body, {"input"} if deployment or name else {"version", "input"})
+    body = parsed_object(content)
+    check_names(body, {"input"} if deployment or name else {"version", "input"}, _OPTIONAL)
     if released:
         model, version = models.deployed(released), released.version
     elif official:
@@ -68,6 +70,53 @@ async def parse(
         headers=dict(request.headers),
         base_url=base_url,
         cancel_after=cancel_after(request.headers.get("Cancel-After")),
+        webhook=_webhook(body),
+        webhook_events=_events(body),
+        size=len(content),
+    )
+
+
+async def parse_training(
+    request: web.Request,
+    *,
+    token: str,
+    username: str,
+    base_url: str,
+    models: Registry,
+    name: str,
+    version: str,
+) -> TrainingCreation:
+    """Parse the creation of a training by a version of the model `name`.
+
+    Raises:
+        ApiError: 400, 404 or 422. 404 if the version or the destination does not exist, or the destination does not
+            belong to the account of this `username`.
+    """
+    trainer = models.find(name, token=token)
+    release = trainer.find(version) if trainer and version != HIDDEN else None
+    if trainer is None or release is None:
+        raise responses.not_found()
+    content = await request.read()
+    body = parsed_object(content)
+    check_names(body, {"destination", "input"}, _OPTIONAL_OF_TRAININGS)
+    if release.is_disabled:
+        raise responses.disabled_version()
+    if release.schema.training is None:
+        raise responses.not_trainable()
+    destination = body["destination"]
+    owner = destination.partition("/")[0] if isinstance(destination, str) else None
+    if owner != username or models.find(destination, token=token) is None:
+        raise responses.no_destination()
+    return TrainingCreation(
+        model=trainer,
+        version=version,
+        destination=destination,
+        token=token,
+        input=_input(release.schema.training, body),
+        body=body,
+        headers=dict(request.headers),
+        base_url=base_url,
+        cancel_after=None,
         webhook=_webhook(body),
         webhook_events=_events(body),
         size=len(content),
@@ -101,7 +150,12 @@ def cancel_after(header: str | None) -> float | None:
     return total
 
 
-def _object(content: bytes) -> dict[str, Any]:
+def parsed_object(content: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        ApiError: 400 if it is none.
+    """
     try:
         body = json.loads(content)
     except ValueError as reason:
@@ -111,8 +165,12 @@ def _object(content: bytes) -> dict[str, Any]:
     return body
 
 
-def _check_names(body: dict[str, Any], required: set[str]) -> None:
-    """Refuse a body that lacks a required field, or has a field that Replicate does not know."""
+def check_names(body: dict[str, Any], required: set[str], optional: set[str]) -> None:
+    """Refuse a body that lacks a required field, or has a field that Replicate does not know.
+
+    Raises:
+        ApiError: 422 with all such fields.
+    """
     problems = [
         responses.problem("required", "", f"{name} is required")
         for name in sorted(required, reverse=True)
@@ -121,7 +179,7 @@ def _check_names(body: dict[str, Any], required: set[str]) -> None:
     problems += [
         responses.problem("additional_property_not_allowed", "", f"Additional property {name} is not allowed")
         for name in body
-        if name not in required | _OPTIONAL
+        if name not in required | optional
     ]
     if problems:
         raise responses.invalid_input(problems)

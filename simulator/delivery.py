@@ -1,8 +1,10 @@
-"""Serves the files that predictions put out. They are made on request.
+"""Serves the files that predictions put out, and the weights of trainings. They are made on request.
 
 As on `replicate.delivery`, no token is needed: the path has the prediction's unguessable id. A file vanishes an hour
 after its prediction ended. Requests that send a token are counted, since a token must not go to the host of an output.
-Faults with `on="delivery"` apply here. Drawing has a thread of its own, so that a page of pictures delays no API call.
+With the option `weights_need_token`, weights are 401 without a token of their account, and their requests with a token
+are not counted. Faults with `on="delivery"` and `on="weights"` apply here. Drawing has a thread of its own, so that a
+page of pictures delays no API call.
 """
 
 import asyncio
@@ -11,16 +13,18 @@ from functools import partial
 
 from aiohttp import web
 
-from simulator import billing, directives, files, outputs, sending
+from simulator import billing, directives, files, outputs, sending, weights
 from simulator.files import Subject
-from simulator.middleware import TOKEN_PREFIX
+from simulator.middleware import TOKEN_PREFIX, token_of
 from simulator.predictions import Prediction
-from simulator.responses import ApiResponse, not_found
+from simulator.responses import ApiResponse, not_found, unauthenticated
 from simulator.state import SimulatorState
+from simulator.trainings import Training
 from simulator.windows import MINUTE
 
 VANISH_AFTER = 60 * MINUTE
 
+_CONTENT_TYPES = files.CONTENT_TYPES | weights.CONTENT_TYPES
 _PAGE = "<!doctype html><title>Something went wrong</title>"
 
 
@@ -40,14 +44,15 @@ class Delivery:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     async def deliver(self, request: web.Request) -> web.StreamResponse:
-        """The file, or 404 if the prediction has no such file or it has vanished."""
-        state = self._state
-        state.counters.count_request("delivery")
-        if _has_secret(request):
+        """The file, or 404 if there is no such file or it has vanished."""
+        state, name = self._state, request.match_info["id"]
+        made: Prediction | None = state.trainings.find(name) or state.predictions.find(name)
+        kind = "weights" if isinstance(made, Training) else "delivery"
+        state.counters.count_request(kind)
+        if _has_secret(request) and not (kind == "weights" and state.options.weights_need_token):
             state.counters.count_delivery_with_token()
-        prediction = state.predictions.find(request.match_info["id"])
-        fault = state.faults.take("delivery", prediction.creation.token if prediction else None)
-        handle = partial(self._response, request, prediction)
+        fault = state.faults.take(kind, made.creation.token if made else None)
+        handle = partial(self._response, request, made)
         send = partial(self._send, request)
         try:
             if fault is None:
@@ -62,25 +67,37 @@ class Delivery:
         number, _, ending = request.match_info["file"].partition(".")
         if prediction is None or not self._has(prediction, f"/{number}.{ending}"):
             return not_found().response
+        if isinstance(prediction, Training) and not self._may_read(request, prediction):
+            return unauthenticated().response
         match prediction.plan.content:
             case "gone":
                 return not_found().response
             case "blank":
-                return ApiResponse(b"", content_type=files.CONTENT_TYPES[ending])
+                return ApiResponse(b"", content_type=_CONTENT_TYPES[ending])
             case "page":
                 return ApiResponse(_PAGE, content_type="text/html")
-        draw = partial(_draw, prediction, int(number), ending)
+        draw = (
+            partial(_weights, prediction)
+            if isinstance(prediction, Training)
+            else partial(_draw, prediction, int(number), ending)
+        )
         # A test's connection without a socket delays no other caller, and a loop with virtual time cannot wait for a
         # thread.
         in_thread = request.transport is None or request.transport.get_extra_info("socket") is not None
         content = (
             await asyncio.get_running_loop().run_in_executor(self._executor, draw) if in_thread else draw()
         )
-        kind = files.CONTENT_TYPES[ending]
+        kind = _CONTENT_TYPES[ending]
         return ApiResponse(content, content_type=kind, headers={"Cache-Control": "public, max-age=3600"})
 
     async def _send(self, request: web.Request, response: ApiResponse) -> web.Response:
         return sending.counted_response(request, response, self._state.counters)
+
+    def _may_read(self, request: web.Request, training: Training) -> bool:
+        if not self._state.options.weights_need_token:
+            return True
+        token = token_of(request)
+        return token is not None and self._state.accounts.owner(token) == training.creation.token
 
     def _has(self, prediction: Prediction, name: str) -> bool:
         ended = prediction.settled_at
@@ -93,6 +110,22 @@ def _has_secret(request: web.Request) -> bool:
     texts = [request.raw_path, *request.headers.values()]
     return not {"Authorization", "Cookie"}.isdisjoint(request.headers) or any(
         TOKEN_PREFIX in text for text in texts
+    )
+
+
+def _weights(training: Training) -> bytes:
+    made = training.creation
+    inputs, schema = made.input, made.schema
+    rank = schema.value(inputs, "lora_rank")
+    return weights.make(
+        made.model.facts.trainer.family,
+        rank=min(rank, 128) if isinstance(rank, int) and rank > 0 else 16,
+        seed=training.seed,
+        word=_printable(
+            str(schema.value(inputs, "trigger_word", "token_string", "default_caption") or "TOK")
+        ),
+        images=made.images,
+        damage=training.plan.content,
     )
 
 

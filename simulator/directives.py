@@ -24,10 +24,16 @@ For a model without a prompt, the directives are those in any text of its input,
 
 Durations and outcomes combine: `[[slow=0.2]] [[nsfw]]`. With `[[only=...]]` one prompt can fail on one
 model and succeed on the next: for other models than those named, the prompt has no directives.
+
+A training has the directives of any text of its input, such as its trigger word, and of the name of its destination.
+`[[fail]]` is then the failure of Replicate to make the new version. These are for trainings only:
+
+    [[torn]]                 succeeded, and the safetensors file in its weights lacks its end
+    [[cut]]                  succeeded, and the archive of its weights lacks its end
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 OUT_OF_MEMORY = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.15 GiB of "
@@ -35,9 +41,13 @@ OUT_OF_MEMORY = (
 )
 NSFW = "NSFW content detected. Try running it again, or try a different prompt."
 DECLINED = "I cannot draw that."
+NOT_MADE = "Training failed. Failed to create trained image after successful training run"
 INTERRUPTED = "Prediction interrupted; please retry (code: PA)"
 
 FOREVER = float("inf")
+
+_CONTENTS = ("gone", "blank", "page")
+_DAMAGES = ("torn", "cut")
 
 # The last two of a row of brackets end it, so that JSON may end with a bracket.
 _DIRECTIVE = re.compile(r"\[\[(\w+)(?:=(.*?))?\]\](?!\])", re.DOTALL)
@@ -54,7 +64,8 @@ class Plan:
         error: The error at its end.
         outputs: The part of the requested outputs that it puts out: "all", "fewer" or "none".
         text: The text that it puts out in place of pictures.
-        content: The content at the URLs of its outputs, in place of pictures: "gone", "blank" or "page".
+        content: The content at the URLs of its outputs, in place of pictures: "gone", "blank" or "page". The weights of
+            a training can also be "torn" or "cut".
         output: The JSON text of the output that it puts out in place of that of its schema.
         sparse: Whether its JSON leaves out every optional field.
     """
@@ -68,6 +79,14 @@ class Plan:
     text: str | None = None
     content: str | None = None
     output: str | None = None
+
+
+def plan_training(found: dict[str, str], *, usual: float, interrupted: bool) -> Plan:
+    """The course of a training. Its output never comes before its end, and is neither a text nor one of several."""
+    known = {name: value for name, value in found.items() if name not in ("early", "text", "fewer")}
+    course = plan(known, usual=usual, interrupted=interrupted, failure=NOT_MADE)
+    damage = next((each for each in _DAMAGES if each in known), None)
+    return replace(course, content=course.content or damage)
 
 
 def parse(prompt: str, *, model: str) -> dict[str, str]:
@@ -90,10 +109,10 @@ def remove(prompt: str) -> str:
     return " ".join(_DIRECTIVE.sub(" ", prompt).split())
 
 
-def plan(found: dict[str, str], *, usual: float, interrupted: bool) -> Plan:
+def plan(found: dict[str, str], *, usual: float, interrupted: bool, failure: str = OUT_OF_MEMORY) -> Plan:
     """The course of a prediction with the directives `found` that would usually take `usual` seconds.
 
-    `interrupted` says whether `[[transient]]` applies to this prediction.
+    `interrupted` says whether `[[transient]]` applies to this prediction. `failure` is the error of `[[fail]]`.
     """
     total = _seconds(found.get("slow"), usual)
     boot = min(total / 5, 1.0)
@@ -103,11 +122,11 @@ def plan(found: dict[str, str], *, usual: float, interrupted: bool) -> Plan:
         total = FOREVER
     if "cold" in found:
         boot = total = FOREVER
-    final_status, error, outputs = _outcome(found, interrupted=interrupted)
+    final_status, error, outputs = _outcome(found, interrupted=interrupted, failure=failure)
     if final_status == "aborted":
         boot = FOREVER
     text = (found["text"] or DECLINED) if "text" in found else None
-    content = next((each for each in ("gone", "blank", "page") if each in found), None)
+    content = next((each for each in _CONTENTS if each in found), None)
     output = found.get("output") or None
     return Plan(boot, total, final_status, error, outputs, "sparse" in found, text, content, output)
 
@@ -119,14 +138,14 @@ def _seconds(value: str | None, usual: float) -> float:
         return usual
 
 
-def _outcome(found: dict[str, str], *, interrupted: bool) -> tuple[str, str | None, str]:
+def _outcome(found: dict[str, str], *, interrupted: bool, failure: str) -> tuple[str, str | None, str]:
     """Status, error and outputs."""
     if interrupted:
         return "failed", INTERRUPTED, "none"
     if "nsfw" in found:
         return "failed", NSFW, "none"
     if "fail" in found:
-        return "failed", found["fail"] or OUT_OF_MEMORY, "none"
+        return "failed", found["fail"] or failure, "none"
     for status in ("aborted", "canceled"):
         if status in found:
             return status, None, "none"

@@ -14,10 +14,10 @@ requests to affect (`times`). It has exactly one of these faults:
     set={"status": "x"}   the request is handled; its response has these fields
     slow=seconds          the bytes of the response are spread over so many seconds
 
-`on` is a kind of API request ("any" for all of them), or "delivery" for downloads of outputs. A delivery cannot have
-`drop` or `set`, since it is not JSON; `slow` is only for deliveries. The garbage of a delivery is an HTML page with the
-content type of the picture. A redirect is `status=302` with `headers={"Location": url}`. Downloads have no token, so
-for them `token` selects the outputs of that account's predictions.
+`on` is a kind of API request ("any" for all of them), "delivery" for downloads of outputs, or "weights" for downloads
+of what trainings made. A download cannot have `drop` or `set`, since it is not JSON; `slow` is only for downloads. The
+garbage of a download is an HTML page with the content type of the file. A redirect is `status=302` with
+`headers={"Location": url}`. Downloads have no token, so for them `token` selects the outputs of that account.
 
 After a fault that handles the request first, the prediction exists and is billed although its creator may not know it.
 """
@@ -33,8 +33,10 @@ from simulator.injections import Injections, check_headers, check_scope, is_whol
 KINDS = ("status", "reset", "hang", "delay", "garbage", "truncate", "drop", "set", "slow")
 REQUESTS = (
     *("create", "get", "cancel", "list", "file", "account", "secret"),
-    *("model", "version", "versions", "deployment", "search", "any", "delivery"),
+    *("train", "training", "train_cancel", "trainings", "file_delete", "model_create"),
+    *("model", "version", "versions", "deployment", "search", "any", "delivery", "weights"),
 )
+DELIVERIES = ("delivery", "weights")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Faults(Injections[Injection]):
 
     def take(self, kind: str, token: str | None) -> Fault | None:
         """The fault of this request of `kind`, or None. `token` is None if the request has no account."""
-        kinds = (kind,) if kind == "delivery" else (kind, "any")
+        kinds = (kind,) if kind in DELIVERIES else (kind, "any")
         found = self.next(lambda each: each.on in kinds and each.token in (None, token))
         return None if found is None else found.fault
 
@@ -113,10 +115,10 @@ def _parse(*, on: Any = "any", times: Any = 1, after: Any = 0, token: Any = None
     if kind != "status" and (headers is not None or body is not None):
         raise ValueError("headers and body go with status only")
     _check(kind, value)
-    if on == "delivery" and kind in ("drop", "set"):
-        raise ValueError(f"{kind} edits JSON, so on must be something else than delivery")
-    if on != "delivery" and kind == "slow":
-        raise ValueError(f"on must be delivery for slow, got {on!r}")
+    if on in DELIVERIES and kind in ("drop", "set"):
+        raise ValueError(f"{kind} edits JSON, so on must be something else than {on}")
+    if on not in DELIVERIES and kind == "slow":
+        raise ValueError(f"on must be delivery or weights for slow, got {on!r}")
     fault = Fault(kind=kind, value=value, headers=headers, body=body)
     return Injection(on=on, times=times, after=after, token=token, fault=fault)
 

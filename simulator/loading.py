@@ -15,6 +15,7 @@ publish are in the field `simulator` of a model. All of it is optional:
      "price": {"usd": 0.03, "per": "image"},   or per "call" or "second"; `by` names inputs that `usd` is a table of
      "hardware": "gpu-h100",               what bills it without a price
      "boot_seconds": 0,                    how long it boots before its first prediction
+     "trainer": {"family": "flux", "seconds": 30},   what its trainings make: flux, qwen or sdxl; the usual time of one
      "tokens": ["r8_mine"],                the tokens that see it; null for all
      "versions": [],                       earlier versions, newest first
      "disabled": ["64 digits"],            ids of versions that failed their setup
@@ -29,7 +30,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from simulator.model import KINDS, Deployment, Facts, Kind, Model, Per, Price, Version
+from simulator.model import (
+    FAMILIES,
+    KINDS,
+    Deployment,
+    Facts,
+    Kind,
+    Model,
+    Per,
+    Price,
+    Trainer,
+    Version,
+)
 from simulator.schemas import Schema, id_of
 
 _OWNERS = (
@@ -42,7 +54,10 @@ _SHIPPED = Path(__file__).parent / "published"
 _AUDIO_NAME, _VIDEO_NAME = re.compile("audio|music|speech|voice"), re.compile("video|avatar")
 _VIDEO_INPUTS = {"duration", "seconds", "fps", "num_frames", "frames_per_second", "generate_audio"}
 FACTS = frozenset(
-    ("kind", "seconds", "price", "hardware", "boot_seconds", "tokens", "versions", "disabled", "deployments")
+    (
+        *("kind", "seconds", "price", "hardware", "boot_seconds", "trainer"),
+        *("tokens", "versions", "disabled", "deployments"),
+    )
 )
 """The fields of `simulator` in a document."""
 
@@ -147,14 +162,27 @@ def _facts(given: Mapping[str, Any], before: Model | None, name: str, schema: Sc
     if changes.get("kind", facts.kind) not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {changes['kind']!r}")
     for key in ("seconds", "boot_seconds"):
-        value = changes.get(key, 0)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 3600:
-            raise ValueError(f"{key} must be between 0 and 3600, got {value!r}")
+        _check_seconds(key, changes.get(key, 0))
     if "tokens" in given:
         changes["tokens"] = _tokens(given["tokens"])
     if "price" in given:
         changes["price"] = _price(given["price"])
+    if "trainer" in given:
+        changes["trainer"] = _trainer(given["trainer"])
     return replace(facts, **changes)
+
+
+def _check_seconds(key: str, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 3600:
+        raise ValueError(f"{key} must be between 0 and 3600, got {value!r}")
+
+
+def _trainer(given: Mapping[str, Any]) -> Trainer:
+    made = Trainer(**given)
+    if made.family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {made.family!r}")
+    _check_seconds("the seconds of a trainer", made.seconds)
+    return made
 
 
 def _guessed(name: str, schema: Schema) -> Facts:

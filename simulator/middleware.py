@@ -54,10 +54,10 @@ class Middleware:
         return view
 
     async def _process(self, kind: str, handler: Handler, request: web.Request) -> web.StreamResponse:
-        if kind == "create":
+        if kind in ("create", "train"):
             await request.read()  # a creation is handled even if its caller disconnects meanwhile
         await self._state.travel()
-        state, token = self._state, _token(request)
+        state, token = self._state, token_of(request)
         state.counters.count_request(kind)
         if token is None:
             return await self._respond(request, responses.unauthenticated().response)
@@ -93,7 +93,8 @@ class Middleware:
         return sent
 
 
-def _token(request: web.Request) -> str | None:
+def token_of(request: web.Request) -> str | None:
+    """The token of a request, or None if it has none of the right form."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     valid = scheme.lower() in ("bearer", "token") and token.startswith(TOKEN_PREFIX)
     return token.strip() if valid else None

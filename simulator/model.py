@@ -12,8 +12,10 @@ from simulator.schemas import Property, Schema
 
 Kind = Literal["image", "video", "audio", "text", "3d", "data"]
 Per = Literal["image", "call", "second"]
+Family = Literal["flux", "qwen", "sdxl"]
 
 KINDS: tuple[Kind, ...] = ("image", "video", "audio", "text", "3d", "data")
+FAMILIES: tuple[Family, ...] = ("flux", "qwen", "sdxl")
 HIDDEN = "hidden"
 """The version in predictions of official models."""
 
@@ -47,6 +49,19 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """What the trainings of a model make.
+
+    Attributes:
+        family: The models that it trains. The layout of the weights and the schema of the new versions follow from it.
+        seconds: The usual time from the start of a training to its end.
+    """
+
+    family: Family = "flux"
+    seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Facts about a model that Replicate does not publish.
 
@@ -56,7 +71,9 @@ class Facts:
         price: The price of its outputs. None if it is billed by the time of its hardware.
         hardware: The hardware that it runs on, by Replicate's name for it.
         boot_seconds: How long it boots before its first prediction.
+        boots_fast: Whether its boots and failures are free though it is private, as of all trained LoRAs.
         tokens: The tokens of the accounts that see it. None if all do.
+        trainer: What its trainings make, if a version of it can be trained.
     """
 
     kind: Kind = "image"
@@ -64,7 +81,9 @@ class Facts:
     price: Price | None = None
     hardware: str = "gpu-h100"
     boot_seconds: float = 0.0
+    boots_fast: bool = False
     tokens: frozenset[str] | None = None
+    trainer: Trainer = field(default_factory=Trainer)
 
 
 @dataclass(frozen=True, slots=True)

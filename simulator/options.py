@@ -21,6 +21,8 @@ class Options:
         certificate: A PEM file with the private key and the certificate of `host`, to serve https. None serves http.
         prediction_seconds: The duration of each prediction; None for the usual duration of its model. With 0 the
             response to a creation already shows its end.
+        training_seconds: The duration of each training; None for the usual duration of its trainer.
+        weights_need_token: Whether the weights of a training are 401 without a token of its account.
         jitter: The largest deviation of a duration, as a fraction of it. 0 makes durations exact.
         answer_delay: The least and the most seconds of network delay, before a request is counted and again before its
             response is sent.
@@ -46,6 +48,8 @@ class Options:
     allow_remote: bool = False
     certificate: Path | None = None
     prediction_seconds: float | None = None
+    training_seconds: float | None = None
+    weights_need_token: bool = False
     jitter: float = 0.2
     answer_delay: tuple[float, float] = (0.0, 0.0)
     clock_skew: float = 0.0
@@ -66,7 +70,11 @@ class Options:
             raise ValueError(f"port must be between 0 and 65535, got {self.port}")
         if self.certificate is not None and not self.certificate.is_file():
             raise ValueError(f"certificate must be a file, got {str(self.certificate)!r}")
-        for name, most in (("prediction_seconds", 1800), ("boot_seconds", 3600)):
+        for name, most in (
+            ("prediction_seconds", 1800),
+            ("training_seconds", 21_600),
+            ("boot_seconds", 3600),
+        ):
             _check_seconds(name, getattr(self, name), most)
         _check_directories(self.models)
         if not 0 <= self.jitter < 1:

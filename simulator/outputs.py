@@ -68,7 +68,7 @@ def make(schema: Schema, inputs: Mapping[str, Any], plan: Plan, *, model: str, k
         return None
     maker = _Maker(schema, inputs, model=model, kind=kind, base=base)
     if plan.output is not None:
-        return maker.filled(_parsed(plan.output))
+        return maker.filled(parsed(plan.output))
     count = requested_outputs(schema, inputs)
     form = schema.output
     is_list = form.get("type") == "array"
@@ -114,6 +114,14 @@ def said(schema: Schema, inputs: Mapping[str, Any]) -> str:
     if isinstance(prompt, str):
         return prompt
     return " ".join(texts({name: value for name, value in inputs.items() if name not in schema.secrets}))
+
+
+def parsed(text: str) -> Any:
+    """The value of a text in JSON; the text itself if it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 class _Maker:
@@ -198,11 +206,3 @@ class _Maker:
 
 def _is_file(form: Property) -> bool:
     return form.get("type") == "string" and form.get("format") == "uri"
-
-
-def _parsed(text: str) -> Any:
-    """The value of a text in JSON; the text itself if it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

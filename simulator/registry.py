@@ -5,10 +5,11 @@ a version or changes facts, and `reset` returns to those of the start.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from simulator import catalog, loading, official
-from simulator.model import Deployment, Model, Version
+from simulator.model import Deployment, Facts, Model, Version
 from simulator.options import Options
 
 
@@ -48,6 +49,17 @@ class Registry:
         """The model `owner/name`, if it exists for the account of `token`."""
         model = self._models.get(name)
         return model if model and model.is_visible(token) else None
+
+    def is_taken(self, name: str) -> bool:
+        """Whether there is a model `owner/name`, in any account."""
+        return name in self._models
+
+    def add_version(self, name: str, version: Version, facts: Facts) -> None:
+        """Add the version that a training made, with the facts of its model. The model may be gone after a reset."""
+        model = self._models.get(name)
+        if model is not None:
+            facts = replace(facts, tokens=model.facts.tokens)
+            self._models[name] = replace(model, versions=(version, *model.versions), facts=facts)
 
     def by_version(self, version: str, *, token: str) -> tuple[Model, Version] | None:
         """The model that has the version of this id, and the version."""

@@ -1,10 +1,11 @@
-"""Predictions and models as the JSON of Replicate's API."""
+"""Predictions, trainings and models as the JSON of Replicate's API."""
 
 from typing import Any
 
-from simulator import billing, outputs
+from simulator import billing, outputs, trainers, training_logs
 from simulator.model import Deployment, Model, Version
 from simulator.predictions import Creation, Prediction, timestamp
+from simulator.trainings import Training
 
 REDACTED = "[REDACTED]"
 
@@ -21,6 +22,57 @@ def listed(it: Prediction) -> dict[str, Any]:
     body = _body(it, logs="")
     body.pop("logs", None)
     return body | {"source": "api"}
+
+
+def created_training(it: Training) -> dict[str, Any]:
+    """A training in the response to its creation. As Replicate's, it has the addresses of a prediction of its id."""
+    made = _training(it, logs=_training_logs(it))
+    return made | {"urls": _training_urls(it, "predictions")} if "urls" in made else made
+
+
+def training(it: Training) -> dict[str, Any]:
+    """A training in the responses to get and cancel, and in webhooks. It does not say its destination."""
+    return _training(it, logs=_training_logs(it))
+
+
+def listed_training(it: Training) -> dict[str, Any]:
+    """A training in the list: without its logs."""
+    body = _training(it, logs="")
+    body.pop("logs", None)
+    return body
+
+
+def _training(it: Training, *, logs: str) -> dict[str, Any]:
+    body = _body(it, logs=logs)
+    for name in ("data_removed", "webhook"):
+        body.pop(name, None)
+    if "urls" in body:
+        body["urls"] = _training_urls(it, "trainings")
+    return body | {"source": "api"}
+
+
+def _training_urls(it: Training, kind: str) -> dict[str, str]:
+    base = it.creation.base_url
+    here = f"{base}/v1/{kind}/{it.id}"
+    return {"get": here, "cancel": f"{here}/cancel", "web": f"{base}/p/{it.id}"}
+
+
+def _training_logs(it: Training) -> str:
+    ran = it.ran
+    if ran is None:
+        return ""
+    made, run = it.creation, it.plan.total - it.plan.boot
+    share = min(1.0, ran / run) if run > 0 else 1.0
+    rate = made.schema.value(made.input, "learning_rate", "lora_lr")
+    lines = training_logs.lines(
+        made.model.facts.trainer,
+        images=made.images,
+        steps=trainers.steps(made.schema, made.input),
+        rate=rate if isinstance(rate, int | float) else 0.0004,
+        share=1.0 if it.status == "succeeded" else share,
+        seconds=run if run != float("inf") else ran,
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _body(it: Prediction, *, logs: str) -> dict[str, Any]:
@@ -154,7 +206,7 @@ def _metrics(it: Prediction) -> dict[str, Any]:
     if it.started_at is None:
         return total
     metrics = {"predict_time": (it.completed_at - it.started_at).total_seconds()} | total
-    return metrics if it.output is None else metrics | _counted(it)
+    return metrics if it.output is None or isinstance(it, Training) else metrics | _counted(it)
 
 
 def _counted(it: Prediction) -> dict[str, Any]:

@@ -57,6 +57,24 @@ def not_found() -> ApiError:
     return ApiError(ApiResponse({"detail": detail, "status": 404}, 404))
 
 
+def forbidden() -> ApiError:
+    """403: the account does not own what the request names."""
+    detail = "You do not have permission to perform this action."
+    return ApiError(ApiResponse({"detail": detail, "status": 403}, 403))
+
+
+def no_destination() -> ApiError:
+    """404: a training whose destination does not exist in this account."""
+    detail = "The specified training destination does not exist"
+    return ApiError(ApiResponse({"detail": detail, "status": 404}, 404))
+
+
+def model_exists() -> ApiError:
+    """409: a model of this name exists already."""
+    detail = "A model with that name already exists."
+    return ApiError(ApiResponse({"detail": detail, "status": 409}, 409))
+
+
 def malformed(detail: str, *, status: int = 400) -> ApiError:
     """400 or a similar status: a request that cannot be parsed."""
     return ApiError(ApiResponse({"detail": detail, "status": status}, status))
@@ -66,6 +84,11 @@ def unknown_version() -> ApiError:
     """422: an invalid version id."""
     detail = "The specified version does not exist (or perhaps you don't have permission to use it?)"
     return ApiError(_problem(422, "Invalid version or not permitted", detail))
+
+
+def not_trainable() -> ApiError:
+    """422: a version without `TrainingInput`."""
+    return ApiError(_problem(422, "Invalid version", "The specified version does not support training"))
 
 
 def disabled_version() -> ApiError:

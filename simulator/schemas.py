@@ -37,6 +37,7 @@ class Schema:
     Args:
         document: The OpenAPI document, as published. One without `Input` takes any input.
         rules: Constraints in JSON Schema that the model has and its document lacks.
+        prefix: `Training` for the schemas `TrainingInput` and `TrainingOutput` of a version that can be trained.
 
     Attributes:
         document: The OpenAPI document.
@@ -45,16 +46,22 @@ class Schema:
         output: The schema of the output, without references. Empty if it can be anything.
     """
 
-    def __init__(self, document: Mapping[str, Any], rules: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, document: Mapping[str, Any], rules: Mapping[str, Any] | None = None, *, prefix: str = ""
+    ) -> None:
         self.document = document
-        components = document.get("components")
-        schemas = components.get("schemas") if isinstance(components, Mapping) else None
-        resolver = _Resolver(schemas if isinstance(schemas, Mapping) else {})
-        described = resolver.named("Input")
+        resolver = _Resolver(_schemas(document))
+        described = resolver.named(f"{prefix}Input")
         self.inputs: Mapping[str, Property] = described.get("properties", {})
         self.required: tuple[str, ...] = tuple(described.get("required", ()))
-        self.output: Property = resolver.named("Output")
+        self.output: Property = resolver.named(f"{prefix}Output")
         self._rules = dict(rules or {})
+
+    @cached_property
+    def training(self) -> "Schema | None":
+        """The inputs and the output of its trainings. None if the version cannot be trained."""
+        is_trainable = "TrainingInput" in _schemas(self.document)
+        return Schema(self.document, prefix="Training") if is_trainable else None
 
     @cached_property
     def secrets(self) -> frozenset[str]:
@@ -129,6 +136,13 @@ def document(
         "paths": {},
         "components": {"schemas": {"Input": fields, "Output": {**output, "title": "Output"}} | choices},
     }
+
+
+def _schemas(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The named schemas of a document."""
+    components = document.get("components")
+    schemas = components.get("schemas") if isinstance(components, Mapping) else None
+    return schemas if isinstance(schemas, Mapping) else {}
 
 
 class _Resolver:

@@ -14,6 +14,7 @@ from simulator.gemini.web import GeminiApi
 from simulator.middleware import Middleware
 from simulator.options import Options
 from simulator.state import SimulatorState
+from simulator.training_api import TrainingApi
 from simulator.windows import Clock
 
 _LARGEST_BODY_BYTES = 16 * 2**20
@@ -83,7 +84,9 @@ def application(state: SimulatorState) -> web.Application:
     """The application with all routes. It does not listen yet."""
     delivery, gemini = Delivery(state), GeminiApi(state.gemini, state.travel)
     app = web.Application(client_max_size=_LARGEST_BODY_BYTES)
-    app.add_routes(Api(state).routes(Middleware(state)))
+    middleware = Middleware(state)
+    app.add_routes(TrainingApi(state).routes(middleware))
+    app.add_routes(Api(state).routes(middleware))
     app.add_routes(Controls(state).routes())
     app.add_routes(delivery.routes())
     app.add_routes(gemini.routes())

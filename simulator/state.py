@@ -1,35 +1,26 @@
-"""The state of a simulator: accounts, predictions, uploads, webhooks, faults and counts.
+"""The state of a simulator: accounts, predictions, trainings, uploads, webhooks, faults and counts.
 
 It belongs to one event loop and is used only there, so it needs no lock.
 """
 
 import asyncio
-import base64
 import math
 import random
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from simulator import directives, outputs, representations, webhooks
+from simulator import directives, outputs, representations, trainers, webhooks
 from simulator.accounts import Accounts
 from simulator.counts import Counters
 from simulator.directives import Plan
 from simulator.faults import Faults
 from simulator.gemini.service import Gemini
 from simulator.options import Options
-from simulator.predictions import Creation, Prediction, PredictionStore
+from simulator.predictions import Creation, Prediction, timestamp
 from simulator.registry import Registry
+from simulator.stores import Store
+from simulator.trainings import Training, TrainingCreation
 from simulator.uploads import Uploads
 from simulator.windows import Clock
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of an account's predictions, newest first, and the cursors of its neighbours."""
-
-    predictions: list[Prediction]
-    next: str | None
-    previous: str | None
 
 
 class SimulatorState:
@@ -45,11 +36,20 @@ class SimulatorState:
         self.faults = Faults()
         self.uploads = Uploads(clock)
         self.webhooks = webhooks.Webhooks(retry_seconds=options.webhook_retry_seconds, counters=self.counters)
-        self.predictions = PredictionStore(
+        self.predictions = Store(
+            Prediction,
             keep=options.keep,
             clock=clock,
-            counters=self.counters,
+            tally=self.counters.predictions,
             on_event=self._publish,
+            skew=options.clock_skew,
+        )
+        self.trainings = Store(
+            Training,
+            keep=options.keep,
+            clock=clock,
+            tally=self.counters.trainings,
+            on_event=self._publish_training,
             skew=options.clock_skew,
         )
         self.gemini = Gemini(options.gemini, clock=clock, seed=options.seed)
@@ -75,6 +75,7 @@ class SimulatorState:
         """Return to the state of the start. A current stall goes on to its end."""
         self.webhooks.cancel_all()
         self.predictions.close()
+        self.trainings.close()
         self.uploads.clear()
         self.faults.clear()
         self.models.reset()
@@ -86,6 +87,7 @@ class SimulatorState:
     async def close(self) -> None:
         """Cancel all timers and webhooks."""
         self.predictions.close()
+        self.trainings.close()
         await self.webhooks.close()
 
     def create(self, creation: Creation) -> Prediction:
@@ -94,6 +96,15 @@ class SimulatorState:
         seed = creation.input.get("seed")
         seed = seed if isinstance(seed, int) else self.chance.randrange(2**31)
         return self.predictions.create(creation, plan, seed=seed)
+
+    def train(self, creation: TrainingCreation) -> Training:
+        """Create a training: plan it and start it."""
+        archive = creation.archive
+        images = self.uploads.images(archive[1], token=creation.token) if archive else None
+        if images is not None:
+            creation = replace(creation, images=images)
+        plan = self._plan_training(creation)
+        return self.trainings.create(creation, plan, seed=self.chance.randrange(2**31))
 
     async def travel(self) -> None:
         """The time that a message is under way: the network delay, and the rest of a stall."""
@@ -120,8 +131,27 @@ class SimulatorState:
         account = self.accounts.get(creation.token)
         interrupted = "transient" in found and account.prompts.is_first(text)
         plan = directives.plan(found, usual=self._duration(creation), interrupted=interrupted)
+        return self._booted(creation, plan)
+
+    def _plan_training(self, creation: TrainingCreation) -> Plan:
+        schema, inputs = creation.schema, creation.input
+        text = f"{outputs.said(schema, inputs)} {creation.destination}"
+        found = directives.parse(text, model=creation.model.name)
+        account = self.accounts.get(creation.token)
+        interrupted = "transient" in found and account.prompts.is_first(creation.destination)
+        plan = self._booted(
+            creation,
+            directives.plan_training(found, usual=self._training_duration(creation), interrupted=interrupted),
+        )
+        error = trainers.lacks_images(schema, inputs, images=creation.images)
+        if error is None or plan.error is not None or math.isinf(plan.boot):
+            return plan
+        return replace(plan, total=plan.boot, final_status="failed", error=error, outputs="none")
+
+    def _booted(self, creation: Creation, plan: Plan) -> Plan:
+        """The plan with the boot of the version, and with the failure for lack of an input."""
         now = asyncio.get_running_loop().time()
-        boot = self.models.boot(model, creation.version, creation.deployment, now=now)
+        boot = self.models.boot(creation.model, creation.version, creation.deployment, now=now)
         if boot:
             plan = replace(plan, boot=plan.boot + boot, total=plan.total + boot)
         error = self.uploads.failed_download(creation)
@@ -131,7 +161,13 @@ class SimulatorState:
 
     def _duration(self, creation: Creation) -> float:
         usual = self.options.prediction_seconds
-        usual = creation.model.facts.seconds if usual is None else usual
+        return self._varied(creation.model.facts.seconds if usual is None else usual)
+
+    def _training_duration(self, creation: TrainingCreation) -> float:
+        usual = self.options.training_seconds
+        return self._varied(creation.model.facts.trainer.seconds if usual is None else usual)
+
+    def _varied(self, usual: float) -> float:
         jitter = self.options.jitter
         return usual * self.chance.uniform(1 - jitter, 1 + jitter)
 
@@ -140,42 +176,17 @@ class SimulatorState:
         if made.webhook and event in made.webhook_events:
             self.webhooks.send(made.webhook, made.token, representations.prediction(prediction))
 
+    def _publish_training(self, training: Training, event: str) -> None:
+        made = training.creation
+        if event == "completed" and training.status == "succeeded" and training.output is not None:
+            self._add_version(training)
+        if made.webhook and event in made.webhook_events:
+            self.webhooks.send(made.webhook, made.token, representations.training(training))
 
-def page(book: PredictionStore, token: str, cursor: str | None, *, size: int, keep: Any) -> Page:
-    """The page of `token`'s predictions at `cursor`, or the newest page without one.
-
-    Only predictions for which `keep(prediction)` is true are on it. A cursor is a prediction's number, so creations
-    between two pages neither repeat nor hide an entry.
-
-    Raises:
-        ValueError: If the cursor is invalid.
-    """
-    backwards, place = _placed(cursor)
-    if backwards:
-        near = (p for p in book.oldest_first(token) if p.number > place and keep(p))
-    else:
-        near = (p for p in book.newest_first(token) if p.number < place and keep(p))
-    found = [p for p, _ in zip(near, range(size + 1), strict=False)]
-    more, found = len(found) > size, found[:size]
-    if backwards:
-        found.reverse()
-    older = bool(found) and (more or backwards)
-    newer = bool(found) and (more if backwards else cursor is not None)
-    return Page(
-        found,
-        next=_cursor(found[-1].number, backwards=False) if older else None,
-        previous=_cursor(found[0].number, backwards=True) if newer else None,
-    )
-
-
-def _cursor(place: int, *, backwards: bool) -> str:
-    return base64.urlsafe_b64encode(f"{'r' if backwards else 'p'}={place}".encode()).decode()
-
-
-def _placed(cursor: str | None) -> tuple[bool, float]:
-    if cursor is None:
-        return False, float("inf")
-    way, _, place = base64.urlsafe_b64decode(cursor).decode().partition("=")
-    if way not in ("p", "r"):
-        raise ValueError("not a cursor")
-    return way == "r", int(place)
+    def _add_version(self, training: Training) -> None:
+        """Add the version that a training made to its destination."""
+        made = training.creation
+        version = trainers.new_version(
+            training.id, made.model, made.release, created_at=timestamp(self.trainings.now())
+        )
+        self.models.add_version(made.destination, version, trainers.facts())

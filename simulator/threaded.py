@@ -7,6 +7,7 @@ so a test may call it from any thread.
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from simulator.gemini.remote import RemoteGemini
 from simulator.options import Options
 from simulator.predictions import PredictionRecord
 from simulator.server import Server
+from simulator.trainings import TrainingRecord
 from simulator.uploads import UploadRecord
 from simulator.windows import Clock
 
@@ -93,8 +95,9 @@ class Simulator:
         self._call(lambda: self.server.state.stall(seconds))
 
     def finish(self) -> None:
-        """End all running predictions now, as their directives say; those with `[[hang]]` succeed."""
+        """End all running predictions and trainings now, as their directives say; those with `[[hang]]` succeed."""
         self._call(self.server.state.predictions.finish)
+        self._call(self.server.state.trainings.finish)
 
     def respond(self) -> None:
         """End the waits of the faults `delay` and `hang` now. Later requests wait as long as their faults say."""
@@ -132,6 +135,14 @@ class Simulator:
     def predictions(self) -> list[PredictionRecord]:
         """The kept predictions, oldest first."""
         return self._call(lambda: [each.record() for each in self.server.state.predictions])
+
+    def trainings(self) -> list[TrainingRecord]:
+        """The kept trainings, oldest first."""
+        return self._call(lambda: [each.record() for each in self.server.state.trainings])
+
+    def trainings_by_url(self) -> dict[str, int]:
+        """The number of kept trainings by the URL of their images."""
+        return dict(Counter(each.url for each in self.trainings() if each.url is not None))
 
     def uploads(self) -> list[UploadRecord]:
         """The kept uploads, oldest first."""

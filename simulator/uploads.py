@@ -1,7 +1,8 @@
 """Uploaded files: their metadata is kept for a day, their content is not.
 
 Callers need a URL to pass to a model, and no model here reads it. Size and checksums are computed while the upload
-streams through, so 100 MB take no memory. A prediction fails if its input is a file of this server that does not exist,
+streams through, so 100 MB take no memory. Of a zip or a tar, the number of its images is kept, for trainings. A
+prediction fails if its input is a file of this server that does not exist,
 has expired, or belongs to another account.
 """
 
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from aiohttp import BodyPartReader, web
 
 from simulator import responses
+from simulator.archives import ImageCounter
 from simulator.predictions import Creation, timestamp
 from simulator.windows import MINUTE, Clock
 
@@ -46,11 +48,13 @@ class UploadRecord:
 
 @dataclass(frozen=True, slots=True)
 class _Upload:
-    """The metadata of an upload as responses show it, its token, and its expiry on the simulator's clock."""
+    """The metadata of an upload as responses show it, its token, its expiry on the simulator's clock, and the number of
+    images in it if it is an archive."""
 
     facts: Mapping[str, Any]
     token: str = field(repr=False)
     expires: int
+    images: int
 
 
 class Uploads:
@@ -70,7 +74,7 @@ class Uploads:
         Raises:
             ApiError: If it is not multipart, lacks the field `content`, or is too large.
         """
-        facts, metadata = await _read(request)
+        facts, metadata, images = await _read(request)
         now = datetime.now(UTC)
         name = secrets.token_hex(18)
         facts |= {
@@ -80,7 +84,7 @@ class Uploads:
             "expires_at": timestamp(now + timedelta(microseconds=LIFETIME // 1000)),
             "urls": {"get": f"{base_url}/v1/files/{name}"},
         }
-        self._by_id[name] = _Upload(facts, token, self._clock() + LIFETIME)
+        self._by_id[name] = _Upload(facts, token, self._clock() + LIFETIME, images)
         if len(self._by_id) > _KEPT:
             self._by_id.popitem(last=False)
         return facts
@@ -91,6 +95,20 @@ class Uploads:
         if found is None or found.token != token or self._clock() >= found.expires:
             return None
         return found.facts
+
+    def delete(self, name: str, *, token: str) -> bool:
+        """Delete an upload of this account. Returns whether there was one."""
+        if self.find(name, token=token) is None:
+            return False
+        del self._by_id[name]
+        return True
+
+    def images(self, url: str, *, token: str) -> int | None:
+        """The number of images in the upload of this account at a URL, 0 if it is no archive. None if there is none."""
+        found = _URL.fullmatch(url)
+        if found is None or self.find(found[2], token=token) is None:
+            return None
+        return self._by_id[found[2]].images
 
     def failed_download(self, made: Creation) -> str | None:
         """The error of a prediction whose input names a file of this server that its account does not have, or None.
@@ -135,25 +153,26 @@ def _record(upload: _Upload) -> UploadRecord:
     )
 
 
-async def _read(request: web.Request) -> tuple[dict[str, Any], Any]:
+async def _read(request: web.Request) -> tuple[dict[str, Any], Any, int]:
     facts: dict[str, Any] | None = None
     metadata: Any = {}
+    images = ImageCounter()
     if not request.content_type.startswith("multipart/"):
         raise responses.malformed("Multipart form data is expected")
     try:
         async for part in await request.multipart():
             if isinstance(part, BodyPartReader) and part.name == "content":
-                facts = await _facts(part)
+                facts = await _facts(part, images)
             elif isinstance(part, BodyPartReader) and part.name == "metadata":
                 metadata = json.loads((await part.read_chunk(_LARGEST_METADATA)).decode())
     except ValueError as reason:
         raise responses.malformed(f"Multipart form parse error: {reason}") from reason
     if facts is None:
         raise responses.malformed("Missing content")
-    return facts, metadata
+    return facts, metadata, images.number()
 
 
-async def _facts(part: BodyPartReader) -> dict[str, Any]:
+async def _facts(part: BodyPartReader, images: ImageCounter) -> dict[str, Any]:
     size, sha256, md5 = 0, hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     while chunk := await part.read_chunk(2**16):
         size += len(chunk)
@@ -161,6 +180,7 @@ async def _facts(part: BodyPartReader) -> dict[str, Any]:
             raise responses.malformed("The file is larger than 100 MB", status=413)
         sha256.update(chunk)
         md5.update(chunk)
+        images.feed(chunk)
     name = part.filename or "content"
     guessed = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return {

@@ -1,5 +1,6 @@
 """A simulator for each test, and its callers: plain HTTP and the official client."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,6 +47,41 @@ class Caller:
         """Create a prediction and return it at its end."""
         return self.create(prompt, headers={"Prefer": "wait=10"}, **inputs).json()
 
+    @property
+    def username(self) -> str:
+        name: str = self.get("/v1/account").json()["username"]
+        return name
+
+    def destination(self, name: str = "fox", *, visibility: str = "private") -> str:
+        """Create a model without a version. Returns its full name."""
+        owner = self.username
+        body = {"owner": owner, "name": name, "visibility": visibility, "hardware": "gpu-t4"}
+        assert self.post("/v1/models", json=body).status_code == 201
+        return f"{owner}/{name}"
+
+    def upload(self, content: bytes, name: str = "images.zip") -> str:
+        """Upload a file. Returns its URL."""
+        facts = self.post("/v1/files", files={"content": (name, content, "application/zip")}).json()
+        url: str = facts["urls"]["get"]
+        return url
+
+    def train(
+        self, trainer: str, destination: str, *, body: dict[str, Any] | None = None, **inputs: Any
+    ) -> requests.Response:
+        """Create a training by the latest version of a trainer, without waiting for it."""
+        version = self.get(f"/v1/models/{trainer}").json()["latest_version"]["id"]
+        content = {"destination": destination, "input": inputs} | (body or {})
+        return self.post(f"/v1/models/{trainer}/versions/{version}/trainings", json=content)
+
+    def training(self, made: dict[str, Any], *, until: str = "") -> dict[str, Any]:
+        """A training at its end, or once it has the status `until`."""
+        for _ in range(1000):
+            found: dict[str, Any] = self.get(f"/v1/trainings/{made['id']}").json()
+            if found["status"] == until or found["completed_at"]:
+                return found
+            time.sleep(0.01)
+        raise AssertionError(f"the training is still {found['status']}")
+
     def status(self, prediction: dict[str, Any]) -> str:
         return self.get(f"/v1/predictions/{prediction['id']}").json()["status"]
 
@@ -70,7 +106,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def sim(clock: ManualClock) -> Iterator[Simulator]:
-    options = Options(prediction_seconds=0.05, jitter=0, webhook_retry_seconds=0.01)
+    options = Options(prediction_seconds=0.05, training_seconds=0.05, jitter=0, webhook_retry_seconds=0.01)
     with running(options, clock=clock) as simulator:
         yield simulator
 

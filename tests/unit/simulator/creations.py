@@ -1,6 +1,9 @@
 """Creations for tests of the simulator without HTTP, and their predictions in virtual time."""
 
 import asyncio
+import io
+import tarfile
+import zipfile
 
 from simulator import Options
 from simulator.predictions import Creation
@@ -16,6 +19,11 @@ KLING = "kwaivgi/kling-v2.1-master"
 
 WATERCOLOR = "acme/watercolor"
 """A trained LoRA, as all `acme` models shipped with the simulator."""
+
+OSTRIS = "ostris/flux-dev-lora-trainer"
+FAST = "replicate/fast-flux-trainer"
+QWEN = "qwen/qwen-image-lora-trainer"
+SDXL = "stability-ai/sdxl"
 
 MINE = {"Authorization": "Bearer r8_mine"}
 OTHERS = {"Authorization": "Bearer r8_other"}
@@ -47,6 +55,27 @@ def creation(
         webhook_events=frozenset(),
         size=10,
     )
+
+
+def zip_of(*names, mode="zip"):
+    """An archive with files of these names, a zip or a tar."""
+    packed = io.BytesIO()
+    if mode == "zip":
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name in names:
+                archive.writestr(name, name.encode() * 100)
+        return packed.getvalue()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in names:
+            content = name.encode() * 100
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+IMAGES = zip_of("a.jpg", "b.png", "c.webp", "a.txt", "__MACOSX/._a.jpg", ".hidden.jpg")
+"""A zip with three images."""
 
 
 def run_in_virtual_time(*creations, cancelled_after=None, seconds=10, **options):

@@ -7,9 +7,10 @@ import httpx
 import pytest
 
 from simulator import catalog
-from simulator.counts import Counters
+from simulator.counts import Tally
 from simulator.directives import FOREVER, Plan
-from simulator.predictions import Creation, PredictionStore
+from simulator.predictions import Creation, Prediction
+from simulator.stores import Store
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,7 @@ def test_directives_combine(caller):
 @pytest.mark.parametrize(("boot", "status"), [(FOREVER, "aborted"), (0.01, "canceled")])
 def test_a_deadline_aborts_a_starting_and_cancels_a_running_prediction(boot, status):
     async def end():
-        counters = Counters()
-        book = PredictionStore(keep=10, clock=time.monotonic_ns, counters=counters, on_event=lambda *_: None)
+        book = Store(Prediction, keep=10, clock=time.monotonic_ns, tally=Tally(), on_event=lambda *_: None)
         prediction = book.create(_creation(cancel_after=0.1), Plan(boot, FOREVER), seed=1)
         await prediction.settled.wait()
         assert prediction.timers == []
