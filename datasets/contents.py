@@ -1,6 +1,7 @@
 """The unpacked content of one file in a zip, read forward in blocks. At most a few blocks are in memory."""
 
 import zlib
+from collections.abc import Callable
 from typing import BinaryIO, Final
 
 STORED: Final = 0
@@ -32,6 +33,31 @@ class Effort:
             raise Broken("has too many parts")
 
 
+class Inflater:
+    """Unpacks what `read` returns block by block, in a format by its number in zlib (`wbits`)."""
+
+    def __init__(self, read: Callable[[], bytes], wbits: int) -> None:
+        self._read = read
+        self._inflater = zlib.decompressobj(wbits)
+
+    def block(self, most: int) -> bytes:
+        """The next bytes, at most `most`, or nothing at the end. Raises Broken if there is no end, or more after it."""
+        inflater = self._inflater
+        while not inflater.eof:
+            data = inflater.unconsumed_tail or self._read()
+            try:
+                block = inflater.decompress(data, most)
+            except zlib.error:
+                raise Broken("is damaged: its data cannot be unpacked") from None
+            if block:
+                return block
+            if not data:
+                raise Broken("is damaged: its data ends early")
+        if inflater.unused_data or self._read():
+            raise Broken("has bytes after its data")
+        return b""
+
+
 class Content:
     """A file that can be read, and sought within what the last call of `read` returned, or forward. `size` is the
     unpacked size in bytes that its header says.
@@ -45,8 +71,7 @@ class Content:
         self._file, self._next = file, offset
         self._packed_left, self.size = sizes
         self._effort = effort
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if method == DEFLATED else None
-        self._waiting = b""
+        self._inflater = Inflater(self._raw, -zlib.MAX_WBITS) if method == DEFLATED else None
         self._kept, self._kept_at = b"", 0
         self._at = 0
         self._crc = self._unpacked = 0
@@ -84,7 +109,7 @@ class Content:
 
     def _unpack(self) -> bytes:
         """The next block, or nothing at the end."""
-        block = self._inflate(self._inflater) if self._inflater else self._raw()
+        block = self._inflater.block(BLOCK) if self._inflater else self._raw()
         self._unpacked += len(block)
         if self._unpacked > self.size:
             raise Broken("is longer than its header says")
@@ -92,22 +117,6 @@ class Content:
             raise Broken("is shorter than its header says")
         self._crc = zlib.crc32(block, self._crc)
         return block
-
-    def _inflate(self, inflater: "zlib._Decompress") -> bytes:
-        while not inflater.eof:
-            data = self._waiting or self._raw()
-            try:
-                block = inflater.decompress(data, BLOCK)
-            except zlib.error:
-                raise Broken("is damaged: its data cannot be unpacked") from None
-            self._waiting = inflater.unconsumed_tail
-            if block:
-                return block
-            if not data:
-                raise Broken("is damaged: its data ends early")
-        if inflater.unused_data or self._packed_left:
-            raise Broken("has bytes after its data")
-        return b""
 
     def _raw(self) -> bytes:
         self._file.seek(self._next)

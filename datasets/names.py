@@ -7,7 +7,8 @@ from typing import Final
 LONGEST_NAME: Final = 255
 """Bytes of a file's or folder's name in UTF-8, as on most file systems."""
 
-_CONTROL: Final = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
+_UNPRINTABLE: Final = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line ends, and halves of characters that a form may have."""
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 _LEFTOVERS: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
@@ -17,8 +18,10 @@ _LEFTOVER_FOLDER: Final = "__MACOSX/"
 def unsafe(name: str) -> str | None:
     """Why a file of this name must not be unpacked, or None. A folder's name ends with a slash."""
     parts = name.removesuffix("/").split("/")
-    if _CONTROL.search(name):
-        return "has a control character in its name"
+    if not name:
+        return "has no name"
+    if _UNPRINTABLE.search(name):
+        return "has an unprintable character in its name"
     if "\\" in name:
         return "has a backslash in its name"
     if name.startswith("/") or _DRIVE.match(name):
@@ -62,6 +65,6 @@ def extension_of(name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A name as it may stand in a message: without control characters, and not too long."""
-    plain = _CONTROL.sub("?", name)
+    """A name as it may stand in a message: without unprintable characters, and not too long."""
+    plain = _UNPRINTABLE.sub("?", name)
     return plain if len(plain) <= LONGEST_NAME else f"{plain[:LONGEST_NAME]}..."

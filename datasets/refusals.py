@@ -20,7 +20,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.name or 'The zip'} {self.message}"
+        subject = "The zip" if self.name is None else self.name or "A file"
+        return f"{subject} {self.message}"
 
 
 class DatasetRefused(Exception):
