@@ -72,46 +72,10 @@ class Bucket:
             raise ValueError(str(error).partition("\n")[0]) from None
 
     def put(self, name: str, source: Source) -> None:
-        media_type = parse_name(name).media_type
-        file = source.file(False) if source.content is None else None
-        with _as_os_error():
-            obstore.put(
-                self._store,
-                name,
-                file or source.content or b"",
-                attributes={"Content-Type": media_type},
-                chunk_size=PART,
-                max_concurrency=2,
-            )
-        if file is not None:
-            file.unlink(missing_ok=True)
+        _put(self._store, name, source, parse_name(name).media_type)
 
     def open(self, name: str) -> OpenFile | None:
-        media_type = parse_name(name).media_type
-        try:
-            with _as_os_error():
-                found = obstore.head(self._store, name)
-        except FileNotFoundError:
-            return None
-        etag = found["e_tag"]
-
-        def read(start: int, length: int) -> bytes:
-            with _as_os_error():
-                span = (start, start + length)
-                return bytes(
-                    obstore.get(self._store, name, options={"range": span, "if_match": etag}).bytes()
-                )
-
-        return OpenFile(
-            size=found["size"],
-            modified=found["last_modified"].timestamp(),
-            media_type=media_type,
-            etag=(etag or f"{found['last_modified'].timestamp():.0f}-{found['size']:x}").strip('"'),
-            path=None,
-            read=read,
-            piece=PIECE,
-            close=lambda: None,
-        )
+        return _open(self._store, name, parse_name(name).media_type)
 
     def list(self) -> Iterator[StoredFile]:
         with _as_os_error():
@@ -122,8 +86,7 @@ class Bucket:
 
     def delete(self, name: str) -> bool:
         parse_name(name)
-        with suppress(FileNotFoundError), _as_os_error():
-            obstore.delete(self._store, name)
+        _delete(self._store, name)
         return True  # S3 answers the same if there was none
 
     def uploads(self, spool: Path | None) -> "BucketUploads":
@@ -158,8 +121,7 @@ class BucketUploads:
     def remove(self, owner: str) -> None:
         with _as_os_error():
             for path, _ in self._listed(f"{_UPLOADS}/{owner}"):
-                with suppress(FileNotFoundError):
-                    obstore.delete(self._store, path)
+                _delete(self._store, path)
 
     def owners(self, *, before: float) -> list[str]:
         latest: dict[str, float] = {}
@@ -173,6 +135,51 @@ class BucketUploads:
         for page in obstore.list(self._store, prefix, chunk_size=1000):
             for each in page:
                 yield each["path"], each["last_modified"].timestamp()
+
+
+def _put(store: S3Store, key: str, source: Source, media_type: str) -> None:
+    file = source.file(False) if source.content is None else None
+    with _as_os_error():
+        obstore.put(
+            store,
+            key,
+            file or source.content or b"",
+            attributes={"Content-Type": media_type},
+            chunk_size=PART,
+            max_concurrency=2,
+        )
+    if file is not None:
+        file.unlink(missing_ok=True)
+
+
+def _open(store: S3Store, key: str, media_type: str) -> OpenFile | None:
+    try:
+        with _as_os_error():
+            found = obstore.head(store, key)
+    except FileNotFoundError:
+        return None
+    etag = found["e_tag"]
+
+    def read(start: int, length: int) -> bytes:
+        with _as_os_error():
+            span = (start, start + length)
+            return bytes(obstore.get(store, key, options={"range": span, "if_match": etag}).bytes())
+
+    return OpenFile(
+        size=found["size"],
+        modified=found["last_modified"].timestamp(),
+        media_type=media_type,
+        etag=(etag or f"{found['last_modified'].timestamp():.0f}-{found['size']:x}").strip('"'),
+        path=None,
+        read=read,
+        piece=PIECE,
+        close=lambda: None,
+    )
+
+
+def _delete(store: S3Store, key: str) -> None:
+    with suppress(FileNotFoundError), _as_os_error():
+        obstore.delete(store, key)
 
 
 def _is_name(path: str) -> bool:

@@ -27,46 +27,11 @@ class Directory:
         self._path = path
 
     def put(self, name: str, source: Source) -> None:
-        target = self._path_of(parse_name(name))
-        file = source.file(True)
-        try:
-            file.replace(target)
-        except FileNotFoundError:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            _flush(self._path)
-            file.replace(target)
-        try:
-            _flush(target.parent)
-        except OSError:
-            with suppress(OSError):
-                target.unlink()  # it would be there, although the caller learns that it was not stored
-            raise
+        move_into(source.file(True), self._path_of(parse_name(name)))
 
     def open(self, name: str) -> OpenFile | None:
         known = parse_name(name)
-        path = self._path_of(known)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno in _NOT_THERE:
-                return None
-            raise
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(descriptor)
-            return None
-        file = os.fdopen(descriptor, "rb", buffering=0)
-        return OpenFile(
-            size=status.st_size,
-            modified=status.st_mtime,
-            media_type=known.media_type,
-            etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
-            path=path,
-            read=lambda start, length: os.pread(file.fileno(), length, start),
-            piece=_PIECE,
-            close=file.close,
-        )
+        return open_file(self._path_of(known), known.media_type)
 
     def list(self) -> Iterator[StoredFile]:
         with suppress(FileNotFoundError), os.scandir(self._path) as subdirectories:
@@ -84,6 +49,49 @@ class Directory:
     def _path_of(self, name: FileName) -> Path:
         subdirectory = name.generation.removeprefix("gen_")[:2]
         return self._path / subdirectory / f"{name.generation}.{name.file}"
+
+
+def move_into(file: Path, target: Path) -> None:
+    """Give a file that is flushed to disk its final name, two directories deep. Both are created if they are missing.
+    Raises OSError."""
+    try:
+        file.replace(target)
+    except FileNotFoundError:
+        target.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        _flush(target.parent.parent)
+        file.replace(target)
+    try:
+        _flush(target.parent)
+    except OSError:
+        with suppress(OSError):
+            target.unlink()  # it would be there, although the caller learns that it was not stored
+        raise
+
+
+def open_file(path: Path, media_type: str) -> OpenFile | None:
+    """Open a file. Returns None if there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        return None
+    file = os.fdopen(descriptor, "rb", buffering=0)
+    return OpenFile(
+        size=status.st_size,
+        modified=status.st_mtime,
+        media_type=media_type,
+        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
+        path=path,
+        read=lambda start, length: os.pread(file.fileno(), length, start),
+        piece=_PIECE,
+        close=file.close,
+    )
 
 
 def _files_in(subdirectory: os.DirEntry[str]) -> Iterator[StoredFile]:
