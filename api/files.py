@@ -3,6 +3,7 @@
 A file never changes under its name, so it may be cached for a year, and its ETag is strong.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from flask import Blueprint, Request, Response, request
@@ -11,6 +12,7 @@ from api import incoming
 from errors import NotFound, RangeNotSatisfiable
 from files.names import content_disposition, link_name, stored_name
 from files.storage import OpenFile
+from files.weights import WeightsStore
 from media.files import SVG
 
 _SHOWN = ("image/", "video/", "audio/")
@@ -18,23 +20,46 @@ _SHOWN = ("image/", "video/", "audio/")
 
 CACHING = "public, max-age=31536000, immutable"
 
+_FOR_OWNER = "private, no-cache"
+"""A file that needs a key: each use of a cached one is checked by its ETag."""
+
 routes = Blueprint("files", __name__)
 
 
 @routes.get("/files/<generation>/<name>")
 def file(generation: str, name: str) -> Response:
     """A stored output. The URL cannot be guessed, so it needs no key."""
+    return _download(lambda: _output(generation, name))
+
+
+def weights(store: WeightsStore, training_id: str, name: str) -> Response:
+    """The weights of a training, for a caller who may read it. Raises NotFound, and the errors of a download."""
+    return _download(
+        lambda: answer(_found(store.open(training_id, name)), request, name=name, caching=_FOR_OWNER)
+    )
+
+
+def _download(respond: Callable[[], Response]) -> Response:
+    """The response with a file, which counts as a download of this client until it ends."""
     leave = incoming.limits().files.begin(incoming.peer(), incoming.connection())
     try:
-        opened = kept_file(generation, name)
-        if opened is None:
-            raise NotFound("The file does not exist, or is no longer kept.")
-        response = answer(opened, request, name=link_name(generation, stored_name(generation, name)))
+        response = respond()
     except BaseException:
         leave()
         raise
     response.call_on_close(leave)
     return response
+
+
+def _output(generation: str, name: str) -> Response:
+    opened = _found(kept_file(generation, name))
+    return answer(opened, request, name=link_name(generation, stored_name(generation, name)))
+
+
+def _found(opened: OpenFile | None) -> OpenFile:
+    if opened is None:
+        raise NotFound("The file does not exist, or is no longer kept.")
+    return opened
 
 
 def kept_file(generation: str, name: str) -> OpenFile | None:
@@ -43,7 +68,7 @@ def kept_file(generation: str, name: str) -> OpenFile | None:
     return files.open(generation, name) if files else None
 
 
-def answer(opened: OpenFile, request: Request, *, name: str) -> Response:
+def answer(opened: OpenFile, request: Request, *, name: str, caching: str = CACHING) -> Response:
     """The response with the file, the requested range, or 304. The file is closed with the response, also if
     this raises RangeNotSatisfiable. `name` is the default file name."""
     try:
@@ -54,7 +79,7 @@ def answer(opened: OpenFile, request: Request, *, name: str) -> Response:
     response.call_on_close(opened.close)
     response.set_etag(opened.etag)
     response.last_modified = datetime.fromtimestamp(opened.modified, UTC)
-    response.headers["Cache-Control"] = CACHING
+    response.headers["Cache-Control"] = caching
     response.headers["Accept-Ranges"] = "bytes"
     is_shown = opened.media_type.startswith(_SHOWN) and opened.media_type != SVG.name
     shown = "inline" if is_shown else "attachment"

@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from files.storage import OpenFile, Source, StoredFile, parse_name
+from files.weights_directory import parse_weights
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -33,6 +34,7 @@ PART: Final = 8 * 1024 * 1024
 _RETRIES: Final["RetryConfig"] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _MAX_REASON: Final = 300
 _UPLOADS: Final = "uploads"
+_WEIGHTS: Final = "weights"
 
 
 class Bucket:
@@ -93,6 +95,10 @@ class Bucket:
         """A storage for uploaded images below the same URL. One that is read is first fetched into `spool`."""
         return BucketUploads(self._store, spool)
 
+    def weights(self) -> "BucketWeights":
+        """A storage for weights of trainings below the same URL."""
+        return BucketWeights(self._store)
+
 
 class BucketUploads:
     """Stores images as `uploads/<owner>/<number>`."""
@@ -135,6 +141,34 @@ class BucketUploads:
         for page in obstore.list(self._store, prefix, chunk_size=1000):
             for each in page:
                 yield each["path"], each["last_modified"].timestamp()
+
+
+class BucketWeights:
+    """Stores the weights of trainings as `weights/<training>/<file>`."""
+
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+
+    def put(self, name: str, source: Source) -> None:
+        _put(self._store, f"{_WEIGHTS}/{name}", source, parse_weights(name).media_type)
+
+    def open(self, name: str) -> OpenFile | None:
+        return _open(self._store, f"{_WEIGHTS}/{name}", parse_weights(name).media_type)
+
+    def list(self) -> Iterator[StoredFile]:
+        with _as_os_error():
+            for page in obstore.list(self._store, _WEIGHTS, chunk_size=1000):
+                for each in page:
+                    name = each["path"].removeprefix(f"{_WEIGHTS}/")
+                    with suppress(ValueError):  # another object
+                        yield StoredFile(
+                            str(parse_weights(name)), each["size"], each["last_modified"].timestamp()
+                        )
+
+    def delete(self, name: str) -> bool:
+        parse_weights(name)
+        _delete(self._store, f"{_WEIGHTS}/{name}")
+        return True
 
 
 def _put(store: S3Store, key: str, source: Source, media_type: str) -> None:

@@ -7,7 +7,10 @@ not resolve to a private address (`network/public_http.py`); the upstream may, s
 If the operator has a proxy, it resolves the name of the delivery host, so no address is checked here. The certificate
 still proves that the host is Replicate's.
 
-Requests carry no credentials. A compressed response is refused.
+Weights of trainings may also come from `api.replicate.com`, and from any public host, without the proxy. A token is
+only sent to Replicate's hosts, and to no other host than the first one.
+
+Requests carry no other credentials. A compressed response is refused.
 """
 
 import re
@@ -30,6 +33,7 @@ MOVED: Final = {301, 302, 303, 307, 308}
 """At most so many redirects are followed, of responses with these statuses."""
 
 _HOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*replicate\.delivery")
+_API: Final = "api.replicate.com"
 _URL: Final = re.compile(r"[!-~]{1,8192}")
 _TEMPORARY: Final = {404, 408, 425, 429}
 """Statuses of temporary failures, as are all from 500 on. With 404, a new output may not have reached its host yet."""
@@ -39,11 +43,13 @@ _MISSING: Final = {204, 404, 410}
 
 class OutputUnavailable(Exception):
     """The output cannot be downloaded or stored. The message completes the caller's sentence "It could not be kept: …".
-    `missing` is true if its URL has no output: no content, or a web page."""
+    `missing` is true if its URL has no output: no content, or a web page. `status` is that of the host's answer, if it
+    is the reason."""
 
-    def __init__(self, reason: str, *, missing: bool = False) -> None:
+    def __init__(self, reason: str, *, missing: bool = False, status: int | None = None) -> None:
         super().__init__(reason)
         self.missing = missing
+        self.status = status
 
 
 class TemporarilyUnavailable(OutputUnavailable):
@@ -62,29 +68,37 @@ class OutputResponse:
 
 class OutputHosts:
     """Requests outputs. `upstream` is the base URL of Replicate's API. `stall` is the timeout for connecting and for
-    each read, in seconds. Use it on one loop."""
+    each read, in seconds. `any_public` also allows `api.replicate.com` and all public hosts, by https. Use it on one
+    loop."""
 
     def __init__(
         self,
         upstream: str,
         *,
         stall: float = 10.0,
+        any_public: bool = False,
         resolver: AbstractResolver | None = None,
         proxies: Proxies = DIRECT,
     ) -> None:
         self._upstream = origin(URL(upstream))
         self._stall = stall
+        self._any_public = any_public
         self._resolver = resolver
         self._proxies = proxies
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     @asynccontextmanager
-    async def get(self, url: str) -> AsyncIterator[OutputResponse]:
-        """The response, open during the block. Raises OutputUnavailable, on entering the block and inside it."""
-        target = self._checked(url)
+    async def get(self, url: str, *, token: str | None = None) -> AsyncIterator[OutputResponse]:
+        """The response, open during the block. Raises OutputUnavailable, on entering the block and inside it.
+
+        `token` is sent if the URL has a host of Replicate, until a redirect leaves that host."""
+        target = first = self._checked(url)
+        headers = {"Authorization": f"Bearer {token}"} if token and self._is_replicate(first) else {}
         for _ in range(REDIRECTS + 1):
-            proxy = self._proxies.for_url(str(target))
-            options = proxy.arguments if proxy else {}
+            if origin(target) != origin(first):
+                headers = {}
+            proxy = self._proxies.for_url(str(target)) if self._is_replicate(target) else None
+            options = {"headers": headers, **(proxy.arguments if proxy else {})}
             with _translated():
                 async with self._session(target, proxy).get(
                     target, allow_redirects=False, **options
@@ -108,15 +122,25 @@ class OutputHosts:
         """The URL, parsed by the library that connects, so that the check and the connection read it alike."""
         try:
             parsed = URL(url, encoded=True) if _URL.fullmatch(url) else None
-            host, port = (parsed.raw_host or "", parsed.port) if parsed else ("", None)
+            is_replicate = parsed is not None and self._is_replicate(parsed)  # reading the port checks it
         except ValueError:
             parsed = None
         if parsed is None or parsed.raw_user is not None or parsed.raw_password is not None:
             raise OutputUnavailable("its URL is not one that outputs have")
-        is_delivery_host = parsed.scheme == "https" and port == 443 and _HOST.fullmatch(host.lower())
-        if not is_delivery_host and origin(parsed) != self._upstream:
+        if is_replicate:
+            return parsed
+        if not self._any_public:
             raise OutputUnavailable("its host is not one that outputs come from")
-        return parsed
+        try:
+            return public_http.parse_url(url, loopback=False)
+        except ValueError as error:
+            raise OutputUnavailable(f"its URL {error}") from error
+
+    def _is_replicate(self, url: URL) -> bool:
+        """Whether the URL has a host of Replicate that outputs come from."""
+        host = (url.raw_host or "").lower()
+        is_known = bool(_HOST.fullmatch(host)) or (self._any_public and host == _API)
+        return origin(url) == self._upstream or (url.scheme == "https" and url.port == 443 and is_known)
 
     def _redirected(self, source: URL, location: str) -> URL:
         try:
@@ -146,7 +170,7 @@ def _check(response: aiohttp.ClientResponse) -> None:
         is_temporary = response.status in _TEMPORARY or response.status >= 500
         missing = response.status in _MISSING
         raise (TemporarilyUnavailable if is_temporary else OutputUnavailable)(
-            f"its host answered {response.status}", missing=missing
+            f"its host answered {response.status}", missing=missing, status=response.status
         )
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         reason = "it came compressed, which was not asked for"

@@ -7,15 +7,17 @@ import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from files.storage import FileStorage, Source
 from files.volume import NoRoom, Volume
 from loop_thread import Pool
 from media.formats import HEAD
+
+T = TypeVar("T")
 
 MAX_DOWNLOADS: Final = 32
 """Downloads at the same time. Each lasts until its output is stored, since that is in memory or on disk until then."""
@@ -62,6 +64,12 @@ class SpooledOutput:
         if len(self._buffer) >= BUFFER:
             await self._run(self._flush)
 
+    async def check(self, check: Callable[[Path], T]) -> T:
+        """Run a function that reads the whole output from its temporary file. Returns or raises as it does, and raises
+        OSError if the disk is full or fails."""
+        await self._run(self._flush)
+        return await self._spool.pool.run(partial(check, self._path))
+
     async def store(self, storage: FileStorage, name: str) -> None:
         """Store the output under this name. Raises OSError if the storage or the disk is full or fails. If it is
         cancelled while the storage works, it may be stored nonetheless."""
@@ -77,10 +85,12 @@ class SpooledOutput:
 
     async def _run(self, write: Callable[[int], object]) -> None:
         """Run a job that writes, with the bytes of room that were promised to it. If there is no room, it has written
-        nothing, and runs once more after room is made."""
+        nothing, and runs once more after room is made, if that can be made."""
         try:
             await self._spool.pool.run(partial(write, 0))
         except NoRoom as error:
+            if self._spool.room is None:
+                raise
             async with self._spool.room(error.wanted):
                 await self._spool.pool.run(partial(write, error.wanted))
 
@@ -136,7 +146,7 @@ class SpooledOutput:
 class Spool:
     """Outputs and the directory of their temporary files, which only this user can read. It is created when needed."""
 
-    def __init__(self, path: Path, pool: Pool, volume: Volume, room: Room = lambda _: nullcontext()) -> None:
+    def __init__(self, path: Path, pool: Pool, volume: Volume, room: Room | None = None) -> None:
         self.path = path
         self.pool = pool
         self.volume = volume

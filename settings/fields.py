@@ -151,6 +151,11 @@ class Fields(BaseModel):
         ge=1,
         description="Maximum bytes of all stored outputs; beyond it, the oldest are deleted.",
     )
+    WEIGHTS_TTL: float | None = Field(
+        None,
+        ge=1,
+        description="Seconds to keep the weights that trainings made. If empty, until they are deleted by a request.",
+    )
     PUBLIC_URL: Annotated[str, AfterValidator(values.base_url)] | None = Field(
         None,
         description="Public URL of this service, for links and, if it is https, for Replicate's webhooks.",

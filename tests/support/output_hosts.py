@@ -59,10 +59,12 @@ class FakeSource:
         self._length = length
         self.asked: list[tuple[float, str]] = []
         """The loop's time and the URL of each download."""
+        self.tokens: list[str | None] = []
 
     @asynccontextmanager
-    async def get(self, url: str) -> AsyncIterator[OutputResponse]:
+    async def get(self, url: str, *, token: str | None = None) -> AsyncIterator[OutputResponse]:
         self.asked.append((asyncio.get_running_loop().time(), url))
+        self.tokens.append(token)
         outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
