@@ -1,5 +1,6 @@
 """Predictions, trainings and models as the JSON of Replicate's API."""
 
+import math
 from typing import Any
 
 from simulator import billing, outputs, trainers, training_logs
@@ -58,19 +59,22 @@ def _training_urls(it: Training, kind: str) -> dict[str, str]:
 
 
 def _training_logs(it: Training) -> str:
-    ran = it.ran
-    if ran is None:
+    ran, run = it.ran, it.plan.total - it.plan.boot
+    is_done = it.status == "succeeded"
+    if ran is None or (run <= 0 and not is_done):  # it has not started, or failed at its start
         return ""
-    made, run = it.creation, it.plan.total - it.plan.boot
-    share = min(1.0, ran / run) if run > 0 else 1.0
+    made, most = it.creation, 1.0
+    if math.isinf(run):  # it hangs shortly before its end
+        run, most = made.model.facts.trainer.seconds, 0.99
     rate = made.schema.value(made.input, "learning_rate", "lora_lr")
     lines = training_logs.lines(
         made.model.facts.trainer,
         images=made.images,
         steps=trainers.steps(made.schema, made.input),
+        captions=made.schema.value(made.input, "autocaption") is not False,
         rate=rate if isinstance(rate, int | float) else 0.0004,
-        share=1.0 if it.status == "succeeded" else share,
-        seconds=run if run != float("inf") else ran,
+        share=1.0 if is_done else min(most, ran / run),
+        seconds=run,
     )
     return "".join(f"{line}\n" for line in lines)
 

@@ -22,7 +22,14 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def lines(
-    trainer: Trainer, *, images: int, steps: int, rate: float, share: float, seconds: float
+    trainer: Trainer,
+    *,
+    images: int,
+    steps: int,
+    captions: bool,
+    rate: float,
+    share: float,
+    seconds: float,
 ) -> Iterator[str]:
     """The lines of a log so far.
 
@@ -30,29 +37,25 @@ def lines(
         trainer: What the trainer makes.
         images: The number of images.
         steps: The number of steps.
+        captions: Whether it writes captions.
         rate: The learning rate.
         share: The finished share of the run, from 0 to 1.
         seconds: How long the whole run takes.
     """
     yield f"Extracted {images} files from zip to input_images"
-    prepared = share / _PREPARED * 3
-    for number, (label, total) in enumerate(
-        (
-            ("Loading pipeline components...", 7),
-            ("Captioning images", images),
-            ("Caching latents to disk", images),
-        )
-    ):
-        done = min(1.0, max(0.0, prepared - number))
+    bars = [("Loading pipeline components...", 7), ("Captioning images", images), ("Caching latents", images)]
+    if not captions:
+        del bars[1]
+    prepared = share / _PREPARED * len(bars)
+    for number, (label, total) in enumerate(bars):
         if prepared < number:
             return
-        for count in _counts(total, done):
-            yield bar(label, count, total, seconds * _PREPARED / 3 * count / max(1, total))
-    if prepared < 3:
+        for count in _counts(total, min(1.0, prepared - number)):
+            yield bar(label, count, total, seconds * _PREPARED / len(bars) * count / max(1, total))
+    if share < _PREPARED:
         return
     yield "Turning gradient checkpointing on and quantizing base model, GPU has less than 100 GB of memory"
-    trained = (share - _PREPARED) / (1 - _PREPARED)
-    for count in _counts(steps, trained):
+    for count in _counts(steps, (share - _PREPARED) / (1 - _PREPARED)):
         loss = 0.2 + 0.3 * math.exp(-3 * count / steps)
         extra = f", lr: {rate:.1e} loss: {loss:.3e}"
         yield bar(_LABELS[trainer.family], count, steps, seconds * (1 - _PREPARED) * count / steps, extra)
@@ -65,14 +68,16 @@ def bar(label: str, count: int, total: int, seconds: float, extra: str = "") -> 
     drawn = ("█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()).ljust(10)
     left = seconds * (total - count) / count if count else None
     times = f"{_clock(seconds)}<{'?' if left is None else _clock(left)}, {_speed(count, seconds)}"
-    return f"{label}: {int(share * 100):3d}%|{drawn}| {count}/{total} [{times}{extra}]"
+    return f"{label}: {share * 100:3.0f}%|{drawn}| {count}/{total} [{times}{extra}]"
 
 
 def _counts(total: int, share: float) -> Iterator[int]:
-    """The counts of a bar that are written, up to this share of it: at most a hundred and one."""
+    """The counts of a bar that are written, up to this share of it: at most a hundred and one of the same distance, and
+    the total. So a log only grows."""
     reached, step = int(total * share), max(1, -(-total // _LINES))
-    yield from range(0, reached, step)
-    yield reached
+    yield from range(0, reached + 1, step)
+    if reached == total and total % step:
+        yield total
 
 
 def _clock(seconds: float) -> str:

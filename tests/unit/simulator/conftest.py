@@ -1,5 +1,6 @@
 """A simulator for each test, and its callers: plain HTTP and the official client."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import requests
 
 from simulator import Options, Simulator, running
 from tests.unit.simulator.creations import FLUX_DEV, MINE
+from tests.unit.simulator.receivers import Receiver
 
 
 class Caller:
@@ -159,3 +161,15 @@ def outcome(http: httpx.Client) -> Callable[..., dict[str, Any]]:
         return body
 
     return create
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks."""
+    made = Receiver()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()

@@ -5,10 +5,11 @@ import io
 import tarfile
 import zipfile
 
-from simulator import Options
+from simulator import Options, representations
 from simulator.predictions import Creation
 from simulator.registry import Registry
 from simulator.state import SimulatorState
+from simulator.trainings import TrainingCreation
 from tests.support import virtual_time
 
 FLUX_DEV = "black-forest-labs/flux-dev"
@@ -95,5 +96,49 @@ def run_in_virtual_time(*creations, cancelled_after=None, seconds=10, **options)
         records, counts = [each.record() for each in made], world.counters.snapshot()
         await world.close()
         return records, counts
+
+    return virtual_time.run(main())
+
+
+def training(models, *, trainer=OSTRIS, **given):
+    """The creation of a training with these inputs beside its images."""
+    model = models.find(trainer, token="r8_mine")
+    return TrainingCreation(
+        model=model,
+        version=model.version,
+        destination="acme/destination",
+        token="r8_mine",
+        input={"input_images": "https://example.com/images.zip"} | given,
+        body={},
+        headers={},
+        base_url="http://replicate.test",
+        cancel_after=None,
+        webhook=None,
+        webhook_events=frozenset(),
+        size=10,
+    )
+
+
+def run_trainings_in_virtual_time(*inputs, seconds=100, cancelled_after=None, looks=()):
+    """The records of trainings that take `seconds`, and the counts, a day after their creation, and the first training
+    as its caller sees it at the moments of `looks`, in seconds after its creation."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        world = SimulatorState(
+            Options(training_seconds=seconds, jitter=0), clock=lambda: round(loop.time() * 1e9)
+        )
+        made, start, seen = [world.train(training(world.models, **each)) for each in inputs], loop.time(), []
+        for moment in looks:
+            await asyncio.sleep(start + moment - loop.time())
+            seen.append(representations.training(made[0]))
+        if cancelled_after is not None:
+            await asyncio.sleep(cancelled_after)
+            for each in made:
+                world.trainings.cancel(each)
+        await asyncio.sleep(24 * 3600)
+        records, counts = [each.record() for each in made], world.counters.snapshot()
+        await world.close()
+        return records, counts, seen
 
     return virtual_time.run(main())

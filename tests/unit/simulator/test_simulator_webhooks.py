@@ -1,63 +1,9 @@
 """Webhooks have the requested events, are signed, and are retried."""
 
-import json
-import threading
-from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-
-class Receiver:
-    """A server that accepts webhooks. `statuses_to_send` has the statuses of its first responses."""
-
-    def __init__(self) -> None:
-        self.statuses_to_send: deque[int] = deque()
-        self.accepted: list[tuple[dict[str, str], str]] = []
-        self.refused: list[dict[str, str]] = []
-        self.completed = threading.Event()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                status = receiver.statuses_to_send.popleft() if receiver.statuses_to_send else 200
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                if status != 200:
-                    receiver.refused.append(headers)
-                    return
-                receiver.accepted.append((headers, body))
-                if json.loads(body)["completed_at"]:
-                    receiver.completed.set()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-
-    def statuses(self) -> list[str]:
-        assert self.completed.wait(10)
-        return sorted(json.loads(body)["status"] for _, body in self.accepted)
-
-
-@pytest.fixture
-def receiver():
-    made = Receiver()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
-
-
-def webhook_fields(receiver, *events):
-    return {"webhook": receiver.url} | ({"webhook_events_filter": list(events)} if events else {})
+from tests.unit.simulator.receivers import webhook_fields
 
 
 def test_only_the_requested_events_are_sent(caller, receiver):
