@@ -47,7 +47,10 @@ def make(family: Family, *, rank: int, seed: int, word: str, images: int, damage
     if damage == "torn":
         lora = lora[: int(len(lora) * _KEPT["torn"])]
     content = _packed(family, lora, word=word, images=images)
-    return content[: int(len(content) * _KEPT["cut"])] if damage == "cut" else content
+    if damage == "cut":
+        # The end of a tar is padding, without which it is whole.
+        return content[: int(len(content.rstrip(b"\0")) * _KEPT["cut"])]
+    return content
 
 
 def safetensors(layers: tuple[str, ...], *, rank: int, seed: int) -> bytes:
