@@ -21,12 +21,15 @@ from catalog.trigger_words import read_trigger_words
 from cluster import AnyCallGate, AnyGate
 from concurrency import Gate
 from contract.providers import CALLS
+from datasets.weights import check_weights
 from files import Files
 from files.directory import Directory
 from files.hosts import OutputHosts
 from files.storage import FileStorage
 from files.uploads import UploadDirectory, UploadStorage
 from files.volume import disk_usage
+from files.weights import WeightsStore
+from files.weights_directory import WeightsDirectory
 from ledger import Profile
 from ledger.databases import backend
 from ledger.elsewhere import SqlOtherAttempts
@@ -56,6 +59,9 @@ _OTHERS_AT_ONCE: Final = 200
 
 _COUNTS_PER_MINUTE: Final = 3000
 """Counts of tokens and lists of models in any 60 seconds, the documented limit of counts."""
+
+_WEIGHTS_STALL: Final = 30.0
+"""Seconds for connecting to the host of weights, and for each read."""
 
 log = structlog.get_logger("service")
 
@@ -195,6 +201,28 @@ def open_files(settings: Settings) -> Files | None:
         max_bytes=settings.FILES_MAX_BYTES,
         disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
         shared=settings.shares_ledger,
+    )
+
+
+def open_weights(settings: Settings) -> WeightsStore:
+    """The store of trained weights: where all instances on the ledger reach it, if there is such a place, and else
+    DATA_DIR. Call it on the loop. Raises SettingsError."""
+    bucket = _bucket(settings, settings.FILES_URL) if settings.FILES_URL else None
+    is_shared = bucket is None and settings.shares_ledger and settings.FILES_SHARED
+    path = (settings.files_dir if is_shared else settings.DATA_DIR) / "weights"
+    source = OutputHosts(
+        settings.REPLICATE_BASE_URL,
+        stall=_WEIGHTS_STALL,
+        any_public=not settings.REPLICATE_SIMULATE,
+        proxies=settings.proxies,
+    )
+    return WeightsStore(
+        storage=bucket.weights() if bucket else WeightsDirectory(path),
+        spool=path,
+        source=source,
+        check=check_weights,
+        ttl=settings.WEIGHTS_TTL,
+        disk_usage=partial(disk_usage, path),
     )
 
 
