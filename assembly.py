@@ -41,7 +41,9 @@ from parsing.context import ParseContext
 from providers.gemini.client import GeminiClient
 from providers.gemini.days import zone
 from providers.gemini.estimates import inputs_bound
+from providers.replicate.access import Access
 from providers.replicate.provider import Replicate
+from providers.replicate.trainings import ReplicateTrainings
 from providers.server_tokens import ServerTokens
 from safety.azure import AzureContentSafety
 from safety.http import JsonClient, OwnService
@@ -128,16 +130,21 @@ def gates(settings: Settings, database: Backend, ledger: SqlLedger) -> "tuple[An
 def replicate(
     settings: Settings, creations: AnyGate, others: Gate, ledger: SqlLedger, threads: Pool
 ) -> Replicate:
-    return Replicate(
+    access = Access(
         base_url=settings.REPLICATE_BASE_URL,
         others=others,
-        durations=creations.durations,
         on_answer=creations.upstream_answered,
         may_send=ledger.may_send,
-        elsewhere=SqlOtherAttempts(ledger.engine, ledger.process, threads) if ledger.process else None,
         proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
         tokens=ServerTokens(settings.replicate_token),
     )
+    elsewhere = SqlOtherAttempts(ledger.engine, ledger.process, threads) if ledger.process else None
+    return Replicate(access, durations=creations.durations, elsewhere=elsewhere)
+
+
+def trainings(replicate: Replicate) -> ReplicateTrainings:
+    """The trainings of the same accounts. Close them before `replicate`."""
+    return ReplicateTrainings(replicate.access)
 
 
 def metered_gate(settings: Settings, gate: AnyGate, group: "Group | None") -> AnyCallGate:

@@ -1,5 +1,6 @@
 """Origins: how a prediction was made, as its provider shows it."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,11 +21,13 @@ class Origin:
     """`owner/name`, or only the name."""
     input: Any = field(default=None, repr=False)
     """It may contain secrets."""
+    identify: Callable[[Mapping[str, Any]], str] = field(default=fingerprint, repr=False, compare=False)
+    """What a lost creation with this input is recognized by (`Provider.content_of`)."""
     _contents: dict[frozenset[str], str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def content(self, hidden: frozenset[str] = NOTHING_HIDDEN) -> str | None:
-        """The fingerprint of its input without the inputs named in `hidden`. None if no input is shown, empty if a
-        fingerprint cannot be computed."""
+        """What its input is recognized by, without the inputs named in `hidden`. None if no input is shown, empty if it
+        cannot be computed."""
         if not isinstance(self.input, dict):
             return None
         shown = hidden and hidden.intersection(self.input)
@@ -34,6 +37,6 @@ class Origin:
 
     def _content(self, hidden: frozenset[str]) -> str:
         try:
-            return fingerprint({name: each for name, each in self.input.items() if name not in hidden})
+            return self.identify({name: each for name, each in self.input.items() if name not in hidden})
         except (ValueError, RecursionError):
             return ""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -144,7 +144,12 @@ def usable_id(value: Any, redact: Redaction = NOTHING_SECRET) -> str | None:
     return value if is_usable else None
 
 
-def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
+def read_page(
+    answer: Any,
+    redact: Redaction = NOTHING_SECRET,
+    *,
+    origin_of: Callable[[Mapping[str, Any]], Origin] = read_origin,
+) -> Page:
     """Read a page of the list. Items that are not objects are left out. Raises Lost if it is no page, or if
     its `next` cannot be requested."""
     items = answer.get("results") if isinstance(answer, dict) else None
@@ -159,7 +164,7 @@ def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
         identity, status = item.get("id"), item.get("status")
         identity = usable_id(identity, redact) or _placeholder(identity)
         prediction = _prediction(item, identity, status if isinstance(status, str) else "starting", redact)
-        listed.append(ListedPrediction(prediction, read_origin(item)))
+        listed.append(ListedPrediction(prediction, origin_of(item)))
         known = predictions.get(prediction.id)
         if isinstance(status, str) and not (known and known.is_over and prediction.status not in ENDED):
             predictions[prediction.id] = prediction

@@ -8,7 +8,7 @@ aged by another quarter. So predictions of seconds and of minutes both need few 
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ENOUGH = 3
 """Durations from which a model counts as known."""
@@ -22,6 +22,9 @@ _SHORTEST_SHARE = 0.02
 _FIRST, _LONGEST = 0.25, 10.0
 """The shortest interval between two polls if the model is not known, and the longest for any prediction, in
 seconds."""
+
+_FIRST_OF_TRAINING = 2.0
+"""The shortest interval between two polls of a training, in seconds."""
 
 _LONGEST_BOOT = 5.0
 """The longest interval between two polls of a prediction that may wait for a boot, in seconds. Until its start is seen,
@@ -37,6 +40,10 @@ _SAFETY = 15.0, 60.0
 """The shortest and the longest interval between two later polls of it, in seconds."""
 
 
+Pace = Callable[[Sequence[float], float], tuple[float, float]]
+"""When something is polled again: `next_poll`, or another function like it."""
+
+
 def next_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
     """The span of ages, in seconds, in which a prediction that was not over at `age` is polled again. The
     poll is due at the end of the span. From its start on, a page that is fetched for another prediction
@@ -49,6 +56,12 @@ def next_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
     if age + SHORTEST < soon:
         return max(age, soon - _interval(lengths, soon) / 2), soon
     wait = _interval(lengths, age)
+    return age + wait / 2, age + wait
+
+
+def next_training_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:  # noqa: ARG001
+    """As `next_poll`, for a training: however long others took, since a poll shows how far it has come."""
+    wait = _between(_FIRST_OF_TRAINING, age / 4, _LONGEST)
     return age + wait / 2, age + wait
 
 

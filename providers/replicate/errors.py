@@ -6,6 +6,7 @@ see its token and billing errors without Replicate's billing advice.
 
 import math
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -45,6 +46,7 @@ _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
 
 
 _NO_VERSION = re.compile(r"invalid version|version does not exist", re.IGNORECASE)
+_NO_DESTINATION = re.compile(r"training destination", re.IGNORECASE)
 _DISABLED = re.compile(r"version is (currently )?disabled", re.IGNORECASE)
 
 
@@ -95,6 +97,33 @@ def target_error(refusal: Refusal, target: Target) -> InvalidRequest | None:
             "official needs a version: owner/name:<64 hex digits>."
         )
     return InvalidRequest([Problem("model_name", reason, str(target))])
+
+
+def training_error(refusal: Refusal, target: Target) -> InvalidRequest | None:
+    """As `target_error`, for the creation of a training. Replicate answers 404 "The specified training destination does
+    not exist" (github.com/replicate/flux-fine-tuner, issue 72)."""
+    said = " ".join(str(refusal.document.get(name)) for name in ("title", "detail"))
+    if refusal.is_replicates and refusal.status == 404 and _NO_DESTINATION.search(said):
+        reason = (
+            "does not exist at Replicate, or this account may not write to it. Make it there, or send "
+            "create_destination."
+        )
+        return InvalidRequest([Problem("destination", reason)])
+    error = target_error(refusal, target)
+    return error and InvalidRequest([replace(each, field="trainer") for each in error.problems])
+
+
+def destination_error(refusal: Refusal, redact: Redaction) -> InvalidRequest:
+    """The error for a model that Replicate refused to create, with its reason."""
+    fields = refusal.document.get("invalid_fields")
+    said = [
+        each.get("description")
+        for each in (fields if isinstance(fields, list) else ())
+        if isinstance(each, dict)
+    ]
+    reasons = [_quoted(each, redact).strip("- \n") for each in (*said, refusal.document.get("detail"))]
+    reason = next(filter(None, reasons), "it gave no reason")
+    return InvalidRequest([Problem("destination", f"Replicate did not create it: {reason}")])
 
 
 def may_have_arrived(refusal: Refusal) -> bool:

@@ -1,6 +1,7 @@
 """Looks up models, versions and deployments at Replicate. Nothing is kept here."""
 
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from auth import Caller
@@ -32,6 +33,12 @@ class ModelLookups(ModelSource):
             return None
         return await self._found(caller, self._client.get_model(caller, name))
 
+    async def has_model(self, caller: Caller, name: str) -> bool:
+        """Whether Replicate has this model, for this account. Raises ServiceError."""
+        if not is_model_name(name):
+            return False
+        return bool(await self._found(caller, self._exists(caller, name)))
+
     async def find_version(self, caller: Caller, name: str, version: str) -> ModelFacts | None:
         if not is_model_name(name) or not is_version(version):
             return None
@@ -56,6 +63,12 @@ class ModelLookups(ModelSource):
             return await self._client.get_version(caller, name, version)
         except TooLarge as too_large:
             return ModelFacts(name, version, f"{too_large}.")
+
+    async def _exists(self, caller: Caller, name: str) -> bool:
+        """True. Raises as any request: a refusal with 404 says that there is none."""
+        with suppress(TooLarge):
+            await self._client.get_model(caller, name)
+        return True
 
     async def _found(self, caller: Caller, answer: Awaitable[T]) -> T | None:
         """The answer, or None for a 404 in Replicate's own words. Raises ServiceError."""

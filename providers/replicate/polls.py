@@ -1,4 +1,4 @@
-"""Polls and pages of the list, as the watcher and the searches use them."""
+"""Polls and pages of a list, as the watcher and the searches use them."""
 
 from contextlib import suppress
 from datetime import datetime
@@ -10,21 +10,22 @@ from errors import UpstreamError
 from providers import Prediction
 from providers.connections import Lost, NotSent, TooLarge
 from providers.replicate.answers import Page
-from providers.replicate.client import MAX_POLL, ReplicateClient
+from providers.replicate.api import MAX_POLL
 from providers.replicate.polling import NoPages, PollFailed
 from providers.replicate.refusals import MISSING_PATIENCE, Refusals
-from providers.replicate.sharing import Sharing
+from providers.replicate.resources import Resource
+from providers.replicate.sharing import Sharing, Unshared
 from providers.replicate.transport import MAX_ANSWER, Refusal
 from providers.replicate.watcher import shows_result
 
 
 class Polls:
-    """Requests predictions, each with a lease of the window `others`. `sharing` sees every page."""
+    """Requests predictions, or trainings, each with a lease of the window `others`. `sharing` sees every page."""
 
     def __init__(
-        self, client: ReplicateClient, *, others: Gate, refusals: Refusals, sharing: Sharing
+        self, resource: Resource, *, others: Gate, refusals: Refusals, sharing: Sharing | Unshared
     ) -> None:
-        self._client = client
+        self._resource = resource
         self._others = others
         self._refusals = refusals
         self._sharing = sharing
@@ -39,8 +40,8 @@ class Polls:
                     if found is not None and (shows_result(found) or not found.is_over):
                         return found
                 with await self._others.acquire(caller.turn, batch="polls") as another:
-                    return await self._client.get_prediction(caller, prediction_id, lease=another)
-            return await self._client.get_prediction(caller, prediction_id, lease=lease)
+                    return await self._resource.get(caller, prediction_id, lease=another)
+            return await self._resource.get(caller, prediction_id, lease=lease)
         except TooLarge:
             raise PollFailed(
                 UpstreamError("Replicate's response was too large."), patience=MISSING_PATIENCE
@@ -71,6 +72,6 @@ class Polls:
     async def _list(
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
     ) -> Page:
-        page = await self._client.list_predictions(caller, query, lease=lease, max_answer=max_answer)
+        page = await self._resource.list(caller, query, lease=lease, max_answer=max_answer)
         await self._sharing.listed(caller, page)
         return page

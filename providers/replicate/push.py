@@ -17,6 +17,7 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import structlog
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook, WebhookVerificationError
@@ -25,6 +26,7 @@ from auth import Caller, Secret
 from errors import UpstreamError
 from providers import Prediction
 from providers.connections import Lost, NotSent
+from providers.origins import Origin
 from providers.pushes import PushedResult, Untrusted
 from providers.redaction import Redaction
 from providers.replicate.answers import read_origin, read_prediction
@@ -50,21 +52,27 @@ log = structlog.get_logger("announcements")
 
 
 def read_push(
-    headers: Mapping[str, str], body: bytes, secret: str, redact: Redaction | None = None
+    headers: Mapping[str, str],
+    body: bytes,
+    secret: str,
+    redact: Redaction | None = None,
+    *,
+    read: Callable[[Any, Redaction], Prediction] = read_prediction,
+    origin_of: Callable[[Mapping[str, Any]], Origin] = read_origin,
 ) -> PushedResult:
-    """The prediction in a webhook. Raises Untrusted, and nothing else for any input. `redact` removes
-    credentials from its texts; the default removes the secret."""
+    """The prediction in a webhook, as `read` and `origin_of` read it. Raises Untrusted, and nothing else for any input.
+    `redact` removes credentials from its texts; the default removes the secret."""
     try:  # Facts: replicate.com/docs/topics/webhooks/verify-webhook. A timestamp may be 5 minutes off.
         Webhook(str(secret)).verify(body, dict(headers), json_parse=False)
     except (ValueError, EmptyWebhookSecretError, WebhookVerificationError):
         raise Untrusted("The webhook is not signed by Replicate, or not lately.") from None
     try:
         document = json.loads(body)
-        prediction = read_prediction(document, redact or Redaction(secret))
+        prediction = read(document, redact or Redaction(secret))
     except (ValueError, RecursionError, Lost):
         raise Untrusted("The webhook has no prediction.") from None
     webhook = document.get("webhook")
-    return PushedResult(prediction, read_origin(document), webhook if isinstance(webhook, str) else None)
+    return PushedResult(prediction, origin_of(document), webhook if isinstance(webhook, str) else None)
 
 
 def signing_secrets(

@@ -46,7 +46,7 @@ from providers.replicate.account_list import (
     ListTooLong,
     SearchScope,
 )
-from providers.replicate.client import CREATE_TIMEOUT
+from providers.replicate.api import CREATE_TIMEOUT
 from providers.replicate.clock import UNKNOWN_SKEW, Offset, UpstreamClock, wall_offset
 from providers.replicate.errors import seconds_to_wait, service_error
 from providers.replicate.known_predictions import KnownPredictions

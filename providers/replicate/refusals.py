@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from auth import Caller
-from catalog.targets import Target
 from errors import ServiceError
 from providers import TryAgain
 from providers.connections import Lost
@@ -20,7 +19,6 @@ from providers.replicate.errors import (
     passing_error,
     seconds_to_wait,
     service_error,
-    target_error,
 )
 from providers.replicate.polling import PollFailed
 from providers.replicate.transport import Refusal
@@ -52,10 +50,8 @@ class Refusals:
         self._accounts = SharedAnswers(ask, good_for=GOOD_FOR, most=ACCOUNTS_KEPT)
         self._redaction = redaction
 
-    async def creation_error(self, refusal: Refusal, caller: Caller, target: str) -> Exception:
-        """The exception for a creation that was refused, and so not made."""
-        if (error := target_error(refusal, Target.parse(target))) is not None:
-            return error
+    async def creation_error(self, refusal: Refusal, caller: Caller) -> Exception:
+        """The exception for a creation that was refused, and so not made, though its target may run."""
         if await self.is_final(refusal, caller):
             return self.final_error(refusal, caller)
         return TryAgain(

@@ -36,10 +36,11 @@ class SecretInputs:
         self._until: dict[str, dict[str, float]] = {}
         """By account, each secret and when it is forgotten. The inner dicts are replaced, never changed."""
 
-    def add(self, caller: Caller, secrets: Iterable[str]) -> None:
-        """A prediction with these secrets is about to be created."""
+    def add(self, caller: Caller, secrets: Iterable[str], *, longest: float = 0.0) -> None:
+        """A prediction with these secrets is about to be created. It may run for `longest` seconds, and as any for half
+        an hour."""
         now = self._clock()
-        new = dict.fromkeys((each for each in secrets if not _is_ordinary(each)), now + KEPT_FOR)
+        new = dict.fromkeys((each for each in secrets if not _is_ordinary(each)), now + longest + KEPT_FOR)
         if not new:
             return
         for account, kept in tuple(self._until.items()):

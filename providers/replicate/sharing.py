@@ -144,6 +144,21 @@ class Sharing:
             log.warning("account_shared", reason=reason)
 
 
+class Unshared:
+    """In place of `Sharing`, for what is no sign of another program."""
+
+    def begin(self, content: str, hidden: Collection[str]) -> None: ...
+
+    def created(self, caller: Caller, prediction: Prediction, *, sent: float) -> None: ...
+
+    def query(self, caller: Caller) -> str | None:  # noqa: ARG002
+        return None
+
+    async def listed(self, caller: Caller, page: Page) -> None: ...
+
+    def refused(self, caller: Caller, refusal: Refusal, lease: Lease) -> None: ...
+
+
 def _keep(latest: OrderedDict[T, None], each: T, most: int) -> None:
     """Add it as the latest, and forget the oldest if there are more than `most`."""
     latest[each] = None

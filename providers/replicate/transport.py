@@ -75,8 +75,8 @@ class Request:
 
     @property
     def creates(self) -> bool:
-        """Whether it creates a prediction."""
-        return self.method == "POST" and self.url.path.endswith("/predictions")
+        """Whether it creates a prediction or a training."""
+        return self.method == "POST" and self.url.path.endswith(("/predictions", "/trainings"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,11 +75,12 @@ class Uploads:
         ServiceError."""
         sending = self._sendings.get(upload)
         if sending is None or not sending.is_of_use:
-            sending = _Sending(asyncio.create_task(self._send(caller, upload)))
+            sending = _Sending(asyncio.create_task(self.send(caller, upload)))
             self._sendings[upload] = sending
         return await sending.address()
 
-    async def _send(self, caller: Caller, upload: Upload) -> str:
+    async def send(self, caller: Caller, upload: Upload) -> str:
+        """The address of a new file, which is uploaded now. Raises ServiceError."""
         turn = self._turns.setdefault(caller.turn, asyncio.Semaphore(AT_ONCE))
         async with turn:
             for number in range(TRIES):
@@ -90,7 +91,7 @@ class Uploads:
                     error.falls_back = False  # other models cannot be reached either
                     wait = None
                 except Lost:  # a second copy of a file costs nothing
-                    error, wait = UpstreamError("The image could not be uploaded to Replicate."), None
+                    error, wait = UpstreamError("The file could not be uploaded to Replicate."), None
                 except Refusal as refusal:
                     if is_final(refusal):
                         raise service_error(refusal, caller) from None

@@ -35,6 +35,7 @@ from concurrency import Gate, Lease
 from network.backoff import backoff
 from providers import OnLook, Prediction
 from providers.replicate.answers import Page
+from providers.replicate.durations import Pace, next_poll
 from providers.replicate.polling import (
     ANSWER_PATIENCE,
     FOLLOW_INTERVAL,
@@ -81,14 +82,18 @@ class Watcher:
     """`wait` returns one prediction when it is over; one timer and one polling task serve all waits. `receive` takes a
     pushed result, and `follow` shows progress.
 
-    `places` is the window of the polls; `durations` remembers how long each model's predictions take.
+    `places` is the window of the polls; `durations` remembers how long each model's predictions take. `pace` says when
+    those are polled whose results are not pushed.
     """
 
-    def __init__(self, *, places: Gate, get: Get, get_page: GetPage, durations: Durations) -> None:
+    def __init__(
+        self, *, places: Gate, get: Get, get_page: GetPage, durations: Durations, pace: Pace = next_poll
+    ) -> None:
         self._places = places
         self._get = get
         self._get_page = get_page
         self._durations = durations
+        self._pace = pace
         self._accounts: dict[str, PolledAccount] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._poller: asyncio.Task[None] | None = None
@@ -116,13 +121,12 @@ class Watcher:
         lengths = self._durations.lengths(model)
         since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
         over, form = loop.create_future(), prediction.form
-        watch = Watch(prediction.id, created_at, since, lengths, over, form, on_look, start_by)
+        watch = Watch(prediction.id, created_at, since, lengths, over, form, on_look, start_by, self._pace)
         watch.needs_own_poll = watch.created_at is UNDATED
         if prediction.is_announced and prediction.age == 0:
             watch.is_pushed = partial(self.pushes.are_expected, caller)
-        watch.schedule(
-            since
-        )  # as if never polled, so a prediction that should be over by now is polled at once
+        # As if never polled, so a prediction that should be over by now is polled at once.
+        watch.schedule(since)
         watch.first = watch.latest
         account = self._accounts.setdefault(caller.account, PolledAccount(caller))
         account.caller = caller  # the caller may be proven by now, and then has another turn

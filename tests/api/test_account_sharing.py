@@ -8,7 +8,8 @@ import structlog
 
 from auth import Caller, credentials
 from concurrency import Gate
-from providers.replicate.client import ReplicateClient, Timeouts
+from providers.replicate.api import Timeouts
+from providers.replicate.client import ReplicateClient
 from providers.replicate.sharing import SIGN_LASTS
 from simulator import Options
 from simulator.server import application

@@ -8,7 +8,7 @@ from errors import InvalidRequest
 from parsing.batch import MAX_BATCH_ITEMS
 from parsing.limits import parse_limits
 from parsing.params import LONGEST_INPUT
-from providers.replicate.client import MAX_PREDICTION
+from providers.replicate.resources import MAX_PREDICTION
 from tests.support.callers import ADMIN, PICTURE
 from tests.support.declarations import MODELS, parse_batch, parse_generation
 from tests.support.problem_documents import fields, messages

@@ -222,7 +222,7 @@ async def looks(proxy: Proxy, *, number: int = 1) -> None:
     async with parts(REPLICATE, connections=HttpConnections(proxy)) as service:
         for _ in range(number):
             with await service.others.acquire("admin") as lease:
-                await service.client.get_prediction(ADMIN, "p1", lease=lease)
+                await service.client.predictions.get(ADMIN, "p1", lease=lease)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])

@@ -13,7 +13,7 @@ from concurrency import Gate
 from harness.service_process import until
 from providers import UpstreamState
 from providers.memory import MemoryProvider
-from providers.replicate.client import Health
+from providers.replicate.api import Health
 from providers.replicate.errors import RATE_LIMIT_WAIT
 from providers.replicate.transport import Refusal
 from tests.support.api_client import ended, picture, submit

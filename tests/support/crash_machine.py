@@ -20,6 +20,7 @@ from errors import ServiceError
 from generations.recovery import load_startup_state
 from ledger.memory import MemoryLedger
 from ledger.memory_rows import Rows
+from providers.replicate.access import Access
 from providers.replicate.provider import Replicate
 from simulator import Options
 from tests.support.connections import FakeConnections
@@ -70,10 +71,12 @@ class Process:
         gate = Gate(concurrent_limit=3, requests_per_minute=places or 600)
         self.core = core(
             Replicate(
-                base_url="http://replicate.test",
-                others=others,
-                on_answer=gate.upstream_answered,
-                connections=self._connection,
+                Access(
+                    base_url="http://replicate.test",
+                    others=others,
+                    on_answer=gate.upstream_answered,
+                    connections=self._connection,
+                )
             ),
             gate=gate,
             ledger=self.ledger,

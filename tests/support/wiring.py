@@ -34,9 +34,11 @@ from parsing.attachments import Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
 from providers import Prediction
 from providers.replicate.absence import SearchTiming
-from providers.replicate.client import ReplicateClient, Timeouts
+from providers.replicate.access import Access, Timing
+from providers.replicate.api import Timeouts
+from providers.replicate.client import ReplicateClient
 from providers.replicate.errors import cause_of
-from providers.replicate.provider import Replicate, Timing
+from providers.replicate.provider import Replicate
 from providers.replicate.transport import Connections, HttpConnections
 from settings import Settings
 from simulator import Simulator
@@ -291,7 +293,7 @@ async def parts(
     client = ReplicateClient(
         base_url=base_url, timeouts=timeouts, others=others, may_send=may_send, connections=connections
     )
-    provider = Replicate(
+    access = Access(
         base_url=base_url,
         others=others,
         timing=Timing(
@@ -302,9 +304,9 @@ async def parts(
         ),
         on_answer=gate.upstream_answered,
         may_send=may_send,
-        elsewhere=elsewhere,
         connections=connections,
     )
+    provider = Replicate(access, elsewhere=elsewhere)
     ledger = TransitionLedger()
     inside = core(provider, gate=gate, ledger=ledger, first_backoff=0.01, GENERATION_TIMEOUT=timeout)
     try:

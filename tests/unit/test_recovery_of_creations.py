@@ -18,6 +18,7 @@ from providers import Prediction, TryAgain
 from providers.fingerprints import fingerprint
 from providers.origins import Origin
 from providers.pushes import PushedResult
+from providers.replicate.access import Access
 from providers.replicate.provider import Replicate
 from simulator import Options
 from tests.support.callers import SERVER_TOKEN
@@ -72,7 +73,7 @@ class Account(FakeConnections):
 
 def provider(account: Account) -> Replicate:
     others = Gate(concurrent_limit=50, requests_per_minute=3000)
-    return Replicate(base_url="http://replicate.test", others=others, connections=account)
+    return Replicate(Access(base_url="http://replicate.test", others=others, connections=account))
 
 
 def recovering(
@@ -365,7 +366,7 @@ def test_a_prediction_of_a_killed_process_is_found_with_its_outputs(caller):
                     reference="gen_a.1",
                 )
             next_process = Replicate(
-                base_url=service.base_url, others=service.others, connections=service.connections
+                Access(base_url=service.base_url, others=service.others, connections=service.connections)
             )
             created = await next_process.recover(
                 caller, MODEL, content=fingerprint(SENT), since=since, reference="gen_a.1"

@@ -217,7 +217,7 @@ async def test_trap_5_error_fields_that_the_client_drops_are_kept(simulator):
     simulator.inject(on="get", status=422, headers={"X-Trace": "t"}, body=body)
     async with parts(simulator) as service:
         with pytest.raises(Refusal) as refused, await service.others.acquire("admin") as lease:
-            await service.client.get_prediction(ADMIN, "p1", lease=lease)
+            await service.client.predictions.get(ADMIN, "p1", lease=lease)
 
     assert (422, body, "t") == (
         refused.value.status,
@@ -363,9 +363,9 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
                         ADMIN, target, sent_input, lease=lease, cancel_after=60, webhook=webhook
                     )
         for method, *given in (
-            (client.get_prediction, "p1"),
-            (client.list_predictions, "cursor=a%3D"),
-            (client.cancel_prediction, "p1"),
+            (client.predictions.get, "p1"),
+            (client.predictions.list, "cursor=a%3D"),
+            (client.predictions.cancel, "p1"),
         ):
             with await others.acquire("admin") as lease:
                 await method(ADMIN, *given, lease=lease)
@@ -689,7 +689,7 @@ async def test_a_poll_of_a_simulated_prediction_shows_progress_and_the_list_does
             shares.append((await poll_once(service, made.id)).progress)
             await asyncio.sleep(0.05)
         with await service.others.acquire("admin") as lease:
-            page = await service.client.list_predictions(ADMIN, "", lease=lease)
+            page = await service.client.predictions.list(ADMIN, "", lease=lease)
         simulator.finish()
         await running
 

@@ -13,6 +13,7 @@ from yarl import URL
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
 from providers.connections import HeldBack, Lost, NotSent
+from providers.replicate.access import Access
 from providers.replicate.polling import PollFailed
 from providers.replicate.provider import Replicate
 from providers.replicate.transport import MAX_ANSWER, HttpConnections, Refusal, Request, read_body, send
@@ -290,8 +291,8 @@ async def test_a_path_in_the_base_url_is_kept():
 
     async with wire(answer) as server, parts(f"{server.url}/proxy") as service:
         with await service.others.acquire("admin") as lease:
-            await service.client.get_prediction(ADMIN, "p1", lease=lease)
-        await service.client.list_predictions(ADMIN, "cursor=c")
+            await service.client.predictions.get(ADMIN, "p1", lease=lease)
+        await service.client.predictions.list(ADMIN, "cursor=c")
 
     assert ["/proxy/v1/predictions/p1", "/proxy/v1/predictions?cursor=c"] == [
         seen.target for seen in server.seen
@@ -301,7 +302,7 @@ async def test_a_path_in_the_base_url_is_kept():
 @on_a_loop
 async def test_closing_twice_is_no_error_and_leaves_no_connection_open(simulator):
     others, connections = Gate(concurrent_limit=1, requests_per_minute=10), HttpConnections()
-    provider = Replicate(base_url=simulator.url, others=others, connections=connections)
+    provider = Replicate(Access(base_url=simulator.url, others=others, connections=connections))
     await provider.webhook_secret(ADMIN)
     assert not connections.are_closed
 
