@@ -18,7 +18,7 @@ class ImageCounter:
     """Counts the images in the bytes that it is fed."""
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._tail = bytearray()
         self._head = b""
         self._skip = 0
         self._is_tar: bool | None = None
@@ -26,7 +26,9 @@ class ImageCounter:
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the archive."""
-        self._tail = (self._tail + chunk)[-_TAIL:]
+        self._tail += chunk
+        if len(self._tail) > 2 * _TAIL:
+            del self._tail[:-_TAIL]
         if self._is_tar is not False:
             self._feed_tar(chunk)
 

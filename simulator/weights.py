@@ -19,7 +19,7 @@ from simulator.training_logs import LABEL
 CONTENT_TYPES: Final = {"tar": "application/x-tar", "zip": "application/zip"}
 """The content type of each file of weights by its extension."""
 
-_KEPT: Final = {"torn": 0.75, "cut": 0.6}
+_HEAD = 512
 _WIDTH = 4
 _CAPTIONS = 20
 _LAYERS: Final[dict[Family, tuple[str, ...]]] = {
@@ -41,15 +41,15 @@ def make(family: Family, *, rank: int, seed: int, word: str, images: int, damage
         seed: The tensors follow from it.
         word: What the training taught, for the captions.
         images: The number of images, each with a caption.
-        damage: "torn" if the safetensors file lacks its end, "cut" if the whole file does.
+        damage: "torn" if the safetensors file lacks its end, "cut" if the whole file ends within the LoRA.
     """
     lora = safetensors(_LAYERS[family], rank=rank, seed=seed)
     if damage == "torn":
-        lora = lora[: int(len(lora) * _KEPT["torn"])]
+        lora = lora[: len(lora) * 3 // 4]
     content = _packed(family, lora, word=word, images=images)
     if damage == "cut":
-        # The end of a tar is padding, without which it is whole.
-        return content[: int(len(content.rstrip(b"\0")) * _KEPT["cut"])]
+        # Not near the end: a tar without its last block is whole, and may end in much padding.
+        return content[: _HEAD + len(lora) // 2]
     return content
 
 

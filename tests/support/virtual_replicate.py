@@ -23,6 +23,7 @@ from simulator.state import SimulatorState
 from tests.support.connections import FakeConnections
 from tests.support.wiring import Parts, parts
 
+_CREATIONS = ("/predictions", "/trainings")
 _MOST_BYTES = 2**20
 """The longest body that aiohttp reads where nothing else is set."""
 
@@ -129,7 +130,7 @@ class Stalling(FakeConnections):
 
     async def _serve(self, request: httpx.Request) -> httpx.Response:
         await self._under_way()
-        if request.method == "POST" and request.url.path.endswith("/predictions"):
+        if request.method == "POST" and request.url.path.endswith(_CREATIONS):
             self.arrivals.append(asyncio.get_running_loop().time())
         response = await self._inner.respond(request)
         await self._under_way()
@@ -173,7 +174,7 @@ class Losing(FakeConnections):
         self._requests = requests
 
     async def respond(self, request: httpx.Request) -> httpx.Response:
-        drawn = self._chance.random() if request.url.path.endswith("/predictions") else 1.0
+        drawn = self._chance.random() if request.url.path.endswith(_CREATIONS) else 1.0
         if request.method == "GET" or drawn >= self._answers + self._requests:
             return await self._connections.respond(request)
         if drawn < self._answers:

@@ -119,7 +119,7 @@ def training(models, *, trainer=OSTRIS, **given):
     )
 
 
-def run_trainings_in_virtual_time(*inputs, seconds=100, cancelled_after=None, looks=()):
+def run_trainings_in_virtual_time(*inputs, trainer=OSTRIS, seconds=100, cancelled_after=None, looks=()):
     """The records of trainings that take `seconds`, and the counts, a day after their creation, and the first training
     as its caller sees it at the moments of `looks`, in seconds after its creation."""
 
@@ -128,7 +128,8 @@ def run_trainings_in_virtual_time(*inputs, seconds=100, cancelled_after=None, lo
         world = SimulatorState(
             Options(training_seconds=seconds, jitter=0), clock=lambda: round(loop.time() * 1e9)
         )
-        made, start, seen = [world.train(training(world.models, **each)) for each in inputs], loop.time(), []
+        made = [world.train(training(world.models, trainer=trainer, **each)) for each in inputs]
+        start, seen = loop.time(), []
         for moment in looks:
             await asyncio.sleep(start + moment - loop.time())
             seen.append(representations.training(made[0]))

@@ -7,7 +7,7 @@ import requests
 
 from simulator import Options, running
 from simulator.billing import USD_PER_SECOND
-from tests.unit.simulator.creations import IMAGES, OSTRIS, run_trainings_in_virtual_time
+from tests.unit.simulator.creations import FAST, IMAGES, OSTRIS, run_trainings_in_virtual_time
 from tests.unit.simulator.receivers import webhook_fields
 
 H100 = USD_PER_SECOND["gpu-h100"]
@@ -124,6 +124,12 @@ def test_a_training_is_billed_by_the_seconds_that_it_ran(word, status, ran):
 
     assert (status, round(ran * H100, 6)) == (record.status, record.billed_usd)
     assert (round(ran * H100, 6), 0.0) == (counts.trainings.billed_usd, counts.billed_usd)
+
+
+def test_the_fast_trainer_is_billed_for_its_eight_machines():
+    (record,), _, _ = run_trainings_in_virtual_time({}, trainer=FAST, seconds=121)
+
+    assert round(120 * 8 * H100, 6) == record.billed_usd
 
 
 def test_a_cancelled_training_is_billed_until_then():

@@ -11,6 +11,8 @@ import zipfile
 import pytest
 import requests
 
+from datasets.refusals import WeightsBroken
+from datasets.weights import check_weights
 from simulator import Options, running, training_logs, weights
 from simulator.archives import ImageCounter
 from simulator.model import Trainer
@@ -92,6 +94,23 @@ def test_the_weights_of_each_trainer_have_a_lora_of_the_rank(
     assert beside in names(answer.content)
     assert {"format": "pt", "rank": str(rank)} == metadata
     assert {rank} == {max(shape) for shape, _ in found.values()}
+
+
+@pytest.mark.parametrize(("trainer", "name"), [(OSTRIS, "input_images"), (QWEN, "dataset")])
+def test_the_service_takes_the_weights_for_whole(tmp_path, trained, trainer, name):
+    file = tmp_path / "weights"
+    file.write_bytes(requests.get(trained(trainer=trainer, name=name), timeout=20).content)
+
+    assert 4 == check_weights(file).tensors
+
+
+@pytest.mark.parametrize("word", ["[[torn]]", "[[cut]]", "[[blank]]", "[[page]]"])
+def test_the_service_takes_damaged_weights_for_broken(tmp_path, trained, word):
+    file = tmp_path / "weights"
+    file.write_bytes(requests.get(trained(word), timeout=20).content)
+
+    with pytest.raises(WeightsBroken):
+        check_weights(file)
 
 
 def test_the_weights_are_the_same_at_each_download(trained):
