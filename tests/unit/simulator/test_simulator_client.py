@@ -9,6 +9,7 @@ from replicate.exceptions import ModelError, ReplicateError
 
 from tests.support.callers import ADMIN_KEY
 from tests.support.served_in_process import online
+from tests.unit.simulator.creations import IMAGES, OSTRIS
 
 FLUX_DEV = "black-forest-labs/flux-dev"
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
@@ -110,3 +111,38 @@ def test_the_clients_hidden_retries_are_counted(sim, direct):
     sim.inject(on="account", times=2, status=503, headers={"Retry-After": "0"})
     direct.accounts.current()
     assert sim.counts().requests == {"account": 3}
+
+
+def test_the_client_trains_lists_and_deletes(sim, direct):
+    owner = direct.accounts.current().username
+    model = direct.models.create(owner, "fox", visibility="private", hardware="gpu-t4")
+    images = direct.files.create(io.BytesIO(IMAGES), filename="images.zip")
+    made = direct.trainings.create(
+        model=OSTRIS,
+        version=sim.latest_version(OSTRIS),
+        input={"input_images": images.urls["get"], "trigger_word": "[[slow=0.1]]"},
+        destination=f"{owner}/fox",
+    )
+    sim.finish()
+    made.reload()
+    version = direct.models.get(f"{owner}/fox").latest_version.id
+
+    assert (None, "succeeded") == (model.latest_version, made.status)
+    assert f"{owner}/fox:{version}" == made.output["version"]
+    assert [made.id] == [each.id for each in direct.trainings.list().results]
+    assert 1 == len(direct.run(made.output["version"], input={"prompt": "a fox"}))
+    assert direct.files.delete(images.id)
+
+
+def test_the_client_cancels_a_training(sim, direct):
+    owner = direct.accounts.current().username
+    direct.models.create(owner, "fox", visibility="private", hardware="gpu-t4")
+    made = direct.trainings.create(
+        model=OSTRIS,
+        version=sim.latest_version(OSTRIS),
+        input={"trigger_word": "[[hang]]", "input_images": "https://example.com/images.zip"},
+        destination=f"{owner}/fox",
+    )
+    made.cancel()
+
+    assert "canceled" == direct.trainings.get(made.id).status
