@@ -93,7 +93,7 @@ class OutputHosts:
 
         `token` is sent if the URL has a host of Replicate, until a redirect leaves that host."""
         target = first = self._checked(url)
-        headers = {"Authorization": f"Bearer {token}"} if token and self._is_replicate(first) else {}
+        headers = self.credentials(first, token)
         for _ in range(REDIRECTS + 1):
             if origin(target) != origin(first):
                 headers = {}
@@ -112,6 +112,10 @@ class OutputHosts:
                     )
                     return
         raise OutputUnavailable(f"it was redirected more than {REDIRECTS} times")
+
+    def credentials(self, url: URL, token: str | None) -> dict[str, str]:
+        """The headers with which the token goes to this URL: none if its host is not Replicate's."""
+        return {"Authorization": f"Bearer {token}"} if token and self._is_replicate(url) else {}
 
     async def aclose(self) -> None:
         for session in self._sessions.values():

@@ -3,6 +3,7 @@
 from contextlib import asynccontextmanager
 
 import pytest
+from yarl import URL
 
 from datasets.refusals import WeightsBroken
 from files.download import RetryPolicy
@@ -150,6 +151,34 @@ async def test_a_redirect_back_does_not_take_the_token_back(tmp_path, certificat
 
     assert [False, True, False] * 10 == tokens(upstream)
     assert [False] * 10 == tokens(delivery)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_replicate"),
+    [
+        ("https://replicate.delivery/lora.tar", True),
+        ("https://x.y.replicate.delivery/lora.tar", True),
+        ("https://api.replicate.com/v1/files/1", True),
+        ("https://gateway.example:8443/v1/files/1", True),
+        ("https://gateway.example/v1/files/1", False),
+        ("http://gateway.example:8443/v1/files/1", False),
+        ("http://replicate.delivery/lora.tar", False),
+        ("http://api.replicate.com/v1/files/1", False),
+        ("https://replicate.delivery:8443/lora.tar", False),
+        ("https://api.replicate.com:8443/v1/files/1", False),
+        ("https://x.api.replicate.com/lora.tar", False),
+        ("https://replicate.com/lora.tar", False),
+        ("https://evilreplicate.delivery/lora.tar", False),
+        ("https://replicate.delivery.evil.example/lora.tar", False),
+        ("https://storage.example/lora.tar", False),
+    ],
+)
+@on_a_loop
+async def test_only_replicates_hosts_get_the_token(url, is_replicate):
+    hosts = OutputHosts("https://gateway.example:8443/replicate", any_public=True)
+
+    assert is_replicate == bool(hosts.credentials(URL(url), TOKEN))
+    assert {} == hosts.credentials(URL(url), None)
 
 
 @pytest.mark.parametrize("where", ["http", "private", "user", "no TLS"])
