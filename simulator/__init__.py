@@ -2,9 +2,9 @@
 
 It accepts and refuses the requests that Replicate accepts and refuses, with the same messages. It applies the same
 limits to each account, takes realistic time, and signs webhooks. It runs any model whose published schema it has:
-official ones by name, others by version, and deployments. Its outputs have the form of the schema and are real files:
-images with the prompt written on them, videos, sounds and more. So tests need no mocks: the service and the official
-client use this server over a socket.
+official ones by name, others by version, and deployments. It trains models, which then run. Its outputs have the form
+of the schema and are real files: images with the prompt written on them, videos, sounds and more. So tests need no
+mocks: the service and the official client use this server over a socket.
 
 It also does what Replicate cannot:
 
@@ -15,8 +15,10 @@ It also does what Replicate cannot:
 
 A request passes these modules: `server` routes it, `middleware` counts and admits it, `api` handles it, `creation`
 parses it and finds its model in the `registry`, which has those of `catalog`, `official` and `loading`, each with
-its `schemas`. `state` holds everything known, `predictions` run on timers, `outputs` makes what they put out,
+its `schemas`. `state` holds everything known, `stores` run `predictions` on timers, `outputs` makes what they put out,
 `representations` turns them into JSON, and `sending` sends the response or damages it. `delivery` serves the `files`.
+`training_api` is the same for `trainings`, which are predictions too: `trainers` says what they make, `training_logs`
+and `weights` make it, and `destinations` parses the models that get it.
 `controls` has the HTTP calls that only a simulator has, and `threaded` the same for Python.
 
     from simulator import Options, running

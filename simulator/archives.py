@@ -1,7 +1,7 @@
 """Counts the images of an archive that streams through, without keeping it.
 
-The names of a zip are at its end, so its last 256 kB are kept: enough for two thousand files. A tar has each name in
-front of its file.
+The names of a zip are at its end, so its last 4 MB are kept until then: enough for ten thousand files with long names.
+A tar has each name in front of its file.
 """
 
 import io
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
-_TAIL = 256 * 2**10
+_TAIL = 4 * 2**20
 _BLOCK = 512
 
 

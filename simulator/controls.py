@@ -43,8 +43,8 @@ is valid, and any Gemini key.
   POST    /simulator/gemini/reset     forget everything of Gemini
 
 A prompt can choose the outcome of its prediction: [[fail]] [[nsfw]] [[transient]] [[hang]] [[slow=3]] [[boot=9]] and
-more. For a model without a prompt, any text of its input can. A prompt for Gemini has marks of its own: [[minute]]
-[[overloaded]] [[think=500]] [[cut]] [[lost]] and more.
+more. For a model without a prompt, any text of its input can, and for a training also the name of its destination.
+A prompt for Gemini has marks of its own: [[minute]] [[overloaded]] [[think=500]] [[cut]] [[lost]] and more.
 """
 
 

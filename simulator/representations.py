@@ -65,7 +65,7 @@ def _training_logs(it: Training) -> str:
         return ""
     made, most = it.creation, 1.0
     if math.isinf(run):  # it hangs shortly before its end
-        run, most = made.model.facts.trainer.seconds, 0.99
+        run, most = max(1.0, made.model.facts.trainer.seconds), 0.99
     rate = made.schema.value(made.input, "learning_rate", "lora_lr")
     lines = training_logs.lines(
         made.model.facts.trainer,

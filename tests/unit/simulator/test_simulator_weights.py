@@ -278,6 +278,15 @@ def test_images_are_counted_in_pieces_of_any_size(mode, size):
     assert 4 == counter.number()
 
 
+def test_the_images_of_a_large_zip_are_counted():
+    content = zip_of(*(f"{'folder' * 30}/{number}.jpg" for number in range(10_000)))
+    counter = ImageCounter()
+    for start in range(0, len(content), 2**16):
+        counter.feed(content[start : start + 2**16])
+
+    assert 10_000 == counter.number()
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06", b"\0" * 2000, b"x" * 2000, IMAGES[:-30]])
 def test_what_is_no_archive_has_no_images(content):
     counter = ImageCounter()
