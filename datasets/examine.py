@@ -6,7 +6,7 @@ beside them.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -116,7 +116,7 @@ def _check_entries(entries: Iterable[Entry], findings: _Findings) -> None:
     for entry in entries:
         name = entry.name
         seen[name.removesuffix("/")] += 1
-        message = unsafe(name) or wrong_mode(name, entry.mode)
+        message = unsafe(name) or unsafe(entry.literal_name) or wrong_mode(name, entry.mode)
         if not message and seen[name.removesuffix("/")] == 2:
             message = "is in it twice"
         if not message and entry.is_encrypted:
@@ -185,19 +185,22 @@ def _check_image(content: Content, name: str, media: MediaType, findings: _Findi
 
 
 def _check_caption(content: Content, name: str, findings: _Findings) -> None:
-    data = content.read(LONGEST_CAPTION + 1)
+    if message := _caption_fault(content.read(LONGEST_CAPTION + 1)):
+        findings.refuse(name, message)
+    else:
+        findings.captions.add(name)
+
+
+def _caption_fault(data: bytes) -> str | None:
+    if len(data) > LONGEST_CAPTION:
+        return f"is longer than {LONGEST_CAPTION} bytes"
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = "\0" if len(data) <= LONGEST_CAPTION else ""
-    if len(data) > LONGEST_CAPTION:
-        findings.refuse(name, f"is longer than {LONGEST_CAPTION} bytes")
-    elif "\0" in text:
-        findings.refuse(name, "is not text in UTF-8")
-    elif not text.strip():
-        findings.refuse(name, "is an empty caption")
-    else:
-        findings.captions.add(name)
+        return "is not text in UTF-8"
+    if "\0" in text:
+        return "is not text in UTF-8"
+    return None if text.strip() else "is an empty caption"
 
 
 def _folder(names: list[str], findings: _Findings) -> str:
@@ -223,20 +226,17 @@ def _captioned(findings: _Findings) -> set[str]:
     return {name for name in findings.captions if stem_of(name) in stems}
 
 
-def _warnings(findings: _Findings) -> Iterable[str]:
+def _warnings(findings: _Findings) -> Iterator[str]:
     images, used = findings.images, _captioned(findings)
     if len(images) < FEWEST_IMAGES:
         yield f"Trainers recommend ten to twenty images; this has {len(images)}."
     stems = {stem_of(name) for name in used}
     bare = [name for name in images if stem_of(name) not in stems]
     if used and bare:
-        yield f"{len(bare)} of {len(images)} images have no caption, such as {bare[0]}."
+        yield f"Images without a caption: {len(bare)} of {len(images)}, such as {bare[0]}."
     if unused := sorted(findings.captions - used):
-        yield f"{len(unused)} captions have no image and are ignored, such as {unused[0]}."
-    small = [size for size in images.values() if min(size) < SHORT_SIDE]
-    if small:
+        yield f"Captions without an image, which are ignored: {len(unused)}, such as {unused[0]}."
+    if small := [size for size in images.values() if min(size) < SHORT_SIDE]:
         width, height = min(small, key=min)
-        yield (
-            f"{len(small)} of {len(images)} images have a side shorter than {SHORT_SIDE} pixels; the smallest has"
-            f" {width}x{height}."
-        )
+        count = f"{len(small)} of {len(images)}"
+        yield f"Images with a side below {SHORT_SIDE} pixels: {count}; the smallest has {width}x{height}."

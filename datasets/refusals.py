@@ -31,7 +31,7 @@ class DatasetRefused(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems[:SHOWN])
         self.count = len(problems)
-        more = [f"{self.count - SHOWN} more problems"] if self.count > SHOWN else []
+        more = [f"and {self.count - SHOWN} more"] if self.count > SHOWN else []
         super().__init__("; ".join([*map(str, self.problems), *more]))
 
 

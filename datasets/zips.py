@@ -20,10 +20,14 @@ _LOCAL: Final = struct.Struct("<4s2B4HL2L2H")  # 4.3.7
 
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
 _DESCRIBED: Final = 0x8
+_PATCHED: Final = 0x20
 _UTF_8: Final = 0x800
 
 _SIZES64, _UNICODE_NAME = 0x0001, 0x7075
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
+
+_NEWEST: Final = 63
+"""The version 6.3 of the format, the newest that programs know. `zipfile` refuses a zip with a newer file."""
 
 _LONGEST_DIRECTORY: Final = 8 * 2**20
 """Bytes. A directory of 10,000 files has about 1 MB."""
@@ -32,10 +36,11 @@ _LONGEST_DIRECTORY: Final = 8 * 2**20
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file in the zip's directory. `packed` and `unpacked` are sizes in bytes, `offset` is where its own header
-    begins, and `mode` its mode bits on Unix, or 0."""
+    begins, and `mode` its mode bits on Unix, or 0. `version` is the one of the format that it needs, times ten."""
 
     name: str
     raw_name: bytes
+    version: int
     flags: int
     method: int
     crc: int
@@ -49,12 +54,18 @@ class Entry:
         return self.name.endswith("/")
 
     @property
+    def literal_name(self) -> str:
+        """The name by the letter of the format, as `zipfile` reads it: without the flag, UTF-8 becomes longer."""
+        return self.raw_name.decode("utf-8" if self.flags & _UTF_8 else "cp437")
+
+    @property
     def is_encrypted(self) -> bool:
         return bool(self.flags & _ENCRYPTED)
 
     @property
     def is_readable(self) -> bool:
-        return self.method in (STORED, DEFLATED)
+        is_known = self.method in (STORED, DEFLATED) and self.version <= _NEWEST
+        return is_known and not self.flags & _PATCHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +157,7 @@ def _entry(data: bytes, at: int) -> tuple[Entry, int]:
     if len(data) - at < _CENTRAL.size:
         raise Broken("has a directory that is cut short")
     (
-        signature, _, _, _, _, flags, method, _, _, crc, packed, unpacked,
+        signature, _, _, version, _, flags, method, _, _, crc, packed, unpacked,
         name_length, extra_length, comment_length, disk, _, attributes, offset,
     ) = _CENTRAL.unpack_from(data, at)  # fmt: skip
     at += _CENTRAL.size
@@ -161,7 +172,7 @@ def _entry(data: bytes, at: int) -> tuple[Entry, int]:
     unpacked, packed, offset = _sizes64(extra, (unpacked, packed, offset), name)
     if disk:
         raise Broken("is in another part of the zip", name)
-    return Entry(name, raw_name, flags, method, crc, packed, unpacked, offset, attributes >> 16), end
+    return Entry(name, raw_name, version, flags, method, crc, packed, unpacked, offset, attributes >> 16), end
 
 
 def _decoded(raw_name: bytes, flags: int) -> str:

@@ -32,6 +32,7 @@ class Member:
     method: int = 0
     packed: bytes | None = None
     flags: int = 0
+    version: int = 20
     mode: int = 0o100644
     crc: int | None = None
     unpacked: int | None = None
@@ -71,7 +72,7 @@ class Member:
         return header + lengths + name + self.local_extra + self.content + self.descriptor
 
     def central(self, offset: int) -> bytes:
-        header = struct.pack("<4s6H", b"PK\1\2", 0x0314, 20, self.flags, self.method, 0, 33)
+        header = struct.pack("<4s6H", b"PK\1\2", 0x0314, self.version, self.flags, self.method, 0, 33)
         rest = (len(self.raw_name), len(self.extra), 0, 0, 0, self.mode << 16)
         at = offset if self.offset is None else self.offset
         return header + struct.pack("<3L5HLL", *self.sizes, *rest, at) + self.raw_name + self.extra

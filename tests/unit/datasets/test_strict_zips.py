@@ -82,6 +82,13 @@ def test_sizes_behind_the_data_are_read_in_all_four_forms(look, form, method):
     assert 5 == look(zip_of(*(described(each, form=form) for each in images(method=method)))).images
 
 
+def test_sizes_behind_the_data_need_their_signature_if_there_is_room_for_it(refusal):
+    message = "is followed by bytes that belong to no file"
+
+    assert [("a.jpg", message)] == refusal(described(PICTURE, form="<4xL2L"))
+    assert [("a.jpg", message)] == refusal(described(PICTURE, sizes=(1, 2, 3)))
+
+
 def test_zip64_records_are_read_and_their_lies_refused(look, refusal):
     assert 5 == look(zip64_of(*images())).images
 
