@@ -24,8 +24,8 @@ _MARGIN: Final = 4_000
 _STEPS: Final = ("steps", "training_steps", "max_train_steps")
 """The inputs of trainers with the number of steps."""
 
-_OWN: Final = re.compile(r"(?:[A-Za-z0-9-]+_)*train_replicate")
-"""The labels that Replicate's trainers give to their own bars."""
+_OWN: Final = re.compile(r"(?:[A-Za-z0-9-]+_)*train_replicate|Steps")
+"""The labels that Replicate's trainers, and the scripts of diffusers, give to the bars of their steps."""
 
 _BAR: Final = re.compile(r"[0-9]{1,3}%\|[^|\r\n]{0,500}\|[ \t]{0,10}([0-9]{1,9})/([0-9]{1,9})[ \t]{0,10}\[")
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
