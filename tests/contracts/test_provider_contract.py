@@ -24,7 +24,7 @@ from errors import InvalidRequest, Problem, ServiceError, UpstreamError, Upstrea
 from providers import Prediction, Provider, TryAgain, UncertainCreation
 from providers.fingerprints import fingerprint
 from providers.memory import SUCCEEDED, MemoryProvider
-from providers.models import ModelFacts
+from providers.models import ModelFacts, ModelSource
 from providers.pushes import Untrusted
 from providers.replicate.access import Access
 from providers.replicate.provider import Replicate
@@ -252,7 +252,11 @@ async def in_memory(kind: type[MemoryProvider] = MemoryProvider) -> AsyncIterato
     await provider.aclose()
 
 
-SUBJECTS = {Replicate: at_replicate, ReplicateTrainings: at_trainings, MemoryProvider: in_memory}
+SUBJECTS = {
+    Replicate: at_replicate,
+    ReplicateTrainings: at_trainings,
+    MemoryProvider: in_memory,
+}
 """Every provider, and what makes a subject of it."""
 
 
@@ -278,7 +282,7 @@ def story(request):
     return player(request.param)
 
 
-@pytest.fixture(params=[Replicate, MemoryProvider])
+@pytest.fixture(params=[kind for kind in SUBJECTS if issubclass(kind, ModelSource)])
 def story_of_models(request):
     """Runs a story of one provider whose models can be looked up, and run by any target."""
     return player(request.param)
