@@ -24,7 +24,7 @@ from errors import InvalidRequest, Problem, ServiceError, UpstreamError, Upstrea
 from providers import Prediction, Provider, TryAgain, UncertainCreation
 from providers.fingerprints import fingerprint
 from providers.memory import SUCCEEDED, MemoryProvider
-from providers.models import ModelFacts, ModelSource
+from providers.models import ModelFacts
 from providers.pushes import Untrusted
 from providers.replicate.access import Access
 from providers.replicate.provider import Replicate
@@ -282,7 +282,7 @@ def story(request):
     return player(request.param)
 
 
-@pytest.fixture(params=[kind for kind in SUBJECTS if issubclass(kind, ModelSource)])
+@pytest.fixture(params=[kind for kind in SUBJECTS if hasattr(kind, "find_model")])
 def story_of_models(request):
     """Runs a story of one provider whose models can be looked up, and run by any target."""
     return player(request.param)
