@@ -43,9 +43,17 @@ if TYPE_CHECKING:
         Unauthenticated,
         Unavailable,
     )
-    from replicate_concurrent.handles import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
+    from replicate_concurrent.handles import (
+        AsyncBatchHandle,
+        AsyncHandle,
+        AsyncTrainingHandle,
+        BatchHandle,
+        Handle,
+        TrainingHandle,
+    )
     from replicate_concurrent.results import Batch, Event, Generation, Key, Model, Plan, Status, Upload, Usage
     from replicate_concurrent.text_results import ChatDelta, ChatResult, ExtractResult, TextBatch, TokenUsage
+    from replicate_concurrent.training_results import Training, TrainingPlan
 
 __version__ = VERSION
 
@@ -54,6 +62,7 @@ __all__ = [
     "AsyncBatchHandle",
     "AsyncClient",
     "AsyncHandle",
+    "AsyncTrainingHandle",
     "BadAnswer",
     "BadOutput",
     "Batch",
@@ -96,6 +105,9 @@ __all__ = [
     "TimedOut",
     "TokenUsage",
     "TooLarge",
+    "Training",
+    "TrainingHandle",
+    "TrainingPlan",
     "Unauthenticated",
     "Unavailable",
     "Upload",
@@ -107,6 +119,8 @@ _MODULES = {
     "AsyncClient": "async_client",
     "Client": "client",
     **dict.fromkeys(("AsyncBatchHandle", "AsyncHandle", "BatchHandle", "Handle"), "handles"),
+    **dict.fromkeys(("AsyncTrainingHandle", "TrainingHandle"), "handles"),
+    **dict.fromkeys(("Training", "TrainingPlan"), "training_results"),
     **dict.fromkeys(
         ("Batch", "Event", "Generation", "Key", "Model", "Plan", "Status", "Upload", "Usage"), "results"
     ),

@@ -27,9 +27,10 @@ from replicate_concurrent.results import (
     Usage,
 )
 from replicate_concurrent.text_methods import AsyncTextMethods
+from replicate_concurrent.training_methods import AsyncTrainingMethods
 
 
-class AsyncClient(AsyncTextMethods):
+class AsyncClient(AsyncTextMethods, AsyncTrainingMethods):
     """A client of the service for asyncio.
 
     Args:

@@ -29,9 +29,10 @@ from replicate_concurrent.results import (
     savable_batch,
 )
 from replicate_concurrent.text_methods import TextMethods
+from replicate_concurrent.training_methods import TrainingMethods
 
 
-class Client(TextMethods):
+class Client(TextMethods, TrainingMethods):
     """A client of the service.
 
     Args:

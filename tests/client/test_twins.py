@@ -9,6 +9,7 @@ from replicate_concurrent import (
     AsyncBatchHandle,
     AsyncClient,
     AsyncHandle,
+    AsyncTrainingHandle,
     Batch,
     BatchHandle,
     ChatDelta,
@@ -22,6 +23,9 @@ from replicate_concurrent import (
     Plan,
     Status,
     TokenUsage,
+    Training,
+    TrainingHandle,
+    TrainingPlan,
     Upload,
     Usage,
     named_keys,
@@ -31,6 +35,7 @@ TWINS = [
     (Client, AsyncClient),
     (Handle, AsyncHandle),
     (BatchHandle, AsyncBatchHandle),
+    (TrainingHandle, AsyncTrainingHandle),
     (named_keys.Keys, named_keys.AsyncKeys),
 ]
 
@@ -58,7 +63,9 @@ def test_results_are_frozen_and_have_the_json_of_the_service():
         each for each in kinds if not hasattr(each, "raw") and "raw" not in inspect.signature(each).parameters
     ]
 
-    assert {Batch, Event, Generation, Key, Model, Plan, Status, Upload, Usage} < {*kinds}
+    assert {Batch, Event, Generation, Key, Model, Plan, Status, Training, TrainingPlan, Upload, Usage} < {
+        *kinds
+    }
     assert [] == [each for each in kinds if not each.__dataclass_params__.frozen]
     assert {ChatDelta, FieldProblem, TokenUsage} == {*parts}  # of answers
 

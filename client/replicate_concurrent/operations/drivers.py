@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from replicate_concurrent.operations.lazy_files import LazyFile
 from replicate_concurrent.operations.steps import (
     Chunk,
     Close,
@@ -210,7 +212,7 @@ class AsyncDriver:
 
 
 def built(http: httpx.Client | httpx.AsyncClient, request: Request, files: ExitStack) -> httpx.Request:
-    """The request for httpx. Files of its parts are open until the end of `files`."""
+    """The request for httpx. Files of its parts are opened when they are read, until the end of `files`."""
     parts = [(part.name, _content(part, files)) for part in request.parts]
     return http.build_request(
         request.method,
@@ -224,9 +226,9 @@ def built(http: httpx.Client | httpx.AsyncClient, request: Request, files: ExitS
 
 
 def _content(part: Part, files: ExitStack) -> Any:
-    content = (
-        part.content if isinstance(part.content, bytes) else files.enter_context(part.content.open("rb"))
-    )
+    content: Any = part.content
+    if isinstance(content, Path):
+        content = files.enter_context(closing(LazyFile(content)))
     if part.filename is None:
         return None, content
     return part.filename, content, part.content_type or "application/octet-stream"

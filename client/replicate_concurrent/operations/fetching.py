@@ -76,7 +76,7 @@ def fetch(
     Raises OutputLost if no address has it, BadOutput, ConnectionLost, and OSError if it cannot be written.
     """
     for address in addresses:
-        path = yield from do(_beside, directory)
+        path = yield from do(beside, directory)
         try:
             if address.startswith("data:"):
                 head, named = (yield from do(_decoded, address, path)), extension_of(address)
@@ -93,7 +93,7 @@ def fetch(
 
 def write_beside(directory: Path, content: bytes) -> Path:
     """Write a content that is at hand into a file of the directory."""
-    path = _beside(directory)
+    path = beside(directory)
     _write(path, content)
     return path
 
@@ -148,7 +148,7 @@ def _written(response: httpx.Response, path: Path) -> Operation[bytes]:
             yield from do(file.write, chunk)
             size += len(chunk)
             head = head if len(head) >= _HEAD else (head + chunk)[:_HEAD]
-        yield from do(_sync, file)
+        yield from do(sync, file)
     headers = response.headers
     stated = headers.get("content-length")
     if stated is not None and "content-encoding" not in headers and int(stated) != size:
@@ -189,16 +189,17 @@ def _decoded(uri: str, path: Path) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
-        _sync(file)
+        sync(file)
 
 
-def _sync(file: BinaryIO) -> None:
+def sync(file: BinaryIO) -> None:
     """To the disk, so that a file that has its name is whole, also after a power cut."""
     file.flush()
     os.fsync(file.fileno())
 
 
-def _beside(directory: Path) -> Path:
+def beside(directory: Path) -> Path:
+    """A new file in the directory, which is made."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f".{secrets.token_hex(8)}.part"
     path.touch(exist_ok=False)

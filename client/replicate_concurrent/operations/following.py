@@ -1,10 +1,11 @@
-"""The events of a generation, as a stream of server-sent events that is opened again when it breaks."""
+"""The events of a generation or a training, as a stream of server-sent events that is opened again when it breaks."""
 
 from __future__ import annotations
 
 import codecs
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 
@@ -19,15 +20,16 @@ _AGAIN = 1.0
 """Seconds until a stream that ended early is opened again."""
 
 
-def events(service: Service, target: str) -> Operation[None]:
-    """Emit each event of the generation once, from its start to its end.
+def events(service: Service, target: str, *, kind: str = "generations") -> Operation[None]:
+    """Emit each event of the work once, from its start to its end. `kind` is the first part of its path.
 
     Raises ApiError, BadAnswer for no stream, and ConnectionLost if none brings anything within the client's timeout.
     """
     seen: set[tuple[str, str]] = set()
+    logged = 0
     heard = yield from now()
     while True:
-        call = Call("GET", f"/generations/{quoted(target)}/events", is_streamed=True)
+        call = Call("GET", f"/{kind}/{quoted(target)}/events", is_streamed=True)
         response = yield from opened(service, call, deadline=heard + service.timeout)
         reader = Reader()
         try:
@@ -37,7 +39,9 @@ def events(service: Service, target: str) -> Operation[None]:
                     if key in seen:
                         continue  # a stream begins with what has been
                     seen.add(key)
-                    yield Emit(event)
+                    new, logged = _without_old_logs(event, logged)
+                    if new is not None:
+                        yield Emit(new)
                     if event.name in _LAST:
                         return
         except httpx.RequestError as error:
@@ -75,6 +79,16 @@ class Reader:
             if "data" in fields:
                 name, data = fields.get("event", "message"), fields["data"]
                 yield Event(name, _object(data)), (name, data)
+
+
+def _without_old_logs(event: Event, logged: int) -> tuple[Event | None, int]:
+    """The event without the part of its logs that came before, None if nothing is left. `logged` counts the characters
+    of all logs so far, as the `end` of such an event does; also returns the new count."""
+    text, end = event.data.get("text"), event.data.get("end")
+    if event.name != "logs" or not isinstance(text, str) or not isinstance(end, int):
+        return event, logged
+    left = text[max(0, len(text) - (end - logged)) :] if end > logged else ""
+    return (replace(event, data={**event.data, "text": left}) if left else None), max(end, logged)
 
 
 def _object(text: str) -> dict[str, object]:

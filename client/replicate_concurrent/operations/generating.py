@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from replicate_concurrent.errors import Canceled, ConnectionLost, TimedOut, Unavailable
+from replicate_concurrent.errors import ApiError, Canceled, ConnectionLost, TimedOut, Unavailable
 from replicate_concurrent.operations.local_files import payload_with_files
 from replicate_concurrent.operations.sending import Call, Service, json_of, quoted, send
 from replicate_concurrent.operations.steps import Operation, Pause, now
@@ -74,6 +74,11 @@ def accepted(
         wait=wait,
         is_text=requested.is_text,
     )
+    return (yield from posted(service, call, deadline=deadline))
+
+
+def posted(service: Service, call: Call, *, deadline: float) -> Operation[Mapping[str, Any]]:
+    """The JSON of the work that a call has begun. Raises ApiError."""
     try:
         response = yield from send(service, call, deadline=deadline)
     except Unavailable as error:
@@ -147,9 +152,12 @@ def cancel(service: Service, target: str) -> Operation[Generation]:
 def raise_if_failed(made: Generation) -> None:
     """Raise the error of a generation that has failed. One with a placeholder has not."""
     if made.error is not None and not made.placeholder:
-        if made.status == "canceled":
-            raise Canceled(made.error.raw)
-        raise made.error
+        raise failure(made.error, made.status)
+
+
+def failure(error: ApiError, status: str) -> ApiError:
+    """The error of work in this state: a cancellation has a class of its own."""
+    return Canceled(error.raw) if status == "canceled" else error
 
 
 def _ended(

@@ -84,7 +84,7 @@ def generations(
     **filters: str | None,
 ) -> Operation[None]:
     """Emit the caller's generations, the latest first, at most `limit`."""
-    params = _present(**filters, since=_moment(since))
+    params = present(**filters, since=moment(since))
     params |= {f"metadata.{name}": value for name, value in (metadata or {}).items()}
     view = results.generation
     return (yield from listed(service, "/generations", "generations", params, view=view, limit=limit))
@@ -92,7 +92,7 @@ def generations(
 
 def models(service: Service, search: str | None) -> Operation[list[results.Model]]:
     """The declared models; with `search`, those that fit it, also others at Replicate."""
-    found = yield from fetched(service, "/models", _present(search=search))
+    found = yield from fetched(service, "/models", present(search=search))
     return [
         results.model(each) for each in _maps([*(found.get("models") or ()), *(found.get("others") or ())])
     ]
@@ -109,7 +109,7 @@ def usage(
     until: str | date | None,
 ) -> Operation[results.Usage]:
     groups = group_by if isinstance(group_by, str) or group_by is None else ",".join(group_by)
-    params = _present(group_by=groups, since=_moment(since), until=_moment(until))
+    params = present(group_by=groups, since=moment(since), until=moment(until))
     return results.usage((yield from fetched(service, "/usage", params)))
 
 
@@ -131,7 +131,7 @@ def estimate(
 ) -> Operation[results.Plan]:
     """The forecast of a generation, if `prompts` is one text or none, or else of a batch. No money is spent."""
     if requests is None and "inputs" not in parameters and (prompts is None or isinstance(prompts, str)):
-        body = {"model_name": model, **parameters, **_present(prompt=prompts)}
+        body = {"model_name": model, **parameters, **present(prompt=prompts)}
         path = "/generate"
     else:
         body = batches.body(None if isinstance(prompts, str) else prompts, model, requests, parameters)
@@ -146,10 +146,10 @@ def _maps(values: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     return (each for each in values if isinstance(each, Mapping))
 
 
-def _moment(value: str | date | None) -> str | None:
+def moment(value: str | date | None) -> str | None:
     """A date, or a date and time, as the service reads it."""
     return value.isoformat() if isinstance(value, date) else value
 
 
-def _present(**values: Any) -> dict[str, Any]:
+def present(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}

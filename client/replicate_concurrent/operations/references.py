@@ -11,7 +11,7 @@ import json
 import mimetypes
 import os
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -51,8 +51,13 @@ def payload(body: Mapping[str, Any]) -> Payload:
     rest = _fields("", body, files)
     if not files.parts:
         return Payload(rest)
-    fields = [Part(name, _text(value)) for name, value in rest.items() if value is not None]
-    return Payload(parts=(*fields, *files.parts))
+    return form(rest, files.parts)
+
+
+def form(fields: Mapping[str, Any], files: Sequence[Part]) -> Payload:
+    """A form of the fields, which are texts or JSON, and of the files."""
+    texts = [Part(name, _text(value)) for name, value in fields.items() if value is not None]
+    return Payload(parts=(*texts, *files))
 
 
 def upload(service: Service, file: object) -> Operation[Upload]:
@@ -103,13 +108,17 @@ class _Files:
         return replace(self._read[id(file)], name=name)
 
 
+def part_of(name: str, path: Path) -> Part:
+    """The file at a path. Raises OSError if it cannot be opened, which is better found before the request."""
+    with path.open("rb"):
+        pass
+    guessed, _ = mimetypes.guess_type(path.name)
+    return Part(name, path, path.name, guessed)
+
+
 def _part(name: str, file: Any) -> Part:
     if isinstance(file, os.PathLike):
-        path = Path(file)
-        with path.open("rb"):  # a file that is missing is found before the request
-            pass
-        guessed, _ = mimetypes.guess_type(path.name)
-        return Part(name, path, path.name, guessed)
+        return part_of(name, Path(file))
     if _is_image(file):
         return _of_bytes(name, *_encoded(file))
     if hasattr(file, "read"):

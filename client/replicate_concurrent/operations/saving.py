@@ -88,7 +88,7 @@ class _Target:
             for number, extension in enumerate(extensions, 1):
                 path = self._path(number, extension or "bin")
                 if (extension or "{ext}" not in self._name) and path.exists():
-                    raise _taken(path)
+                    raise taken(path)
 
     def publish(self, fetched: Mapping[int, Fetched]) -> list[Path]:
         """Give the files their names, by their numbers from 1. Raises FileExistsError, and then none has one."""
@@ -97,7 +97,7 @@ class _Target:
         try:
             for each, path in zip(fetched.values(), paths, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _renamed(each.path, path, overwrite=self._overwrite)
+                renamed(each.path, path, overwrite=self._overwrite)
                 done.append(path)
         except BaseException:
             if not self._overwrite:
@@ -166,7 +166,7 @@ def _source(
     return Fetched((yield from do(write_beside, folder, content)), extension)
 
 
-def _renamed(beside: Path, path: Path, *, overwrite: bool) -> None:
+def renamed(beside: Path, path: Path, *, overwrite: bool) -> None:
     """Rename a file. Without `overwrite`, this fails if the name is taken, also by another process just now."""
     if overwrite:
         beside.replace(path)
@@ -174,15 +174,15 @@ def _renamed(beside: Path, path: Path, *, overwrite: bool) -> None:
     try:
         os.link(beside, path)
     except FileExistsError:
-        raise _taken(path) from None
+        raise taken(path) from None
     except OSError:  # a file system without links
         if os.name != "nt" and path.exists():
-            raise _taken(path) from None
+            raise taken(path) from None
         beside.rename(path)  # on Windows this fails if the name is taken
     else:
         with suppress(OSError):
             beside.unlink()
 
 
-def _taken(path: Path) -> FileExistsError:
+def taken(path: Path) -> FileExistsError:
     return FileExistsError(f"{path} exists; overwrite=True replaces it")

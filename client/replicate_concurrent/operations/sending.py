@@ -30,7 +30,7 @@ from replicate_concurrent.errors import (
 from replicate_concurrent.operations.steps import Do, Open, Operation, Part, Pause, Read, Request, Send, now
 from replicate_concurrent.version import VERSION
 
-_READ = 60.0
+READ = 60.0
 """Seconds in which a service answers a request that does not let it wait."""
 
 _BRIEFEST = 0.05
@@ -61,7 +61,8 @@ _USELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 class Call:
     """A request to the service. `wait` is for how many seconds the service may hold the answer; 0 for not at all, None
     for a route that has no such choice. The body of a call that `is_streamed` is read in chunks. One that `is_text` is
-    about a text model: the user's own Gemini key identifies the caller, if there is one."""
+    about a text model: the user's own Gemini key identifies the caller, if there is one. `answered_within` is in
+    seconds, beside those of `wait`."""
 
     method: str
     path: str
@@ -73,6 +74,7 @@ class Call:
     wait: int | None = None
     is_streamed: bool = False
     is_text: bool = False
+    answered_within: float = READ
 
     @property
     def is_repeatable(self) -> bool:
@@ -225,7 +227,7 @@ def _request(address: Address, call: Call, left: float) -> Request:
         json=call.json,
         params=call.params,
         parts=call.parts,
-        timeout=max(_BRIEFEST, min(_READ + (wait or 0), left)),
+        timeout=max(_BRIEFEST, min(call.answered_within + (wait or 0), left)),
     )
 
 
