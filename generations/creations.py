@@ -4,7 +4,7 @@ version in place of one that Replicate refuses to run."""
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from auth import Caller
 from catalog.model import Model
@@ -13,6 +13,9 @@ from catalog.targets import Target
 from errors import InvalidRequest, LedgerDown
 from generations.published_models import PublishedModels
 from providers import Created
+
+_NAMES: Final = {"model_name", "trainer"}
+"""The fields of requests that name what runs."""
 
 
 async def with_form(creating: Coroutine[Any, Any, Created], form: OutputForm) -> Created:
@@ -38,7 +41,7 @@ class LatestVersions:
             if not more:
                 raise
             problems = [
-                replace(each, message=f"{each.message} {more}") if each.field == "model_name" else each
+                replace(each, message=f"{each.message} {more}") if each.field in _NAMES else each
                 for each in refused.problems
             ]
             raise InvalidRequest(problems) from None

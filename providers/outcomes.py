@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from catalog.outputs import is_plain_text, with_one_text
+from catalog.targets import Target, is_model_name
 from errors import GenerationFailed, GenerationTimeout, Interrupted
 from errors.content import ContentRefused
 from providers import Prediction, TryAgain
@@ -53,20 +54,29 @@ def raise_unless_made(
 
 def without_texts(ended: Prediction) -> Prediction:
     """The prediction without the texts that its model wrote, for one that got secrets which this process does not know:
-    its error and its output could repeat them. Files, numbers and the names of fields stay.
+    its error, its output and its logs could repeat them. Files, numbers, the names of fields, and the names of the
+    versions that trainings make stay.
 
     A keyed digest of each secret in the ledger would find most repetitions. But its key is in the ledger too, so it
     would confirm the guess of a weak secret."""
     error = None if ended.error is None else _WITHHELD
-    return replace(ended, error=error, output=_without_texts(ended.output), seed=None)
+    return replace(ended, error=error, output=_without_texts(ended.output), seed=None, logs=None)
 
 
 def _without_texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_texts(each) for name, each in value.items()}
     if isinstance(value, list):
-        return with_one_text(list(map(_without_texts, value)), _TEXT_WITHHELD, is_plain_text)
-    return _TEXT_WITHHELD if is_plain_text(value) else value
+        return with_one_text(list(map(_without_texts, value)), _TEXT_WITHHELD, _may_tell)
+    return _TEXT_WITHHELD if _may_tell(value) else value
+
+
+def _may_tell(value: Any) -> bool:
+    """Whether this is a text that could repeat a secret: neither an address nor the full name of a version."""
+    if not is_plain_text(value):
+        return False
+    target = Target.parse(value)
+    return target.version is None or not is_model_name(target.name)
 
 
 def relevant_lines(text: str) -> list[str]:

@@ -43,7 +43,8 @@ class TrainingProvider(Provider, PushReceiver, CreationRegistry, ProgressSource,
         destination: str = "",
     ) -> Created:
         """As `Provider.create`, of the trainer `model` (`owner/name:version`). `destination` is `owner/name`, and must
-        exist. If it does not, or the version does not, raises InvalidRequest."""
+        exist. If it does not, or the version does not, raises InvalidRequest. The values of `secrets` are removed from
+        texts for as long as the training may run, and an hour more."""
 
     async def account_of(self, caller: Caller) -> str | None:
         """As `AccountSource.account_of`."""

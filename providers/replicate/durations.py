@@ -9,6 +9,8 @@ aged by another quarter. So predictions of seconds and of minutes both need few 
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 ENOUGH = 3
 """Durations from which a model counts as known."""
@@ -38,10 +40,6 @@ _UNKNOWN = 10.0
 
 _SAFETY = 15.0, 60.0
 """The shortest and the longest interval between two later polls of it, in seconds."""
-
-
-Pace = Callable[[Sequence[float], float], tuple[float, float]]
-"""When something is polled again: `next_poll`, or another function like it."""
 
 
 def next_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
@@ -94,6 +92,23 @@ def chance(lengths: Sequence[float], seen: float, age: float) -> float:
     outlasted = bisect_right(lengths, seen)
     left, over = len(lengths) - outlasted, bisect_right(lengths, age) - outlasted
     return (over + imagined) / (left + 1)
+
+
+Span = Callable[[Sequence[float], float], tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The functions that say when something is polled again: if only polls show its end, and if its result is pushed.
+    Both are as `next_poll`."""
+
+    polled: Span
+    pushed: Span
+
+
+OF_PREDICTIONS: Final = Pace(next_poll, next_safety_poll)
+OF_TRAININGS: Final = Pace(next_training_poll, next_training_poll)
+"""A push does not show how far a training has come."""
 
 
 def _is_known(lengths: Sequence[float]) -> bool:

@@ -27,7 +27,7 @@ from catalog.outputs import FILES, OutputForm
 from concurrency import Gate
 from errors import ServiceError
 from providers import OnLook, Prediction
-from providers.replicate.durations import SHORTEST, Pace, chance, next_poll, next_safety_poll, next_start_poll
+from providers.replicate.durations import OF_PREDICTIONS, SHORTEST, Pace, chance, next_start_poll
 
 PAGE = 100
 """Predictions on a page of the list."""
@@ -104,7 +104,7 @@ class Watch:
     start_by: float | None = None
     """As in `Provider.wait`. Until a prediction that may have to boot runs, `since` is when it was created, and then
     when it started."""
-    pace: Pace = next_poll
+    pace: Pace = OF_PREDICTIONS
     has_started: bool = False
     idle_until: float = -math.inf
     """When it was last seen waiting for its start."""
@@ -141,7 +141,7 @@ class Watch:
             if self.start_by is not None and age < self.start_by:
                 latest = min(latest, self.start_by)
         else:
-            span = next_safety_poll if self.is_pushed() else self.pace
+            span = self.pace.pushed if self.is_pushed() else self.pace.polled
             earliest, latest = span(self.lengths.ordered, age)
         self.earliest, self.latest = self.since + min(earliest, latest), self.since + latest
 

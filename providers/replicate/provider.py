@@ -8,7 +8,7 @@ Each request goes through `client.py`, with a lease of the creation's admission 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from admission.durations import Durations
 from auth import Caller
@@ -36,6 +36,9 @@ from providers.replicate.runs import Runs
 from providers.replicate.sharing import Sharing
 from providers.replicate.uploads import Uploads
 from providers.replicate.watcher import Watcher
+
+CANCEL_PATIENCE: Final = 30.0
+"""Seconds for which cancelling a prediction is tried. After that, the prediction ends by its deadline."""
 
 
 class Replicate(Runs, Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, ModelSource):
@@ -78,6 +81,7 @@ class Replicate(Runs, Provider, PushReceiver, CreationRegistry, ProgressSource, 
             creations=creations,
             refused=target_error,
             sharing=sharing,
+            cancel_patience=CANCEL_PATIENCE,
         )
         self.poll = polls.get
         self._account_is_shared = sharing

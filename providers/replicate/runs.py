@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any, Final
 
 import structlog
@@ -43,9 +44,6 @@ from providers.replicate.sharing import Sharing, Unshared
 from providers.replicate.transport import Refusal
 from providers.replicate.watcher import Watcher
 
-CANCEL_PATIENCE: Final = 30.0
-"""Seconds for which cancelling a prediction is tried. After that, the prediction ends by its deadline."""
-
 _CANCELS_AT_ONCE: Final = 100
 """The most cancels at once, so that cancels that hang leave room for polls."""
 
@@ -54,7 +52,8 @@ log = structlog.get_logger("replicate")
 
 class Runs:
     """Runs what `resource` has: predictions or trainings. `refused` returns the error for a creation that was refused
-    because of its target, or None. `sharing` learns of each creation. Everything is of one loop.
+    because of its target, or None. `sharing` learns of each creation. Cancelling one is tried for `cancel_patience`
+    seconds at most, after the usual pauses every `cancel_pause` seconds. Everything is of one loop.
     """
 
     def __init__(
@@ -66,6 +65,8 @@ class Runs:
         creations: Creations,
         refused: Callable[[Refusal, Target], ServiceError | None],
         sharing: Sharing | Unshared,
+        cancel_patience: float,
+        cancel_pause: float = math.inf,
     ) -> None:
         self.limits = access.limits
         self.watcher = watcher
@@ -74,6 +75,8 @@ class Runs:
         self._resource = resource
         self._refused = refused
         self._sharing = sharing
+        self._cancel_pause = cancel_pause
+        self._cancel_patience = cancel_patience
         self._late_searches = LateSearches(creations)
         self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
 
@@ -221,11 +224,11 @@ class Runs:
         clock = asyncio.get_running_loop().time
         give_up = math.inf
         refusals = 0
-        for pause in (*self._access.timing.cancel_pauses, math.inf):
+        for pause in chain(self._access.timing.cancel_pauses, repeat(self._cancel_pause)):
             try:
                 async with self._cancelling:
                     with await self._access.others.acquire(caller.turn) as lease:
-                        give_up = min(give_up, clock() + CANCEL_PATIENCE)
+                        give_up = min(give_up, clock() + self._cancel_patience)
                         shown = await self._resource.cancel(caller, prediction.id, lease=lease)
                 ended = replace(shown, form=prediction.form)
                 if ended.is_over:  # otherwise another answer shows how it ended, and what was billed

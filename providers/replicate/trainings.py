@@ -27,7 +27,7 @@ from providers import NO_SECRETS, Created, OnLate
 from providers.connections import Lost, NotSent
 from providers.replicate.access import Access
 from providers.replicate.answers import Page
-from providers.replicate.durations import next_training_poll
+from providers.replicate.durations import OF_TRAININGS
 from providers.replicate.errors import (
     destination_error,
     is_about_token,
@@ -49,6 +49,11 @@ from providers.trainings import TrainingProvider
 
 _TRIES: Final = 4
 """Of a request for a new model, and of one to delete a file."""
+
+_CANCEL_PATIENCE: Final = 300.0
+_CANCEL_PAUSE: Final = 10.0
+"""Seconds for which cancelling a training is tried, and between two later tries. It has no deadline, so it would run to
+its end and be billed."""
 
 log = structlog.get_logger("replicate")
 
@@ -74,7 +79,7 @@ class ReplicateTrainings(Runs, TrainingProvider):
             get=polls.get,
             get_page=polls.get_page,
             durations=Durations(),
-            pace=next_training_poll,
+            pace=OF_TRAININGS,
         )
         super().__init__(
             access,
@@ -83,6 +88,8 @@ class ReplicateTrainings(Runs, TrainingProvider):
             creations=creations,
             refused=training_error,
             sharing=sharing,
+            cancel_patience=_CANCEL_PATIENCE,
+            cancel_pause=_CANCEL_PAUSE,
         )
         self._client = client
         self._models = ModelLookups(client, access.refusals)

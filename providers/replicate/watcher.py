@@ -35,7 +35,7 @@ from concurrency import Gate, Lease
 from network.backoff import backoff
 from providers import OnLook, Prediction
 from providers.replicate.answers import Page
-from providers.replicate.durations import Pace, next_poll
+from providers.replicate.durations import OF_PREDICTIONS, Pace
 from providers.replicate.polling import (
     ANSWER_PATIENCE,
     FOLLOW_INTERVAL,
@@ -83,11 +83,11 @@ class Watcher:
     pushed result, and `follow` shows progress.
 
     `places` is the window of the polls; `durations` remembers how long each model's predictions take. `pace` says when
-    those are polled whose results are not pushed.
+    one is polled again.
     """
 
     def __init__(
-        self, *, places: Gate, get: Get, get_page: GetPage, durations: Durations, pace: Pace = next_poll
+        self, *, places: Gate, get: Get, get_page: GetPage, durations: Durations, pace: Pace = OF_PREDICTIONS
     ) -> None:
         self._places = places
         self._get = get

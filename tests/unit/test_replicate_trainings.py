@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from io import BytesIO
 from itertools import count, pairwise
 
@@ -17,9 +18,11 @@ import pytest
 from catalog.outputs import OutputForm, Url
 from catalog.references import Upload
 from concurrency import Gate
-from errors import InvalidRequest, OutcomeUnknown, ServerOutOfCredit, ServiceError, UpstreamError
-from providers import Prediction, TryAgain
+from errors import InvalidRequest, OutcomeUnknown, Problem, ServerOutOfCredit, ServiceError, UpstreamError
+from generations.creations import LatestVersions
+from providers import LogTail, Prediction, TryAgain
 from providers.fingerprints import fingerprint
+from providers.outcomes import without_texts
 from providers.redaction import REDACTED
 from providers.replicate.absence import SearchTiming
 from providers.replicate.access import Access
@@ -104,8 +107,8 @@ class Scene:
         )
         return found.prediction
 
-    async def wait(self, created: Prediction, **more) -> Prediction:
-        formed = Prediction(created.id, created.status, created_at=created.created_at, form=FORM)
+    async def wait(self, created: Prediction, *, announced=False, **more) -> Prediction:
+        formed = replace(created, form=FORM, is_announced=announced)
         return await self.provider.wait(ADMIN, formed, model="a training", **more)
 
     @property
@@ -206,6 +209,32 @@ def test_a_cancelled_training_ends_for_those_who_wait():
         return stopped.status, ended.status, ended.started, ended.may_be_billed
 
     assert ("canceled", "canceled", True, True) == played(act)
+
+
+def test_a_cancel_is_tried_for_minutes_since_no_deadline_ends_a_training():
+    async def act(scene):
+        created = await scene.create()
+        began = now()
+        scene.world.faults.inject(on="train_cancel", times=200, status=503)
+        asyncio.get_running_loop().call_later(120, scene.world.faults.clear)
+        stopped = await scene.provider.cancel(ADMIN, created)
+        return stopped.status, now() - began, [each.status for each in scene.made]
+
+    status, took, states = played(act)
+    assert ("canceled", ["canceled"]) == (status, states)
+    assert 120 <= took < 130
+
+
+def test_a_cancel_that_fails_for_all_that_time_is_unknown():
+    async def act(scene):
+        created = await scene.create()
+        scene.world.faults.inject(on="train_cancel", times=9999, status=503)
+        began = now()
+        return await scene.provider.cancel(ADMIN, created), now() - began
+
+    stopped, took = played(act)
+    assert stopped is None
+    assert 250 < took <= 305
 
 
 @pytest.mark.parametrize("fault", [{"reset": "after"}, {"garbage": True}, {"status": 502}, {"hang": 60}])
@@ -457,6 +486,20 @@ def test_a_training_is_polled_every_ten_seconds_and_each_second_while_it_is_foll
     assert 10.0 == pytest.approx(max(gaps), abs=0.5)
 
 
+def test_a_training_whose_end_is_pushed_is_polled_as_often_for_its_progress():
+    async def act(scene):
+        for _ in range(4):
+            await scene.wait(await scene.create())
+        created = await scene.create()
+        waiting = asyncio.create_task(scene.wait(created, announced=True))
+        await asyncio.sleep(300)
+        polls = scene.line.times("GET", f"/trainings/{created.id}")
+        await waiting
+        return len(polls)
+
+    assert played(act) > 30
+
+
 def test_a_training_that_took_long_before_is_not_left_alone_next_time():
     """Known durations would put off the first poll of a prediction."""
 
@@ -524,3 +567,39 @@ def test_a_training_is_recognized_by_its_zip_alone_and_without_one_by_all_of_its
         assert fingerprint(other) == content(other)
 
     played(act)
+
+
+def test_after_a_restart_all_that_may_repeat_a_lost_secret_is_withheld_but_not_the_new_version():
+    version = f"admin/fox:{'ab' * 32}"
+    ended = Prediction(
+        "t1",
+        "succeeded",
+        {"version": version, "weights": Url("https://replicate.delivery/a.tar"), "said": SECRET},
+        logs=LogTail(SECRET, 16),
+        form=FORM,
+    )
+
+    shown = without_texts(ended)
+
+    assert SECRET not in repr(shown)
+    assert (version, "https://replicate.delivery/a.tar") == (shown.output["version"], shown.output["weights"])
+    assert SECRET not in repr(without_texts(replace(ended, output=f"my {SECRET}/x:{'ab' * 32}")))
+
+
+def test_the_refusal_of_a_trainers_version_names_the_latest():
+    class Known:
+        async def latest_known(self, caller, name):  # noqa: ARG002
+            return "b" * 64
+
+    async def refused():
+        raise InvalidRequest([Problem("trainer", "No such version."), Problem("destination", "None.")])
+
+    async def scenario():
+        with pytest.raises(InvalidRequest) as raised:
+            await LatestVersions(Known()).named(refused(), ADMIN, Trainer())
+        return [each.message for each in raised.value.problems]
+
+    class Trainer:
+        target = f"{OSTRIS}:{'a' * 64}"
+
+    assert [f"No such version. The latest of {OSTRIS} is {'b' * 64}.", "None."] == run(scenario())
