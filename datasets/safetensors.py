@@ -13,7 +13,6 @@ from datasets.contents import Broken
 LONGEST_HEADER: Final = 10_000_000
 """Bytes. The library itself reads ten times as much, but a LoRA has some 500 tensors, of 150 bytes each."""
 
-_MOST_TENSORS: Final = 100_000
 _MOST_DIMENSIONS: Final = 16
 
 _BITS: Final = {
@@ -40,8 +39,6 @@ def check_tensors(read: Callable[[int], bytes], size: int) -> int:
     tensors = _tensors(read(length))
     if not tensors:
         raise Broken("has no tensors")
-    if len(tensors) > _MOST_TENSORS:
-        raise Broken(f"has more than {_MOST_TENSORS:,} tensors")
     end = 0
     for begin, stop, name in sorted(_place(name, tensor) for name, tensor in tensors.items()):
         if begin != end:

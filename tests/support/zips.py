@@ -38,6 +38,7 @@ class Member:
     unpacked: int | None = None
     packed_size: int | None = None
     offset: int | None = None
+    disk: int = 0
     extra: bytes = b""
     local_name: bytes | None = None
     local_method: int | None = None
@@ -73,7 +74,7 @@ class Member:
 
     def central(self, offset: int) -> bytes:
         header = struct.pack("<4s6H", b"PK\1\2", 0x0314, self.version, self.flags, self.method, 0, 33)
-        rest = (len(self.raw_name), len(self.extra), 0, 0, 0, self.mode << 16)
+        rest = (len(self.raw_name), len(self.extra), 0, self.disk, 0, self.mode << 16)
         at = offset if self.offset is None else self.offset
         return header + struct.pack("<3L5HLL", *self.sizes, *rest, at) + self.raw_name + self.extra
 

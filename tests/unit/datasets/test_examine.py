@@ -246,7 +246,7 @@ def test_a_larger_zip_is_not_even_read(tmp_path):
         ("metadata.jsonl", b"{}", "is neither an image (.jpg, .png, .webp) nor a caption (.txt)"),
         ("a.TXT", b"words", "is neither an image (.jpg, .png, .webp) nor a caption (.txt)"),
         ("a.png", b"<svg/>", "is not a JPEG, PNG or WebP image, in spite of its name"),
-        ("a.jpg", b"\xff\xd8", "is not a JPEG, PNG or WebP image, in spite of its name"),
+        ("a.JPG", b"\xff\xd8", "is not a JPEG, PNG or WebP image, in spite of its name"),
         ("a", image(), "is a JPEG image, so its name must end in .jpg"),
         ("a.txt", image("PNG"), "is a PNG image, so its name must end in .png"),
         ("._a.jpg", b"\0\5\x16\7" + bytes(50), "is not an image but a leftover of macOS; leave it out"),

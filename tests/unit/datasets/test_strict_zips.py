@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from datasets.contents import Broken, Inflater
 from tests.support.zips import (
     Member,
     deflated,
@@ -89,6 +90,22 @@ def test_sizes_behind_the_data_need_their_signature_if_there_is_room_for_it(refu
     assert [("a.jpg", message)] == refusal(described(PICTURE, sizes=(1, 2, 3)))
 
 
+def test_sizes_may_stand_before_and_behind_the_data_if_they_agree(look, refusal):
+    assert 1 == look(zip_of(replace(described(PICTURE), local_sizes=PICTURE.sizes))).images
+    crc, packed, unpacked = PICTURE.sizes
+    for wrong in ((crc + 1, packed, unpacked), (0, packed + 1, 0), (0, 0, unpacked - 1)):
+        assert [("a.jpg", "has another size or checksum in its own header")] == refusal(
+            replace(described(PICTURE), local_sizes=wrong)
+        )
+
+
+def test_bytes_after_packed_data_are_found_in_a_later_block():
+    inflater = Inflater(iter([deflated(b"x"), b"more"]).__next__, -15)
+    assert b"x" == inflater.block(9)
+    with pytest.raises(Broken, match="has bytes after its data"):
+        inflater.block(9)
+
+
 def test_zip64_records_are_read_and_their_lies_refused(look, refusal):
     assert 5 == look(zip64_of(*images())).images
 
@@ -118,6 +135,10 @@ def test_zip64_records_are_read_and_their_lies_refused(look, refusal):
         + end_record64(5, length, offset)[:-12]
         + struct.pack("<QL", 0, 1)
         + end_record(5, length, offset)
+    )
+    longer = end_record64(5, length, offset).replace(struct.pack("<Q", 44), struct.pack("<Q", 45))
+    assert [(None, "has a Zip64 end record that is damaged")] == refusal(
+        plain + longer + end_record(5, length, offset)
     )
     assert [(None, "has a Zip64 end record that is damaged")] == refusal(
         plain + end_record64(5, length, offset).replace(b"PK\6\6", b"PK\0\0") + end_record(5, length, offset)
@@ -188,6 +209,7 @@ def test_files_that_share_their_bytes_are_refused(refusal):
         ({"descriptor": b"PK\7\x08" + bytes(12)}, "is followed by bytes that belong to no file"),
         ({"flags": 8}, "is followed by bytes that belong to no file"),
         ({"flags": 8, "descriptor": b"PK\7\x08" + bytes(12)}, "is followed by bytes that belong to no file"),
+        ({"disk": 1}, "is in another part of the zip"),
         ({"crc": 7}, "is damaged: its checksum is wrong"),
         ({"unpacked": 7}, "is longer than its header says"),
         ({"unpacked": 10**6}, "is shorter than its header says"),

@@ -90,6 +90,31 @@ def test_long_names_of_a_tar_are_read(check, format):  # noqa: A002 - its name i
     assert (name,) == check(content).files
 
 
+def test_the_folders_of_a_ustar_name_are_read(check):
+    name = "a" * 90 + "/" + "b" * 60 + ".safetensors"
+
+    assert (name,) == check(tar_of({name: WHOLE}, format=tarfile.USTAR_FORMAT)).files
+
+
+def test_a_size_in_a_pax_header_counts(check):
+    field = b"%d size=%d\n" % (9 + len(str(len(WHOLE))), len(WHOLE))
+    file = entry(b"0", WHOLE, size=0, name="a.safetensors")
+
+    assert ("a.safetensors",) == check(entry(b"x", field) + file + bytes(1024)).files
+
+
+def test_a_checksum_of_signed_bytes_counts(check, reason):
+    content = bytearray(tar_of({"é.safetensors": WHOLE}, format=tarfile.USTAR_FORMAT))
+    header = content[512:1024]
+    signed = struct.unpack("512b", header)
+    total = sum(signed) - sum(signed[148:156]) + 8 * 32
+    content[512 + 148 : 512 + 156] = b"%06o\0 " % total
+    assert 3 == check(content).tensors
+
+    content[512 + 148 : 512 + 156] = b"%06o\0 " % (total + 1)
+    assert "the file is damaged: the checksum of an entry is wrong" == reason(content)
+
+
 def test_links_and_folders_of_a_tar_are_passed_over(check):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -144,8 +169,9 @@ def test_a_tar_that_is_changed_is_refused(reason):
     assert "the file has bytes after its data" == reason(packed + b"x")
 
 
-def entry(kind, data=b"", size=None):
-    info = tarfile.TarInfo("x")
+def entry(kind, data=b"", size=None, name="x"):
+    """A header of a tar with its data."""
+    info = tarfile.TarInfo(name)
     info.type, info.size = kind, len(data) if size is None else size
     return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
 
