@@ -48,7 +48,7 @@ from parsing.attachments import Attachments
 from parsing.context import ParseContext
 from parsing.limits import Limits
 from rotation.accounts import CommonAccount
-from rotation.building import secret_watch
+from rotation.building import common_account, secret_watch
 from rotation.watch import SecretWatch
 from settings import Settings, SettingsError
 from telemetry import startup
@@ -93,6 +93,7 @@ class Runtime:
     files: Files | None
     group: "Group | None"
     secrets: SecretWatch
+    account: CommonAccount
     started: float = field(default_factory=time.monotonic)
     restored: threading.Event = field(default_factory=threading.Event)
     """Set once the ledger was open and the work of earlier processes is resumed."""
@@ -205,8 +206,7 @@ class Runtime:
         """Resume the work of earlier processes. In the ledger's thread, once it is open."""
         self.core.key_directory.load(self.queries)  # before their work
         state = self._left_behind_soon() if self.group else self._left_behind()
-        spent = self.core.budget.load(self.queries)
-        hash_key = self.queries.meta(HASH_KEY)
+        hash_key, spent = self.queries.meta(HASH_KEY), self.core.budget.load(self.queries)
         limits, semaphores = self.core.limits.load(self.queries), self.core.semaphores.load(self.queries)
         calls = self.core.calls
         past = calls.read_past(self.queries) if calls else None
@@ -228,6 +228,7 @@ class Runtime:
         # The next commit of this thread, before any caller requests suspended work, has its suspension.
         self.loop.call(self.ledger.hand_over)
         self.restored.set()
+        self.loop.submit(self.account.run())
         if state is not None:
             _log_recovery(state)
 
@@ -333,13 +334,14 @@ def build(
             tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
             doors={REPLICATE: predictions.pushed}, judge=judge,
         )  # fmt: skip
-        core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
+        archive = core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
+        account = common_account(settings, core.provider, authenticator, core.payers, ledger, archive.read)
         if group:
-            _connect(core, group, others, CommonAccount(core.provider, authenticator, ledger.process))
+            _connect(core, group, others, account)
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
-            uploads_dir=uploads, files=files, group=group,
+            uploads_dir=uploads, files=files, group=group, account=account,
             secrets=secret_watch(settings, authenticator, core.outbox.secrets, core.provider, database, judge),
         )  # fmt: skip
 
@@ -358,7 +360,6 @@ def _connect(core: Core, group: "Group", others: Gate, common: CommonAccount) ->
         core.semaphores.holds_gate = lambda: group.holds_gate
     group.figures = lambda: {**core.published(others), **common.published()}
     group.on_figures = partial(_read, core, common)
-    group.run(common.run())
     group.on_keys = core.key_directory.meet
     core.processes = group.processes.all
     if core.calls is not None:

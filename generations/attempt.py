@@ -24,7 +24,7 @@ from catalog.adaptation import Step
 from catalog.references import Upload
 from cluster import AnyGate
 from concurrency import Lease
-from errors import GenerationTimeout, LedgerDown, SecretLost, ServiceError
+from errors import GenerationTimeout, LedgerDown, SecretLost, ServiceError, UpstreamError
 from generations.attempts import Attempt
 from generations.batch import Batch
 from generations.creations import LatestVersions, with_form
@@ -36,6 +36,7 @@ from ledger import Ledger
 from loop_thread import finish
 from providers import Created, Prediction, Provider, TryAgain
 from providers.outcomes import raise_unless_made, without_texts
+from providers.payers import NOT_FOUND, NOT_SEEN, Payers
 
 OUTPUTS_LAST: Final = 3600.0
 """Seconds after which Replicate deletes outputs."""
@@ -57,6 +58,7 @@ class AttemptRunner:
         late: LatePredictions,
         bounds: Bounds,
         latest: LatestVersions,
+        payers: Payers,
         push_url: str | None = None,
         arguments: Callable[[Generation], Mapping[str, Any]] = lambda generation: {},
     ) -> None:
@@ -66,6 +68,7 @@ class AttemptRunner:
         self._late = late
         self._bounds = bounds
         self._latest = latest
+        self._payers = payers
         self._push_url = push_url
         self._arguments = arguments
 
@@ -135,13 +138,23 @@ class AttemptRunner:
                         lease.answered()
                     spent = time.time() - (attempt.answered_at or time.time())
                     age = max(spent, attempt.prediction.age)
-                    await self._watch(generation, attempt, attempt.prediction, age)
+                    await self._watch_again(generation, attempt, attempt.prediction, age)
                     if generation.secrets_lost and generation.request.lost_for(attempt.model):
                         attempt.prediction = without_texts(attempt.prediction)
                 finally:
                     attempt.held_seconds = clock() - began
                     generation.predicting_seconds += attempt.age
             self._raise_if_not_made(generation, attempt, attempt.age, "while this service was away")
+
+    async def _watch_again(
+        self, generation: Generation, attempt: Attempt, created: Prediction, age: float
+    ) -> None:
+        """Wait as `_watch` does. A prediction that cannot be seen may be one of another account."""
+        try:
+            await self._watch(generation, attempt, created, age)
+        except UpstreamError:
+            await self._payers.confirm(generation.caller, attempt.submitted_at or time.time(), NOT_SEEN)
+            raise
 
     async def _upload(self, caller: Caller, attempt: Attempt) -> None:
         """Upload the files that are too large to send inline, and put their addresses into the input."""
@@ -179,17 +192,25 @@ class AttemptRunner:
 
     async def _recover(self, generation: Generation, attempt: Attempt) -> Created:
         """Search for the prediction of a creation that an earlier process sent without receiving the answer."""
+        caller, since = generation.caller, attempt.submitted_at or time.time()
+        search = partial(
+            self._provider.recover,
+            caller,
+            attempt.model.target,
+            content=attempt.fingerprint,
+            since=since,
+            reference=attempt_id_of(generation, attempt),
+            skew=attempt.clock_skew,
+            on_late=self._late.listener(generation, attempt),
+            hidden=generation.request.lost_for(attempt.model) if generation.secrets_lost else (),
+        )
         try:
-            return await self._provider.recover(
-                generation.caller,
-                attempt.model.target,
-                content=attempt.fingerprint,
-                since=attempt.submitted_at or time.time(),
-                reference=attempt_id_of(generation, attempt),
-                skew=attempt.clock_skew,
-                on_late=self._late.listener(generation, attempt),
-                hidden=generation.request.lost_for(attempt.model) if generation.secrets_lost else (),
-            )
+            await self._payers.raise_if_other(caller, since, NOT_FOUND)
+            try:
+                return await search()
+            except TryAgain:  # in the list of the present account
+                await self._payers.confirm(caller, since, NOT_FOUND)
+                raise
         except ServiceError:
             attempt.unrecoverable = True
             raise
@@ -226,6 +247,7 @@ class AttemptRunner:
         """Record on the disk that this attempt is about to be sent. Raises LedgerDown."""
         reference, runs_for = attempt_id_of(generation, attempt), self._bounds_of(generation).cancel_after
         persist = partial(lease.persist, self._ledger, reference, runs_for)
+        persist = partial(self._payers.noted, generation.caller, persist)
         await persist_submission(
             generation, attempt, self._ledger, persist, clock_skew=lambda: self._provider.clock_skew
         )

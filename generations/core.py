@@ -115,6 +115,7 @@ class Core:
         self.budget = parts.budgets(settings, ledger, archive, authenticator)
         self._learned = parts.learned(settings, ledger, archive)
         self.models = parts.models(settings, ledger, archive, provider)
+        self.payers = parts.payers(settings, ledger, provider, authenticator)
         self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry, authenticator)
         self.resolver = parts.resolver(settings, context, self.models, self._allowed, tariff)
         self.pages = ModelPages(context.registry, provider, self.models, self.resolver)
@@ -125,9 +126,11 @@ class Core:
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff, cpu, screening)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments, parts.joined(archive))
         self.keys = self._keys(ledger, archive, authenticator)
-        self.suspension = self._suspension(ledger, archive)
+        self.suspension, self.semaphores = (
+            self._suspension(ledger, archive),
+            self._semaphores(ledger, archive),
+        )
         remote = None if letters is None else Remote(letters, self.supervisor, ledger)
-        self.semaphores = self._semaphores(ledger, archive)
         self.shared_limits = None if letters is None else SharedLimits(self.limits, archive, letters)
         self.generations = self._service(ledger, archive, keys, cpu, remote)
         self.lost_calls = LostCalls(service=self.generations, ledger=ledger, archive=archive)
@@ -200,6 +203,7 @@ class Core:
     def take_over(self, state: StartupState) -> None:
         """Resume the work of earlier processes, or of one that died beside this one. Their places at the gate are not
         counted again."""
+        self.payers.read(state.payers)
         self.provider.register_known(state.prediction_ids)
         for each in state.uncertain:
             self.provider.register_uncertain(each)
@@ -227,6 +231,7 @@ class Core:
             late=LatePredictions(provider=self.provider, ledger=ledger, archive=archive, budget=self.budget),
             bounds=Bounds(settings.GENERATION_START_TIMEOUT, settings.GENERATION_TIMEOUT),
             latest=LatestVersions(self.models),
+            payers=self.payers,
             push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
         )
         upstreams = {CREATIONS: Upstream(attempts, self.gate)}

@@ -21,7 +21,9 @@ from generations.shared_budget import SharedBudget
 from generations.text_retention import TextRetention
 from ledger import Ledger
 from parsing.context import ParseContext
+from providers import AccountSource
 from providers.models import ModelSource
+from providers.payers import Payers
 from settings import Settings
 from webhooks.outbox import Outbox
 from webhooks.signing import SigningSecrets
@@ -62,6 +64,13 @@ def resolver(
         trained=TrainedModels({*context.trigger_words, *([lora] if lora else [])}),
         simulated=settings.REPLICATE_SIMULATE,
     )
+
+
+def payers(
+    settings: Settings, ledger: Ledger, provider: AccountSource, authenticator: Authenticator
+) -> Payers:
+    simulated = settings.REPLICATE_SIMULATE
+    return Payers(provider.tokens, ledger, authenticator.keyed_hash, simulated=simulated)
 
 
 def budgets(settings: Settings, ledger: Ledger, archive: Archive, keys: HasKeys) -> Budgets:

@@ -39,6 +39,7 @@ from parsing.context import ParseContext
 from parsing.generation import names_in, parse_generation
 from parsing.shapes import GenerationRequest
 from providers import Limits, UncertainCreation
+from providers.payers import load as load_payers
 
 log = structlog.get_logger("recovery")
 
@@ -253,7 +254,8 @@ class StartupState:
 
     `restored` is resumed, `suspended` waits for its owners. `answered_ago` are the seconds since the last answers to
     creations (`seconds_since`) of each named key, and of all other callers under None. `prediction_ids` are the latest
-    predictions. `uncertain` are creations of suspended work that may have made a prediction.
+    predictions. `uncertain` are creations of suspended work that may have made a prediction. `payers` are rows about
+    the tokens that have paid (`providers/payers.py`).
     """
 
     restored: Restored
@@ -262,6 +264,7 @@ class StartupState:
     prediction_ids: Sequence[str]
     uncertain: Sequence[UncertainCreation]
     deliveries: Sequence[Delivery]
+    payers: Mapping[str, bytes]
 
 
 def load_startup_state(
@@ -309,6 +312,7 @@ def load_startup_state(
             for each in queries.pending_deliveries(process)
             if each.id not in unfinished_ids
         ],
+        payers=load_payers(queries, simulated=simulated),
     )
 
 

@@ -131,6 +131,15 @@ class EndLookup:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplaceValue:
+    """Write a value of `meta`, unless it has another one than `before`."""
+
+    name: str
+    before: bytes | None
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimApiKey:
     """Write a named key and the act that changed it, if the revision of the key is the next one: no other change has
     changed a key since its present row was read."""
@@ -153,6 +162,7 @@ Claim = (
     | ClaimLookup
     | EndLookup
     | ClaimApiKey
+    | ReplaceValue
     | TakeLostCall
     | WaitsElsewhere
 )
@@ -241,6 +251,10 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     """,
     TakeLostCall: """
         DELETE FROM lost_calls WHERE caller_id = ? AND body_fingerprint = ? AND work_id = ? AND lost_at = ?
+    """,
+    ReplaceValue: """
+        INSERT INTO meta (name, value) VALUES (?, ?)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE meta.value = ?
     """,
     WaitsElsewhere: "UPDATE of_work SET body_fingerprint = NULL WHERE id = ?",
 }
@@ -337,8 +351,8 @@ def _parameters(claim: Claim, process: str | None) -> tuple[Any, ...]:
             return _about_lookups(claim)
         case ClaimBudget() | ClaimSpending() | ClaimNotice():
             return _about_money(claim)
-        case ClaimApiKey(record):
-            return (record.revision - 1,)
+        case ClaimApiKey() | ReplaceValue():
+            return _about_values(claim)
         case TakeLostCall() | WaitsElsewhere():
             return _about_calls(claim)
 
@@ -367,6 +381,14 @@ def _about_money(claim: ClaimBudget | ClaimSpending | ClaimNotice) -> tuple[Any,
             return *spending_of(payer, since, simulated), most
         case ClaimNotice(payer, since, simulated, notice):
             return payer, since, simulated, notice
+
+
+def _about_values(claim: ClaimApiKey | ReplaceValue) -> tuple[Any, ...]:
+    match claim:
+        case ClaimApiKey(record):
+            return (record.revision - 1,)
+        case ReplaceValue(name, before, value):
+            return name, value, before
 
 
 def _about_calls(claim: TakeLostCall | WaitsElsewhere) -> tuple[Any, ...]:

@@ -14,14 +14,14 @@ from sqlalchemy.dialects import postgresql
 from ledger.recent import Changes
 from ledger.records import LeaseRecord, Record
 from ledger.shared import LEASE_STATEMENTS
-from ledger.tables import MAPPINGS, MODELS, RUNS, SCHEMAS, Key, Statements, all_statements
+from ledger.tables import MAPPINGS, META, MODELS, RUNS, SCHEMAS, Key, Statements, all_statements
 from ledger.writer import by_statement
 
 _MOST_ROWS: Final = 1000
 """Rows in one parameter, which may have 1 GB. A row may have some hundred kilobytes."""
 
 
-_OF_ALL: Final = (SCHEMAS, MODELS, RUNS)
+_OF_ALL: Final = (SCHEMAS, MODELS, RUNS, META)
 """Tables in which several processes write the same rows. They do so in this order, after all others, and in the order
 of the keys, so that none waits for one that waits for it."""
 

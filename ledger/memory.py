@@ -26,6 +26,7 @@ from ledger.claims import (
     ClaimSent,
     ClaimSpending,
     ClaimSuspended,
+    ReplaceValue,
     TakeLostCall,
     WaitsElsewhere,
     keys_of,
@@ -117,8 +118,8 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
                 return self._claimed_batch(batch_id)
             case ClaimBudget() | ClaimSpending() | ClaimNotice():
                 return self.claimed_money(claim)
-            case ClaimApiKey():
-                return self.changed_key(claim)
+            case ClaimApiKey() | ReplaceValue():
+                return self.changed_key(claim) if isinstance(claim, ClaimApiKey) else self.replaced(claim)
             case BlankTexts():
                 return self.blank(claim)
             case ClaimSent():

@@ -1,7 +1,9 @@
 """The rows of a ledger in memory."""
 
+from collections.abc import Mapping
 from typing import TypeVar, cast
 
+from ledger.claims import ReplaceValue
 from ledger.records import MetaRecord, Record
 from ledger.tables import Key
 
@@ -23,3 +25,13 @@ class MemoryRows:
         """The value of this name."""
         found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))
         return found.value if found else None
+
+    def metas(self, prefix: str) -> Mapping[str, bytes]:
+        return {each.name: each.value for each in self.all(MetaRecord) if each.name.startswith(prefix)}
+
+    def replaced(self, claim: ReplaceValue) -> bool:
+        """Make the claim, and return whether it was made."""
+        if self.meta(claim.name) not in {None, claim.before}:
+            return False
+        self.rows[MetaRecord][claim.name,] = MetaRecord(claim.name, claim.value)
+        return True

@@ -222,6 +222,14 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls, SqlPastCalls):
         with self._reading() as connection:
             return connection.execute(select(value).where(META.c.name == name)).scalar_one_or_none()
 
+    def metas(self, prefix: str) -> Mapping[str, bytes]:
+        value = cast(META.c.value, LargeBinary)
+        query = select(META.c.name, value.label("value")).where(
+            META.c.name.startswith(prefix, autoescape=True)
+        )
+        with self._reading() as connection:
+            return {row.name: row.value for row in connection.execute(query)}
+
     def oldest_doubt(self) -> float | None:
         query = select(func.min(ATTEMPTS.c.submitted_at)).where(
             ATTEMPTS.c.generation_id.in_(select(_G.id).where(_UNFINISHED)),

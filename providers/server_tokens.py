@@ -56,6 +56,10 @@ class ServerTokens:
         """The account of the present token, None if it is not known."""
         return None if self.present is None else self._accounts.get(self.present)
 
+    def account_of(self, token: str) -> str | None:
+        """The account of one of the service's tokens, None if it is not known."""
+        return self._accounts.get(token)
+
     def learn(self, token: str, account: str) -> None:
         """One of the service's tokens belongs to this account."""
         self._accounts[token] = account

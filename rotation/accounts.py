@@ -4,7 +4,6 @@ While a token is replaced, the files of processes differ, and so do their tokens
 another, so all tokens must be of one account.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -16,15 +15,10 @@ from cluster.figures import ProcessFigures
 from contract.providers import CALLS, CREATIONS
 from errors import TokenRejected
 from providers import AccountSource
-
-FIGURE: Final = "payer"
-"""The name of the figure that has the hashes of a process's tokens, made with the key of the ledger."""
+from rotation.kept_account import FIGURE, KeptAccount
 
 DIFFERENT_FOR: Final = 120.0
 """Seconds for which tokens may differ before that is logged. Kubernetes brings a file to all pods in about a minute."""
-
-_PAUSE: Final = 10.0
-"""Seconds between two requests for an account that is not known."""
 
 _CHECK: Final = "server token"
 """The id and the turn of the caller that requests the account of one of the service's tokens."""
@@ -61,21 +55,20 @@ class Accounts:
 
 
 class CommonAccount:
-    """Compares the tokens of this process with those of the others on the ledger. `clock` is monotonic.
-
-    The accounts are requested only while tokens differ."""
+    """Compares the tokens of this process with those of the others on the ledger. `clock` is monotonic."""
 
     def __init__(
         self,
         provider: AccountSource,
         authenticator: Authenticator,
+        account: KeptAccount,
         process: str | None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens = provider.tokens
-        self._accounts = Accounts(provider)
         self._authenticator = authenticator
+        self._account = account
         self._process = process
         self._clock = clock
         self._differ: dict[str, float] = {}
@@ -84,21 +77,18 @@ class CommonAccount:
 
     def published(self) -> Mapping[str, Any]:
         """The figures of this process for the others."""
-        key, token, account = (
-            self._authenticator.server_token(CALLS),
-            self._tokens.present,
-            self._tokens.account,
-        )
+        key, token = self._authenticator.server_token(CALLS), self._tokens.present
         return {
             FIGURE: {
                 "token": self._hash("server token ", token),
-                "account": self._hash("server account ", account),
+                "account": self._account.present,
                 "key": self._hash("server key ", key),
             }
         }
 
     def read(self, processes: Sequence[ProcessFigures]) -> None:
         """Compare, and log `tokens_differ` once for each process that differs for long."""
+        self._account.read(processes)
         own, now = self.published()[FIGURE], self._clock()
         found = {
             each.id: each.figures[FIGURE]
@@ -113,11 +103,9 @@ class CommonAccount:
         self._logged = late
 
     async def run(self) -> None:
-        """Request the account of this process while tokens differ, until this is cancelled."""
-        while True:
-            await asyncio.sleep(_PAUSE)
-            if self._differ:
-                await self._accounts.learn()
+        """Learn the account of this process, and compare it with the one that the ledger keeps, until this is
+        cancelled. Start it when the ledger is open."""
+        await self._account.run()
 
     def _hash(self, kind: str, secret: str | None) -> str | None:
         return None if secret is None else self._authenticator.keyed_hash(kind + secret)

@@ -5,9 +5,12 @@ from functools import partial
 
 from auth import Authenticator
 from contract.providers import CALLS, CREATIONS
+from ledger import Ledger
 from ledger.writer import Backend
 from providers import AccountSource
-from rotation.accounts import Accounts
+from providers.payers import Payers
+from rotation.accounts import Accounts, CommonAccount
+from rotation.kept_account import KeptAccount, ReadLedger
 from rotation.server_secrets import ServerSecrets
 from rotation.watch import SecretWatch
 from safety.judging import Judge
@@ -40,6 +43,22 @@ def secret_watch(
     authenticator.read_again = partial(_read_again, watch)
     provider.tokens.refresh = partial(_read_again, watch, CREATIONS)
     return watch
+
+
+def common_account(
+    settings: Settings,
+    provider: AccountSource,
+    authenticator: Authenticator,
+    payers: Payers,
+    ledger: Ledger,
+    read: ReadLedger,
+) -> CommonAccount:
+    """The account of the service's token, compared with that of the ledger and of other processes."""
+    kept = KeptAccount(
+        provider, payers, ledger, read, simulated=settings.REPLICATE_SIMULATE,
+        asks="REPLICATE_API_TOKEN" not in settings.secret_sources,
+    )  # fmt: skip
+    return CommonAccount(provider, authenticator, kept, ledger.process)
 
 
 async def _read_again(watch: SecretWatch, provider: str) -> None:

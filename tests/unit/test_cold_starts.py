@@ -17,6 +17,7 @@ from ledger.memory import MemoryLedger
 from parsing.generation import parse_generation
 from providers import Prediction
 from providers.memory import SUCCEEDED, MemoryProvider
+from providers.payers import Payers
 from tests.support.declarations import CONTEXT
 from tests.support.virtual_time import in_virtual_time, now
 from tests.support.wiring import ADMIN, a_picture, core, run
@@ -176,7 +177,13 @@ async def resumed(provider, *, age, made=SUCCEEDED):
     ledger = MemoryLedger()
     latest = LatestVersions(None)  # which only a refused creation needs
     runner = AttemptRunner(
-        provider=provider, gate=gate, ledger=ledger, late=NoLate(), bounds=BOUNDS, latest=latest
+        provider=provider,
+        gate=gate,
+        ledger=ledger,
+        late=NoLate(),
+        bounds=BOUNDS,
+        latest=latest,
+        payers=Payers(provider.tokens, ledger, str, simulated=True),
     )
     request = a_cold_one()
     await asyncio.sleep(age)

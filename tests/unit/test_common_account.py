@@ -1,6 +1,7 @@
 """Processes on one ledger with different tokens: it counts whether these are of one account."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
@@ -8,9 +9,12 @@ from structlog.testing import capture_logs
 from auth import Authenticator
 from cluster.figures import ProcessFigures
 from contract.providers import CREATIONS
+from ledger.memory import MemoryLedger
 from providers.memory import MemoryProvider
+from providers.payers import Payers
 from providers.server_tokens import ServerTokens
 from rotation.accounts import DIFFERENT_FOR, CommonAccount
+from rotation.kept_account import KeptAccount
 from tests.support.virtual_time import in_virtual_time, now
 
 FIRST, SECOND = "r8_first", "r8_second"
@@ -29,14 +33,23 @@ class Named(MemoryProvider):
         return self.account
 
 
+async def read(ledger, query):
+    return query(ledger)
+
+
 class Process:
-    def __init__(self, name, token, *, account=None, key=None):
+    def __init__(self, name, token, *, account=None, key=None, asks=True):
         self.name = name
         self.provider = Named(account, token)
         authenticator = Authenticator(
             admin_key=None, server_token=token, server_key=key, hash_key=b"of the ledger"
         )
-        self.common = CommonAccount(self.provider, authenticator, name, clock=now)
+        ledger = MemoryLedger()
+        self.payers = Payers(self.provider.tokens, ledger, authenticator.keyed_hash, simulated=False)
+        kept = KeptAccount(
+            self.provider, self.payers, ledger, partial(read, ledger), simulated=False, asks=asks
+        )
+        self.common = CommonAccount(self.provider, authenticator, kept, name, clock=now)
 
     @property
     def figures(self):
@@ -67,10 +80,10 @@ async def test_tokens_of_one_account_are_no_trouble():
 
 
 @in_virtual_time
-async def test_no_account_is_requested_while_the_tokens_are_the_same():
-    one, other = Process("one", FIRST, account="acme"), Process("other", FIRST, account="acme")
+async def test_no_account_is_requested_here_if_the_watch_of_the_token_does():
+    one = Process("one", FIRST, account="acme", asks=False)
 
-    assert [] == await run(one, other, seconds=4 * DIFFERENT_FOR)
+    assert [] == await run(one, seconds=4 * DIFFERENT_FOR)
     assert [] == one.provider.requested
 
 

@@ -1,0 +1,136 @@
+"""Notices between two starts that the service's Replicate token is of another account, by a hash in the ledger."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from auth import Caller, credentials
+from cluster.figures import ProcessFigures
+from contract.providers import CREATIONS
+from errors import LedgerDown, TokenRejected
+from ledger import Ledger, Queries
+from ledger.claims import ReplaceValue
+from providers import AccountSource
+from providers.payers import Payers, load
+
+FIGURE: Final = "payer"
+"""The name of the figure that has the hashes of a process's tokens and accounts, made with the key of the ledger."""
+
+PAUSE: Final = 2.0
+"""Seconds between two comparisons."""
+
+_FIRST_WAIT: Final = 10.0
+_LONGEST_WAIT: Final = 300.0
+"""Seconds after a request for an account that was not named."""
+
+_CHECK: Final = "server token"
+"""The id and the turn of the caller that requests the account."""
+
+_REASON: Final = (
+    "The token is of another account than before this start. Creations in doubt of that account end as "
+    "outcome_unknown, and so do its predictions that run."
+)
+
+ReadLedger = Callable[[Callable[[Queries], Any]], Awaitable[Any]]
+"""Reads the ledger by a query, without blocking the loop."""
+
+log = structlog.get_logger("secrets")
+
+
+class KeptAccount:
+    """Keeps the account of the present token in the ledger, and logs once that it is another one.
+
+    It requests the account if that is not known yet and `asks`; otherwise the watch of the token's source does. If the
+    ledger is `shared`, an account stays as long as another process on it may pay with that account."""
+
+    def __init__(
+        self,
+        provider: AccountSource,
+        payers: Payers,
+        ledger: Ledger,
+        read: ReadLedger,
+        *,
+        simulated: bool,
+        asks: bool,
+    ) -> None:
+        self._provider = provider
+        self._payers = payers
+        self._ledger = ledger
+        self._read = read
+        self._simulated = simulated
+        self._asks = asks
+        self._name = "simulated server account" if simulated else "server account"
+        self._kept: str | None = None
+        self._noticed: float | None = None
+        """The latest change that was logged."""
+        self._ask_at, self._wait = 0.0, _FIRST_WAIT
+        self._others: Sequence[Any] | None = None if ledger.process else ()
+        """What the other processes have published of their tokens. None if that is not known yet."""
+
+    @property
+    def present(self) -> str | None:
+        """The hash of the account of the present token. None if it is not known, or has no name."""
+        return self._payers.present
+
+    def read(self, processes: Sequence[ProcessFigures]) -> None:
+        """Use what the processes on the ledger have published."""
+        others = [each for each in processes if each.id != self._ledger.process]
+        self._others = [each.figures.get(FIGURE, {}) for each in others]
+
+    async def run(self) -> None:
+        """Compare until this is cancelled. Start it when the ledger is open."""
+        self._payers.read(await self._rows())
+        while True:
+            try:
+                await self._learn()
+                await self._compare()
+            except LedgerDown:
+                pass
+            except Exception:  # this task must go on
+                log.exception("account_not_compared")
+            await asyncio.sleep(PAUSE)
+
+    async def _rows(self) -> Any:
+        while True:
+            try:
+                return await self._read(partial(load, simulated=self._simulated))
+            except LedgerDown:
+                await asyncio.sleep(PAUSE)
+
+    async def _learn(self) -> None:
+        """Request the account of the present token, unless it is known, or was requested just before."""
+        token, now = self._provider.tokens.present, asyncio.get_running_loop().time()
+        if token is None or not self._asks or self._payers.knows(token) or now < self._ask_at:
+            return
+        caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
+        try:
+            account = await self._provider.account_of(caller)
+        except TokenRejected:
+            account = None
+        if account is not None:
+            self._payers.learn(token, account)
+        self._ask_at, self._wait = now + self._wait, min(2 * self._wait, _LONGEST_WAIT)
+
+    async def _compare(self) -> None:
+        own = self._payers.present
+        if own is None or own == self._kept:
+            return
+        kept = await self._read(lambda queries: queries.meta(self._name))
+        if kept is not None and kept != own.encode() and self._may_pay_with(kept.decode(errors="replace")):
+            return
+        if not await self._ledger.claim(ReplaceValue(self._name, kept, own.encode())):
+            return  # another process was faster
+        self._kept = own
+        tokens = self._provider.tokens
+        if kept not in {None, own.encode()} and tokens.account_changed_at == self._noticed:
+            log.warning("server_account_changed", reason=_REASON)
+            tokens.account_changed_at = time.time()
+        self._noticed = tokens.account_changed_at
+
+    def _may_pay_with(self, account: str) -> bool:
+        """Whether another process that is alive may pay with this account."""
+        return self._others is None or any(each.get("account") in {None, account} for each in self._others)
