@@ -225,7 +225,7 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls, SqlPastCalls):
     def metas(self, prefix: str) -> Mapping[str, bytes]:
         value = cast(META.c.value, LargeBinary)
         query = select(META.c.name, value.label("value")).where(
-            META.c.name.startswith(prefix, autoescape=True)
+            func.substr(META.c.name, 1, len(prefix)) == prefix
         )
         with self._reading() as connection:
             return {row.name: row.value for row in connection.execute(query)}

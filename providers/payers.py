@@ -98,6 +98,11 @@ class Payers:
         return self._account_of(token) is not None
 
     @property
+    def have_paid(self) -> bool:
+        """Whether one of the service's tokens may have paid for a creation."""
+        return bool(self._used or self._written)
+
+    @property
     def present(self) -> str | None:
         """The hash of the account of the present token. None if it is not known, or has no name."""
         token = self._tokens.present

@@ -91,7 +91,7 @@ class KeptAccount:
             except LedgerDown:
                 pass
             except Exception:  # this task must go on
-                log.exception("account_not_compared")
+                log.exception("secret_watch_failed")
             await asyncio.sleep(PAUSE)
 
     async def _rows(self) -> Any:
@@ -102,9 +102,12 @@ class KeptAccount:
                 await asyncio.sleep(PAUSE)
 
     async def _learn(self) -> None:
-        """Request the account of the present token, unless it is known, or was requested just before."""
+        """Request the account of the present token once the service has created something, unless it is known, or was
+        requested just before."""
         token, now = self._provider.tokens.present, asyncio.get_running_loop().time()
-        if token is None or not self._asks or self._payers.knows(token) or now < self._ask_at:
+        if token is None or self._payers.knows(token) or now < self._ask_at:
+            return
+        if not self._asks or not self._payers.have_paid:
             return
         caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
         try:

@@ -22,6 +22,7 @@ from ledger.claims import (
     ClaimLookup,
     ClaimSuspended,
     EndLookup,
+    ReplaceValue,
     TakeLostCall,
     WaitsElsewhere,
 )
@@ -464,3 +465,26 @@ def test_ten_thousand_keys_are_claimed_and_found(shared):
     assert [True] == shared.claim((shared.one, keys(*names)))
 
     assert set(names) == {each.key for each in shared.queries.keys("anna", names)}
+
+
+def test_one_of_two_first_values_is_written(shared):
+    made = shared.claim(
+        (shared.one, ReplaceValue("account", None, b"one")),
+        (shared.other, ReplaceValue("account", None, b"other")),
+    )
+
+    assert 1 == sum(made)
+    assert (b"one" if made[0] else b"other") == shared.queries.meta("account")
+
+
+def test_a_value_is_replaced_only_if_no_other_has_replaced_it(shared):
+    shared.claim((shared.one, ReplaceValue("account", None, b"\0first")))
+
+    assert [False] == shared.claim((shared.one, ReplaceValue("account", b"another", b"third")))
+    assert 1 == sum(
+        shared.claim(
+            (shared.one, ReplaceValue("account", b"\0first", b"second")),
+            (shared.other, ReplaceValue("account", b"\0first", b"third")),
+        )
+    )
+    assert shared.queries.meta("account") in {b"second", b"third"}

@@ -195,6 +195,13 @@ def test_every_fact_of_a_record_is_read_back(opened):
     assert b"\0\xff" == queries.meta("name")
 
 
+def test_values_are_found_by_the_beginning_of_their_names(opened):
+    opened.write(*(MetaRecord(name, b"\xff" + name.encode()) for name in ("a_ b", "a_ c", "ax d", "A_ e")))
+
+    assert {"a_ b": b"\xffa_ b", "a_ c": b"\xffa_ c"} == dict(opened.queries.metas("a_ "))
+    assert {} == dict(opened.queries.metas("b"))
+
+
 def test_semaphores_and_their_leases_are_read_back_as_they_were_written_last(opened):
     gpu, lease = SemaphoreRecord("gpu", 3), SemaphoreLeaseRecord("lease_1", "gpu", 60.0, 100.5, "k")
     opened.write(gpu, SemaphoreRecord("db", 1), lease, SemaphoreLeaseRecord("lease_2", "gpu", 5.0, 7.0))

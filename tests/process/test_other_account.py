@@ -58,11 +58,10 @@ def settings(simulator, tmp_path):
 def killed_before_the_answer(simulator, settings, tmp_path):
     """The id of a generation whose process was killed between its creation and the answer."""
     with running_service(REPLICATE_API_TOKEN=FIRST, **settings) as first:
-        until(lambda: requests.get(f"{first.url}/health/ready", timeout=30).status_code == 200)
-        until(lambda: LedgerFile(tmp_path).execute(KEPT))
         simulator.inject(on="create", delay=30.0)
         target = submitted(first)
         until(lambda: simulator.counts().creations_accepted)
+        until(lambda: LedgerFile(tmp_path).execute(KEPT))
         first.kill()
     return target
 
@@ -96,10 +95,10 @@ def test_a_creation_in_doubt_is_found_by_another_token_of_its_account(simulator,
 def test_processes_that_change_one_after_the_other_send_nothing_twice_and_log_it_once(simulator, own_server):
     settings = {"REPLICATE_BASE_URL": simulator.url, "REPLICATE_API_TOKEN": FIRST, "PROCESS_TTL": 1}
     with running_fleet(3, own_server, **settings) as fleet:
-        until(lambda: own_server.execute(KEPT))
         simulator.inject(on="create", delay=30.0, times=3)
         targets = [submitted(each.running) for each in fleet.members]
         until(lambda: 3 == simulator.counts().creations_accepted)
+        until(lambda: own_server.execute(KEPT))
         for each in fleet.members:
             each.kill()
             each.settings["REPLICATE_API_TOKEN"] = OTHER

@@ -45,10 +45,9 @@ class Process:
             admin_key=None, server_token=token, server_key=key, hash_key=b"of the ledger"
         )
         ledger = MemoryLedger()
-        self.payers = Payers(self.provider.tokens, ledger, authenticator.keyed_hash, simulated=False)
-        kept = KeptAccount(
-            self.provider, self.payers, ledger, partial(read, ledger), simulated=False, asks=asks
-        )
+        payers = Payers(self.provider.tokens, ledger, authenticator.keyed_hash, simulated=False)
+        self.creates = partial(payers.noted, authenticator.admin(), ledger.flush)
+        kept = KeptAccount(self.provider, payers, ledger, partial(read, ledger), simulated=False, asks=asks)
         self.common = CommonAccount(self.provider, authenticator, kept, name, clock=now)
 
     @property
@@ -59,6 +58,9 @@ class Process:
 async def run(*processes, seconds):
     """Let them exchange their figures for so many seconds. Returns the events of the log."""
     with capture_logs() as logs:
+        for each in processes:
+            if each.provider.tokens.present:
+                await each.creates()
         tasks = [asyncio.create_task(each.common.run()) for each in processes]
         until = now() + seconds
         while now() < until:
