@@ -126,16 +126,13 @@ class Core:
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff, cpu, screening)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments, parts.joined(archive))
         self.keys = self._keys(ledger, archive, authenticator)
-        self.suspension, self.semaphores = (
-            self._suspension(ledger, archive),
-            self._semaphores(ledger, archive),
-        )
+        self.suspension = self._suspension(ledger, archive)
         remote = None if letters is None else Remote(letters, self.supervisor, ledger)
+        self.semaphores = self._semaphores(ledger, archive)
         self.shared_limits = None if letters is None else SharedLimits(self.limits, archive, letters)
         self.generations = self._service(ledger, archive, keys, cpu, remote)
         self.lost_calls = LostCalls(service=self.generations, ledger=ledger, archive=archive)
-        self.retention = parts.retention(settings, ledger, archive)
-        self.text_retention = parts.text_retention(settings, ledger, archive, context)
+        self.retention, self.text_retention = parts.retentions(settings, ledger, archive, context)
         self.push = self._push(archive, authenticator, remote)
 
     @property

@@ -105,14 +105,21 @@ def outbox(settings: Settings, ledger: Ledger, archive: Archive, authenticator: 
     )
 
 
-def retention(settings: Settings, ledger: Ledger, archive: Archive) -> Retention | None:
+def retentions(
+    settings: Settings, ledger: Ledger, archive: Archive, context: ParseContext
+) -> tuple[Retention | None, TextRetention]:
+    """What deletes old work, and what deletes old texts."""
+    return _retention(settings, ledger, archive), _text_retention(settings, ledger, archive, context)
+
+
+def _retention(settings: Settings, ledger: Ledger, archive: Archive) -> Retention | None:
     days = settings.LEDGER_KEEP_DAYS
     if days is None:
         return None
     return Retention(ledger=ledger, archive=archive, days=days, files_ttl=settings.FILES_TTL)
 
 
-def text_retention(
+def _text_retention(
     settings: Settings, ledger: Ledger, archive: Archive, context: ParseContext
 ) -> TextRetention:
     models = [each.name for each in context.texts.models]
