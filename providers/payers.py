@@ -42,8 +42,8 @@ NOT_SEEN: Final = (
 
 
 class Payers:
-    """`hashed` makes the hash of a secret with the key of the ledger. `clock` returns the Unix time. Use it on the
-    loop, besides `load`."""
+    """`hashed` makes the hash of a secret with the key of the ledger, without spaces. `clock` returns the Unix time.
+    Use it on the loop."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Payers:
         """Set when the account of a token has become known; then there is another one."""
 
     def read(self, rows: Mapping[str, bytes]) -> None:
-        """Use the rows of `load`."""
+        """Use the rows of `load`, which must be newer than the work whose creations are in doubt."""
         for name, value in rows.items():
             token, _, kind = name.removeprefix(self._prefix).partition(" ")
             text = value.decode(errors="replace")

@@ -88,7 +88,6 @@ class CommonAccount:
 
     def read(self, processes: Sequence[ProcessFigures]) -> None:
         """Compare, and log `tokens_differ` once for each process that differs for long."""
-        self._account.read(processes)
         own, now = self.published()[FIGURE], self._clock()
         found = {
             each.id: each.figures[FIGURE]
@@ -96,6 +95,7 @@ class CommonAccount:
             if each.id != self._process and FIGURE in each.figures
         }
         different = {each for each, theirs in found.items() if not _is_same(own, theirs)}
+        self._account.read(processes, differ=bool(different))
         self._differ = {each: self._differ.get(each, now) for each in different}
         late = {each for each, since in self._differ.items() if now >= since + DIFFERENT_FOR}
         if late - self._logged:

@@ -42,10 +42,10 @@ log = structlog.get_logger("secrets")
 
 
 class KeptAccount:
-    """Keeps the account of the present token in the ledger, and logs once that it is another one.
+    """Keeps a hash of the account of the present token in the ledger, and logs once that it is another one.
 
-    It requests the account if that is not known yet and `asks`; otherwise the watch of the token's source does. If the
-    ledger is `shared`, an account stays as long as another process on it may pay with that account."""
+    It requests the account if that is not known yet and `asks`; otherwise the watch of the token's source does. A kept
+    account stays as long as another process on the ledger may pay with it."""
 
     def __init__(
         self,
@@ -68,6 +68,8 @@ class KeptAccount:
         self._noticed: float | None = None
         """The latest change that was logged."""
         self._ask_at, self._wait = 0.0, _FIRST_WAIT
+        self._differ = False
+        """Whether any tokens of processes differ."""
         self._others: Sequence[Any] | None = None if ledger.process else ()
         """What the other processes have published of their tokens. None if that is not known yet."""
 
@@ -76,8 +78,9 @@ class KeptAccount:
         """The hash of the account of the present token. None if it is not known, or has no name."""
         return self._payers.present
 
-    def read(self, processes: Sequence[ProcessFigures]) -> None:
-        """Use what the processes on the ledger have published."""
+    def read(self, processes: Sequence[ProcessFigures], *, differ: bool) -> None:
+        """Use what the processes on the ledger have published, and whether any tokens differ, as far as is known."""
+        self._differ = differ
         others = [each for each in processes if each.id != self._ledger.process]
         self._others = [each.figures.get(FIGURE, {}) for each in others]
 
@@ -102,12 +105,12 @@ class KeptAccount:
                 await asyncio.sleep(PAUSE)
 
     async def _learn(self) -> None:
-        """Request the account of the present token once the service has created something, unless it is known, or was
-        requested just before."""
+        """Request the account of the present token once it matters: when the service has created something, or other
+        processes have other tokens. Not if it is known, or was requested just before."""
         token, now = self._provider.tokens.present, asyncio.get_running_loop().time()
         if token is None or self._payers.knows(token) or now < self._ask_at:
             return
-        if not self._asks or not self._payers.have_paid:
+        if not self._asks or not (self._payers.have_paid or self._differ):
             return
         caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
         try:
@@ -125,11 +128,12 @@ class KeptAccount:
         kept = await self._read(lambda queries: queries.meta(self._name))
         if kept is not None and kept != own.encode() and self._may_pay_with(kept.decode(errors="replace")):
             return
-        if not await self._ledger.claim(ReplaceValue(self._name, kept, own.encode())):
+        is_new = kept != own.encode()
+        if is_new and not await self._ledger.claim(ReplaceValue(self._name, kept, own.encode())):
             return  # another process was faster
         self._kept = own
         tokens = self._provider.tokens
-        if kept not in {None, own.encode()} and tokens.account_changed_at == self._noticed:
+        if is_new and kept is not None and tokens.account_changed_at == self._noticed:
             log.warning("server_account_changed", reason=_REASON)
             tokens.account_changed_at = time.time()
         self._noticed = tokens.account_changed_at

@@ -46,7 +46,6 @@ class Process:
         )
         ledger = MemoryLedger()
         payers = Payers(self.provider.tokens, ledger, authenticator.keyed_hash, simulated=False)
-        self.creates = partial(payers.noted, authenticator.admin(), ledger.flush)
         kept = KeptAccount(self.provider, payers, ledger, partial(read, ledger), simulated=False, asks=asks)
         self.common = CommonAccount(self.provider, authenticator, kept, name, clock=now)
 
@@ -58,9 +57,6 @@ class Process:
 async def run(*processes, seconds):
     """Let them exchange their figures for so many seconds. Returns the events of the log."""
     with capture_logs() as logs:
-        for each in processes:
-            if each.provider.tokens.present:
-                await each.creates()
         tasks = [asyncio.create_task(each.common.run()) for each in processes]
         until = now() + seconds
         while now() < until:
@@ -82,10 +78,19 @@ async def test_tokens_of_one_account_are_no_trouble():
 
 
 @in_virtual_time
+async def test_no_account_is_requested_while_the_tokens_are_the_same():
+    one, other = Process("one", FIRST, account="acme"), Process("other", FIRST, account="acme")
+
+    assert [] == await run(one, other, seconds=4 * DIFFERENT_FOR)
+    assert [] == one.provider.requested
+
+
+@in_virtual_time
 async def test_no_account_is_requested_here_if_the_watch_of_the_token_does():
     one = Process("one", FIRST, account="acme", asks=False)
+    one.provider.tokens.learn(FIRST, "acme")
 
-    assert [] == await run(one, seconds=4 * DIFFERENT_FOR)
+    assert [] == await run(one, Process("other", SECOND, account="acme"), seconds=4 * DIFFERENT_FOR)
     assert [] == one.provider.requested
 
 
