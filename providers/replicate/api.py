@@ -80,7 +80,7 @@ class Health(UpstreamHealth):
 
 
 class Api:
-    """One account after another. Create and close it on the loop that uses it.
+    """Requests of all callers. Create and close it on the loop that uses it.
 
     When Replicate has answered a request other than a creation, `on_answer` is called with the time at which
     the request was sent (loop's clock). A creation is only sent if `may_send` returns True at that moment."""

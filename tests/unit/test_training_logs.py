@@ -46,6 +46,8 @@ def unlabelled(done: int, total: int) -> str:
         (unlabelled(2000, 1000), {"steps": 1000}, None),
         ("flux_train_replicate:   0%|          | 0/0 [00:00<?, ?it/s]", {"steps": 0}, None),
         ("flux_train_replicate:   0%|          | 0/1000 [00:00<?, ?it/s]", {"steps": 1000}, 0.0),
+        (OWN.replace("2482/3000", "5999/6000"), {}, 99.9),
+        (OWN.replace("2482/3000", "6000/6000"), {}, 100.0),
         ("", {}, None),
         (None, {}, None),
         (OWN, None, 82.7),
