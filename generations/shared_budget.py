@@ -17,7 +17,7 @@ from generations.archive import Archive
 from generations.budget import TOLERANCE, Budget
 from ledger import DAY, Ledger, Queries
 from ledger.claims import ClaimBudget
-from ledger.records import BudgetRecord
+from ledger.money_records import BudgetRecord
 
 _LEAST: Final = 1e-6
 """USD. Smaller differences between sums are those of floats."""

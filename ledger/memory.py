@@ -38,6 +38,7 @@ from ledger.memory_lost_calls import MemoryLostCalls
 from ledger.memory_money import MemoryMoney
 from ledger.memory_published import MemoryModels
 from ledger.memory_rows import Rows
+from ledger.money_records import UsageRecord
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -47,7 +48,6 @@ from ledger.records import (
     Record,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
-    UsageRecord,
     owned,
 )
 from ledger.tables import MAPPINGS, Key

@@ -9,7 +9,8 @@ from ledger import DAY, Period
 from ledger.access_records import ApiKeyRecord, SpendingRecord
 from ledger.claims import ClaimBudget, ClaimNotice, ClaimSpending, moment_of
 from ledger.memory_rows import MemoryRows
-from ledger.records import BudgetRecord, GenerationRecord, UsageRecord
+from ledger.money_records import BudgetRecord, UsageRecord
+from ledger.records import GenerationRecord
 from ledger.tables import MAPPINGS
 from ledger.usage import KeyFacts, figures, grouped, groups_of, usage_of
 

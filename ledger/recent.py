@@ -11,10 +11,10 @@ from typing import Final
 
 from ledger.access_records import LostCallRecord, SpendingRecord
 from ledger.claims import Claim, ClaimKey, ClaimKeys, ClaimSent, keys_of, written_with
+from ledger.money_records import BudgetRecord
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
-    BudgetRecord,
     Delivery,
     GenerationRecord,
     KeyRecord,

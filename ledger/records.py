@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from contract.states import ENDED, State
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.money_records import BudgetRecord, UsageRecord
 
 Json = Mapping[str, Any]
 
@@ -256,29 +257,6 @@ class Delivery:
     taken_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRecord:
-    """The usage of deleted generations: those of one caller with one model that ended on one `day` (UTC, counted from
-    1970). The figures are those of `GET /usage`."""
-
-    day: int
-    caller_id: str
-    model: str
-    simulated: bool
-    generations: int
-    succeeded: int
-    failures: int
-    canceled: int
-    images: int
-    video_seconds: float
-    usd: float
-    credits: int
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    thinking_tokens: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class SemaphoreRecord:
     """A named semaphore: at most `limit` permits of it are held at once."""
@@ -297,18 +275,6 @@ class SemaphoreLeaseRecord:
     ttl: float
     expires_at: float
     key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetRecord:
-    """What one process has spent of the server's budget on one `day` (UTC, counted from 1970), and what it had reserved
-    when it last wrote this. Its latest day counts. In PostgreSQL only."""
-
-    process: str
-    day: int
-    simulated: bool
-    spent: float
-    reserved: float
 
 
 @dataclass(frozen=True, slots=True)

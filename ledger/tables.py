@@ -5,37 +5,19 @@ Moments are Unix times in seconds, amounts are USD. Lists are JSON: outputs, fil
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter, itemgetter
-from types import NoneType
-from typing import (
-    Any,
-    Final,
-    Generic,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from sqlalchemy import (
-    BigInteger,
-    Boolean,
     ClauseElement,
     Column,
     ColumnElement,
     Dialect,
-    Float,
     Index,
-    Integer,
-    LargeBinary,
     MetaData,
     Table,
-    Text,
     case,
     func,
     literal,
@@ -46,24 +28,22 @@ from sqlalchemy import (
 
 from contract.callers import ADMIN, KEY_PREFIX
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
-from ledger.column_types import DEFAULTS, DayOf, JsonList
+from ledger.column_types import DayOf, JsonList
+from ledger.columns import NESTED, columns_of
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.money_records import BudgetRecord, UsageRecord
 from ledger.records import (
     CALL_COUNTS,
     AttemptRecord,
     BatchRecord,
-    BudgetRecord,
     Delivery,
-    Failure,
     GenerationRecord,
     KeyRecord,
     LeaseRecord,
     MetaRecord,
-    PlanRecord,
     Record,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
-    UsageRecord,
 )
 
 R = TypeVar("R", bound=Record)
@@ -76,39 +56,9 @@ SHARED: Final = MetaData()
 """The tables that several processes need to share a ledger, in PostgreSQL only (`shared.py`)."""
 
 
-_NESTED: Final[Mapping[str, type]] = {"error": Failure, "plan": PlanRecord}
-"""Fields that are records themselves: a column for each of their fields, named after both."""
-
-_TYPES: Final[Mapping[Any, Any]] = {
-    str: Text, Literal: Text, bool: Boolean, int: Integer, float: Float, bytes: LargeBinary, tuple: JsonList,
-}  # fmt: skip
-"""The type of the column for the type of a field."""
-
-_SEQUENCE: Final = BigInteger().with_variant(Integer, "sqlite")
-"""Each write of a row takes a number in PostgreSQL, also if the row exists."""
-
-
-def _columns(record: type, *key: str, prefix: str = "", all_optional: bool = False) -> Iterator[Column[Any]]:
-    """A column for each field of a record, in their order. It may be NULL if the field may be None."""
-    for field, kind in get_type_hints(record).items():
-        is_optional = NoneType in get_args(kind)
-        if is_optional:
-            kind = next(each for each in get_args(kind) if each is not NoneType)
-        if field in _NESTED:
-            yield from _columns(kind, prefix=f"{field}_", all_optional=is_optional)
-        elif kind != tuple[AttemptRecord, ...]:  # they have a table of their own
-            name = f"{prefix}{field}"
-            nullable = (is_optional or all_optional) and name not in key
-            column_type = _SEQUENCE if name == "seq" else _TYPES[get_origin(kind) or kind]
-            default = None if nullable else DEFAULTS.get(name)
-            yield Column(
-                name, column_type, primary_key=name in key, nullable=nullable, server_default=default
-            )
-
-
 def _table(name: str, record: type, *key: str, **options: Any) -> Table:
     """The table of a record, with its primary key."""
-    return Table(name, METADATA, *_columns(record, *key), **options)
+    return Table(name, METADATA, *columns_of(record, *key), **options)
 
 
 META: Final = _table("meta", MetaRecord, "name")
@@ -164,9 +114,9 @@ LOST_CALLS: Final = _table(
     "lost_calls", LostCallRecord, "caller_id", "body_fingerprint", "work_id", sqlite_with_rowid=False
 )
 
-BUDGETS: Final = Table("budgets", SHARED, *_columns(BudgetRecord, "process", "day"))
+BUDGETS: Final = Table("budgets", SHARED, *columns_of(BudgetRecord, "process", "day"))
 
-LEASES: Final = Table("leases", MetaData(), *_columns(LeaseRecord, "id"))
+LEASES: Final = Table("leases", MetaData(), *columns_of(LeaseRecord, "id"))
 """The columns of `leases` that a process writes. `shared.py` has the whole table."""
 
 DAY_OF_END: Final = DayOf(GENERATIONS.c.ended_at)
@@ -270,7 +220,7 @@ class RowMapping(Generic[R]):
         names = [field.name for field in fields(record)]
         self._plain = [name for name in names if name in table.c]
         self._read = itemgetter(*(table.c.keys().index(name) for name in self._plain))
-        self._nested = [(name, _nested_reader(table, name)) for name in names if name in _NESTED]
+        self._nested = [(name, _nested_reader(table, name)) for name in names if name in NESTED]
         columns = [column for column in table.c if column.name != "seq"]
         self.columns = [column.name for column in columns]
         self._get = attrgetter(*(_outer(column) or column.name for column in columns))
@@ -328,7 +278,7 @@ class RowMapping(Generic[R]):
 def _outer(column: Column[Any]) -> str | None:
     """The name of the nested record that the column belongs to, if any."""
     outer = column.name.partition("_")[0]
-    return outer if outer in _NESTED else None
+    return outer if outer in NESTED else None
 
 
 def _is_encoded(column: Column[Any]) -> bool:
@@ -350,7 +300,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _nested_reader(table: Table, name: str) -> Callable[[Row], Any]:
-    nested = _NESTED[name]
+    nested = NESTED[name]
     read = itemgetter(*(table.c.keys().index(f"{name}_{field.name}") for field in fields(nested)))
 
     def read_nested(row: Row) -> Any:

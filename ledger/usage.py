@@ -8,7 +8,8 @@ from typing import Any
 
 from contract.callers import ADMIN
 from ledger import DAY, METADATA, TAG, date_of
-from ledger.records import CALL_COUNTS, GenerationRecord, UsageRecord
+from ledger.money_records import UsageRecord
+from ledger.records import CALL_COUNTS, GenerationRecord
 from ledger.tables import FIGURES
 
 

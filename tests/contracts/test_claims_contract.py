@@ -28,9 +28,10 @@ from ledger.claims import (
 )
 from ledger.memory import MemoryLedger
 from ledger.model_records import LookupRecord, ModelRecord
+from ledger.money_records import BudgetRecord
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import BatchRecord, BudgetRecord, KeyRecord, PlanRecord
+from ledger.records import BatchRecord, KeyRecord, PlanRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running, write

@@ -21,6 +21,7 @@ from ledger import Ledger, Page, Period, Queries
 from ledger.access_records import ApiKeyRecord
 from ledger.memory import MemoryLedger
 from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.money_records import UsageRecord
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
 from ledger.records import (
@@ -34,7 +35,6 @@ from ledger.records import (
     PlanRecord,
     SemaphoreLeaseRecord,
     SemaphoreRecord,
-    UsageRecord,
 )
 from ledger.sqlite import SqliteBackend
 from ledger.tables import MAPPINGS

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from ledger.claims import ClaimKey, ClaimSent, ClaimSuspended
+from ledger.money_records import BudgetRecord
 from ledger.recent import KEPT, RecentRows
 from ledger.records import (
     AttemptRecord,
-    BudgetRecord,
     Delivery,
     GenerationRecord,
     KeyRecord,

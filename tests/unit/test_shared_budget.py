@@ -12,7 +12,7 @@ from generations.archive import Archive
 from generations.shared_budget import SharedBudget
 from ledger import DAY
 from ledger.memory import MemoryLedger
-from ledger.records import BudgetRecord
+from ledger.money_records import BudgetRecord
 from providers.memory import MemoryProvider
 from tests.support import virtual_time
 from tests.support.records import generation
