@@ -15,7 +15,7 @@ from providers.calls import CallLost
 def ended_record(record: GenerationRecord, error: ServiceError, state: State = "failed") -> GenerationRecord:
     """The record of a generation that ends now without running. A prediction that may still run counts as billed."""
     now = time.time()
-    may_run = record.state in {"submitting", "running"}
+    may_run = record.has_begun
     attempts = _closed(record)
     return replace(
         record,
@@ -47,7 +47,7 @@ def expired(record: GenerationRecord) -> GenerationRecord:
     """The record of a generation whose owner did not come back in time."""
     if record.cancelled:
         return cancelled(record)
-    if record.state == "queued":
+    if not record.has_begun:
         return ended_record(record, Interrupted())
     if (last := record.last_called) is not None and last.is_call:
         return ended_record(record, CallLost(STOPPED))
@@ -69,7 +69,7 @@ def cancelled(record: GenerationRecord) -> GenerationRecord:
     is_call = any(each.is_call for each in record.attempts)
     if is_call and record.state != "queued":
         detail += " Whether it had begun is not known: it may be billed."
-    elif record.state == "submitting":
+    elif record.state == "submitting" and record.has_begun:
         detail += " The service had stopped while its prediction was being created, which may be billed."
     elif record.state == "running":
         detail += f" Its prediction {record.prediction_id} may run until its deadline, and be billed."

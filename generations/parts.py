@@ -116,7 +116,13 @@ def _retention(settings: Settings, ledger: Ledger, archive: Archive) -> Retentio
     days = settings.LEDGER_KEEP_DAYS
     if days is None:
         return None
-    return Retention(ledger=ledger, archive=archive, days=days, files_ttl=settings.FILES_TTL)
+    return Retention(
+        ledger=ledger,
+        archive=archive,
+        days=days,
+        files_ttl=settings.FILES_TTL,
+        weights_ttl=settings.WEIGHTS_TTL,
+    )
 
 
 def _text_retention(

@@ -15,6 +15,7 @@ from admission.sliding_window import WINDOW
 from catalog.registry import Registry
 from catalog.texts.runnable import CallModel
 from contract.callers import account_of
+from contract.ids import is_training_id
 from ledger import PastCall, Queries
 from ledger.records import AttemptRecord
 
@@ -32,12 +33,13 @@ def seconds_in_doubt(since: float, *, now: float) -> float:
 def answered_ago(
     queries: Queries, now: float, unfinished: Collection[str]
 ) -> dict[str | None, Sequence[float]]:
-    """For each named key, and for all other callers under None: `seconds_since` the recent creations."""
+    """For each named key, and for all other callers under None: `seconds_since` the recent creations. Those of
+    trainings are left out, since they take no place in the window."""
     since = now - LONGEST_DOUBT - WINDOW
     keys = queries.recent_work_of_keys(since)
     attempts: defaultdict[str | None, list[AttemptRecord]] = defaultdict(list)
     for each in queries.recent_attempts(since):
-        if not each.is_call:
+        if not each.is_call and not is_training_id(each.generation_id):
             attempts[keys.get(each.generation_id)].append(each)
     return {
         caller: seconds_since(recent, now=now, unfinished=unfinished) for caller, recent in attempts.items()

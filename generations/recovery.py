@@ -175,7 +175,7 @@ class Recovery:
             semaphore=record.semaphore,
             secrets_lost=record.has_secrets,
             created_at=record.accepted_at,
-            state=record.state,
+            state=record.state if record.has_begun else "queued",
             attempts=[
                 _attempt(attempt, request, find(attempt.model) or model)
                 for attempt in record.attempts
@@ -358,7 +358,7 @@ def _ended_at_startup(record: GenerationRecord, simulated: bool) -> GenerationRe
     was cancelled before anything was sent."""
     if record.simulated != simulated:
         return ended_record(record, Interrupted(_OTHER_MODE))
-    return cancelled(record) if record.cancelled and record.state == "queued" else None
+    return cancelled(record) if record.cancelled and not record.has_begun else None
 
 
 def _uncertain(record: GenerationRecord) -> Iterator[UncertainCreation]:

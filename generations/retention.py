@@ -2,7 +2,7 @@
 
 Whole days (UTC) are deleted; `GET /usage` goes on counting them (`Ledger.delete`). Work is kept longer while an
 idempotency key, a batch that has joined it, a pending webhook delivery, a stored file or the search for a lost creation
-needs it.
+needs it. The weights of a training are stored files, too.
 """
 
 import asyncio
@@ -32,7 +32,8 @@ log = structlog.get_logger("ledger")
 
 
 class Retention:
-    """Deletes work that ended `days` ago, with stored files after `files_ttl` seconds. `clock` returns Unix time."""
+    """Deletes work that ended `days` ago, with stored files after `files_ttl` seconds, and trainings with weights after
+    `weights_ttl` seconds (None: not before the weights are deleted). `clock` returns Unix time."""
 
     def __init__(
         self,
@@ -41,12 +42,14 @@ class Retention:
         archive: Archive,
         days: int,
         files_ttl: float,
+        weights_ttl: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
         self._archive = archive
         self._keep = days * DAY
         self._files_ttl = files_ttl
+        self._weights_ttl = weights_ttl
         self.clock = clock
 
     async def run(self) -> None:
@@ -67,9 +70,12 @@ class Retention:
         # A search for a lost creation must know all other predictions since then, by clocks that differ by minutes.
         before = _day(now - self._keep if doubt is None else min(now - self._keep, doubt - DAY))
         files_before = _day(now - self._files_ttl)
+        weights_before = None if self._weights_ttl is None else _day(now - self._weights_ttl)
         count = 0
         while found := await self._archive.read(
-            lambda queries: queries.forgettable(before, files_before=files_before, most=STEP)
+            lambda queries: queries.forgettable(
+                before, files_before=files_before, weights_before=weights_before, most=STEP
+            )
         ):
             for kind, work_id in found:
                 self._ledger.delete(kind, work_id)

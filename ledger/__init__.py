@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from contract.states import State
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
 from ledger.claims import Claim
-from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord, TrainedModelRecord
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -107,7 +107,8 @@ class Page:
     """A page of generations: `seq` below `before`, accepted at or after `since` and before `until` (Unix times).
     Without a `caller_id` they are of all callers, or of those keys that have this `key_name`, also deleted ones.
     `prompt` is a text that their prompts contain, in any case, and `metadata` are pairs that they have. With `after`,
-    it is the page that ends before the generation with this `seq`."""
+    it is the page that ends before the generation with this `seq`. `training` is whether only trainings are in it, or
+    none."""
 
     caller_id: str | None
     limit: int
@@ -122,6 +123,7 @@ class Page:
     metadata: tuple[tuple[str, str], ...] = ()
     until: float | None = None
     after: int | None = None
+    training: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,12 @@ class ModelQueries(Protocol):
         """Models that were missing before this time, and look-ups that counted until then: rows to delete. It may not
         return all."""
 
+    def trained_model(self, version: str, *, simulated: bool) -> TrainedModelRecord | None:
+        """The version with this id, if a training made it."""
+
+    def trained_versions(self, name: str, *, simulated: bool) -> Sequence[TrainedModelRecord]:
+        """The versions of a model, `owner/name`, that trainings have made, the newest first."""
+
     def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
         """For how many seconds some of the latest predictions of this target ran, in any order."""
 
@@ -189,7 +197,7 @@ class ModelQueries(Protocol):
 @dataclass(frozen=True, slots=True)
 class PresentWork:
     """How many generations of a caller run or are being created, how many wait, and how many of its creations use a
-    place of the last minute."""
+    place of the last minute. Trainings are left out: they use none of these places."""
 
     in_flight: int
     waiting: int
@@ -338,10 +346,11 @@ class Queries(ModelQueries, AccessQueries, CallQueries, Protocol):
         """The Unix time of the earliest creation in an unfinished generation whose outcome is unknown."""
 
     def forgettable(
-        self, before: float, *, files_before: float, most: int
+        self, before: float, *, files_before: float, weights_before: float | None = None, most: int
     ) -> Sequence[tuple[type[Record], str]]:
         """Work to delete, as kinds and ids: work that ended before `before`, and with stored files also before
-        `files_before`. It covers about `most` generations and only whole batches, and is empty if nothing is left.
+        `files_before`. It covers about `most` generations and only whole batches, and is empty if nothing is left. The
+        files of a training are its weights: it stays as long as it has any, unless it ended before `weights_before`.
 
         Work with an idempotency key or a pending webhook delivery is not included, and neither is a generation that a
         batch has joined. If that holds for one generation of a batch, the whole batch is not included."""

@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, or_, select
 from ledger import ActsPage, Place, PresentWork
 from ledger.access_records import ApiKeyRecord, AuditRecord
 from ledger.sql_reader import SqlReader, after, conditions_of
-from ledger.tables import API_KEYS, ATTEMPTS, AUDIT, GENERATIONS
+from ledger.tables import API_KEYS, ATTEMPTS, AUDIT, GENERATIONS, IS_NO_TRAINING
 
 _A: Final = AUDIT.c
 _G: Final = GENERATIONS.c
@@ -43,7 +43,7 @@ class SqlAccess(SqlReader):
 
     def present_work(self, caller_id: str, since: float) -> PresentWork:
         # Not by the index of callers, since a caller may have millions of rows.
-        mine = _G.caller_id.op("||")("") == caller_id
+        mine = and_(_G.caller_id.op("||")("") == caller_id, IS_NO_TRAINING)
         unfinished = select(_G.id, _G.state).where(_G.ended_at.is_(None), mine)
         recent = unfinished.union_all(select(_G.id, _G.state).where(_G.ended_at >= since, mine)).subquery()
         created = (

@@ -13,6 +13,7 @@ from typing import Any, Final
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord
 from ledger.blanking import BlankTexts, blanking
 from ledger.records import KeyRecord, Record
+from ledger.training_claims import TRAINING_PLACE, ClaimTraining, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ Claim = (
     | ReplaceValue
     | TakeLostCall
     | WaitsElsewhere
+    | ClaimTraining
 )
 
 SENT: Final = """
@@ -257,6 +259,7 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
         ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE meta.value = ?
     """,
     WaitsElsewhere: "UPDATE of_work SET body_fingerprint = NULL WHERE id = ?",
+    ClaimTraining: TRAINING_PLACE,
 }
 
 _IS_FREE: Final = {
@@ -278,7 +281,7 @@ _KEY_ROWS: Final = {
 _LOCK: Final = "SELECT FROM meta WHERE name = 'name' FOR UPDATE"
 
 LOCKS: Final[Mapping[type[Claim], str]] = dict.fromkeys(
-    (ClaimBudget, ClaimSpending, ClaimNotice, ClaimApiKey), _LOCK
+    (ClaimBudget, ClaimSpending, ClaimNotice, ClaimApiKey, ClaimTraining), _LOCK
 )
 """A statement before that of the claim, which sees what others wrote before they let go of the lock."""
 
@@ -339,12 +342,8 @@ def _parameters(claim: Claim, process: str | None) -> tuple[Any, ...]:
     match claim:
         case ClaimKey() | ClaimKeys():
             return _about_keys(claim, process)
-        case ClaimSuspended(work_id):
-            return process, work_id, work_id
-        case ClaimBatch(batch_id):
-            return process, batch_id, process
-        case ClaimCancelled(work_id):
-            return work_id, work_id
+        case ClaimSuspended() | ClaimBatch() | ClaimCancelled() | ClaimTraining():
+            return _about_work(claim, process)
         case BlankTexts() | ClaimSent():
             raise ValueError("these have statements of their own")
         case ClaimLookup() | EndLookup():
@@ -363,6 +362,20 @@ def _about_keys(claim: ClaimKey | ClaimKeys, process: str | None) -> tuple[Any, 
             return *astuple(record)[:-1], process
         case ClaimKeys(records):
             return (json.dumps([asdict(each) | {"process": process} for each in records]),)
+
+
+def _about_work(
+    claim: ClaimSuspended | ClaimBatch | ClaimCancelled | ClaimTraining, process: str | None
+) -> tuple[Any, ...]:
+    match claim:
+        case ClaimSuspended(work_id):
+            return process, work_id, work_id
+        case ClaimBatch(batch_id):
+            return process, batch_id, process
+        case ClaimCancelled(work_id):
+            return work_id, work_id
+        case ClaimTraining():
+            return place_of(claim)
 
 
 def _about_lookups(claim: ClaimLookup | EndLookup) -> tuple[Any, ...]:

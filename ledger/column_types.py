@@ -14,7 +14,7 @@ from ledger.records import CALL_COUNTS
 
 DEFAULTS: Final = {
     "warnings": text("'[]'"), "has_secrets": text("false"), "started": text("false"),
-    **dict.fromkeys(CALL_COUNTS, text("0")),
+    **dict.fromkeys((*CALL_COUNTS, "trainings", "training_usd"), text("0")),
 }  # fmt: skip
 """The values of columns in rows of processes that do not know them, which an upgrade leaves beside this one."""
 

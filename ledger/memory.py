@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, Final, cast
 
 from contract.callers import KEY_PREFIX
@@ -51,6 +52,7 @@ from ledger.records import (
     owned,
 )
 from ledger.tables import MAPPINGS, Key
+from ledger.training_claims import ClaimTraining
 from ledger.usage import figures, usage_of
 
 COMMIT_DELAY: Final = 0.02
@@ -105,15 +107,8 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
         match claim:
             case ClaimKey() | ClaimKeys():
                 return self._claimed_keys(keys_of(claim))
-            case ClaimSuspended(work_id):
-                return self._change_unfinished(
-                    work_id,
-                    lambda each: each.suspended_at is not None,
-                    suspended_at=None,
-                    process=self.process,
-                )
-            case ClaimCancelled(work_id):
-                return self._change_unfinished(work_id, lambda _: True, cancelled=True)
+            case ClaimSuspended() | ClaimCancelled() | ClaimTraining():
+                return self._claimed_work(claim)
             case ClaimBatch(batch_id):
                 return self._claimed_batch(batch_id)
             case ClaimBudget() | ClaimSpending() | ClaimNotice():
@@ -151,6 +146,29 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
         found = [each for each in self.members([work_id]) if not each.has_ended and condition(each)]
         self.rows[GenerationRecord] |= {(each.id,): replace(each, **changes) for each in found}
         return bool(found)
+
+    def _claimed_work(self, claim: ClaimSuspended | ClaimCancelled | ClaimTraining) -> bool:
+        match claim:
+            case ClaimSuspended(work_id):
+                taken: dict[str, Any] = {"suspended_at": None, "process": self.process}
+                return self._change_unfinished(work_id, lambda each: each.suspended_at is not None, **taken)
+            case ClaimCancelled(work_id):
+                return self._change_unfinished(work_id, lambda _: True, cancelled=True)
+            case ClaimTraining():
+                return self._claimed_training(claim)
+
+    def _claimed_training(self, claim: ClaimTraining) -> bool:
+        others = self._generations(
+            lambda each: (
+                each.is_training
+                and each.state in {"submitting", "running"}
+                and each.suspended_at is None
+                and each.id != claim.work_id
+            )
+        )
+        if len(others) >= claim.most:
+            return False
+        return self._change_unfinished(claim.work_id, lambda each: each.is_training, state="submitting")
 
     def crash(self) -> None:
         """Discard all changes that are not committed."""
@@ -323,16 +341,19 @@ class MemoryLedger(MemoryMoney, MemoryModels, MemoryLists, MemoryAccess, MemoryL
         return min((each.submitted_at or 0.0 for each in attempts if each.is_in_doubt), default=None)
 
     def forgettable(
-        self, before: float, *, files_before: float, most: int
+        self, before: float, *, files_before: float, weights_before: float | None = None, most: int
     ) -> Sequence[tuple[type[Record], str]]:
         keyed = {each.work_id for each in self.all(KeyRecord)}
         keyed |= {each for batch in self.all(BatchRecord) for each in joined_by(batch)}
         pending = {each.id for each in self.pending_deliveries()}
 
         def may_go(each: GenerationRecord | BatchRecord) -> bool:
-            moment = (
-                min(before, files_before) if isinstance(each, GenerationRecord) and each.files else before
-            )
+            moment = before
+            if isinstance(each, GenerationRecord) and each.files:
+                of_files = (
+                    (-inf if weights_before is None else weights_before) if each.is_training else files_before
+                )
+                moment = min(before, of_files)
             stays = each.id in pending or each.id in keyed
             return each.ended_at is not None and each.ended_at < moment and not stays
 

@@ -56,7 +56,8 @@ class MemoryAccess(MemoryRows):
         return {each.id: each.name for each in self.all(ApiKeyRecord) if each.id in key_ids}
 
     def present_work(self, caller_id: str, since: float) -> PresentWork:
-        mine = [each for each in self.all(GenerationRecord) if each.caller_id == caller_id]
+        every = self.all(GenerationRecord)
+        mine = [each for each in every if each.caller_id == caller_id and not each.is_training]
         unfinished = [each for each in mine if each.ended_at is None]
         waiting = sum(each.state == "queued" for each in unfinished)
         created = sum(

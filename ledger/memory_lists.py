@@ -33,6 +33,7 @@ class MemoryLists(MemoryRows):
             and (page.until is None or each.accepted_at < page.until)
             and (page.before is None or (each.seq or 0) < page.before)
             and (page.after is None or (each.seq or 0) > page.after)
+            and page.training in {None, each.is_training}
             and (page.prompt is None or page.prompt.lower() in each.prompt.lower())
             and self._is_of_key(each.caller_id, page.key_name)
             and set(page.metadata) <= json.loads(each.metadata or "{}").items()

@@ -1,4 +1,4 @@
-"""What a ledger in memory knows of models that were looked up, and of their published schemas."""
+"""What a ledger in memory knows of models that were looked up or trained, and of their published schemas."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import cast
 
 from ledger.claims import ClaimLookup, EndLookup
 from ledger.memory_rows import MemoryRows
-from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord, TrainedModelRecord
 from ledger.tables import MAPPINGS
 
 
@@ -56,6 +56,14 @@ class MemoryModels(MemoryRows):
     def lookups(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[LookupRecord]:
         keys = {(reader, name, simulated) for reader in readers}
         return [each for each in self.all(LookupRecord) if MAPPINGS[LookupRecord].key_of(each) in keys]
+
+    def trained_model(self, version: str, *, simulated: bool) -> TrainedModelRecord | None:
+        return cast("TrainedModelRecord | None", self.rows[TrainedModelRecord].get((version, simulated)))
+
+    def trained_versions(self, name: str, *, simulated: bool) -> Sequence[TrainedModelRecord]:
+        every = self.all(TrainedModelRecord)
+        found = [each for each in every if (each.name, each.simulated) == (name, simulated)]
+        return sorted(found, key=lambda each: (-each.trained_at, each.version))
 
     def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
         runs = self.all(RunRecord)

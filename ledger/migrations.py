@@ -28,6 +28,12 @@ _COUNTS: Final = tuple(
     for name in ("calls", "prompt_tokens", "completion_tokens", "thinking_tokens")
 )
 
+_OF_TRAININGS: Final = ("trainings INTEGER NOT NULL DEFAULT 0", "training_usd FLOAT NOT NULL DEFAULT 0")
+_TRAINED_MODELS: Final = """CREATE TABLE trained_models (
+    version TEXT NOT NULL, simulated BOOLEAN NOT NULL, name TEXT NOT NULL, trigger_word TEXT, trainer TEXT NOT NULL,
+    work_id TEXT NOT NULL, trained_at FLOAT NOT NULL, PRIMARY KEY (version, simulated)
+)"""
+
 
 def clock_skew_of_attempts(driver: sqlite3.Connection) -> None:
     """From version 2 (0.5.0): add the skew of the upstream's clock, NULL in existing rows."""
@@ -159,9 +165,17 @@ def verdicts(driver: sqlite3.Connection) -> None:
     driver.execute("ALTER TABLE api_keys ADD COLUMN safety TEXT")
 
 
+def trainings(driver: sqlite3.Connection) -> None:
+    """From version 10: add the versions that trainings have made, and the number and cost of deleted trainings, 0 in
+    existing rows."""
+    driver.execute(_TRAINED_MODELS + " WITHOUT ROWID")
+    for column in _OF_TRAININGS:
+        driver.execute(f"ALTER TABLE usage_by_day ADD COLUMN {column}")
+
+
 STEPS: Final[Sequence[Step]] = (
     facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores, published_models, named_keys, joined_items,
-    calls, verdicts,
+    calls, verdicts, trainings,
 )  # fmt: skip
 """Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
@@ -241,6 +255,7 @@ POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {
         "ALTER TABLE generations ADD COLUMN verdict TEXT",
         "ALTER TABLE api_keys ADD COLUMN safety TEXT",
     ),
+    10: (_TRAINED_MODELS, *(f"ALTER TABLE usage_by_day ADD COLUMN {each}" for each in _OF_TRAININGS)),
 }
 """The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first
 that PostgreSQL has. A released step is never changed. A version that changes only one of the two databases has an empty

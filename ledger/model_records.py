@@ -1,4 +1,4 @@
-"""The records of models that were looked up: their schemas, and how long their predictions run."""
+"""The records of models that were looked up or trained: their schemas, and how long their predictions run."""
 
 from dataclasses import dataclass
 
@@ -58,3 +58,18 @@ class RunRecord:
     simulated: bool
     slot: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModelRecord:
+    """A version that a training made: `version` is its id at Replicate, `name` the model that has it, `owner/name`.
+    `trainer` made it, as `owner/name`, for the work `work_id`, which may be deleted by now. The `trigger_word` calls up
+    in a prompt what it has learned."""
+
+    version: str
+    simulated: bool
+    name: str
+    trigger_word: str | None = None
+    trainer: str
+    work_id: str
+    trained_at: float

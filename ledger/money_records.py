@@ -9,7 +9,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
     """The usage of deleted generations: those of one caller with one model that ended on one `day` (UTC, counted from
-    1970). The figures are those of `GET /usage`."""
+    1970). The figures are those of `GET /usage`: `trainings` and `training_usd` are a part of `generations` and
+    `usd`."""
 
     day: int
     caller_id: str
@@ -27,6 +28,8 @@ class UsageRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     thinking_tokens: int = 0
+    trainings: int = 0
+    training_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,18 @@
-"""The queries of the ledger in SQL for models that were looked up, and their published schemas."""
+"""The queries of the ledger in SQL for models that were looked up or trained, and their published schemas."""
 
 from collections.abc import Collection, Sequence
 from typing import Final
 
 from sqlalchemy import func, not_
 
-from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord, TrainedModelRecord
 from ledger.sql_reader import SqlReader
-from ledger.tables import LOOKUPS, MODELS, RUNS, SCHEMAS
+from ledger.tables import LOOKUPS, MODELS, RUNS, SCHEMAS, TRAINED_MODELS
 
 _L: Final = LOOKUPS.c
 _M: Final = MODELS.c
 _S: Final = SCHEMAS.c
+_T: Final = TRAINED_MODELS.c
 
 _LATEST_FIRST: Final = (_M.looked_up_at.desc(), _M.name)
 
@@ -43,6 +44,14 @@ class SqlModels(SqlReader):
     def lookups(self, readers: Collection[str], name: str, *, simulated: bool) -> Sequence[LookupRecord]:
         mine = _L.reader.in_(readers), _L.name == name, _L.simulated == simulated
         return self._records(LookupRecord, *mine)
+
+    def trained_model(self, version: str, *, simulated: bool) -> TrainedModelRecord | None:
+        found = self._records(TrainedModelRecord, _T.version == version, _T.simulated == simulated)
+        return next(iter(found), None)
+
+    def trained_versions(self, name: str, *, simulated: bool) -> Sequence[TrainedModelRecord]:
+        mine = _T.name == name, _T.simulated == simulated
+        return self._records(TrainedModelRecord, *mine, order=(_T.trained_at.desc(), _T.version))
 
     def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
         runs = self._records(RunRecord, RUNS.c.target == target, RUNS.c.simulated == simulated)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     and_,
     cast,
     exists,
+    false,
     func,
     literal,
     not_,
@@ -23,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from contract.callers import KEY_PREFIX
+from contract.ids import TRAINING_KIND
 from contract.states import State
 from ledger import Page, Place, Progress
 from ledger.access import SqlAccess
@@ -48,6 +50,8 @@ from ledger.tables import (
     BATCHES,
     DELIVERIES,
     GENERATIONS,
+    IS_NO_TRAINING,
+    IS_TRAINING,
     KEYS,
     META,
     USAGE_BY_DAY,
@@ -63,6 +67,9 @@ _G: Final = GENERATIONS.c
 _U: Final = USAGE_BY_DAY.c
 _UNFINISHED: Final = _G.ended_at.is_(None)
 
+_TRAININGS: Final = (IS_TRAINING, _G.id >= TRAINING_KIND, _G.id < f"{TRAINING_KIND[:-1]}o")
+"""The conditions of trainings. They are few, and the index of ids finds them, also if it is sorted by the rules of a
+language: all their ids have the same letters at the beginning."""
 
 _BEGIN: Final = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 """Begins a transaction that sees one moment, by dialect."""
@@ -141,7 +148,8 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls, SqlPastCalls):
 
     def page(self, page: Page) -> Sequence[GenerationRecord]:
         conditions = conditions_of(
-            (_G.caller_id, eq, page.caller_id),
+            # The index of callers is of no use for trainings: a caller may have millions of other rows.
+            (_G.caller_id.op("||")("") if page.training else _G.caller_id, eq, page.caller_id),
             (_G.batch_id, eq, page.batch_id),
             (_G.kind, eq, page.kind),
             (_G.state, eq, page.state),
@@ -152,6 +160,8 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls, SqlPastCalls):
             (_G.seq, gt, page.after),
         )
         conditions += _of_keys(_G.caller_id, page.key_name)
+        if page.training is not None:
+            conditions += _TRAININGS if page.training else (IS_NO_TRAINING,)
         conditions += [JsonText(_G.metadata, literal(name)) == value for name, value in page.metadata]
         if page.prompt is not None:
             conditions.append(_contains(_G.prompt, page.prompt, self._engine.dialect.name))
@@ -242,7 +252,7 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls, SqlPastCalls):
         return oldest
 
     def forgettable(
-        self, before: float, *, files_before: float, most: int
+        self, before: float, *, files_before: float, weights_before: float | None = None, most: int
     ) -> Sequence[tuple[type[Record], str]]:
         keyed = select(KEYS.c.work_id)
         joined = _joined()
@@ -250,9 +260,12 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls, SqlPastCalls):
             select(joined.c.value).select_from(BATCHES.join(joined, true())).where(_B.joined.is_not(None))
         )
         pending = select(DELIVERIES.c.id).where(DELIVERIES.c.state == "pending")
+        without_weights = (
+            false() if weights_before is None else and_(not_(IS_NO_TRAINING), _G.ended_at < weights_before)
+        )
         may_go = and_(
             _G.ended_at < before,
-            or_(_G.files == "[]", _G.ended_at < files_before),
+            or_(_G.files == "[]", and_(_G.ended_at < files_before, IS_NO_TRAINING), without_weights),
             *(_G.id.not_in(each) for each in (pending, keyed, of_batches)),
         )
         item_stays = exists().where(_G.batch_id == BATCHES.c.id, or_(_UNFINISHED, not_(may_go)))

@@ -10,8 +10,9 @@ from enum import IntEnum
 from typing import Any, Final, Literal
 
 from contract.states import ENDED, State
+from contract.trainings import TRAINING
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
-from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord, TrainedModelRecord
 from ledger.money_records import BudgetRecord, UsageRecord
 
 Json = Mapping[str, Any]
@@ -169,6 +170,18 @@ class GenerationRecord:
     @property
     def succeeded(self) -> bool:
         return self.state == "succeeded"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is being created or runs. A training is marked as being created some time before it is sent."""
+        if self.state == "submitting" and self.is_training:
+            return any(each.open and each.submitted_at is not None for each in self.attempts)
+        return self.state in {"submitting", "running"}
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it makes a version of a model (`contract.trainings`)."""
+        return self.door == TRAINING
 
     @property
     def last_called(self) -> AttemptRecord | None:
@@ -338,6 +351,7 @@ Record = (
     | ModelRecord
     | LookupRecord
     | RunRecord
+    | TrainedModelRecord
     | MetaRecord
     | LeaseRecord
     | BudgetRecord

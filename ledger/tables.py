@@ -27,10 +27,11 @@ from sqlalchemy import (
 )
 
 from contract.callers import ADMIN, KEY_PREFIX
+from contract.trainings import TRAINING
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord, SpendingRecord
 from ledger.column_types import DayOf, JsonList
 from ledger.columns import NESTED, columns_of
-from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord, TrainedModelRecord
 from ledger.money_records import BudgetRecord, UsageRecord
 from ledger.records import (
     CALL_COUNTS,
@@ -101,6 +102,11 @@ LOOKUPS: Final = _table("lookups", LookupRecord, "reader", "name", "simulated", 
 
 RUNS: Final = _table("runs", RunRecord, "target", "simulated", "slot", sqlite_with_rowid=False)
 
+TRAINED_MODELS: Final = _table(
+    "trained_models", TrainedModelRecord, "version", "simulated", sqlite_with_rowid=False
+)
+"""The rows stay when their trainings are deleted."""
+
 API_KEYS: Final = _table("api_keys", ApiKeyRecord, "id")
 Index("api_keys_by_revision", API_KEYS.c.revision)
 
@@ -121,6 +127,11 @@ LEASES: Final = Table("leases", MetaData(), *columns_of(LeaseRecord, "id"))
 
 DAY_OF_END: Final = DayOf(GENERATIONS.c.ended_at)
 
+IS_TRAINING: Final = GENERATIONS.c.door == TRAINING
+"""Whether a generation is a training. NULL if it came by no interface, so a negation needs the next one."""
+
+IS_NO_TRAINING: Final = GENERATIONS.c.door.is_distinct_from(TRAINING)
+
 USAGE_OF_ONE: Final[Mapping[str, ColumnElement[Any]]] = {
     "generations": literal(1),
     "succeeded": case((GENERATIONS.c.state == "succeeded", 1), else_=0),
@@ -131,6 +142,8 @@ USAGE_OF_ONE: Final[Mapping[str, ColumnElement[Any]]] = {
     "usd": GENERATIONS.c.cost_usd,
     "credits": GENERATIONS.c.credits,
     **{name: GENERATIONS.c[name] for name in CALL_COUNTS},
+    "trainings": case((IS_TRAINING, 1), else_=0),
+    "training_usd": case((IS_TRAINING, GENERATIONS.c.cost_usd), else_=0.0),
 }
 """What one generation adds to each figure of `GET /usage`."""
 
@@ -326,6 +339,7 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     ModelRecord: RowMapping(ModelRecord, MODELS, "reader", "name", "simulated"),
     LookupRecord: RowMapping(LookupRecord, LOOKUPS, "reader", "name", "simulated"),
     RunRecord: RowMapping(RunRecord, RUNS, "target", "simulated", "slot"),
+    TrainedModelRecord: RowMapping(TrainedModelRecord, TRAINED_MODELS, "version", "simulated"),
     LeaseRecord: RowMapping(LeaseRecord, LEASES, "id"),
     BudgetRecord: RowMapping(BudgetRecord, BUDGETS, "process", "day"),
     ApiKeyRecord: RowMapping(ApiKeyRecord, API_KEYS, "id"),

@@ -41,6 +41,8 @@ def usage_of(record: GenerationRecord) -> UsageRecord:
         usd=record.cost_usd,
         credits=record.credits,
         **{name: getattr(record, name) for name in CALL_COUNTS},
+        trainings=int(record.is_training),
+        training_usd=record.cost_usd if record.is_training else 0.0,
     )
 
 

@@ -280,7 +280,7 @@ def _of_the_ledger() -> JSON:
     used: JSON = {
         "generations": COUNT, "succeeded": COUNT, "failures": COUNT, "canceled": COUNT, "images": COUNT,
         "video_seconds": NUMBER, "usd": NUMBER, "credits": COUNT, "calls": COUNT, "prompt_tokens": COUNT,
-        "completion_tokens": COUNT, "thinking_tokens": COUNT,
+        "completion_tokens": COUNT, "thinking_tokens": COUNT, "trainings": COUNT, "training_usd": NUMBER,
     }  # fmt: skip
     groups: JSON = {
         **dict.fromkeys(GROUPS, TEXT), "key": an_object({"id": TEXT, "name": OPTIONAL_TEXT}),

@@ -177,7 +177,7 @@ def usage(client, query, *, by=ADMIN):
 
 FIGURES = {
     "generations", "succeeded", "failures", "canceled", "images", "video_seconds", "usd", "credits", "calls",
-    "prompt_tokens", "completion_tokens", "thinking_tokens",
+    "prompt_tokens", "completion_tokens", "thinking_tokens", "trainings", "training_usd",
 }  # fmt: skip
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
+from contract.trainings import TRAINING
 from errors import LedgerDown
 from generations.archive import Archive
 from generations.retention import EVERY, FIRST, PAUSE, STEP, Retention
@@ -49,9 +51,11 @@ async def with_records(*records, ledger=None):
     return ledger
 
 
-def retention(ledger, *, days=2, files_ttl=0.0, clock=lambda: NOW):
+def retention(ledger, *, days=2, files_ttl=0.0, weights_ttl=None, clock=lambda: NOW):
     archive = Archive(ledger=ledger, queries=ledger, threads=AtOnce())
-    return Retention(ledger=ledger, archive=archive, days=days, files_ttl=files_ttl, clock=clock)
+    return Retention(
+        ledger=ledger, archive=archive, days=days, files_ttl=files_ttl, weights_ttl=weights_ttl, clock=clock
+    )
 
 
 def left_in(ledger):
@@ -86,6 +90,32 @@ async def test_stored_files_keep_their_generation_while_they_are_served():
     await retention(ledger, files_ttl=7 * DAY).delete_old()
 
     assert ["b", "d"] == left_in(ledger)
+
+
+@in_virtual_time
+async def test_a_training_is_kept_with_its_weights_and_deleted_without_them():
+    ledger = await with_records(
+        old("trn_a", 9, files=("trained.tar",), door=TRAINING), old("trn_b", 9, door=TRAINING)
+    )
+
+    await retention(ledger, files_ttl=7 * DAY).delete_old()
+    assert ["trn_a"] == left_in(ledger)
+
+    await with_records(replace(ledger.generation("trn_a"), files=()), ledger=ledger)
+    await retention(ledger, files_ttl=7 * DAY).delete_old()
+    assert [] == left_in(ledger)
+
+
+@in_virtual_time
+async def test_a_training_is_deleted_once_its_weights_have_expired():
+    weights = {"files": ("trained.tar",), "door": TRAINING}
+    ledger = await with_records(
+        old("trn_a", 8, **weights), old("trn_b", 9, **weights), old("a", 3, files=("0.png",))
+    )
+
+    await retention(ledger, files_ttl=20 * DAY, weights_ttl=9 * DAY).delete_old()
+
+    assert ["trn_a", "a"] == left_in(ledger)
 
 
 @in_virtual_time

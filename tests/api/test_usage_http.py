@@ -4,9 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from contract.trainings import TRAINING
 from harness.service_process import until
 from tests.support.api_client import PICTURE, ended, look_up, picture, submit, submit_batch
 from tests.support.callers import ADMIN, USER
+from tests.support.records import generation
 
 OTHER = {"X-Replicate-API-Key": "r8_other"}
 
@@ -81,6 +83,8 @@ def test_usage_equals_what_replicate_billed_in_every_grouping(busy, simulator):
         "prompt_tokens": 0,
         "completion_tokens": 0,
         "thinking_tokens": 0,
+        "trainings": 0,
+        "training_usd": 0,
     } == usage(busy)["total"]
 
     by_model = {each.pop("model"): each for each in usage(busy, "?group_by=model")["usage"]}
@@ -162,6 +166,37 @@ def test_unfinished_work_is_not_counted(client, simulator):
 
     assert 2 == usage(client)["total"]["generations"]
     assert simulator.counts().billed_usd == usage(client)["total"]["usd"]
+
+
+@pytest.mark.every_database
+def test_trainings_are_counted_by_themselves_and_with_all_work(app, client):
+    submitted = ended(client, submit(client))
+    training = generation(
+        "trn_1",
+        door=TRAINING,
+        model="ann/trainer",
+        state="succeeded",
+        ended_at=1e9,
+        cost_usd=1.5,
+        simulated=False,
+    )
+    service = app.extensions["service"]
+
+    async def write():
+        service.ledger.upsert(training)
+        await service.ledger.flush()
+
+    service.loop.run(write())
+
+    total = usage(client)["total"]
+    assert (2, 1.525) == (total["generations"], total["usd"])
+    assert (1, 1.5) == (total["trainings"], total["training_usd"])
+    by_model = usage(client, "?group_by=model")["usage"]
+    assert [(1, 1.5), (0, 0.0)] == [(each["trainings"], each["training_usd"]) for each in by_model]
+    assert "succeeded" == submitted["status"]
+    rows = client.get("/usage?group_by=model", headers={**ADMIN, "Accept": "text/csv"}).text.splitlines()
+    assert rows[0].endswith(",trainings,training_usd")
+    assert rows[1].endswith(",1,1.5")
 
 
 @pytest.mark.every_database

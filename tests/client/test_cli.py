@@ -7,8 +7,10 @@ import re
 import stat
 
 import pytest
+from werkzeug.wrappers import Request, Response
 
 from tests.client.conftest import ADMIN
+from tests.support.served_in_process import online
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +97,25 @@ def test_tables_are_lines_with_tabs_without_a_terminal(rcg):
 
     _, output, _ = rcg("usage")
     assert output.splitlines()[-1].startswith("total\t")
+
+
+def test_usage_has_columns_of_trainings_if_there_are_any(run_command, monkeypatch):
+    used = {"generations": 3, "succeeded": 3, "failures": 0, "canceled": 0, "usd": 2.5}
+
+    @Request.application
+    def answer(request):
+        trained = {"trainings": 2, "training_usd": 2.25} if "caller" in request.args["group_by"] else {}
+        row = {**used, **trained}
+        body = {"usage": [{request.args["group_by"]: "a", **row}], "total": row}
+        return Response(json.dumps(body), content_type="application/json")
+
+    with online(answer) as url:
+        monkeypatch.setenv("RCG_URL", url)
+        monkeypatch.setenv("RCG_API_KEY", "the-admin-key")
+        lines = [run_command("usage", "--group-by", each)[1].splitlines()[-1] for each in ("caller", "model")]
+
+    assert ["2", "2.25"] == lines[0].split("\t")[5:7]
+    assert [7 + 1, 5 + 1] == [len(each.split("\t")) for each in lines]
 
 
 def test_a_list_has_one_line_for_each_row_on_a_terminal_of_80_columns(rcg, monkeypatch):

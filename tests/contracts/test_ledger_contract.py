@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.states import ENDED, UNFINISHED
+from contract.trainings import TRAINING
 from errors import LedgerDown
 from harness.postgres import NEWEST, server
 from ledger import Ledger, Page, Period, Queries
@@ -486,6 +487,7 @@ FACTS = st.fixed_dictionaries(
         "model": st.sampled_from(["a/b", "c/d"]),
         "metadata": METADATA,
         "kind": st.sampled_from([None, "image", "video"]),
+        "door": st.sampled_from([None, "openai", TRAINING]),
         "prompt": st.sampled_from(["A red Fox", "ÜBER 100 %_", "a\\b/c"]),
         "simulated": st.booleans(),
         "accepted_at": MOMENTS,
@@ -501,15 +503,24 @@ FACTS = st.fixed_dictionaries(
 )
 
 
+def name_of(number: int, facts: dict[str, Any]) -> str:
+    """The id of this generation."""
+    return f"{'trn' if facts['door'] == TRAINING else 'gen'}_{number}"
+
+
 def recorded(number: int, facts: dict[str, Any]) -> GenerationRecord:
     """A generation of its own: what has not ended has no end, and positions are each one's own."""
     has_ended = facts["state"] in {"succeeded", "failed", "canceled"}
-    name = f"gen_{number}"
+    name = name_of(number, facts)
     attempts = tuple(
         replace(each, generation_id=name, number=at) for at, each in enumerate(facts["attempts"], 1)
     )
     own = {"attempts": attempts, "position": 10 * facts["position"] + number}
     return generation(name, **facts | own | {"ended_at": facts["ended_at"] if has_ended else None})
+
+
+def rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(each, 9) if isinstance(each, float) else each for name, each in row.items()}
 
 
 def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
@@ -521,6 +532,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         Page("admin", 9, model="a/b", since=since),
         Page(None, 9),
         Page(None, 9, key_name="shop"),
+        *(Page(caller_id, 4, training=is_it) for caller_id in (None, "admin") for is_it in (True, False)),
         Page("key_1", 9, kind="image", batch_id="batch_1"),
         *(Page(None, 9, prompt=part) for part in ("RED", "über", "%_", "_", "\\B/", "'", "A")),
         Page(None, 9, metadata=(("project", "a"),)),
@@ -535,7 +547,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         "items": [queries.batch_items(each) for each in ("batch_0", "batch_1")],
         "members": [
             sorted(queries.members(each), key=lambda record: record.id)
-            for each in (["gen_1"], ["batch_0"], ["batch_1", "gen_1", "gen_2"], [])
+            for each in (["gen_1", "trn_0"], ["batch_0"], ["batch_1", "gen_1", "gen_2"], [])
         ],
         "progress": queries.progress(["gen_0", "gen_1", "batch_0", "batch_1", "batch_2"]),
         "ended items": [sorted(queries.ended_items(each)) for each in ("batch_0", "batch_1")],
@@ -559,16 +571,17 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         "present work": [queries.present_work(each, since) for each in ("admin", "user_1", "key_1", "key_9")],
         "keys": sorted(queries.expired_keys(since), key=lambda record: record.key),
         "doubt": queries.oldest_doubt(),
-        "forgettable": queries.forgettable(since, files_before=before * 30_000.0, most=3),
+        "forgettable": [
+            queries.forgettable(since, files_before=before * 30_000.0, weights_before=moment, most=3)
+            for moment in (None, 100_000.0)
+        ],
         "goes on": [queries.is_unfinished(each) for each in ("gen_0", "gen_1", "batch_0", "batch_1")],
         "cost": {
             day: round(usd, 9) for day, usd in queries.cost_by_day("admin", since, simulated=True).items()
         },
         "failures": [queries.failures(since, simulated=simulated) for simulated in (True, False)],
         "usage": [
-            [{**row, "usd": round(row["usd"], 9)} for row in queries.usage(period, by=by)]
-            for period in periods
-            for by in GROUPINGS
+            [rounded(row) for row in queries.usage(period, by=by)] for period in periods for by in GROUPINGS
         ],
     }
 
@@ -626,7 +639,7 @@ def usage(queries: Queries) -> list[Any]:
     rows = [queries.usage(period, by=by) for period in periods for by in KEPT_GROUPS]
     costs = [queries.cost_by_day("admin", since, simulated=True) for since in (0.0, 86_400.0)]
     return [
-        [{**row, "usd": round(row["usd"], 9)} for each in rows for row in each],
+        [rounded(row) for each in rows for row in each],
         [{day: round(usd, 9) for day, usd in each.items()} for each in costs],
     ]
 
@@ -639,11 +652,12 @@ def test_usage_is_the_same_by_whole_days_whatever_was_deleted(
 ):
     generations = [facts if facts["state"] in ENDED else facts | {"state": "failed"} for facts in generations]
     records = [recorded(number, facts) for number, facts in enumerate(generations)]
+    names = {each.id: number for number, each in enumerate(records)}
     for opened in emptied(each_ledger):
         opened.write(*records, BATCH)
         before = usage(opened.queries)
 
-        opened.delete(*((GenerationRecord, f"gen_{number}") for number in deleted))
+        opened.delete(*((GenerationRecord, name) for name, number in names.items() if number in deleted))
         if is_batch_deleted:
             opened.delete((BatchRecord, "batch_1"))
 
@@ -651,7 +665,7 @@ def test_usage_is_the_same_by_whole_days_whatever_was_deleted(
         left = [each.id for each in records if int(each.id[4:]) not in deleted]
         if is_batch_deleted:
             left = [each for each in left if records[int(each[4:])].batch_id != "batch_1"]
-        assert left == [each for each in (f"gen_{n}" for n in range(8)) if opened.queries.generation(each)]
+        assert left == [each for each in names if opened.queries.generation(each)]
 
 
 def test_a_deleted_generation_goes_with_its_attempts_and_its_delivery(opened):
@@ -758,7 +772,8 @@ GOES = {
 def test_work_is_not_deletable_while(opened, old, is_batch):
     opened.write(*old.records(is_batch=is_batch))
 
-    assert [] == opened.queries.forgettable(DAY_2, files_before=100.0, most=9)
+    for moment in (None, DAY_2):
+        assert [] == opened.queries.forgettable(DAY_2, files_before=100.0, weights_before=moment, most=9)
 
 
 @pytest.mark.parametrize("is_batch", [False, True], ids=["generation", "batch"])

@@ -65,6 +65,8 @@ ADDED: Final[frozenset[str]] = frozenset(
         "prompt_tokens",
         "seed",
         "thinking_tokens",
+        "training_usd",
+        "trainings",
         "upstream",
     }
 )

@@ -24,9 +24,9 @@ from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked
 from tests.support.postgres_layout import KEPT, tables_of
 
-RELEASED = {2: "864e1c0fbc94", 3: "c5842af9b09c", 4: "a4ac69b2c134"}
-"""A digest of the layout of each released version, from that of 0.5.0 to that of 0.7.0. A release with a new version
-adds its own."""
+RELEASED = {2: "864e1c0fbc94", 3: "c5842af9b09c", 4: "a4ac69b2c134", 10: "0463120a9453"}
+"""A digest of the layout of released versions: those of 0.5.0 to 0.7.0, and the one before trainings. A release with a
+new version adds its own."""
 
 
 @pytest.fixture
@@ -234,6 +234,26 @@ def test_a_ledger_of_version_7_keeps_its_rows_and_its_batches_have_joined_nothin
     added = None, 0, 0, 0, 0, None, None
     assert [(*row, *added) for row in before[1]] == fetched(old, "SELECT * FROM generations")
     assert before[0] == fetched(old.with_name("ledger.db.version-7"), "SELECT * FROM batches")
+
+
+def test_a_ledger_of_version_10_keeps_its_usage_and_knows_no_trainings(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        for step in STEPS[:9]:
+            step(connection)
+        connection.execute(
+            "INSERT INTO usage_by_day VALUES (1, 'a', 'm', 0, 2, 2, 0, 0, 3, 0, 0.5, 4, 0, 0, 0, 0)"
+        )
+        connection.execute("PRAGMA user_version = 10")
+    every = "SELECT * FROM generations", "SELECT * FROM attempts", "SELECT * FROM usage_by_day"
+    *before, (usage,) = [fetched(old, query) for query in every]
+
+    assert opened(old) is None
+
+    assert all(before)
+    *after, (with_trainings,) = [fetched(old, query) for query in every]
+    assert before == after
+    assert (*usage, 0, 0.0) == with_trainings
+    assert [] == fetched(old, "SELECT * FROM trained_models")
 
 
 def test_the_old_ledger_is_copied_once_and_whole_and_only_its_owner_can_read_the_copy(old):

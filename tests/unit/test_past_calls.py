@@ -131,3 +131,12 @@ def test_a_call_takes_no_place_of_creations():
     ledger.rows[GenerationRecord] = {(each.id,): each for each in (answered, call("gen_2"))}
 
     assert [] == [each for ago in answered_ago(ledger, NOW, ()).values() for each in ago]
+
+
+def test_a_training_takes_no_place_of_creations():
+    sent = {"prompt_tokens": None, "sent": 25.0, "answered": 20.0, "ended": 15.0}
+    works = call("gen_1", **sent), call("trn_1", **sent), call("trn_2", **sent, caller="key_1")
+    ledger = MemoryLedger()
+    ledger.rows[GenerationRecord] = {(each.id,): each for each in works}
+
+    assert {None: [20.0]} == answered_ago(ledger, NOW, ())

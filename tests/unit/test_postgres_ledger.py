@@ -10,13 +10,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from app import main
+from contract.trainings import TRAINING
 from errors import LedgerDown
 from harness.postgres import server
 from harness.service_process import until
 from ledger import HASH_KEY, Page, Period
 from ledger.claims import ClaimKeys, ClaimSuspended
 from ledger.json_rows import statements_of
-from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord
+from ledger.model_records import LookupRecord, ModelRecord, RunRecord, SchemaRecord, TrainedModelRecord
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
 from ledger.records import BatchRecord, GenerationRecord, KeyRecord
@@ -408,6 +409,8 @@ def everything(queries) -> list[object]:
         queries.schema(VERSION, simulated=False),
         queries.outdated_models(1e12),
         queries.running_seconds("a/b", simulated=False),
+        queries.page(Page("admin", 9, training=True)),
+        queries.trained_versions("a/b", simulated=False),
     ]
 
 
@@ -417,6 +420,10 @@ MODEL = ModelRecord(
     reader="", name="a/b", simulated=False, version=VERSION, is_official=True, description="Fast ☃",
     facts='{"run_count": 3}', looked_up_at=5.5,
 )  # fmt: skip
+
+TRAINED = TrainedModelRecord(
+    version=VERSION, simulated=False, name="a/b", trainer="a/trainer", work_id="trn_1", trained_at=5.5
+)
 
 
 def test_rows_that_several_processes_write_are_written_in_one_order():
@@ -445,6 +452,10 @@ def test_a_moved_ledger_answers_every_question_as_before_and_continues(kept, url
             SchemaRecord(VERSION, False, "a/b", b"\0\xff", 5.5),
             LookupRecord("", "a/b", False, 6.5, is_over=True),
             RunRecord("a/b", False, 7, 2.5),
+            TRAINED,
+            generation(
+                "trn_1", door=TRAINING, state="succeeded", ended_at=9.0, files=("a.tar",), cost_usd=2.5
+            ),
             generation("later", state="failed", ended_at=9.0, outputs=({"a": [1]},), has_secrets=True),
         )
 

@@ -62,12 +62,12 @@ def usage(
         return
     groups = group_by.split(",")
     figures = ["generations", "succeeded", "failures", "canceled"]
-    if (body.get("total") or {}).get("calls"):
+    total = body.get("total") or {}
+    if total.get("calls"):
         figures += ["calls", "prompt_tokens", "completion_tokens", "thinking_tokens"]
-    listed = [
-        *(body.get("usage") or []),
-        dict.fromkeys(groups, "") | {groups[0]: "total"} | (body.get("total") or {}),
-    ]
+    if total.get("trainings"):
+        figures += ["trainings", "training_usd"]
+    listed = [*(body.get("usage") or []), dict.fromkeys(groups, "") | {groups[0]: "total"} | total]
     table(
         [*groups, *figures, "USD"],
         ([*(_group(each, name) for name in groups), *(each.get(name) for name in figures), usd(each.get("usd"))]
