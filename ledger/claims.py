@@ -7,12 +7,12 @@ of two processes, one makes the change and the other learns that it did not.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from ledger.access_records import ApiKeyRecord, AuditRecord, LostCallRecord
 from ledger.blanking import BlankTexts, blanking
 from ledger.records import KeyRecord, Record
+from ledger.sums import BUDGET_TOTAL, SPENDING, spending_of, total_of
 from ledger.training_claims import TRAINING_PLACE, ClaimTraining, place_of
 
 
@@ -178,35 +178,6 @@ SENT: Final = """
 """The statement of any number of `ClaimSent`, whose fields are JSON, of a process. It returns the ids of the leases
 that are sent now. Each creation makes such a claim, so one statement is for all that come together."""
 
-BUDGET_TOTAL: Final = """
-    SELECT (
-        SELECT coalesce(sum(spent), 0) FROM budgets WHERE day >= %s AND simulated = %s
-    ) + (
-        SELECT coalesce(sum(latest.reserved), 0) FROM processes CROSS JOIN LATERAL (
-            SELECT reserved FROM budgets WHERE process = processes.id AND simulated = %s ORDER BY day DESC LIMIT 1
-        ) latest WHERE processes.taken_at IS NULL
-    ) + (
-        SELECT coalesce(sum(reserved_usd), 0) FROM generations
-        WHERE ended_at IS NULL AND taken_at IS NOT NULL AND simulated = %s
-            AND (caller_id = %s OR %s = 'admin' AND starts_with(caller_id, 'key_'))
-    ) AS total
-"""
-"""The statement for `Queries.budget_total` in PostgreSQL. Its parameters are those of `total_of`."""
-
-SPENDING: Final = """
-    SELECT (
-        SELECT coalesce(sum(spent), 0) FROM spending WHERE payer = %s AND period >= %s AND simulated = %s
-    ) AS spent, (
-        SELECT coalesce(sum(reserved), 0) FROM spending
-        JOIN processes ON processes.id = process AND processes.taken_at IS NULL
-        WHERE payer = %s AND period >= %s AND spending.simulated = %s
-    ) + (
-        SELECT coalesce(sum(reserved_usd), 0) FROM generations
-        WHERE ended_at IS NULL AND taken_at IS NOT NULL AND caller_id = %s AND simulated = %s AND accepted_at >= %s
-    ) AS reserved
-"""
-"""The statement for `Queries.spending` in PostgreSQL. Its parameters are those of `spending_of`."""
-
 _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     ClaimKey: """
         INSERT INTO idempotency_keys (caller_id, "key", fingerprint, work_id, created_at, process)
@@ -307,21 +278,6 @@ def written_with(claim: Claim) -> tuple[Record, ...]:
 def keys_of(claim: ClaimKey | ClaimKeys) -> tuple[KeyRecord, ...]:
     """The idempotency keys that it inserts."""
     return (claim.record,) if isinstance(claim, ClaimKey) else claim.records
-
-
-def total_of(account: str, day: int, simulated: bool) -> tuple[Any, ...]:
-    """The parameters of `BUDGET_TOTAL`."""
-    return day, simulated, simulated, simulated, account, account
-
-
-def spending_of(payer: str, since: str, simulated: bool) -> tuple[Any, ...]:
-    """The parameters of `SPENDING`."""
-    return payer, since, simulated, payer, since, simulated, payer, simulated, moment_of(since)
-
-
-def moment_of(day: str) -> float:
-    """The Unix time at which a day begins in UTC, such as `2026-11-01`."""
-    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
 
 
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:

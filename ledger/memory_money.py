@@ -7,10 +7,11 @@ from typing import Any
 from contract.callers import account_of
 from ledger import DAY, Period
 from ledger.access_records import ApiKeyRecord, SpendingRecord
-from ledger.claims import ClaimBudget, ClaimNotice, ClaimSpending, moment_of
+from ledger.claims import ClaimBudget, ClaimNotice, ClaimSpending
 from ledger.memory_rows import MemoryRows
 from ledger.money_records import BudgetRecord, UsageRecord
 from ledger.records import GenerationRecord
+from ledger.sums import moment_of
 from ledger.tables import MAPPINGS
 from ledger.usage import KeyFacts, figures, grouped, groups_of, usage_of
 

@@ -22,9 +22,9 @@ from sqlalchemy import (
 
 from ledger import DAY, METADATA, Period
 from ledger.access_records import SpendingRecord
-from ledger.claims import BUDGET_TOTAL, SPENDING, spending_of, total_of
 from ledger.column_types import JsonText
 from ledger.sql_reader import SqlReader, conditions_of
+from ledger.sums import BUDGET_TOTAL, SPENDING, spending_of, total_of
 from ledger.tables import (
     API_KEYS,
     BUDGETS,
