@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from replicate_concurrent.cli import batching, here, keys, making, queries, texts
+from replicate_concurrent.cli import batching, here, keys, making, queries, texts, training
 from replicate_concurrent.cli.session import Session, emit
 from replicate_concurrent.version import VERSION
 
@@ -44,7 +44,7 @@ def options(
 
 for command in (
     *(making.generate, batching.batch, making.watch, making.get, making.cancel, making.list_),
-    *(texts.chat, texts.extract),
+    *(training.train, texts.chat, texts.extract),
     *(queries.models, queries.usage, queries.status, queries.configure),
     *(here.init, here.simulate, here.serve, here.stop, here.doctor, here.completion),
 ):

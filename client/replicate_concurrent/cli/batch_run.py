@@ -19,10 +19,10 @@ from replicate_concurrent.batches.summary import Outcome
 from replicate_concurrent.cli.exits import FAILED, INTERRUPTED
 from replicate_concurrent.cli.session import (
     Session,
+    confirmed,
     duration,
     emit,
     emit_json,
-    read_answer,
     report,
     usd,
     visible,
@@ -99,7 +99,7 @@ def _begin(batch: BatchRun, command: BatchCommand) -> bool:
     if batch.earlier_name:
         report(f"Rows of earlier runs keep the names of --name {batch.earlier_name!r}.")
     doubt = question(forecast, command.ask_above)
-    return not doubt or _confirmed(f"{doubt} Go on? [y/N] ")
+    return not doubt or confirmed(f"{doubt} Go on? [y/N] ")
 
 
 def question(forecast: planning.Forecast, ask_above: float | None) -> str:
@@ -118,21 +118,6 @@ def _spent(forecast: planning.Forecast) -> str:
     if forecast.unbounded:
         most += f" (the cost of {forecast.unbounded} rows is not known)"
     return f"{usd(forecast.usd)} USD{most}, about {duration(forecast.seconds)}, strategy {forecast.strategy}"
-
-
-def _confirmed(question: str) -> bool:
-    """The answer on the terminal, also if standard input is the table. Without a terminal, yes."""
-    if not sys.stderr.isatty():
-        return True
-    if sys.stdin.isatty():
-        return read_answer(question).lower() in ("y", "yes")
-    sys.stderr.write(question)
-    sys.stderr.flush()
-    try:
-        with open("CON" if sys.platform == "win32" else "/dev/tty", encoding="utf-8") as terminal:  # noqa: PTH123
-            return terminal.readline().strip().lower() in ("y", "yes")
-    except OSError:
-        return False
 
 
 class View:

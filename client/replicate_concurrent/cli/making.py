@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,9 @@ from replicate_concurrent.cli.options import Json, Parameters, Since, parameters
 from replicate_concurrent.cli.session import Session, emit, emit_json, report, table, usd
 
 if TYPE_CHECKING:
-    from replicate_concurrent.results import Generation
+    from replicate_concurrent.client import Client
+    from replicate_concurrent.results import Batch, Generation
+    from replicate_concurrent.training_results import Training
 
 _WIDE = 110
 """Columns of a terminal on which a list has all of its columns."""
@@ -23,7 +25,10 @@ _WIDE = 110
 _FEW = 26
 """Letters of a prompt in a list on a narrower one."""
 
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="A generation (gen_…) or a batch (batch_…).")]
+Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="A generation (gen_…), a batch (batch_…) or a training (trn_…)."),
+]
 
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The directory for the files.")]
 
@@ -78,21 +83,16 @@ def watch(context: typer.Context, ids: Ids, json: Json = False) -> None:
 
     Example: rcg watch gen_0123
     """
-    from replicate_concurrent.cli.waiting import ended, ended_batch
+    from replicate_concurrent.cli.waiting import ended_work
 
     session: Session = context.obj
     session.json = json
     succeeded = True
     with session.client() as client:
         for each in ids:
-            if _is_batch(each):
-                batch = ended_batch(client, each)
-                succeeded &= batch.success is True
-                emit_json(batch.raw) if json else emit(_batch_line(batch.raw))
-            else:
-                made = ended(client, each)
-                succeeded &= made.success is True
-                emit_json(made.raw) if json else emit(_line(made.raw))
+            found = ended_work(client, each)
+            succeeded &= found.success is True
+            emit_json(found.raw) if json else emit(_shown(found.raw))
     if not succeeded:
         raise typer.Exit(FAILED)
 
@@ -107,17 +107,25 @@ def get(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of these names.")] = False,
     json: Json = False,
 ) -> None:
-    """Show work at the service, and save its outputs with -o.
+    """Show work at the service, and save its outputs, or the weights of a training, with -o.
 
     Example: rcg get gen_0123 -o out/
     """
+    from replicate_concurrent.training_results import Training
+
     session: Session = context.obj
     session.json = json
     succeeded = True
     with session.client() as client:
         for each in ids:
-            found = client.batch_handle(each).status() if _is_batch(each) else client.handle(each).status()
+            found = _looked_at(client, each)
             emit_json(found.raw) if json else emit(_shown(found.raw))
+            if isinstance(found, Training):
+                if out is not None and found.success:
+                    path = client.training_handle(each).save_weights(out, name, overwrite=overwrite)
+                    (report if json else emit)(str(path))
+                succeeded &= found.success is not False
+                continue
             for made in _generations(found):
                 if out is not None and made.has_ended and (made.success or made.placeholder):
                     _report(made, made.save(out, name, overwrite=overwrite), json)
@@ -131,12 +139,13 @@ def cancel(context: typer.Context, ids: Ids, json: Json = False) -> None:
 
     Example: rcg cancel gen_0123
     """
+    from replicate_concurrent.cli.waiting import kind_of
+
     session: Session = context.obj
     session.json = json
     with session.client() as client:
         for each in ids:
-            kind = "batches" if _is_batch(each) else "generations"
-            body = session.answer(client.request("DELETE", f"/{kind}/{each}"))
+            body = session.answer(client.request("DELETE", f"/{kind_of(each)}/{each}"))
             if body is not None:
                 emit(_shown(body))
 
@@ -152,15 +161,17 @@ def list_(
     ] = None,
     since: Since = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many, the latest first.")] = 20,
+    trainings: Annotated[bool, typer.Option("--trainings", help="Your trainings in their place.")] = False,
     cursor: Annotated[str | None, typer.Option(help="The next page: `next_cursor` of --json.")] = None,
     json: Json = False,
 ) -> None:
-    """List your generations, the latest first.
+    """List your generations, or your trainings, the latest first.
 
     Example: rcg list --state failed --since 2026-11-21
     """
     session: Session = context.obj
     session.json = json
+    kind = "trainings" if trainings else "generations"
     filters = {
         "state": state,
         "model": model,
@@ -172,13 +183,14 @@ def list_(
     query: dict[str, Any] = {key: value for key, value in filters.items() if value is not None}
     query |= {f"metadata.{key}": value for key, value in parameters(metadata).items()}
     with session.client() as client:
-        body = session.answer(client.request("GET", "/generations", params={**query, "limit": limit}))
+        body = session.answer(client.request("GET", f"/{kind}", params={**query, "limit": limit}))
     if body is not None:
-        listed = list(map(_cells, body.get("generations") or []))
+        listed = list(map(_cells, body.get(kind) or []))
+        said = "trigger word" if trainings else "prompt"
         if sys.stdout.isatty() and shutil.get_terminal_size().columns < _WIDE:
-            table(["id", "status", "created", "prompt"], map(_few, listed))
+            table(["id", "status", "created", said], map(_few, listed))
         else:
-            table(["id", "status", "model", "USD", "created", "prompt"], listed)
+            table(["id", "status", "model", "USD", "created", said], listed)
 
 
 def _report(made: Generation, paths: list[Path], json: bool) -> None:
@@ -194,19 +206,24 @@ def _report(made: Generation, paths: list[Path], json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
-def _is_batch(target: str) -> bool:
-    return target.startswith("batch_")
+def _looked_at(client: Client, target: str) -> Generation | Batch | Training:
+    from replicate_concurrent.cli.waiting import kind_of
+
+    kind = kind_of(target)
+    if kind == "trainings":
+        return client.training(target)
+    return client.batch_handle(target).status() if kind == "batches" else client.handle(target).status()
 
 
-def _generations(found: Any) -> list[Generation]:
-    return list(found.results) if hasattr(found, "results") else [found]
+def _generations(found: Generation | Batch) -> list[Generation]:
+    return list(found) if isinstance(found, Iterable) else [found]
 
 
 def _cells(raw: Mapping[str, Any]) -> list[object]:
-    prompt = " ".join(str(raw.get("prompt") or "").split())
+    prompt = " ".join(str(raw.get("prompt") or raw.get("trigger_word") or "").split())
     shown = prompt if len(prompt) <= 60 or not sys.stdout.isatty() else f"{prompt[:59]}…"
     created = str(raw.get("created_at") or "")[:19].replace("T", " ")
-    model = str(raw.get("requested_model") or raw.get("model_name") or "")
+    model = str(raw.get("requested_model") or raw.get("model_name") or raw.get("destination") or "")
     return [raw.get("id"), raw.get("status"), model, usd(raw.get("cost_usd")), created, shown]
 
 
@@ -228,4 +245,4 @@ def _batch_line(raw: Mapping[str, Any]) -> str:
 
 
 def _shown(raw: Mapping[str, Any]) -> str:
-    return _batch_line(raw) if _is_batch(str(raw.get("id"))) else _line(raw)
+    return _batch_line(raw) if str(raw.get("id")).startswith("batch_") else _line(raw)

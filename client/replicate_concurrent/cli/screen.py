@@ -1,17 +1,21 @@
-"""Draws the progress of a batch, and the live status. It imports rich."""
+"""Draws the progress of a batch and of a training, and the live status. It imports rich."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from replicate_concurrent.cli.session import duration, visible
+from replicate_concurrent.training_results import Training
+
+_MARGIN = 4
+"""Columns at the end of a line of logs, for the `^C` of the terminal."""
 
 _SHORTEST, _LONGEST, _BESIDE = 8, 60, 68
 """Columns of the bar, and of what stands beside it at most. The line must not fill the terminal, or the `^C` of the
@@ -80,6 +84,61 @@ class Bar:
         self._console.print(Text(visible(text), style=style))
 
 
+class TrainingBar:
+    """The progress of a training on standard error, with the last line of its logs below."""
+
+    def __init__(
+        self, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._clock = clock
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=max(_SHORTEST, min(_LONGEST, self._console.width - _BESIDE))),
+            TextColumn("{task.fields[done]}"),
+            _Left(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("", total=None, done="", left=None)
+        self._live = Live(console=self._console, transient=True)
+        self._first: tuple[float, float] | None = None
+
+    def __enter__(self) -> TrainingBar:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, training: Training) -> None:
+        """Draw how the training stands."""
+        done = training.progress
+        self._progress.update(
+            self._task,
+            description=training.status,
+            total=None if done is None else 100,
+            completed=done or 0,
+            done="" if done is None else f"{done:.0f} %",
+            left=self._left(training),
+        )
+        line = Text(_last_line(training.logs), style="dim", no_wrap=True, overflow="ellipsis")
+        line.truncate(self._console.width - _MARGIN, overflow="ellipsis")
+        self._live.update(Group(self._progress, line), refresh=True)
+
+    def _left(self, training: Training) -> float | None:
+        """The seconds that are left: as fast as it was since the first look, else as usual."""
+        done = training.progress
+        if done is None:
+            return None if training.status == "queued" else training.estimated_seconds
+        at = self._clock()
+        self._first = self._first or (at, done)
+        began, before = self._first
+        if done > before:
+            return (at - began) / (done - before) * (100 - done)
+        usual = training.estimated_seconds
+        return None if usual is None else usual * (100 - done) / 100
+
+
 def live_status(facts: Callable[[], Sequence[tuple[str, object]]]) -> None:
     """Show names with their values, each second anew, until Ctrl-C."""
     with Live(_grid(facts()), auto_refresh=False, transient=False) as live:
@@ -94,6 +153,12 @@ def _grid(facts: Sequence[tuple[str, object]]) -> Table:
         if value is not None:
             grid.add_row(Text(name, style="dim"), Text(str(value)))
     return grid
+
+
+def _last_line(logs: str) -> str:
+    """The last line that is not empty. A bar in logs draws itself anew after each carriage return."""
+    lines = [line.strip() for line in logs.replace("\r", "\n").split("\n")]
+    return visible(next((line for line in reversed(lines) if line), ""))
 
 
 class _Failed(ProgressColumn):

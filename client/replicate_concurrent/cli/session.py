@@ -103,6 +103,21 @@ def read_answer(question: str) -> str:
     return sys.stdin.readline().strip()
 
 
+def confirmed(question: str) -> bool:
+    """The answer on the terminal, also if standard input is a file. Without a terminal, yes."""
+    if not sys.stderr.isatty():
+        return True
+    if sys.stdin.isatty():
+        return read_answer(question).lower() in ("y", "yes")
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    try:
+        with open("CON" if sys.platform == "win32" else "/dev/tty", encoding="utf-8") as terminal:  # noqa: PTH123
+            return terminal.readline().strip().lower() in ("y", "yes")
+    except OSError:
+        return False
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """Print a table: drawn on a terminal, else one line for each row with tabs, without the header."""
     texts = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
