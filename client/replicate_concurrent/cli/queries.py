@@ -180,12 +180,14 @@ def _status(body: Mapping[str, Any]) -> list[tuple[str, object]]:
     gate: Mapping[str, Any] = body.get("concurrency") or {}
     waits = body.get("oldest_waiting_seconds")
     ended = body.get("generations") or {}
+    trainings = body.get("trainings") or {}
     return [
         ("service", f"{body.get('version') or ''}{' (simulated)' if body.get('simulated') else ''}".strip() or None),
         ("ledger", body.get("ledger")),
         ("slots", _of(gate.get("current_concurrent"), gate.get("concurrent_limit"))),
         ("window", _of(gate.get("current_rate_per_minute"), gate.get("requests_per_minute_limit"), "in 60 s")),
         ("waiting", gate.get("waiting")),
+        ("trainings", _of(trainings.get("running"), trainings.get("at_once"), f"({trainings.get('waiting')} waiting)")),
         ("longest wait", None if waits is None else f"{waits:.0f} s"),
         ("budget left", usd(body.get("budget_left_usd"))),
         ("ended", ", ".join(f"{count} {state}" for state, count in ended.items() if isinstance(count, int)) or None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,12 +22,8 @@ from replicate_concurrent.cli.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from replicate_concurrent.client import Client
-    from replicate_concurrent.training_results import Training, TrainingPlan
-
-_TRAINER = "ostris/flux-dev-lora-trainer"
+    from replicate_concurrent.training_results import TrainingPlan
 
 Images = Annotated[
     str,
@@ -38,6 +36,7 @@ Destination = Annotated[
 Trigger = Annotated[
     str | None, typer.Option("--trigger", metavar="WORD", help="The word for the subject in prompts.")
 ]
+Trainer = Annotated[str, typer.Option("--trainer", help="The trainer at Replicate.")]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("-p", "--input", metavar="NAME=VALUE", help="An input of the trainer; may be repeated."),
@@ -51,6 +50,9 @@ MaxCost = Annotated[
     float | None, typer.Option("--max-cost", min=0, metavar="USD", help="Refuse it if it may cost more.")
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The directory for the weights.")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would cost.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the id, and leave it to the service.")]
 
 
 def train(
@@ -59,59 +61,86 @@ def train(
     *,
     destination: Destination,
     trigger: Trigger = None,
-    trainer: Annotated[str, typer.Option("--trainer", help="The trainer at Replicate.")] = _TRAINER,
+    trainer: Trainer = "ostris/flux-dev-lora-trainer",
     inputs: Inputs = None,
     create: Create = False,
     public: Public = False,
     timeout: Timeout = None,
     max_cost: MaxCost = None,
     out: Out = None,
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would cost.")] = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Print the id, and leave it to the service.")
-    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
     json: Json = False,
 ) -> None:
     """Train a model on images. Shows what it may cost, and asks first on a terminal. Prints the model.
 
     Example: rcg train photos/ -d me/dog --create --trigger TOK -p steps=1000 -o out/
     """
-    from replicate_concurrent.cli.waiting import ended_training
-
     if public and not create:
         raise typer.BadParameter("it says how --create makes the destination", param_hint="--public")
     session: Session = context.obj
     session.json = json
-    source = _source(images)
-    new = {"visibility": "public" if public else "private"}
-    named: dict[str, Any] = {
+    named = {
         "trainer": trainer,
         "destination": destination,
         "trigger_word": trigger,
         "input": parameters(inputs) or None,
         "timeout": timeout,
     }
+    visibility = "public" if public else "private"
+    command = _Command(_source(images), named, create, visibility, max_cost, yes, dry_run, no_wait, out)
     with session.client() as client:
-        plan = client.estimate_training(source, create_destination=new, **named)
-        if dry_run:
-            emit_json(plan.raw) if json else emit(_forecast(plan, new if create else None))
-            return
-        report(_forecast(plan, new if create else None))
-        if plan.destination_exists is False and not create:
-            raise typer.Exit(USAGE)
-        if not yes and not confirmed("Begin? [y/N] "):
-            report("No training was begun.")
-            raise typer.Exit(FAILED)
-        handle = client.train(
-            source, create_destination=new if create else None, max_cost_usd=max_cost, **named
-        )
-        if no_wait:
-            emit_json(handle.status().raw) if json else emit(handle.id)
-            return
-        made = ended_training(client, handle.id)
-        emit_json(made.raw) if json else _show(made)
-        _finish(client, made, out, json)
+        _run(session, client, command)
+
+
+@dataclass(frozen=True)
+class _Command:
+    """The options of `rcg train`. `named` are the arguments of a training and of its forecast, `creates` whether a
+    destination that does not exist is made, and `visibility` that of such a one."""
+
+    images: str
+    named: Mapping[str, Any]
+    creates: bool
+    visibility: str
+    max_cost: float | None
+    yes: bool
+    dry_run: bool
+    no_wait: bool
+    out: Path | None
+
+    @property
+    def new(self) -> Mapping[str, str]:
+        """How a destination is made. A forecast always has it, so that it tells whether the destination exists."""
+        return {"visibility": self.visibility}
+
+
+def _run(session: Session, client: Client, command: _Command) -> None:
+    plan = client.estimate_training(command.images, **command.named, create_destination=command.new)
+    if command.dry_run:
+        emit_json(plan.raw) if session.json else emit(_forecast(plan, command))
+        return
+    _check(plan, command)
+    handle = client.train(
+        command.images,
+        **command.named,
+        create_destination=command.new if command.creates else None,
+        max_cost_usd=command.max_cost,
+    )
+    if command.no_wait:
+        emit_json(handle.status().raw) if session.json else emit(handle.id)
+    else:
+        _follow(client, handle.id, plan, command, session.json)
+
+
+def _check(plan: TrainingPlan, command: _Command) -> None:
+    """Show the forecast, and ask. Raises Exit if no training is to be begun."""
+    report(_forecast(plan, command))
+    if plan.destination_exists is False and not command.creates:
+        raise typer.Exit(USAGE)
+    if not command.yes and not confirmed("Begin? [y/N] "):
+        report("No training was begun.")
+        raise typer.Exit(FAILED)
 
 
 def _source(images: str) -> str:
@@ -123,13 +152,13 @@ def _source(images: str) -> str:
     return images
 
 
-def _forecast(plan: TrainingPlan, new: Mapping[str, str] | None) -> str:
-    """The sentences before a training. `new` is how its destination is to be made, if it does not exist."""
+def _forecast(plan: TrainingPlan, command: _Command) -> str:
+    """The sentences before a training."""
     lines = [
         f"{plan.trainer} trains {plan.destination} on {plan.images} images, {plan.captions} with captions."
     ]
     if plan.destination_exists is False:
-        how = "--create makes it" if new is None else f"it will be made, {new['visibility']}"
+        how = f"it will be made, {command.visibility}" if command.creates else "--create makes it"
         lines.append(f"{plan.destination} does not exist at Replicate: {how}.")
     most = f"at most {usd(plan.cost_bound_usd)} USD"
     if plan.estimated_seconds is None or plan.estimated_cost_usd is None:
@@ -142,21 +171,24 @@ def _forecast(plan: TrainingPlan, new: Mapping[str, str] | None) -> str:
     return "\n".join([*lines, *plan.warnings])
 
 
-def _show(made: Training) -> None:
-    if made.model is not None:
+def _follow(client: Client, target: str, plan: TrainingPlan, command: _Command, json: bool) -> None:
+    """Wait for the end. Print the model, and save the weights."""
+    from replicate_concurrent.cli.waiting import ended_training
+
+    made = ended_training(client, target)
+    if json:
+        emit_json(made.raw)
+    elif made.model is not None:
         emit(made.model)
-
-
-def _finish(client: Client, made: Training, out: Path | None, json: bool) -> None:
-    """Save the weights, and raise what went wrong."""
     if made.raw.get("simulated") is True:
         report("The service is simulated: this model is a fake.")
     for warning in made.warnings:
-        report(f"rcg: {warning}")
+        if warning not in plan.warnings:
+            report(f"rcg: {warning}")
     if made.error is not None:
         report(f"rcg: {made.id}: {made.error}")
         raise typer.Exit(FAILED)
     report(f"{made.id} has cost {usd(made.cost_usd)} USD.")
-    if out is not None:
-        path = client.training_handle(made.id).save_weights(out)
+    if command.out is not None:
+        path = client.training_handle(made.id).save_weights(command.out)
         (report if json else emit)(str(path))
