@@ -10,11 +10,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,21 +23,24 @@ import assembly
 from admission.snapshot import GateStats
 from auth import Authenticator
 from cluster import AnyGate, burials
-from cluster.figures import ProcessFigures
 from concurrency import Gate
 from contract.door_facts import REPLICATE
+from contract.trainings import TRAINING
 from doors.replicate import predictions
-from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
+from errors import LedgerDown, LoopBlocked, NotFound, ShuttingDown, Starting
 from files import Files
 from files.pictures import PictureSource
+from files.weights import WeightsStore
 from generations.archive import Archive
 from generations.audit import Actor, noted
 from generations.calls import Calls
+from generations.connecting import connect
 from generations.core import Core, FullProvider
 from generations.figures import concurrency_figures
 from generations.recovery import StartupState, load_startup_state
 from generations.service import GenerationService
-from generations.shared import SharedSemaphores
+from generations.training_service import TrainingService
+from generations.training_views import training
 from ledger import HASH_KEY, Queries
 from ledger.databases import backend
 from ledger.queries import SqlQueries
@@ -47,6 +49,7 @@ from loop_thread import LoopThread, Pool
 from parsing.attachments import Attachments
 from parsing.context import ParseContext
 from parsing.limits import Limits
+from providers.replicate.provider import Replicate
 from rotation.accounts import CommonAccount
 from rotation.building import common_account, secret_watch
 from rotation.watch import SecretWatch
@@ -91,6 +94,7 @@ class Runtime:
     attachments: Attachments
     uploads_dir: Path | None
     files: Files | None
+    weights: WeightsStore
     group: "Group | None"
     secrets: SecretWatch
     account: CommonAccount
@@ -101,6 +105,13 @@ class Runtime:
     @property
     def generations(self) -> GenerationService:
         return self.core.generations
+
+    @property
+    def trainings(self) -> TrainingService:
+        """Raises NotFound if this service runs none."""
+        if self.core.trainings is None:
+            raise NotFound("This service runs no trainings.")
+        return self.core.trainings.service
 
     @property
     def gate(self) -> AnyGate:
@@ -114,6 +125,7 @@ class Runtime:
         self.loop.submit(self._tidy_up())
         self.loop.submit(self.secrets.run())
         self.loop.submit(self.core.models.run())
+        self.loop.submit(self.weights.run())
         self.loop.submit(self.core.key_directory.run())
         self.loop.submit(self.core.text_retention.run())
         if self.core.retention:
@@ -288,6 +300,9 @@ class Runtime:
             if self.group:
                 stack.push_async_callback(self.group.aclose)
             stack.push_async_callback(self.core.provider.aclose)
+            if self.core.trainings:
+                stack.push_async_callback(self.core.trainings.provider.aclose)
+            stack.push_async_callback(self.weights.aclose)
             stack.push_async_callback(self.core.checks.aclose)
             stack.push_async_callback(self.core.runner.screening.aclose)
             if self.core.calls:
@@ -326,22 +341,24 @@ def build(
         client = assembly.gemini(settings, metered, ledger, authenticator)
         pictures = PictureSource(threads=cpu, loopback=simulated)
         calls = Calls(client, metered, pictures, context.texts, simulated=simulated)
-        judge = assembly.judge(settings)
+        judge, weights = assembly.judge(settings), assembly.open_weights(settings)
+        upstream = provider or assembly.replicate(settings, gate, others, ledger, threads)
+        trainings = assembly.trainings(upstream) if isinstance(upstream, Replicate) else None
         core = Core(
             settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
-            provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
+            provider=upstream, training_provider=trainings, weights=weights,
             authenticator=authenticator, attachments=attachments, context=context,
             tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
-            doors={REPLICATE: predictions.pushed}, judge=judge,
+            doors={REPLICATE: predictions.pushed, TRAINING: training}, judge=judge,
         )  # fmt: skip
         archive = core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         account = common_account(settings, core.provider, authenticator, core.payers, ledger, archive.read)
         if group:
-            _connect(core, group, others, account)
+            connect(core, group, others, account)
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu, of_keys), authenticator=authenticator, context=context, attachments=attachments,
-            uploads_dir=uploads, files=files, group=group, account=account,
+            uploads_dir=uploads, files=files, weights=weights, group=group, account=account,
             secrets=secret_watch(settings, authenticator, core.outbox.secrets, core.provider, database, judge),
         )  # fmt: skip
 
@@ -350,26 +367,6 @@ def build(
     except BaseException:
         loop.stop()
         raise
-
-
-def _connect(core: Core, group: "Group", others: Gate, common: CommonAccount) -> None:
-    """Let the parts of this process use what all processes share."""
-    core.checks.shared = group.tokens
-    if isinstance(core.semaphores, SharedSemaphores):
-        group.permits = core.semaphores
-        core.semaphores.holds_gate = lambda: group.holds_gate
-    group.figures = lambda: {**core.published(others), **common.published()}
-    group.on_figures = partial(_read, core, common)
-    group.on_keys = core.key_directory.meet
-    core.processes = group.processes.all
-    if core.calls is not None:
-        group.count_day = partial(core.calls.count_day, core.key_directory.archive)
-
-
-def _read(core: Core, common: CommonAccount, processes: Sequence[ProcessFigures]) -> None:
-    """Use the figures that the processes on the ledger have published."""
-    core.read_published(processes)
-    common.read(processes)
 
 
 def started(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:

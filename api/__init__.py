@@ -21,6 +21,7 @@ from api import (
     replicate_resources,
     semaphores,
     texts,
+    trainings,
     webhooks,
 )
 from api.backpressure import CallerLimits
@@ -57,6 +58,7 @@ def register(app: Flask, service: Runtime) -> None:
         replicate_door,
         replicate_resources,
         texts,
+        trainings,
     ):
         routes.register_blueprint(module.routes)
     app.register_blueprint(routes)

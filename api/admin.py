@@ -86,6 +86,11 @@ def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, A
             "current_rate_per_minute": seen.work.polls_per_minute,
         },
         "generations": seen.work.ended,
+        "trainings": {
+            "at_once": service.settings.TRAININGS_AT_ONCE,
+            "running": seen.work.trainings_running,
+            "waiting": seen.work.trainings_waiting,
+        },
         "account_shared": seen.work.account_shared,
         "account_changed_at": _moment(seen.account_changed_at),
         "clock_skew_seconds": None if seen.clock_skew is None else round(seen.clock_skew, 1),

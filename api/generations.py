@@ -66,8 +66,10 @@ def generations() -> Response:
     """The caller's generations, the latest first."""
     service, principal = incoming.service(), incoming.authenticate()
     query = lists.query()
-    page = parse_list(query, service.context.registry, _owner(query, principal))
-    one_more = replace(page, limit=page.limit + 1)  # one more shows whether there is a next page
+    page = parse_list(query, service.context.registry, owner_of(query, principal))
+    one_more = replace(
+        page, limit=page.limit + 1, training=False
+    )  # one more shows whether there is a next page
     records = service.loop.run(service.generations.page(one_more))
     return lists.page(
         "generations",
@@ -84,7 +86,7 @@ def batches() -> Response:
     service, principal = incoming.service(), incoming.authenticate()
     query = lists.query()
     limit, before = parse_places(query, "key")
-    owner = _owner(query, principal)
+    owner = owner_of(query, principal)
     found = service.loop.run(
         service.generations.batches(owner.caller_id, owner.key_name, limit=limit + 1, before=before)
     )
@@ -100,9 +102,14 @@ def batches() -> Response:
 @routes.get("/generations/<target>/events")
 def events(target: str) -> Response:
     """The events of a generation (server-sent events)."""
+    return stream_of(_of_kind("gen", target))
+
+
+def stream_of(work_id: str) -> Response:
+    """The events of the generation or training with this id."""
     service, principal, address = incoming.service(), incoming.authenticate(), incoming.address()
     generations = service.generations
-    work = service.loop.run(generations.get(_of_kind("gen", target), principal))
+    work = service.loop.run(generations.get(work_id, principal))
     leave = incoming.limits().listeners.take(principal.id, retry_after=service.seconds_per_release)
     try:
         following = generations.subscribe(work, address, detach=principal.may_change)
@@ -150,7 +157,7 @@ def _cancelled(kind: str, target: str) -> Response:
     return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
 
 
-def _owner(query: Mapping[str, str], principal: Principal) -> Owner:
+def owner_of(query: Mapping[str, str], principal: Principal) -> Owner:
     """Whose work a list is to show."""
     return parse_owner(
         query.get("key"), own_id=principal.id, own_name=principal.name, sees_all=principal.sees_all

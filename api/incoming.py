@@ -219,7 +219,7 @@ def view_name() -> str:
 
 
 def submission(
-    kind: Literal["gen", "batch"],
+    kind: Literal["gen", "batch", "trn"],
     wanted: GenerationRequest | BatchRequest,
     body: Any,
     *,

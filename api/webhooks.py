@@ -27,9 +27,7 @@ def pushed_by_replicate() -> Response:
     if expected is not None:
         try:
             with incoming.bytes_of_body("replicate") as content:
-                pushed = service.core.provider.read_push(
-                    dict(request.headers), content, expected.secret, expected.caller
-                )
+                pushed = push.read(expected, dict(request.headers), content)
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
             raise Unauthenticated("The signature is not valid.") from None

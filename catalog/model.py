@@ -66,7 +66,7 @@ class Model:
     its output. `kind` is None if that does not say what the model makes. `version` is the one that was checked; an
     official model has none, since it runs by its name. A `retired` model may fail any day, which the sentence explains.
     If its own schema could not be read, `unread` is a sentence with the reason. A `caution` is one about how it runs.
-    `provider` is the name of the provider that runs it.
+    `provider` is the name of the provider that runs it. `trigger_word` is that of its training, if that ran here.
 
     A model without a price costs at most `running_usd` for each second that it runs. If it `bills_setup`, as private
     models and deployments do, Replicate also bills its setup, its failures, and the time in which it is idle. If it
@@ -95,6 +95,7 @@ class Model:
     unread: str | None = None
     caution: str | None = None
     provider: str = CREATIONS
+    trigger_word: str | None = None
 
     @cached_property
     def target(self) -> str:

@@ -43,8 +43,8 @@ def told_missing(word: str, model: Model) -> str:
 
 
 def word_of(model: Model, words: TriggerWords) -> str | None:
-    """The trigger word of a model, None if none is known."""
-    return words.get(model.target) or words.get(model.name)
+    """The trigger word of a model, None if none is known. The operator's come first."""
+    return words.get(model.target) or words.get(model.name) or model.trigger_word
 
 
 def read_trigger_words(path: Path, registry: Registry) -> TriggerWords:

@@ -45,9 +45,14 @@ class HasDoorFacts(Protocol):
     """A generation, in memory or in the ledger."""
 
     @property
+    def door(self) -> str | None: ...
+
+    @property
     def door_facts(self) -> str | None: ...
 
 
 def facts_of(generation: HasDoorFacts) -> DoorFacts | None:
     """The facts of the call that became a generation; None if it did not come by the Replicate door."""
-    return None if generation.door_facts is None else DoorFacts.from_json(generation.door_facts)
+    if generation.door != REPLICATE or generation.door_facts is None:
+        return None
+    return DoorFacts.from_json(generation.door_facts)

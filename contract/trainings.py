@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Self
 
 TRAINING: Final = "training"
@@ -21,16 +21,16 @@ MOST_LOGS: Final = 10_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingFacts:
     """`destination` is the model that gets the new version, `owner/name`. `images` and `captions` count the files of
-    the zip. The estimates are of a whole run. `weights_error` says why there are no weights although the training
-    succeeded, and `logs` are the end of those of its last attempt."""
+    the zip, and `input` are the other inputs of the trainer, without secrets. The estimates are of a whole run. `logs`
+    are the end of what it has printed."""
 
     destination: str
     trigger_word: str | None = None
     images: int = 0
     captions: int = 0
+    input: Mapping[str, Any] = field(default_factory=dict)
     estimated_seconds: float | None = None
     estimated_usd: float | None = None
-    weights_error: str | None = None
     logs: str | None = None
 
     def as_json(self) -> str:

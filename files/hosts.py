@@ -26,11 +26,8 @@ from yarl import URL
 from media.formats import PAGES
 from network import public_http
 from network.proxies import DIRECT, Proxies, Proxy
+from network.redirects import MOVED, REDIRECTS
 from network.urls import origin
-
-REDIRECTS: Final = 3
-MOVED: Final = {301, 302, 303, 307, 308}
-"""At most so many redirects are followed, of responses with these statuses."""
 
 _HOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*replicate\.delivery")
 _API: Final = "api.replicate.com"

@@ -10,20 +10,18 @@ from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from typing import Any, Final
-from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from catalog.references import Upload, decoded_data_uri
 from errors import InvalidRequest, Problem
-from files.hosts import MOVED, REDIRECTS
 from loop_thread import Pool
 from media.formats import GIF, HEAD, JPEG, PNG, WEBP, media_type
 from media.pictures import check_whole
 from network import public_http
 from network.public_http import PublicOnlyResolver
-from network.urls import encoded_url
+from network.redirects import fetched
 
 LARGEST: Final = 20_000_000
 """The most bytes of one image, and of all images of a call together."""
@@ -87,17 +85,8 @@ class PictureSource:
         return _checked(content())
 
     async def _downloaded(self, address: str) -> bytes:
-        for _ in range(REDIRECTS + 1):
-            target = public_http.parse_url(address, loopback=self._loopback)
-            async with self._open().get(target, allow_redirects=False) as response:
-                if response.status in MOVED:
-                    # Not by yarl, which would spell it otherwise: the host may have signed it.
-                    address = urljoin(address, encoded_url(response.headers.get("Location", "")))
-                    continue
-                if response.status != 200:
-                    raise ValueError(f"could not be fetched: its host answered {response.status}")
-                return await _received(response)
-        raise ValueError(f"was redirected more than {REDIRECTS} times")
+        async with fetched(self._open(), address, loopback=self._loopback) as response:
+            return await _received(response)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

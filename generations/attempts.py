@@ -15,6 +15,7 @@ from catalog.outputs import Produced
 from catalog.prices import LONGEST, NO_METRICS, Basis
 from catalog.texts.runnable import CallModel
 from concurrency import Lease
+from contract.providers import TRAININGS
 from errors import OutcomeUnknown, ServiceError
 from generations.call_state import CallState
 from generations.costs import charge, measured
@@ -117,6 +118,11 @@ class Attempt:
             usd = charge(self.model, self.sent, self.prediction, made=made, longest=self.longest)
             self._charged = self.prediction, self.missing, usd
         return self._charged[2]
+
+    @property
+    def has_files(self) -> bool:
+        """Whether its outputs may be files to fetch. A call is its own answer, and a training makes a model."""
+        return self.call is None and self.model.provider != TRAININGS
 
     @property
     def is_charged(self) -> bool:

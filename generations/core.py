@@ -16,7 +16,8 @@ from cluster.figures import ProcessFigures
 from cluster.letters import Letters
 from concurrency import Gate
 from contract.door_facts import REPLICATE
-from contract.providers import CALLS, CREATIONS
+from contract.ids import is_training_id
+from contract.providers import CALLS, CREATIONS, TRAININGS
 from errors import TokenRejected
 from files import Files
 from generations import parts
@@ -55,6 +56,8 @@ from generations.shared import SharedLimits, SharedSemaphores, keep_fresh
 from generations.status import Status
 from generations.supervisor import Supervisor
 from generations.suspension import Suspension
+from generations.trainers import Trainers
+from generations.training_parts import FullWeights, Trainings
 from generations.upstreams import Upstream, Upstreams
 from ledger import Ledger, Queries
 from loop_thread import Pool
@@ -64,7 +67,9 @@ from parsing.limits import Limits
 from providers import AccountSource, CreationRegistry, Measures, ProgressSource, Provider
 from providers.models import ModelSource
 from providers.pushes import PushReceiver
+from providers.several import RunProviders
 from providers.token_checks import TokenChecks
+from providers.trainings import TrainingProvider
 from safety.judging import Judge
 from settings import Settings
 
@@ -80,8 +85,8 @@ class Core:
 
     The ledger is read on `threads`. Forecasts and results of batches, which take longer to compute, run on `cpu`, so no
     query waits for them. `letters` are those to other processes, if several share the ledger.
-    `doors` make the bodies of webhooks for generations that came by a door, by its name. `calls` runs text models, and
-    `judge` judges prompts.
+    `doors` make the bodies of webhooks for generations that came by a door, by its name. `calls` runs text models,
+    `judge` judges prompts, and `training_provider` runs trainings, whose weights are kept in `weights`.
     """
 
     def __init__(
@@ -104,6 +109,8 @@ class Core:
         doors: Mapping[str, Body] = NO_DOORS,
         calls: Calls | None = None,
         judge: Judge | None = None,
+        training_provider: TrainingProvider | None = None,
+        weights: FullWeights | None = None,
     ) -> None:
         archive = Archive(ledger=ledger, queries=queries, threads=threads, doors=doors)
         self._doors, self.calls, self._call_gate = doors, calls, calls.gate if calls else None
@@ -117,12 +124,23 @@ class Core:
         self.models = parts.models(settings, ledger, archive, provider)
         self.payers = parts.payers(settings, ledger, provider, authenticator)
         self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry, authenticator)
-        self.resolver = parts.resolver(settings, context, self.models, self._allowed, tariff)
+        trained = parts.trained(settings, ledger, archive, self.models)
+        self.resolver = parts.resolver(settings, context, self.models, self._allowed, tariff, trained.word_of)
+        trainers = Trainers(published=self.models, allowed=self._allowed, tariff=tariff)
+        self.runs = RunProviders(provider, training_provider or provider)
         self.pages = ModelPages(context.registry, provider, self.models, self.resolver)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = parts.outbox(settings, ledger, archive, authenticator)
         known, screening = partial(self.resolver.restored, queries), Screening(ledger, judge)
-        self.recovery = Recovery(attachments=attachments, context=context, model_of=known)
+        trainer_of = partial(trainers.restored, queries)
+        self.recovery = Recovery(
+            attachments=attachments, context=context, model_of=known, trainer_of=trainer_of
+        )
+        self.trainings = None if training_provider is None else Trainings.of(
+            settings, provider=training_provider, trainers=trainers, trained=trained, ledger=ledger, archive=archive,
+            budget=self.budget, latest=LatestVersions(self.models), payers=self.payers, weights=weights,
+            token_of=provider.tokens.token_of,
+        )  # fmt: skip
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff, cpu, screening)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments, parts.joined(archive))
         self.keys = self._keys(ledger, archive, authenticator)
@@ -193,7 +211,8 @@ class Core:
         for caller, ago in state.answered_ago.items():
             self.gate.count(ago, caller)
         for each in state.uncertain:
-            if (seconds := seconds_in_doubt(each.since, now=time.time())) > -WINDOW:
+            seconds = seconds_in_doubt(each.since, now=time.time())
+            if seconds > -WINDOW and not is_training_id(each.reference):
                 self.gate.expect(each.reference, seconds)
         self.take_over(state)
 
@@ -201,9 +220,8 @@ class Core:
         """Resume the work of earlier processes, or of one that died beside this one. Their places at the gate are not
         counted again."""
         self.payers.read(state.payers)
-        self.provider.register_known(state.prediction_ids)
-        for each in state.uncertain:
-            self.provider.register_uncertain(each)
+        self.runs.register_known(state.prediction_ids)
+        self.runs.register_uncertain(state.uncertain)
         self.suspension.resume(state.restored)
         self.suspension.suspend(state.suspended)
         restored = state.restored
@@ -236,6 +254,8 @@ class Core:
             upstreams[CALLS] = self.calls.upstream(
                 ledger, timeout=settings.GENERATION_TIMEOUT, threads=cpu, prove=self.checks.prove
             )
+        if self.trainings is not None:
+            upstreams[TRAININGS] = self.trainings.upstream
         return Runner(
             upstreams=Upstreams(upstreams),
             ledger=ledger,
@@ -308,7 +328,7 @@ class Core:
         push = PushInbox(
             supervisor=self.supervisor,
             archive=archive,
-            provider=self.provider,
+            providers=self.runs,
             authenticator=authenticator,
             remote=remote,
         )
@@ -330,6 +350,7 @@ class Core:
             threads=cpu,
             learned=self._learned,
             calls=self._call_gate,
+            trainings=None if self.trainings is None else self.trainings.gate,
         )
         elsewhere = Elsewhere(
             supervisor=self.supervisor,
@@ -348,7 +369,7 @@ class Core:
             supervisor=self.supervisor,
             elsewhere=elsewhere,
             ledger=ledger,
-            provider=self.provider,
+            providers=self.runs,
             status=status,
         )
         return GenerationService(

@@ -1,4 +1,4 @@
-"""The events of a generation, as a stream: queued, running, progress, done.
+"""The events of a generation, as a stream: queued, running, progress, done; of a training also its logs.
 
 A late subscriber first gets the earlier events. Each event is on the disk before it is sent. Progress is polled while a
 generation has subscribers, for models that print it.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from contract.ids import is_training_id
 from errors import LedgerDown
 from generations.elsewhere import Elsewhere
 from generations.generation import Generation
@@ -18,9 +19,10 @@ from generations.status import Status
 from generations.supervisor import Supervisor
 from ledger import Ledger
 from ledger.records import GenerationRecord
-from providers import Prediction, ProgressSource
+from providers import Prediction
+from providers.several import RunProviders
 
-Name = Literal["queued", "running", "progress", "done", "shutting_down", "interrupted"]
+Name = Literal["queued", "running", "progress", "logs", "done", "shutting_down", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Event:
 class Subscription:
     """One subscriber, which reads `events` in another thread; None there means that the client has disconnected.
 
-    `on_close` undoes the subscription. `progress` is the last percentage that was sent of the current prediction.
+    `on_close` undoes the subscription. `progress` is the last percentage that was sent of the current prediction, and
+    `logged` the count of the characters of its logs that were sent.
     """
 
     work: Generation | GenerationRecord
@@ -49,6 +52,7 @@ class Subscription:
     on_close: ExitStack = field(default_factory=ExitStack)
     is_closed: bool = False
     progress: float | None = None
+    logged: int = 0
 
 
 class Events:
@@ -58,13 +62,13 @@ class Events:
         supervisor: Supervisor,
         elsewhere: Elsewhere,
         ledger: Ledger,
-        provider: ProgressSource,
+        providers: RunProviders,
         status: Status,
     ) -> None:
         self._supervisor = supervisor
         self._elsewhere = elsewhere
         self._ledger = ledger
-        self._provider = provider
+        self._providers = providers
         self._status = status
         self.sending: set[asyncio.Task[None]] = set()
 
@@ -119,18 +123,31 @@ class Events:
         self._send_last(subscription)
 
     def _follow(self, subscription: Subscription, generation: Generation, prediction_id: str) -> None:
-        def on_poll(prediction: Prediction) -> None:
-            if prediction.progress is None:
-                return
-            generation.progress = prediction.progress
-            if subscription.progress != prediction.progress:
-                subscription.progress = prediction.progress
-                data = {"id": generation.id, "progress": prediction.progress}
-                self._send(subscription, Event("progress", data))
-
         if not subscription.is_closed:
-            subscription.progress = None
-            subscription.on_close.callback(self._provider.follow(prediction_id, on_poll))
+            subscription.progress, subscription.logged = None, 0
+            provider, on_poll = (
+                self._providers.of(generation.id),
+                partial(self._show, subscription, generation),
+            )
+            subscription.on_close.callback(provider.follow(prediction_id, on_poll))
+
+    def _show(self, subscription: Subscription, generation: Generation, shown: Prediction) -> None:
+        """Send what is new of a prediction: its logs, and its progress, which does not fall in a training."""
+        logs = None if generation.secrets_lost else shown.logs  # which may show a secret
+        if logs is not None and logs.end > subscription.logged:
+            piece = logs.text[-(logs.end - subscription.logged) :]
+            subscription.logged = logs.end
+            self._send(subscription, Event("logs", {"id": generation.id, "text": piece}))
+        if shown.progress is None:
+            return
+        falls_back = is_training_id(generation.id) and shown.progress < (generation.progress or 0.0)
+        if not falls_back:
+            generation.progress = shown.progress
+        if subscription.progress != generation.progress:
+            subscription.progress = generation.progress
+            self._send(
+                subscription, Event("progress", {"id": generation.id, "progress": generation.progress})
+            )
 
     def _send(self, subscription: Subscription, event: Event) -> None:
         async def send() -> None:

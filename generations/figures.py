@@ -23,6 +23,8 @@ class WorkFigures:
     polls_per_minute: int = 0
     account_shared: bool = False
     oldest_waiting_seconds: float | None = None
+    trainings_running: int = 0
+    trainings_waiting: int = 0
 
     @classmethod
     def from_json(cls, published: Mapping[str, Any]) -> Self:
@@ -36,6 +38,7 @@ class WorkFigures:
 def figures_of(supervisor: Supervisor, runner: Runner, account: AccountSource, others: Gate) -> WorkFigures:
     """The figures of this process. `others` is the gate of requests that create nothing."""
     waiting, in_flight = supervisor.running.counts()
+    trainings_waiting, trainings_running = supervisor.running.training_counts()
     return WorkFigures(
         in_flight=in_flight,
         waiting=waiting,
@@ -43,6 +46,8 @@ def figures_of(supervisor: Supervisor, runner: Runner, account: AccountSource, o
         polls_per_minute=others.statistics().current_rate_per_minute,
         account_shared=account.account_shared,
         oldest_waiting_seconds=supervisor.running.longest_waiting(),
+        trainings_running=trainings_running,
+        trainings_waiting=trainings_waiting,
     )
 
 
@@ -61,6 +66,8 @@ def total(processes: Sequence[WorkFigures]) -> WorkFigures:
             (each.oldest_waiting_seconds for each in processes if each.oldest_waiting_seconds is not None),
             default=None,
         ),
+        trainings_running=sum(each.trainings_running for each in processes),
+        trainings_waiting=sum(each.trainings_waiting for each in processes),
     )
 
 

@@ -41,8 +41,9 @@ class Generation:
     without `is_cancelled` was only interrupted. `persisted` is true once its record is on the disk. `reserved_usd` is
     reserved in the budget: its cost so far, and the most that it may still cost. `progress` is the last percentage that
     its model printed. `door`, `door_facts` and `body_fingerprint` are as in its record. `notes` are further warnings
-    about its answer, and `text` is that of an answer that is no success. The `verdict` is as in its record.
-    `listeners` are called on the loop when the state changes, and `deltas` with each piece of a text as it comes.
+    about its answer, and `text` is that of an answer that is no success. The `verdict` is as in its record. `logs` are
+    the end of what a training has printed so far. `listeners` are called on the loop when the state changes, and
+    `deltas` with each piece of a text as it comes.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Generation:
     notes: tuple[str, ...] = ()
     text: str | None = None
     verdict: str | None = None
+    logs: str | None = None
     deltas: list[Callable[[str], object]] = field(default_factory=list)
     _final: GenerationRecord | None = None
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)

@@ -15,7 +15,7 @@ import structlog
 
 from auth import Caller
 from catalog.model import Model
-from catalog.prices import LONGEST, NO_METRICS, weakest
+from catalog.prices import NO_METRICS, weakest
 from errors import LedgerDown
 from generations.archive import Archive
 from generations.attempts import Attempt
@@ -45,9 +45,9 @@ class LatePredictions:
         generation in memory."""
         number = generation.attempts.index(attempt) + 1
         model = attempt.model
-        bound = generation.request.bound_of(model, attempt.input)
+        most = generation.request.bound_of(model, attempt.input), generation.request.longest
         return partial(
-            self._take, weakref.ref(generation), generation.id, number, generation.caller, model, bound
+            self._take, weakref.ref(generation), generation.id, number, generation.caller, model, most
         )
 
     async def _take(
@@ -57,9 +57,11 @@ class LatePredictions:
         number: int,
         caller: Caller,
         model: Model,
-        bound: float,
+        most: tuple[float, float],
         found: Prediction,
     ) -> None:
+        """`most` is the bound of its cost, in USD, and that of its duration, in seconds."""
+        bound, longest = most
         found = replace(found, form=model.output)
         ended = found if found.is_over else await self._provider.cancel(caller, found)
         if ended is None or (ended.status == "succeeded" and not ended.has_output):
@@ -68,7 +70,7 @@ class LatePredictions:
         # Without its input, only a charge for the seconds that it ran is known better than the bound.
         cost = bound if ended.may_be_billed else 0.0
         if model.bills_running:
-            cost = min(bound, charge(model, NO_METRICS, ended, longest=LONGEST))
+            cost = min(bound, charge(model, NO_METRICS, ended, longest=longest))
         generation = reference()
         if generation is not None:
             attempt = generation.attempts[number - 1]

@@ -195,7 +195,7 @@ class Runner:
             return
         if attempt.running_seconds is not None:
             self._learned.learn(attempt.model, attempt.running_seconds)
-        if attempt.call is None:  # otherwise its answer is its output
+        if attempt.has_files:
             self.fetching += 1
             try:
                 await keep_outputs(self._outputs, generation, attempt)

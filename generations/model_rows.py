@@ -4,11 +4,16 @@ It keeps the rows that it read last, as a cache of the ledger, in which other pr
 without another query: until it is stale, no process looks its model up again for this reader (`published_models.py`).
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 
+from auth import Caller
+from contract.callers import account_of
 from generations.archive import Archive
 from ledger.model_records import ModelRecord
+from providers.models import ModelFacts
 
 
 class ModelRows:
@@ -48,3 +53,30 @@ class ModelRows:
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return row
+
+
+def reader_of(caller: Caller) -> str:
+    """The reader to whom the answers for this caller belong: its account, or the caller if that is not known. It is the
+    same in every process."""
+    return account_of(caller.turn) if caller.is_proven else caller.id
+
+
+def readers_of(caller: Caller) -> Sequence[str]:
+    """The readers whose answers this caller may know."""
+    return list(dict.fromkeys(["", reader_of(caller), caller.account]))
+
+
+def with_facts(row: ModelRecord, facts: ModelFacts) -> ModelRecord:
+    """The row with what Replicate says of the model."""
+    model, version = facts.release or (facts.name, facts.version)
+    versions = [astuple(each) for each in facts.versions] or None
+    more = {"model": model, "example": facts.example, "run_count": facts.run_count, "versions": versions}
+    return replace(
+        row,
+        reader=row.reader if facts.is_private else "",
+        version=version,
+        is_official=facts.is_official,
+        # Half of a surrogate pair cannot be written.
+        description=facts.description.encode(errors="replace").decode(),
+        facts=json.dumps({name: value for name, value in more.items() if value is not None}),
+    )

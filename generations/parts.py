@@ -14,11 +14,12 @@ from generations.key_budgets import HasKeys, KeyBudgets, SharedKeyBudgets
 from generations.learned import Learned
 from generations.progress import ProgressOfRows
 from generations.published_models import PublishedModels
-from generations.resolver import AllowedModels, Resolver
+from generations.resolver import AllowedModels, Resolver, WordOf
 from generations.retention import Retention
 from generations.running import RunningWork
 from generations.shared_budget import SharedBudget
 from generations.text_retention import TextRetention
+from generations.trained import TrainedVersions
 from ledger import Ledger
 from parsing.context import ParseContext
 from providers import AccountSource
@@ -47,12 +48,24 @@ def models(
     )
 
 
+def trained(
+    settings: Settings, ledger: Ledger, archive: Archive, models: PublishedModels[Published]
+) -> TrainedVersions:
+    return TrainedVersions(
+        ledger=ledger,
+        archive=archive,
+        look_up=models.look_up_again,
+        simulated=settings.REPLICATE_SIMULATE,
+    )
+
+
 def resolver(
     settings: Settings,
     context: ParseContext,
     models: PublishedModels[Published],
     allowed: AllowedModels,
     tariff: Tariff,
+    word_of: WordOf,
 ) -> Resolver:
     registry, lora = context.registry, settings.LORA_MODEL_ID
     return Resolver(
@@ -62,6 +75,7 @@ def resolver(
         tariff=tariff,
         lora=lora,
         trained=TrainedModels({*context.trigger_words, *([lora] if lora else [])}),
+        word_of=word_of,
         simulated=settings.REPLICATE_SIMULATE,
     )
 

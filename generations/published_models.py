@@ -19,7 +19,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
 from typing import Any, Final, Generic, NoReturn, TypeVar
@@ -27,10 +27,9 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 import structlog
 
 from auth import Caller
-from contract.callers import account_of
 from errors import LedgerDown, ServiceError
 from generations.archive import Archive
-from generations.model_rows import ModelRows
+from generations.model_rows import ModelRows, reader_of, readers_of, with_facts
 from ledger import Ledger, Queries
 from ledger.claims import ClaimLookup, EndLookup
 from ledger.model_records import LookupRecord, ModelRecord, SchemaRecord
@@ -120,16 +119,16 @@ class PublishedModels(Generic[F]):
     async def facts(self, caller: Caller, name: str) -> Known[F]:
         """What this caller may know of `owner/name`, `owner/name:version` or `deployments/owner/name`. Raises the
         ServiceError of a look-up that fails, unless it is retryable and there is an earlier answer."""
-        known = await self._known(_readers(caller), name)
+        known = await self._known(readers_of(caller), name)
         if known is not None and not known.is_stale:
             return known
-        return await self._lookups.run(f"{_reader(caller)} {name}", partial(self._look_up, caller, name))
+        return await self._lookups.run(f"{reader_of(caller)} {name}", partial(self._look_up, caller, name))
 
     async def version(self, caller: Caller, version: str) -> Known[F] | None:
         """The version of this id, if the caller may know it from an earlier look-up. Replicate finds none by its id
         alone."""
         row = await self._archive.read(
-            lambda queries: queries.known_version(_readers(caller), version, simulated=self._simulated)
+            lambda queries: queries.known_version(readers_of(caller), version, simulated=self._simulated)
         )
         return None if row is None else await self._shown(row)
 
@@ -142,7 +141,7 @@ class PublishedModels(Generic[F]):
     def stored(self, queries: Queries, caller: Caller, name: str, version: str | None) -> Known[F]:
         """What the ledger has of a model that it has accepted before, by its name or the `version` that was pinned.
         Without either, only its name is known. Call it in any thread."""
-        row = next(iter(queries.known_model(_readers(caller), name, simulated=self._simulated)), None)
+        row = next(iter(queries.known_model(readers_of(caller), name, simulated=self._simulated)), None)
         if row is not None and not row.missing:
             known = self._described(row)
         else:
@@ -151,13 +150,22 @@ class PublishedModels(Generic[F]):
         form = None if version is None else self._forms.get(version) or self._read_form(version, queries)
         return replace(known, version=version, form=form)
 
+    async def look_up_again(self, caller: Caller, name: str) -> str | None:
+        """Look up a model that has changed just now, whatever is known of it. Returns its latest version. Raises
+        ServiceError."""
+        row = await self._kept(caller, name, await self._source.find_model(caller, name))
+        await self._ledger.flush()  # before another process, or this one, reads the row again
+        for reader in readers_of(caller):
+            self._rows.drop(reader, name)
+        return row.version
+
     async def public(self, name: str) -> Known[F] | None:
         """The latest answer for a public model, without a look-up. None if there is none."""
         return await self._known([""], name)
 
     async def latest_known(self, caller: Caller, name: str) -> str | None:
         """The latest version of `owner/name` that this caller may know, without a look-up. None if none is known."""
-        known = await self._known(_readers(caller), name)
+        known = await self._known(readers_of(caller), name)
         return None if known is None else known.version
 
     async def search(self, search: str, *, limit: int) -> Sequence[Known[F]]:
@@ -256,8 +264,8 @@ class PublishedModels(Generic[F]):
 
     async def _look_up(self, caller: Caller, name: str) -> Known[F]:
         """Look the model up, or wait for another look-up of it."""
-        readers = _readers(caller)
-        for reader in chain([""], repeat(_reader(caller))):
+        readers = readers_of(caller)
+        for reader in chain([""], repeat(reader_of(caller))):
             known = await self._known(readers, name)
             if known is not None and (not known.is_stale or await self._has_failed(readers, name)):
                 return known
@@ -271,7 +279,7 @@ class PublishedModels(Generic[F]):
     async def _claimed(self, caller: Caller, name: str, claim: ClaimLookup) -> Known[F]:
         """Look the model up for all that wait for this claim. If it is cancelled, they wait for its time."""
         try:
-            known = await self._known(_readers(caller), name)
+            known = await self._known(readers_of(caller), name)
             if known is None or known.is_stale:  # otherwise another look-up has ended just before the claim
                 known = await self._asked(caller, name, known)
         except Exception:
@@ -286,7 +294,7 @@ class PublishedModels(Generic[F]):
         try:
             about = await self._about(caller, name)
             if about is not None and name == f"{about.name}:{about.version}":  # that answer had it
-                known = await self._known(_readers(caller), name)
+                known = await self._known(readers_of(caller), name)
                 if known is not None:
                     return known
             facts = await self._found(caller, name, about)
@@ -335,9 +343,9 @@ class PublishedModels(Generic[F]):
         schema = None if facts is None else facts.schema
         document, form = await self._archive.read(lambda _: self._packed(schema))
         row = ModelRecord(
-            reader=_reader(caller), name=name, simulated=self._simulated, looked_up_at=self._clock()
+            reader=reader_of(caller), name=name, simulated=self._simulated, looked_up_at=self._clock()
         )
-        row = replace(row, missing=True) if facts is None else _with_facts(row, facts)
+        row = replace(row, missing=True) if facts is None else with_facts(row, facts)
         # From here on without a pause, so that one transaction has all rows.
         if facts is None or facts.is_private:  # it may have been public
             self._rows.drop("", name)
@@ -370,29 +378,3 @@ class PublishedModels(Generic[F]):
         return await self._archive.read(
             lambda queries: queries.lookups(readers, name, simulated=self._simulated)
         )
-
-
-def _reader(caller: Caller) -> str:
-    """The reader to whom the answers for this caller belong: its account, or the caller if that is not known. It is the
-    same in every process."""
-    return account_of(caller.turn) if caller.is_proven else caller.id
-
-
-def _readers(caller: Caller) -> Sequence[str]:
-    """The readers whose answers this caller may know."""
-    return list(dict.fromkeys(["", _reader(caller), caller.account]))
-
-
-def _with_facts(row: ModelRecord, facts: ModelFacts) -> ModelRecord:
-    model, version = facts.release or (facts.name, facts.version)
-    versions = [astuple(each) for each in facts.versions] or None
-    more = {"model": model, "example": facts.example, "run_count": facts.run_count, "versions": versions}
-    return replace(
-        row,
-        reader=row.reader if facts.is_private else "",
-        version=version,
-        is_official=facts.is_official,
-        # Half of a surrogate pair cannot be written.
-        description=facts.description.encode(errors="replace").decode(),
-        facts=json.dumps({name: value for name, value in more.items() if value is not None}),
-    )

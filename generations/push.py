@@ -16,7 +16,8 @@ from generations.generation import Generation
 from generations.remote import Remote
 from generations.supervisor import Supervisor
 from ledger.records import GenerationRecord
-from providers.pushes import PushedResult, PushReceiver, Untrusted
+from providers.pushes import PushedResult, Untrusted
+from providers.several import RunProviders
 
 MOST_BYTES: Final = 1_000_000
 """The largest message that is passed on to another process."""
@@ -45,13 +46,13 @@ class PushInbox:
         *,
         supervisor: Supervisor,
         archive: Archive,
-        provider: PushReceiver,
+        providers: RunProviders,
         authenticator: Authenticator,
         remote: Remote | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._archive = archive
-        self._provider = provider
+        self._providers = providers
         self._authenticator = authenticator
         self._remote = remote
 
@@ -84,7 +85,7 @@ class PushInbox:
         if expected is None:
             return
         try:
-            pushed = self._provider.read_push(headers, content, expected.secret, expected.caller)
+            pushed = self.read(expected, headers, content)
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
         else:
@@ -101,15 +102,20 @@ class PushInbox:
         caller = here.caller if here else self._authenticator.caller_of(work.caller_id)
         if caller is None:  # suspended: its caller's token is not known
             return None
-        secret = await self._provider.webhook_secret(caller)
+        secret = await self._providers.of(generation_id).webhook_secret(caller)
         return Expected(generation_id, here, secret, caller)
+
+    def read(self, expected: Expected, headers: Mapping[str, str], content: bytes) -> PushedResult:
+        """Verify a message, in any thread. Raises Untrusted."""
+        provider = self._providers.of(expected.generation_id)
+        return provider.read_push(headers, content, expected.secret, expected.caller)
 
     async def receive(self, expected: Expected, attempt: str, pushed: PushedResult) -> None:
         """Use a verified message. Ignores one about another attempt or prediction."""
-        generation = expected.generation
-        if self._provider.receive_late(f"{expected.generation_id}.{attempt}", pushed):
+        generation, provider = expected.generation, self._providers.of(expected.generation_id)
+        if provider.receive_late(f"{expected.generation_id}.{attempt}", pushed):
             return
         if generation is None or attempt != str(len(generation.attempts)):
             return
         if generation.prediction_id in {None, pushed.prediction.id}:
-            self._provider.receive_push(f"{generation.id}.{attempt}", pushed)
+            provider.receive_push(f"{generation.id}.{attempt}", pushed)

@@ -18,6 +18,7 @@ import structlog
 from auth import Caller
 from catalog.model import Model
 from contract.door_facts import REPLICATE
+from contract.trainings import TRAINING
 from errors import (
     Internal,
     Interrupted,
@@ -38,6 +39,7 @@ from parsing.attachments import Attachments, Gone
 from parsing.context import ParseContext
 from parsing.generation import names_in, parse_generation
 from parsing.shapes import GenerationRequest
+from parsing.trainings import parse_training
 from providers import Limits, UncertainCreation
 from providers.payers import load as load_payers
 
@@ -74,7 +76,8 @@ class Restored:
 
 class Recovery:
     """Makes generations and batches from records. Call it in any thread; it reads uploaded files. `model_of` finds a
-    model that is not declared, by its name and the version that was pinned for this caller; None if there is none."""
+    model that is not declared, by its name and the version that was pinned for this caller; None if there is none.
+    `trainer_of` finds the trainer of a training so."""
 
     def __init__(
         self,
@@ -82,10 +85,12 @@ class Recovery:
         attachments: Attachments,
         context: ParseContext,
         model_of: Callable[[str, str | None, Caller], Model | None] = lambda *_: None,
+        trainer_of: Callable[[str, str | None, Caller], Model | None] = lambda *_: None,
     ) -> None:
         self._attachments = attachments
         self._context = replace(context, accepted=True)
         self._model_of = model_of
+        self._trainer_of = trainer_of
 
     def restore(
         self,
@@ -151,7 +156,7 @@ class Recovery:
         fields = {**shared, **self._attachments.read(record.batch_id or record.id, record.request)}
         context = self._context_of(fields, record, caller)
         request = replace(
-            parse_generation(fields, context),
+            self._request(fields, context, record, caller),
             warned=record.warnings,
             metadata=json.loads(record.metadata or "{}"),
         )
@@ -191,6 +196,13 @@ class Recovery:
             body_fingerprint=record.body_fingerprint,
             verdict=record.verdict,
         )
+
+    def _request(
+        self, fields: Mapping[str, Any], context: ParseContext, record: GenerationRecord, caller: Caller
+    ) -> GenerationRequest:
+        if record.door != TRAINING:
+            return parse_generation(fields, context)
+        return parse_training(fields, self._trainer_of(record.model, record.version, caller), context)[1]
 
     def _context_of(
         self, fields: Mapping[str, Any], record: GenerationRecord, caller: Caller

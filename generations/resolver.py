@@ -15,7 +15,7 @@ change while the generation waits.
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
@@ -32,6 +32,9 @@ from errors import LedgerDown, ModelNotAllowed, ServiceError
 from generations.published_models import Known, PublishedModels
 from ledger import Queries
 from ledger.access_records import MAY_GENERATE
+
+WordOf = Callable[[str], Awaitable[str | None]]
+"""Returns the trigger word of a version that was trained here. Raises LedgerDown."""
 
 LORA: Final = "lora"
 """The alias of the model in LORA_MODEL_ID."""
@@ -133,6 +136,7 @@ class Resolver:
         tariff: Tariff = PUBLISHED,
         lora: str | None = None,
         trained: TrainedModels = NO_TRAINED_MODELS,
+        word_of: WordOf | None = None,
         simulated: bool = False,
     ) -> None:
         self._registry = registry
@@ -141,6 +145,7 @@ class Resolver:
         self._tariff = tariff
         self._lora = lora
         self._trained = trained
+        self._word_of = word_of
         self._simulated = simulated
 
     def must_resolve(self, names: Iterable[str], caller: Caller) -> bool:
@@ -183,7 +188,7 @@ class Resolver:
         others = [name for name in distinct if self._registry.find(name) is None]
         if len(others) > MAX_NAMES:
             return dict.fromkeys(others, f"is one of more than {MAX_NAMES} models that are not declared")
-        found = await asyncio.gather(*(self._find_or_guess(name, caller) for name in others))
+        found = await asyncio.gather(*(self._find_with_word(name, caller) for name in others))
         resolved = {name: each for name, each in zip(others, found, strict=True) if each is not None}
         if by_id:
             unknown = (name for name in resolved if is_version(name) and isinstance(resolved[name], str))
@@ -280,6 +285,14 @@ class Resolver:
     @property
     def _lora_name(self) -> str:
         return Target.parse(self._lora or "unknown/model").name
+
+    async def _find_with_word(self, name: str, caller: Caller) -> Model | str | None:
+        """As `_find_or_guess`. A model that was trained here has its trigger word."""
+        found = await self._find_or_guess(name, caller)
+        if self._word_of is None or not isinstance(found, Model) or found.version is None:
+            return found
+        word = await self._word_of(found.version)
+        return found if word is None else replace(found, trigger_word=word)
 
     async def _find_or_guess(self, name: str, caller: Caller) -> Model | str | None:
         """As `find`. If Replicate does not answer, a trained model that the operator has named is like its family."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from contract.ids import is_training_id
 from generations.batch import Batch, Work
 from generations.generation import Generation
 
@@ -82,6 +83,12 @@ class RunningWork:
         """How many generations wait in the queue here, and how many run."""
         queued = sum(1 for _ in self.queued())
         return queued, len(self.generations) - queued
+
+    def training_counts(self) -> tuple[int, int]:
+        """How many trainings wait here, and how many run."""
+        states = [each.state for _, each in self.generations.values() if is_training_id(each.id)]
+        queued = states.count("queued")
+        return queued, len(states) - queued
 
     def longest_waiting(self) -> float | None:
         """Seconds since the oldest queued generation was accepted. None if the queue is empty."""

@@ -28,12 +28,12 @@ from generations.remote import Remote
 from generations.status import Status
 from generations.submission import ItemKey, Submission
 from generations.supervisor import Supervisor
-from generations.suspension import Suspension, made_again
+from generations.suspension import NONE_AGAIN, Suspension, made_again
 from generations.views import ListedBatch
 from ledger import Ledger, Page, Period, Place, Queries
 from ledger.records import Delivery, GenerationRecord
 from parsing.attachments import UPLOADED
-from parsing.shapes import BatchRequest
+from parsing.shapes import BatchRequest, GenerationRequest
 from webhooks.outbox import Outbox
 
 Usage = dict[str, Any]
@@ -141,9 +141,12 @@ class GenerationService:
         self._expect_response()
         return await self._wait(work, submission, None)
 
-    async def find(self, work_id: str, owner: Caller) -> Work | Stored | None:
-        """Work by its id, in any process. Suspended work of the `owner` is resumed."""
-        return await self._finder.find(work_id, owner)
+    async def find(
+        self, work_id: str, owner: Caller, again: GenerationRequest | None = None
+    ) -> Work | Stored | None:
+        """Work by its id, in any process. Suspended work of the `owner` is resumed, with the secrets of its request if
+        that was made `again`."""
+        return await self._finder.find(work_id, owner, made_again(work_id, again) if again else NONE_AGAIN)
 
     # ── Get, cancel, subscribe
 

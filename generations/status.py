@@ -10,6 +10,7 @@ from typing import Any
 from admission.forecast import seconds_left
 from auth import Caller
 from catalog.texts.runnable import CallModel
+from catalog.trainers import Trainer
 from cluster import AnyCallGate, AnyGate
 from contract.states import iso8601
 from generations import views
@@ -21,13 +22,14 @@ from generations.generation import Generation
 from generations.learned import Learned
 from generations.lines import Line, line_of, planned
 from generations.supervisor import Supervisor
+from generations.training_views import body_of
 from ledger.records import PlanRecord
 from loop_thread import Pool
 from parsing.shapes import BatchRequest
 
 
 class Status:
-    """`gate` admits creations, and `calls` the calls of text models."""
+    """`gate` admits creations, `calls` the calls of text models, and `trainings` trainings."""
 
     def __init__(
         self,
@@ -37,10 +39,12 @@ class Status:
         threads: Pool,
         learned: Learned,
         calls: "AnyCallGate | None" = None,
+        trainings: "AnyGate | None" = None,
     ) -> None:
         self._supervisor = supervisor
         self._gate = gate
         self._calls = calls
+        self._trainings = trainings or gate
         self._threads = threads
         self._learned = learned
 
@@ -48,7 +52,7 @@ class Status:
         """The body of work in any state, for a batch without its results."""
         if isinstance(work, Batch):
             return self._batch(work)
-        body = views.generation(work.record(), address)
+        body = body_of(work.record(), address)
         if isinstance(work, Generation) and not work.has_ended:
             body |= self._estimate(work)
         return body
@@ -76,6 +80,8 @@ class Status:
             body["place"] = line.place
         if generation.progress is not None:
             body["progress"] = generation.progress
+        if generation.logs is not None:
+            body["logs"] = generation.logs
         if generation.last is not None and generation.last.is_searched_for:
             body["creation_in_doubt"] = True
         return body
@@ -84,6 +90,8 @@ class Status:
         model = generation.model
         gate = self._calls if self._calls is not None and isinstance(model, CallModel) else self._gate
         usual = gate.durations.usual(model.timed_as, model.usual_seconds)
+        if isinstance(model, Trainer):  # which depends on the steps more than on how long others took
+            usual = model.usual_run(generation.request.first.input)
         if line is not None:
             return usual + line.wait(usual)
         return seconds_left(usual, held=_running_for(generation.last) if generation.last else 0.0)
@@ -93,7 +101,8 @@ class Status:
         if generation.state != "queued":
             return None
         ahead, at_once = self._supervisor.running.queue_position(generation), self._at_once(generation)
-        return line_of(generation, ahead, creations=self._gate, calls=self._calls, at_once=at_once)
+        creations = self._trainings if isinstance(generation.model, Trainer) else self._gate
+        return line_of(generation, ahead, creations=creations, calls=self._calls, at_once=at_once)
 
     def _at_once(self, generation: Generation) -> int | None:
         """How many generations of its batch may run at once."""

@@ -22,6 +22,7 @@ import structlog
 from admission.fair_queue import room
 from auth import Caller
 from cluster import AnyGate
+from contract.ids import is_training_id
 from errors import InvalidRequest, LedgerDown, Problem, QueueFull, ShuttingDown
 from generations.batch import Batch, Work, in_memory, unfinished
 from generations.budgets import Budgets, check_cost
@@ -41,7 +42,7 @@ from parsing.shapes import BatchRequest, GenerationRequest
 log = structlog.get_logger("generation")
 
 
-def new_id(kind: Literal["gen", "batch"]) -> str:
+def new_id(kind: Literal["gen", "batch", "trn"]) -> str:
     """A random id that cannot be guessed."""
     return f"{kind}_{secrets.token_hex(16)}"
 
@@ -295,11 +296,11 @@ class Supervisor:
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work, and wait up to `seconds` for running work. Queued work and the rest are left to the next
-        process."""
+        process. So are trainings at once, which run for many minutes."""
         self.refuse_work()
         self._runner.upstreams.close(self.shutting_down)
         for task, generation in list(self.running.generations.values()):
-            if generation.state == "queued":  # or uploading
+            if generation.state == "queued" or is_training_id(generation.id):  # or uploading
                 task.cancel()
         await self._wait_for_all(seconds)
         left = [task for task, _ in self.running.generations.values() if not task.cancelling()]

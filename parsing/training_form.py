@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.sansio.multipart import File
+from werkzeug.sansio.multipart import Field, File
 
 from catalog.text_values import FormText
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
@@ -43,53 +43,76 @@ class TrainingForm:
 def read_training_form(stream: IO[bytes], *, options: Mapping[str, str], directory: Path) -> TrainingForm:
     """The fields and files of a form. `options` are the parameters of its Content-Type, and `directory` gets the files.
     Raises InvalidRequest, and PayloadTooLarge for too many parts or too much text."""
-    fields: dict[str, Any] = {}
-    files: list[NamedFile] = []
-    problems: list[Problem] = []
-    opened: list[Path] = []
-
-    def open_file() -> IO[bytes]:
-        opened.append(directory / str(len(opened)))
-        return opened[-1].open("w+b")
-
+    reader = _Reader(directory)
     try:
         for part, content in read_parts(
-            stream, options, most_parts=MOST_PARTS, most_text=_MOST_TEXT, open_file=open_file
+            stream, options, most_parts=MOST_PARTS, most_text=_MOST_TEXT, open_file=reader.open_file
         ):
-            with content:
-                if isinstance(part, File):
-                    is_empty = not part.filename and not content.read(1)
-                    if part.name != IMAGES and not is_empty:
-                        problems.append(Problem(part.name, f"takes no file; files are sent as `{IMAGES}`"))
-                    elif not is_empty:
-                        files.append(NamedFile(part.filename or "", opened[-1]))
-                else:
-                    text = content.read().decode("utf-8", "replace")
-                    _put(fields, part.name or "", text, problems)
+            reader.take(part, content)
     except RequestEntityTooLarge:
         raise PayloadTooLarge(
             f"The form is too large: more than {MOST_PARTS} parts, or {_MOST_TEXT} bytes of text."
         ) from None
     except ValueError:
         raise InvalidRequest([Problem("body", "is not the multipart/form-data that it should be")]) from None
-    if files and IMAGES in fields:
-        problems.append(Problem(IMAGES, "is both an address and files"))
-    if problems:
-        raise InvalidRequest(problems)
-    return TrainingForm(fields, files)
+    finally:
+        reader.close()
+    return reader.form()
 
 
-def _put(fields: dict[str, Any], name: str, text: str, problems: list[Problem]) -> None:
-    if "\ufffd" in name + text:
-        problems.append(Problem(name, "is not UTF-8"))
-        return
-    inside = name.startswith(f"{INPUT}.")
-    place = fields.setdefault(INPUT, {}) if inside else fields
-    name = name.removeprefix(f"{INPUT}.") if inside else name
-    if not isinstance(place, dict) or name in place:
-        problems.append(Problem(name, "is there more than once", text))
-        return
-    place[name] = FormText(text) if inside else text if name in _TEXTS else _value(text)
+class _Reader:
+    """Collects the parts of a form."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._opened: list[tuple[Path, IO[bytes]]] = []
+        self._fields: dict[str, Any] = {}
+        self._files: list[NamedFile] = []
+        self._problems: list[Problem] = []
+
+    def open_file(self) -> IO[bytes]:
+        path = self._directory / str(len(self._opened))
+        self._opened.append((path, path.open("w+b")))
+        return self._opened[-1][1]
+
+    def close(self) -> None:
+        for _, file in self._opened:
+            file.close()
+
+    def form(self) -> TrainingForm:
+        """Raises InvalidRequest."""
+        if self._files and IMAGES in self._fields:
+            self._problems.append(Problem(IMAGES, "is both an address and files"))
+        if self._problems:
+            raise InvalidRequest(self._problems)
+        return TrainingForm(self._fields, self._files)
+
+    def take(self, part: Field | File, content: IO[bytes]) -> None:
+        if isinstance(part, Field):
+            self._put(part.name or "", content.read().decode("utf-8", "replace"))
+            return
+        is_empty = not part.filename and not content.read(1)
+        content.close()
+        if is_empty:
+            return
+        if part.name == IMAGES:
+            self._files.append(NamedFile(part.filename or "", self._opened[-1][0]))
+        else:
+            self._problems.append(Problem(part.name, f"takes no file; files are sent as `{IMAGES}`"))
+
+    def _put(self, name: str, text: str) -> None:
+        if "\ufffd" in name + text:
+            self._problems.append(Problem(name, "is not UTF-8"))
+            return
+        inside = name.startswith(f"{INPUT}.")
+        place = self._fields.setdefault(INPUT, {}) if inside else self._fields
+        field = name.removeprefix(f"{INPUT}.") if inside else name
+        if not isinstance(place, dict) or field in place:
+            self._problems.append(Problem(name, "is there more than once", text))
+        elif inside:
+            place[field] = FormText(text)
+        else:
+            place[field] = text if field in _TEXTS else _value(text)
 
 
 def _value(text: str) -> Any:

@@ -364,6 +364,8 @@ class AccountSource(Protocol):
 class ProgressSource(Protocol):
     """A provider that shows the progress of a prediction."""
 
-    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
-        """Call the listener about once a second with the state of a prediction that is being waited for,
-        until the prediction is over or the returned function is called."""
+    def follow(
+        self, prediction_id: str, listener: Callable[[Prediction], object], *, eager: bool = True
+    ) -> Callable[[], None]:
+        """Call the listener with the state of a prediction that is being waited for, until the prediction is over or
+        the returned function is called: about once a second if it is `eager`, and else whenever it is seen."""

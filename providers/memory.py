@@ -253,7 +253,13 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     def register_known(self, ids: Iterable[str]) -> None:
         """Do nothing, for the same reason."""
 
-    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
+    def follow(
+        self,
+        prediction_id: str,
+        listener: Callable[[Prediction], object],
+        *,
+        eager: bool = True,  # noqa: ARG002 - all are
+    ) -> Callable[[], None]:
         made = self.made.get(prediction_id)
         if made is None:
             return lambda: None

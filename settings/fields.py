@@ -134,6 +134,12 @@ class Fields(BaseModel):
         ge=0,
         description="Seconds that a user's interrupted generations wait for the user's next request before they fail.",
     )
+    TRAININGS_AT_ONCE: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="Trainings that run at once, of all processes on the ledger. They take no slot of other work.",
+    )
     FILES_DIR: Path | None = Field(None, description="Directory for outputs. If empty, `files` in DATA_DIR.")
     FILES_URL: Annotated[str, AfterValidator(values.files_url)] | None = Field(
         None,

@@ -125,6 +125,8 @@ class Watch:
     is_pushed: Callable[[], bool] = bool
     """Whether its result is pushed, and webhooks of its account arrive."""
     followers: dict[object, Callable[[Prediction], object]] = field(default_factory=dict)
+    eager: set[object] = field(default_factory=set)
+    """The followers for which it is polled more often."""
     polled_at: float = -math.inf
     follow_at: float = math.inf
     """When it was last polled by itself, and when the next such poll for its followers is due."""
@@ -183,7 +185,7 @@ class Watch:
         return replace(prediction, form=self.form)
 
     def poll_for_followers(self, when: float) -> None:
-        self.follow_at = when if self.followers else math.inf
+        self.follow_at = when if self.eager else math.inf
 
     def show(self, prediction: Prediction) -> None:
         """Pass it to the followers. A follower's error does not end the wait."""

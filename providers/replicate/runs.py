@@ -196,8 +196,10 @@ class Runs:
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str, **looks: Any) -> Prediction:
         return self._checked(caller, await self.watcher.wait(caller, prediction, model=model, **looks))
 
-    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
-        return self.watcher.follow(prediction_id, listener)
+    def follow(
+        self, prediction_id: str, listener: Callable[[Prediction], object], *, eager: bool = True
+    ) -> Callable[[], None]:
+        return self.watcher.follow(prediction_id, listener, eager=eager)
 
     async def webhook_secret(self, caller: Caller) -> str:
         return await self._access.webhook_secrets.get(caller)

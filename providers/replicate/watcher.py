@@ -150,19 +150,26 @@ class Watcher:
         if not watched:
             self.pushes.keep(prediction)
 
-    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
-        """Call the listener with each poll's answer while the prediction is unfinished, about once a second, until the
-        returned function is called. Does nothing if it is not watched."""
+    def follow(
+        self, prediction_id: str, listener: Callable[[Prediction], object], *, eager: bool = True
+    ) -> Callable[[], None]:
+        """Call the listener with each poll's answer while the prediction is unfinished, until the returned function is
+        called. If it is `eager`, that is about once a second. Does nothing if it is not watched."""
         watch = next(self.watches_of(prediction_id), None)
         if watch is None:
             return lambda: None
         follower = object()
         watch.followers[follower] = listener
-        watch.poll_for_followers(max(asyncio.get_running_loop().time(), watch.polled_at + FOLLOW_INTERVAL))
-        self._wake_by(watch.follow_at)
+        if eager:
+            watch.eager.add(follower)
+            watch.poll_for_followers(
+                max(asyncio.get_running_loop().time(), watch.polled_at + FOLLOW_INTERVAL)
+            )
+            self._wake_by(watch.follow_at)
 
         def leave() -> None:
             watch.followers.pop(follower, None)
+            watch.eager.discard(follower)
             watch.poll_for_followers(watch.follow_at)
 
         return leave
@@ -266,9 +273,7 @@ class Watcher:
 
     def _schedule_own_poll(self, watch: Watch, now: float) -> None:
         watch.polled_at = now
-        followed = sum(
-            bool(each.followers) for account in self._accounts.values() for each in account.watches
-        )
+        followed = sum(bool(each.eager) for account in self._accounts.values() for each in account.watches)
         wait = max(self._throttle.follow_interval(followed), ANSWER_PATIENCE if watch.unanswered > 1 else 0.0)
         watch.poll_for_followers(now + wait)
 

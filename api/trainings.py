@@ -1,0 +1,236 @@
+"""The routes of trainings: begin one, read, list, follow and cancel it, and get its weights.
+
+All functions run in a Flask thread, inside a request.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from flask import Blueprint, Response, jsonify, request
+
+from api import files, generations, incoming, lists, roles, training_images
+from api.responses import no_content
+from auth import Caller
+from catalog.references import Upload
+from contract.ids import TRAINING_KIND, is_training_id
+from contract.trainings import TRAINING
+from datasets.refusals import LARGEST
+from errors import InvalidRequest, LedgerDown, NotFound, Problem
+from generations import training_views
+from generations.archive import Stored
+from generations.batch import Batch, Work
+from generations.budgets import check_cost
+from generations.idempotency import KeyRequest
+from generations.submission import BodyFingerprint, ledger_key
+from parsing.params import INPUT
+from parsing.queries import cursor, parse_list
+from parsing.shapes import GenerationRequest
+from parsing.training_form import NamedFile, read_training_form
+from parsing.trainings import IMAGES, parse_training, requested_trainer
+from service import Runtime
+
+routes = Blueprint("trainings", __name__)
+
+_MOST_BYTES: Final = LARGEST + 4 * 2**20
+"""The most bytes of a form, with its texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentTraining:
+    """The body of a request for a training, and its files if it is a form. `directory` is deleted with the request."""
+
+    body: Mapping[str, Any]
+    files: tuple[NamedFile, ...]
+    directory: Path
+
+
+@routes.post("/trainings")
+def create_training() -> Response:
+    """Begin a training, or say what it would cost."""
+    service, caller = incoming.service(), incoming.require_payer()
+    with (
+        incoming.limits().submitting.held(caller.turn, retry_after=service.seconds_per_release),
+        _sent(caller) as sent,
+    ):
+        return _training(service, caller, sent)
+
+
+@routes.get("/trainings")
+def list_trainings() -> Response:
+    """The caller's trainings, the latest first."""
+    service, principal = incoming.service(), incoming.authenticate()
+    query = lists.query()
+    page = parse_list(query, service.context.registry, generations.owner_of(query, principal))
+    found = service.loop.run(service.generations.page(replace(page, limit=page.limit + 1, training=True)))
+    return lists.page(
+        "trainings",
+        found,
+        page.limit,
+        view=partial(training_views.training, address=incoming.address()),
+        cursor=lambda record: cursor(record.seq or 0),
+    )
+
+
+@routes.get("/trainings/<target>")
+def get_training(target: str) -> Response:
+    """A training: its state, its progress, and what it has made."""
+    service, principal = incoming.service(), incoming.authenticate()
+    return _described(service, service.loop.run(service.generations.get(_id_of(target), principal)))
+
+
+@routes.delete("/trainings/<target>")
+def cancel_training(target: str) -> Response:
+    """Cancel a training. One that has ended does not change."""
+    service, principal = incoming.service(), roles.require_change()
+    cancelled = service.generations.cancel(_id_of(target), principal, roles.actor())
+    return _described(service, service.loop.run(cancelled))
+
+
+@routes.get("/trainings/<target>/events")
+def training_events(target: str) -> Response:
+    """The events of a training (server-sent events)."""
+    return generations.stream_of(_id_of(target))
+
+
+@routes.get("/trainings/<target>/weights/<name>")
+def training_weights(target: str, name: str) -> Response:
+    """The weights that a training has made."""
+    service, principal = incoming.service(), incoming.authenticate()
+    work = service.loop.run(service.generations.get(_id_of(target), principal))
+    if isinstance(work, Batch) or name not in work.record().files:
+        raise NotFound("This training has no such weights.")
+    return files.weights(service.weights, target, name)
+
+
+@routes.delete("/trainings/<target>/weights")
+def delete_weights(target: str) -> Response:
+    """Delete the weights of a training."""
+    service, principal = incoming.service(), roles.require_change()
+    work = service.loop.run(service.generations.get(_id_of(target), principal))
+    service.loop.run(service.trainings.delete_weights(work))
+    return no_content()
+
+
+def _described(service: Runtime, work: Work | Stored, status: int = 200) -> Response:
+    response = jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
+    response.status_code = status
+    return response
+
+
+def _training(service: Runtime, caller: Caller, sent: SentTraining) -> Response:
+    """Check everything, and begin the training, or answer a dry run."""
+    trainings, loop = service.trainings, service.loop
+    name = requested_trainer(sent.body)
+    trainer = (
+        None if name is None else loop.run(trainings.trainer(name, caller), disconnect=incoming.connection())
+    )
+    context = incoming.context_for(caller, service.context)
+    images: Any = training_images.zip_of_form(sent.files, sent.directory) if sent.files else None
+    body = {**sent.body, IMAGES: _opened(images)} if images else dict(sent.body)
+    fields, parsed = parse_training(body, trainer, context)
+    key = incoming.idempotency_key()
+    hidden = _hidden(body, parsed, service)
+    if key is not None and not parsed.dry_run:
+        earlier = _earlier(service, caller, key, incoming.fingerprint(TRAINING_KIND, hidden, context), parsed)
+        if earlier is not None:
+            return _accepted(service, earlier)
+    path = images or training_images.zip_at(body[IMAGES], sent.directory, caller)
+    destination, problems = loop.run(trainings.destination(caller, fields.destination)), list[Problem]()
+    if not destination.exists and fields.create_destination is None:
+        problems.append(Problem("destination", destination.problem, fields.destination))
+    try:
+        dataset = training_images.examined(path, caller)
+    except InvalidRequest as invalid:
+        raise InvalidRequest([*problems, *invalid.problems]) from None
+    if problems:
+        raise InvalidRequest(problems)
+    facts = trainings.facts(
+        parsed, fields, destination.name, images=dataset.images, captions=dataset.captions
+    )
+    parsed = replace(parsed, warned=(*parsed.warnings, *dataset.warnings))
+    if parsed.dry_run:
+        return jsonify(training_views.dry_run(parsed, facts, destination_exists=destination.exists))
+    check_cost(parsed.bound, parsed.max_cost, where="The training")
+    if not destination.exists:
+        loop.run(trainings.make_destination(caller, destination.name, fields.create_destination))
+    if not images:
+        body = {**body, IMAGES: _opened(path)}
+        _, with_zip = parse_training(body, trainer, context)
+        parsed = replace(parsed, first=with_zip.first, given=with_zip.given)
+    submission = incoming.submission(
+        TRAINING_KIND, parsed, hidden, context=context, caller=caller, address=incoming.address(), key=key,
+        seconds=0, door=TRAINING,
+    )  # fmt: skip
+    return _accepted(
+        service, loop.run(service.generations.submit(replace(submission, door_facts=facts.as_json())))
+    )
+
+
+def _accepted(service: Runtime, work: Work | Stored) -> Response:
+    response = _described(service, work, 202)
+    response.headers["Location"] = f"{incoming.root()}/trainings/{work.id}"
+    return response
+
+
+def _earlier(
+    service: Runtime, caller: Caller, key: str, fingerprint: BodyFingerprint, request: GenerationRequest
+) -> Work | Stored | None:
+    """The training that the same request began before. Raises IdempotencyConflict and LedgerDown."""
+    kept = ledger_key(key, simulated=service.settings.REPLICATE_SIMULATE) or ""
+    found = service.generations.keys.known(caller.id, [KeyRequest(kept, fingerprint, "")])
+    work_id = service.loop.run(found).get(kept)
+    if work_id is None:
+        return None
+    return service.loop.run(service.generations.find(work_id, caller, request))
+
+
+def _hidden(body: Mapping[str, Any], request: GenerationRequest, service: Runtime) -> dict[str, Any]:
+    """The body with a keyed hash in place of each secret, since a digest of it is written to the ledger."""
+    keyed = service.authenticator.keyed_hash
+    inside = {
+        name: keyed(str(value)) if name in request.model.inputs.secrets and value is not None else value
+        for name, value in body.get(INPUT, {}).items()
+    }
+    return {**body, INPUT: inside}
+
+
+@contextmanager
+def _sent(caller: Caller) -> Iterator[SentTraining]:
+    """The body of this request, with its files on disk. Raises the error of a body that cannot be used."""
+    spool = incoming.service().uploads_dir
+    try:
+        if spool is not None:
+            spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
+        scratch = tempfile.TemporaryDirectory(dir=spool, prefix="training-")
+    except OSError as error:
+        raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
+    with scratch as path:
+        directory = Path(path)
+        if request.mimetype != "multipart/form-data":
+            with incoming.body(caller.turn) as body:
+                yield SentTraining(body, (), directory)
+            return
+        request.max_content_length = _MOST_BYTES
+        try:
+            with incoming.unreadable():
+                form = read_training_form(
+                    request.stream, options=request.mimetype_params, directory=directory
+                )
+        except OSError as error:
+            raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
+        yield SentTraining(form.fields, tuple(form.files), directory)
+
+
+def _opened(path: Path) -> Upload:
+    return Upload(path.open("rb"))
+
+
+def _id_of(target: str) -> str:
+    if not is_training_id(target):
+        raise NotFound("No training has this id.")
+    return target

@@ -1,0 +1,80 @@
+"""Makes the versions that trainings have made known at once, and remembers their trigger words."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from auth import Caller
+from catalog.targets import Target
+from contract.trainings import TrainingFacts
+from errors import ServiceError
+from generations.archive import Archive
+from generations.generation import Generation
+from ledger import Ledger
+from ledger.model_records import TrainedModelRecord
+
+_LOOKS: Final = 3
+_PAUSE: Final = 1.0
+"""How often, and after how many seconds, a model is looked up again that does not show its new version yet."""
+
+_KEPT: Final = 1000
+"""Trigger words in memory."""
+
+LookUp = Callable[[Caller, str], Awaitable[str | None]]
+"""Looks a model up, whatever is known of it, and returns its latest version. Raises ServiceError."""
+
+log = structlog.get_logger("trainings")
+
+
+class TrainedVersions:
+    """The versions that were trained here. `look_up` looks a model up anew for all processes."""
+
+    def __init__(self, *, ledger: Ledger, archive: Archive, look_up: LookUp, simulated: bool) -> None:
+        self._ledger = ledger
+        self._archive = archive
+        self._look_up = look_up
+        self._simulated = simulated
+        self._words: dict[str, str | None] = {}
+
+    async def add(self, caller: Caller, version: Target, generation: Generation) -> None:
+        """Remember a new version, with the trigger word of its training, and look its model up."""
+        word = TrainingFacts.read(generation.door_facts).trigger_word
+        version_id = version.version or ""
+        self._ledger.upsert(
+            TrainedModelRecord(
+                version=version_id,
+                simulated=self._simulated,
+                name=version.name,
+                trigger_word=word,
+                trainer=generation.model.target,
+                work_id=generation.id,
+                trained_at=time.time(),
+            )
+        )
+        self._keep(version_id, word)
+        try:
+            for _ in range(_LOOKS):
+                if await self._look_up(caller, version.name) == version_id:
+                    return
+                await asyncio.sleep(_PAUSE)
+        except ServiceError as error:
+            log.info("trained_model_not_looked_up", model=version.name, reason=str(error))
+
+    async def word_of(self, version: str) -> str | None:
+        """The trigger word of a version that was trained here. Raises LedgerDown."""
+        if version in self._words:
+            return self._words[version]
+        found = await self._archive.read(
+            lambda queries: queries.trained_model(version, simulated=self._simulated)
+        )
+        if found is not None:
+            self._keep(version, found.trigger_word)
+        return None if found is None else found.trigger_word
+
+    def _keep(self, version: str, word: str | None) -> None:
+        if len(self._words) >= _KEPT:
+            self._words.pop(next(iter(self._words)))
+        self._words[version] = word

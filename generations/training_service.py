@@ -1,0 +1,115 @@
+"""What a training needs before it is submitted, and what callers do with its weights."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from auth import Caller
+from catalog.model import Model
+from catalog.references import Upload
+from catalog.targets import is_model_name
+from catalog.trainers import Trainer
+from contract.trainings import TrainingFacts
+from errors import NotFound, UpstreamError
+from generations.archive import Stored
+from generations.batch import Batch, Work
+from generations.generation import Generation
+from generations.trainers import Trainers
+from ledger import Ledger
+from parsing.shapes import GenerationRequest
+from parsing.trainings import NewDestination, TrainingFields
+from providers.trainings import TrainingProvider
+
+_MISSING: Final = "does not exist at Replicate; make it there, or send `create_destination`"
+
+
+class WeightsStorage(Protocol):
+    async def remove(self, training_id: str) -> None:
+        """Delete the weights of a training, if there are any. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The model that gets the new version. `problem` says what is wrong if it does not exist."""
+
+    name: str
+    exists: bool
+    problem: str = _MISSING
+
+
+class TrainingService:
+    """Every method is called on the loop."""
+
+    def __init__(
+        self,
+        *,
+        trainers: Trainers,
+        provider: TrainingProvider,
+        ledger: Ledger,
+        weights: WeightsStorage | None,
+    ) -> None:
+        self._trainers = trainers
+        self._provider = provider
+        self._ledger = ledger
+        self._weights = weights
+
+    async def trainer(self, name: str, caller: Caller) -> Trainer | str:
+        """The trainer of this name, or why there is none. Raises ServiceError if Replicate does not answer."""
+        return await self._trainers.find(name, caller)
+
+    async def destination(self, caller: Caller, name: str) -> Destination:
+        """The destination, whose owner is the account that pays if it is a name alone. Raises ServiceError if Replicate
+        does not answer: that a model is missing never looks like that."""
+        if not is_model_name(name):
+            owner = await self._provider.account_of(caller)
+            if owner is None:
+                raise UpstreamError(
+                    "Replicate did not say which account the token belongs to. Nothing was spent."
+                )
+            if not owner:
+                return Destination(
+                    name, exists=False, problem="must be owner/name: Replicate names no account"
+                )
+            name = f"{owner}/{name}"
+        return Destination(name, exists=await self._provider.has_destination(caller, name))
+
+    async def make_destination(self, caller: Caller, name: str, new: NewDestination) -> None:
+        """Make the destination. Raises ServiceError, and InvalidRequest if Replicate refuses it."""
+        await self._provider.create_destination(
+            caller, name, visibility=new.visibility, hardware=new.hardware
+        )
+
+    @staticmethod
+    def facts(
+        request: GenerationRequest, fields: TrainingFields, destination: str, *, images: int, captions: int
+    ) -> TrainingFacts:
+        """What is remembered of a training, with an estimate by its steps."""
+        trainer, sent = request.model, request.first.input
+        seconds = trainer.usual_run(sent) if isinstance(trainer, Trainer) else None
+        usd = None
+        if seconds is not None:
+            usd = round(trainer.cost(sent, metrics={"predict_time": seconds}, longest=request.longest), 6)
+        return TrainingFacts(
+            destination=destination,
+            trigger_word=fields.trigger_word,
+            images=images,
+            captions=captions,
+            input={name: value for name, value in sent.items() if not _has_own_field(name, value, trainer)},
+            estimated_seconds=seconds,
+            estimated_usd=usd,
+        )
+
+    async def delete_weights(self, work: Work | Stored) -> None:
+        """Delete the weights of a training. Raises NotFound if it has none, and LedgerDown."""
+        if isinstance(work, Batch) or not work.has_ended or not work.record().files or self._weights is None:
+            raise NotFound("This training has no weights.")
+        record = replace(work.record(), files=())
+        self._ledger.upsert(record)
+        if isinstance(work, Generation):
+            work.amend(record)
+        await self._ledger.flush()  # otherwise a crash could leave a link to nothing
+        await self._weights.remove(work.id)
+
+
+def _has_own_field(name: str, value: Any, trainer: Model) -> bool:
+    """Whether an input is shown by another field: the zip, or the trigger word."""
+    return isinstance(value, Upload) or (isinstance(trainer, Trainer) and name == trainer.word_input)
