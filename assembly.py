@@ -142,9 +142,9 @@ def replicate(
     return Replicate(access, durations=creations.durations, elsewhere=elsewhere)
 
 
-def trainings(replicate: Replicate) -> ReplicateTrainings:
-    """The trainings of the same accounts. Close them before `replicate`."""
-    return ReplicateTrainings(replicate.access)
+def trainings(provider: object) -> ReplicateTrainings | None:
+    """The trainings of the same accounts, None if the provider has none. Close them before it."""
+    return ReplicateTrainings(provider.access) if isinstance(provider, Replicate) else None
 
 
 def metered_gate(settings: Settings, gate: AnyGate, group: "Group | None") -> AnyCallGate:

@@ -29,7 +29,6 @@ from contract.trainings import TRAINING
 from doors.replicate import predictions
 from errors import LedgerDown, LoopBlocked, NotFound, ShuttingDown, Starting
 from files import Files
-from files.pictures import PictureSource
 from files.weights import WeightsStore
 from generations.archive import Archive
 from generations.audit import Actor, noted
@@ -39,6 +38,7 @@ from generations.core import Core, FullProvider
 from generations.figures import concurrency_figures
 from generations.recovery import StartupState, load_startup_state
 from generations.service import GenerationService
+from generations.training_parts import TrainingUpstream
 from generations.training_service import TrainingService
 from generations.training_views import training
 from ledger import HASH_KEY, Queries
@@ -49,7 +49,6 @@ from loop_thread import LoopThread, Pool
 from parsing.attachments import Attachments
 from parsing.context import ParseContext
 from parsing.limits import Limits
-from providers.replicate.provider import Replicate
 from rotation.accounts import CommonAccount
 from rotation.building import common_account, secret_watch
 from rotation.watch import SecretWatch
@@ -338,15 +337,13 @@ def build(
         of_keys = Pool(ThreadPoolExecutor(1, thread_name_prefix="keys-reader"))
         files = assembly.open_files(settings)
         metered, simulated = assembly.metered_gate(settings, gate, group), settings.REPLICATE_SIMULATE
-        client = assembly.gemini(settings, metered, ledger, authenticator)
-        pictures = PictureSource(threads=cpu, loopback=simulated)
-        calls = Calls(client, metered, pictures, context.texts, simulated=simulated)
+        gemini = assembly.gemini(settings, metered, ledger, authenticator)
+        calls = Calls.of(gemini, metered, context.texts, threads=cpu, simulated=simulated)
         judge, weights = assembly.judge(settings), assembly.open_weights(settings)
-        upstream = provider or assembly.replicate(settings, gate, others, ledger, threads)
-        trainings = assembly.trainings(upstream) if isinstance(upstream, Replicate) else None
+        replicate = provider or assembly.replicate(settings, gate, others, ledger, threads)
         core = Core(
             settings, calls=calls, ledger=ledger, queries=queries, gate=gate, threads=threads, cpu=cpu,
-            provider=upstream, training_provider=trainings, weights=weights,
+            provider=replicate, upstream=TrainingUpstream(assembly.trainings(replicate), weights),
             authenticator=authenticator, attachments=attachments, context=context,
             tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
             doors={REPLICATE: predictions.pushed, TRAINING: training}, judge=judge,

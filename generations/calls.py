@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from admission.metered.demand import Demand
 from admission.metered.snapshot import DayCounts
@@ -287,6 +287,15 @@ class Calls:
     pictures: PictureSource
     texts: Registry
     simulated: bool
+
+    @classmethod
+    def of(
+        cls, provider: FullCallProvider, gate: AnyCallGate, texts: Registry, *, threads: Pool, simulated: bool
+    ) -> Self:
+        """The calls of a provider, whose large images are read on `threads`. Call it on the loop."""
+        return cls(
+            provider, gate, PictureSource(threads=threads, loopback=simulated), texts, simulated=simulated
+        )
 
     def read_past(self, queries: Queries) -> PastCalls | None:
         """The calls of earlier processes that still count. None beside other processes, where the rows of all show what

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
@@ -42,12 +41,10 @@ from generations.late import LatePredictions
 from generations.lifecycle import Runner
 from generations.limits import ConfiguredLimits
 from generations.lost_calls import LostCalls
-from generations.model_pages import ModelPages
 from generations.past import seconds_in_doubt
 from generations.push import PushInbox
-from generations.recovery import Recovery, StartupState
+from generations.recovery import StartupState
 from generations.remote import Remote
-from generations.resolver import AllowedModels
 from generations.retries import FIRST_BACKOFF
 from generations.screening import Screening
 from generations.semaphores import NamedSemaphores
@@ -56,8 +53,7 @@ from generations.shared import SharedLimits, SharedSemaphores, keep_fresh
 from generations.status import Status
 from generations.supervisor import Supervisor
 from generations.suspension import Suspension
-from generations.trainers import Trainers
-from generations.training_parts import FullWeights, Trainings
+from generations.training_parts import NO_TRAININGS, TrainingUpstream
 from generations.upstreams import Upstream, Upstreams
 from ledger import Ledger, Queries
 from loop_thread import Pool
@@ -69,7 +65,6 @@ from providers.models import ModelSource
 from providers.pushes import PushReceiver
 from providers.several import RunProviders
 from providers.token_checks import TokenChecks
-from providers.trainings import TrainingProvider
 from safety.judging import Judge
 from settings import Settings
 
@@ -86,7 +81,7 @@ class Core:
     The ledger is read on `threads`. Forecasts and results of batches, which take longer to compute, run on `cpu`, so no
     query waits for them. `letters` are those to other processes, if several share the ledger.
     `doors` make the bodies of webhooks for generations that came by a door, by its name. `calls` runs text models,
-    `judge` judges prompts, and `training_provider` runs trainings, whose weights are kept in `weights`.
+    `judge` judges prompts, and `upstream` runs trainings.
     """
 
     def __init__(
@@ -109,39 +104,26 @@ class Core:
         doors: Mapping[str, Body] = NO_DOORS,
         calls: Calls | None = None,
         judge: Judge | None = None,
-        training_provider: TrainingProvider | None = None,
-        weights: FullWeights | None = None,
+        upstream: TrainingUpstream = NO_TRAININGS,
     ) -> None:
         archive = Archive(ledger=ledger, queries=queries, threads=threads, doors=doors)
         self._doors, self.calls, self._call_gate = doors, calls, calls.gate if calls else None
-        keys = IdempotencyKeys(ledger=ledger, archive=archive)
+        keys, check = IdempotencyKeys(ledger=ledger, archive=archive), Screening(ledger, judge)
         self._process, self.gate, self.provider, self.letters = ledger.process, gate, provider, letters
         self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger, calls=self._call_gate)
         self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
         """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""
         self.budget = parts.budgets(settings, ledger, archive, authenticator)
         self._learned = parts.learned(settings, ledger, archive)
-        self.models = parts.models(settings, ledger, archive, provider)
         self.payers = parts.payers(settings, ledger, provider, authenticator)
-        self._allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry, authenticator)
-        trained = parts.trained(settings, ledger, archive, self.models)
-        self.resolver = parts.resolver(settings, context, self.models, self._allowed, tariff, trained.word_of)
-        trainers = Trainers(published=self.models, allowed=self._allowed, tariff=tariff)
-        self.runs = RunProviders(provider, training_provider or provider)
-        self.pages = ModelPages(context.registry, provider, self.models, self.resolver)
+        known = parts.known_models(settings, ledger, archive, context, provider, authenticator, tariff)
+        self.models, self.resolver, self.pages = known.models, known.resolver, known.pages
+        self._allowed, self.runs = known.allowed, RunProviders(provider, upstream.provider or provider)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = parts.outbox(settings, ledger, archive, authenticator)
-        known, screening = partial(self.resolver.restored, queries), Screening(ledger, judge)
-        trainer_of = partial(trainers.restored, queries)
-        self.recovery = Recovery(
-            attachments=attachments, context=context, model_of=known, trainer_of=trainer_of
-        )
-        self.trainings = None if training_provider is None else Trainings.of(
-            settings, provider=training_provider, trainers=trainers, trained=trained, ledger=ledger, archive=archive,
-            budget=self.budget, latest=LatestVersions(self.models), payers=self.payers, weights=weights,
-            token_of=provider.tokens.token_of,
-        )  # fmt: skip
-        self.runner = self._runner(settings, ledger, archive, outputs, first_backoff, cpu, screening)
+        self.recovery = parts.recovery(attachments, context, queries, known)
+        self.trainings = known.kinds.trainings(upstream, self.budget, self.payers, provider.tokens.token_of)
+        self.runner = self._runner(settings, ledger, archive, outputs, first_backoff, cpu, check)
         self.supervisor = self._supervisor(settings, ledger, keys, attachments, parts.joined(archive))
         self.keys = self._keys(ledger, archive, authenticator)
         self.suspension = self._suspension(ledger, archive)
@@ -350,14 +332,10 @@ class Core:
             threads=cpu,
             learned=self._learned,
             calls=self._call_gate,
-            trainings=None if self.trainings is None else self.trainings.gate,
+            trainings=self.trainings.gate if self.trainings else None,
         )
-        elsewhere = Elsewhere(
-            supervisor=self.supervisor,
-            archive=archive,
-            ledger=ledger,
-            progress=self.supervisor.joined.progress,
-        )
+        progress = self.supervisor.joined.progress
+        elsewhere = Elsewhere(supervisor=self.supervisor, archive=archive, ledger=ledger, progress=progress)
         finder = Finder(
             supervisor=self.supervisor,
             suspension=self.suspension,

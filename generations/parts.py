@@ -1,6 +1,8 @@
 """Makes parts of the core from the settings."""
 
 import asyncio
+from dataclasses import dataclass
+from functools import partial
 
 from auth import Authenticator
 from catalog.families import TrainedModels
@@ -12,15 +14,18 @@ from generations.budgets import Budgets
 from generations.following import JoinedItems
 from generations.key_budgets import HasKeys, KeyBudgets, SharedKeyBudgets
 from generations.learned import Learned
+from generations.model_pages import ModelPages
 from generations.progress import ProgressOfRows
 from generations.published_models import PublishedModels
+from generations.recovery import Recovery
 from generations.resolver import AllowedModels, Resolver, WordOf
 from generations.retention import Retention
 from generations.running import RunningWork
 from generations.shared_budget import SharedBudget
 from generations.text_retention import TextRetention
-from generations.trained import TrainedVersions
-from ledger import Ledger
+from generations.training_parts import TrainingKinds
+from ledger import Ledger, Queries
+from parsing.attachments import Attachments
 from parsing.context import ParseContext
 from providers import AccountSource
 from providers.models import ModelSource
@@ -48,14 +53,41 @@ def models(
     )
 
 
-def trained(
-    settings: Settings, ledger: Ledger, archive: Archive, models: PublishedModels[Published]
-) -> TrainedVersions:
-    return TrainedVersions(
-        ledger=ledger,
-        archive=archive,
-        look_up=models.look_up_again,
-        simulated=settings.REPLICATE_SIMULATE,
+@dataclass(frozen=True, slots=True)
+class KnownModels:
+    """The models and trainers of Replicate, which of them may be run, and how requests name them."""
+
+    models: PublishedModels[Published]
+    allowed: AllowedModels
+    kinds: TrainingKinds
+    resolver: Resolver
+    pages: ModelPages
+
+
+def known_models(
+    settings: Settings,
+    ledger: Ledger,
+    archive: Archive,
+    context: ParseContext,
+    source: ModelSource,
+    authenticator: Authenticator,
+    tariff: Tariff,
+) -> KnownModels:
+    found = models(settings, ledger, archive, source)
+    allowed = AllowedModels(settings.MODELS_ALLOWED.split(","), context.registry, authenticator)
+    kinds = TrainingKinds.of(settings, ledger, archive, found, allowed, tariff)
+    of_names = resolver(settings, context, found, allowed, tariff, kinds.trained.word_of)
+    return KnownModels(found, allowed, kinds, of_names, ModelPages(context.registry, source, found, of_names))
+
+
+def recovery(
+    attachments: Attachments, context: ParseContext, queries: Queries, known: KnownModels
+) -> Recovery:
+    return Recovery(
+        attachments=attachments,
+        context=context,
+        model_of=partial(known.resolver.restored, queries),
+        trainer_of=partial(known.kinds.trainers.restored, queries),
     )
 
 

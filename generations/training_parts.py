@@ -1,10 +1,12 @@
-"""Makes the parts that run trainings."""
+"""Makes the parts that find trainers and run trainings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from auth import Caller
+from catalog.published import Published
+from catalog.tariff import Tariff
 from contract.trainings import USUAL, TrainingFacts
 from generations.archive import Archive
 from generations.attempt import AttemptRunner
@@ -13,6 +15,8 @@ from generations.creations import LatestVersions
 from generations.deadline import Bounds
 from generations.generation import Generation
 from generations.late import LatePredictions
+from generations.published_models import PublishedModels
+from generations.resolver import AllowedModels
 from generations.trained import TrainedVersions
 from generations.trainers import Trainers
 from generations.training_service import TrainingService, WeightsStorage
@@ -30,39 +34,74 @@ class FullWeights(WeightsKeeper, WeightsStorage, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingUpstream:
+    """What runs trainings, None if nothing does, and keeps the `weights` that they make."""
+
+    provider: TrainingProvider | None
+    weights: FullWeights | None
+
+
+NO_TRAININGS: Final = TrainingUpstream(None, None)
+
+
+@dataclass(frozen=True, slots=True)
 class Trainings:
-    """`service` is for routes, `gate` and `upstream` run trainings."""
+    """`service` is for routes, `gate` and `upstream` run trainings of the `provider`."""
 
     service: TrainingService
     provider: TrainingProvider
     gate: TrainingGate
     upstream: Upstream
 
+
+@dataclass(frozen=True, slots=True)
+class TrainingKinds:
+    """The trainers, and the versions that they have made here."""
+
+    settings: Settings
+    ledger: Ledger
+    archive: Archive
+    models: PublishedModels[Published]
+    trainers: Trainers
+    trained: TrainedVersions
+
     @classmethod
     def of(
         cls,
         settings: Settings,
-        *,
-        provider: TrainingProvider,
-        trainers: Trainers,
-        trained: TrainedVersions,
         ledger: Ledger,
         archive: Archive,
-        budget: Budgets,
-        latest: LatestVersions,
-        payers: Payers,
-        weights: FullWeights | None,
-        token_of: Callable[[Caller], str],
+        models: PublishedModels[Published],
+        allowed: AllowedModels,
+        tariff: Tariff,
     ) -> Self:
-        """Call it on the loop."""
+        simulated = settings.REPLICATE_SIMULATE
+        trained = TrainedVersions(
+            ledger=ledger, archive=archive, look_up=models.look_up_again, simulated=simulated
+        )
+        trainers = Trainers(published=models, allowed=allowed, tariff=tariff)
+        return cls(settings, ledger, archive, models, trainers, trained)
+
+    def trainings(
+        self,
+        upstream: TrainingUpstream,
+        budget: Budgets,
+        payers: Payers,
+        token_of: Callable[[Caller], str],
+    ) -> Trainings | None:
+        """What runs trainings, None without a provider. `token_of` returns the token of a caller. Call it on the
+        loop."""
+        settings, ledger, provider, weights = self.settings, self.ledger, upstream.provider, upstream.weights
+        if provider is None:
+            return None
         gate = TrainingGate(settings.TRAININGS_AT_ONCE)
         attempts = AttemptRunner(
             provider=provider,
             gate=gate,
             ledger=ledger,
-            late=LatePredictions(provider=provider, ledger=ledger, archive=archive, budget=budget),
+            late=LatePredictions(provider=provider, ledger=ledger, archive=self.archive, budget=budget),
             bounds=Bounds(START_WITHIN, USUAL),
-            latest=latest,
+            latest=LatestVersions(self.models),
             payers=payers,
             push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
             arguments=_destination,
@@ -71,12 +110,12 @@ class Trainings:
             attempts=attempts,
             provider=provider,
             turns=Turns(ledger, settings.TRAININGS_AT_ONCE),
-            trained=trained,
+            trained=self.trained,
             weights=weights,
             token_of=token_of,
         )
-        service = TrainingService(trainers=trainers, provider=provider, ledger=ledger, weights=weights)
-        return cls(service, provider, gate, Upstream(runner, gate))
+        service = TrainingService(trainers=self.trainers, provider=provider, ledger=ledger, weights=weights)
+        return Trainings(service, provider, gate, Upstream(runner, gate))
 
 
 def _destination(training: Generation) -> dict[str, str]:
