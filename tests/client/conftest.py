@@ -1,6 +1,7 @@
 """One real service before the simulator, for all tests over sockets of a module, and the command line."""
 
 import pytest
+from PIL import Image
 from replicate_concurrent.cli import main
 
 from harness.service_process import running_service
@@ -11,7 +12,7 @@ ADMIN = "the-admin-key-of-tests"
 
 @pytest.fixture(scope="module")
 def simulator():
-    with running(Options(prediction_seconds=0.05, jitter=0.0)) as started:
+    with running(Options(prediction_seconds=0.05, training_seconds=0.5, jitter=0.0)) as started:
         yield started
 
 
@@ -26,6 +27,17 @@ def service(simulator, tmp_path_factory):
         DATA_DIR=tmp_path_factory.mktemp("service"),
     ) as started:
         yield started
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of five images, of which the first has a caption."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        Image.new("RGB", (512, 512), (50 * number, 0, 0)).save(folder / f"dog{number}.jpg")
+    (folder / "dog0.txt").write_text("a photo of TOK")
+    return folder
 
 
 @pytest.fixture

@@ -158,3 +158,28 @@ def test_ctrl_c_tells_what_goes_on_and_pressed_twice_cancels_it(rcg, service):
     terminal.shows("3 cancelled, 1 done.")
     assert 130 == terminal.ended()
     assert {"canceled"} == set(states_of_hares(service))
+
+
+def test_a_training_asks_shows_its_logs_and_ctrl_c_pressed_twice_cancels_it(start, photos, service):
+    command = ("train", "photos", "-d", "dog", "--create", "--trigger", "TOK [[slow=60]]")
+    terminal = start(*command)
+    terminal.shows("Begin? [y/N]")
+    terminal.press(b"\n")
+    terminal.shows("No training was begun.")
+    assert 1 == terminal.ended()
+
+    terminal = start(*command)
+    terminal.shows("Begin? [y/N]")
+    terminal.press(b"y\n")
+    terminal.shows("running")
+    terminal.shows(" %")
+    terminal.shows("flux_train_replicate:")
+    assert max(map(len, re.split(r"[\r\n]+", terminal.text))) < 80
+    terminal.press(CTRL_C)
+    terminal.shows("goes on at the service; `rcg watch")
+    terminal.shows("Ctrl-C again within 3 seconds cancels it there.")
+    terminal.press(CTRL_C)
+    terminal.shows("Cancelling")
+    assert 130 == terminal.ended()
+    listed = requests.get(f"{service.url}/trainings?limit=1", headers={"X-API-Key": ADMIN}, timeout=30).json()
+    assert "canceled" == listed["trainings"][0]["status"]

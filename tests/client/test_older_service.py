@@ -43,7 +43,8 @@ def older():
     "command",
     [
         "generate A -m flux-dev", "batch rows.txt -m flux-dev -o out", "models flux-dev", "keys list", "keys self",
-        "list", "usage", "configure --concurrent-limit 3", "get gen_1", "watch gen_1",
+        "list", "usage", "configure --concurrent-limit 3", "get gen_1", "watch gen_1", "watch trn_1",
+        "list --trainings", "train rows.txt -d dog",
     ],
 )  # fmt: skip
 def test_an_older_service_is_named_as_the_cause(older, command, tmp_path, monkeypatch, capsys):

@@ -45,7 +45,7 @@ def run(service, tmp_path):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_each_example_runs_unchanged(example, run, tmp_path):
+def test_each_example_runs_unchanged(example, run, tmp_path, photos):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.jpg")
 
     run(example)

@@ -1,5 +1,6 @@
 """Trainings on a scripted service: which images are sent, how the end is awaited, and how weights become a file."""
 
+import io
 import os
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from replicate_concurrent import (
     Upload,
     training_results,
 )
+from replicate_concurrent.cli.screen import TrainingBar
 from replicate_concurrent.operations import following, trainings, weights
 from replicate_concurrent.operations.training_images import sent_images
+from rich.console import Console
 
 from tests.client.test_batches import stream
 from tests.client.test_references import form
@@ -38,7 +41,7 @@ def scripted(request):
 
 
 @pytest.fixture
-def photos(tmp_path):
+def mixed(tmp_path):
     """A folder of two images, of which one has a caption, and files that are no part of them."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
@@ -59,10 +62,10 @@ def names(images):
     return [part.filename for part in sent_images(images)]
 
 
-def test_the_images_of_a_folder_are_sent_with_their_captions_and_nothing_else_is(scripted, photos):
+def test_the_images_of_a_folder_are_sent_with_their_captions_and_nothing_else_is(scripted, mixed):
     service = scripted(BEGUN)
     made = begin(
-        service, photos, trigger_word="TOK", input={"steps": 500}, create_destination=True, timeout=None
+        service, mixed, trigger_word="TOK", input={"steps": 500}, create_destination=True, timeout=None
     )
 
     assert ("trn_1", ["POST /trainings"]) == (made.id, service.paths())
@@ -86,8 +89,8 @@ def test_an_address_is_sent_as_it_is(scripted, address):
     assert [address] == [each["images"] for each in service.bodies()]
 
 
-def test_a_zip_a_list_and_an_upload_are_sent_as_they_are(photos, monkeypatch):
-    monkeypatch.chdir(photos)
+def test_a_zip_a_list_and_an_upload_are_sent_as_they_are(mixed, monkeypatch):
+    monkeypatch.chdir(mixed)
 
     assert ["a.jpg"] == names("a.jpg") == names(Path("a.jpg")) == names(["a.jpg"])
     assert ["notes.txt", "film.mov"] == names(Path(each) for each in ("notes.txt", "film.mov"))
@@ -134,31 +137,31 @@ def test_no_file_is_left_open_since_there_may_be_more_than_a_process_may_open(sc
     assert [path.name for path in paths] == [name for _, name, _ in form(service.requests[0]) if name]
 
 
-def test_a_training_is_sent_again_with_its_key_and_all_its_files(scripted, photos):
+def test_a_training_is_sent_again_with_its_key_and_all_its_files(scripted, mixed):
     service = scripted(httpx.ReadError("lost"), problem(503, "starting", retryable=True), BEGUN)
-    begin(service, photos)
+    begin(service, mixed)
 
     assert 1 == len({each.headers["idempotency-key"] for each in service.requests})
     assert 3 == len(service.requests)
     assert 1 == len({tuple(form(each)) for each in service.requests})
 
 
-def test_a_training_that_the_next_process_continues_is_known_by_its_id(scripted, photos):
+def test_a_training_that_the_next_process_continues_is_known_by_its_id(scripted, mixed):
     service = scripted(
         problem(503, "shutting_down", retryable=True, id="trn_1", headers={"x-should-retry": "false"})
     )
 
-    assert ("trn_1", "queued") == (lambda made: (made.id, made.status))(begin(service, photos))
+    assert ("trn_1", "queued") == (lambda made: (made.id, made.status))(begin(service, mixed))
 
 
-def test_an_estimate_spends_nothing_and_has_what_is_to_be_spent(scripted, photos):
+def test_an_estimate_spends_nothing_and_has_what_is_to_be_spent(scripted, mixed):
     answered = {
         "dry_run": True, "destination_exists": False, "images": 2, "captions": 1, "estimated_seconds": 900,
         "estimated_cost_usd": 1.37, "cost_bound_usd": 10.98, "warnings": ["has 2 images"],
     }  # fmt: skip
     service = scripted(answer(200, answered))
 
-    plan = service.run(trainings.estimate(service.service, ordered(photos)))
+    plan = service.run(trainings.estimate(service.service, ordered(mixed)))
 
     assert ("dry_run", None, b"true") in form(service.requests[0])
     assert (False, 2, 1, 900, 1.37, 10.98, ("has 2 images",)) == (
@@ -336,3 +339,27 @@ def test_weights_that_are_deleted_stay_so_and_unknown_ones_are_not_found(scripte
     for look in (answer(200, {"id": "trn_1", "status": "failed", "success": False}), gone):
         with pytest.raises(NotFound):
             deleted(gone, look)
+
+
+def test_the_bar_has_the_time_that_is_left_and_the_last_line_of_the_logs():
+    at, screen = [0.0], io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=60)
+    bar = TrainingBar(console=console, clock=lambda: at[0])
+
+    def shown(**fields):
+        screen.truncate(0)
+        raw = {"id": "trn_1", "status": "running", "estimated_seconds": 1000, **fields}
+        bar.show(training_results.training(raw))
+        return screen.getvalue()
+
+    with bar:
+        assert "ETA -" in shown(status="queued")
+        assert "ETA 16:40" in shown()
+        logs = "caching\ntrains: 9%\rtrains: 10% \x1b[31m and a line that is too long for the terminal"
+        drawn = shown(progress=10.0, logs=logs)
+        assert ("10 %" in drawn, "ETA 15:00" in drawn) == (True, True)
+        assert ("trains: 10%" in drawn, "9%" in drawn, "terminal" in drawn, "\x1b[31m" in drawn) == (
+            True, False, False, False,
+        )  # fmt: skip
+        at[0] = 60.0
+        assert "ETA 8:00" in shown(progress=20.0)

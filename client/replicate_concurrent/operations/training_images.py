@@ -15,11 +15,11 @@ from replicate_concurrent.schemas import is_address
 IMAGES: Final = "images"
 """The field of the request, and the name of each part with a file."""
 
-_ENDINGS: Final = frozenset(
-    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jxl", ".png", ".tif", ".tiff"}
-    | {".webp"}
-)  # fmt: skip
-"""Images in a folder. Also of kinds that no trainer reads, which the service then names, so that none is left out
+_ENDINGS: Final = frozenset({
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jxl", ".png", ".tif", ".tiff",
+    ".webp",
+})  # fmt: skip
+"""Images in a folder. Those that no trainer reads are sent, too: the service names them, and none is left out
 unnoticed."""
 
 _CAPTION: Final = ".txt"
