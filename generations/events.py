@@ -137,7 +137,12 @@ class Events:
         if logs is not None and logs.end > subscription.logged:
             piece = logs.text[-(logs.end - subscription.logged) :]
             subscription.logged = logs.end
-            self._send(subscription, Event("logs", {"id": generation.id, "text": piece}))
+            new = {
+                "id": generation.id,
+                "text": piece,
+                "end": logs.end,
+            }  # by which a new subscriber knows what it has
+            self._send(subscription, Event("logs", new))
         if shown.progress is None:
             return
         falls_back = is_training_id(generation.id) and shown.progress < (generation.progress or 0.0)

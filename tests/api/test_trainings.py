@@ -1,6 +1,7 @@
 """Trainings over HTTP: from the images to the new model, its weights and its cost."""
 
 import json
+from itertools import accumulate
 
 import pytest
 
@@ -218,3 +219,5 @@ def test_events_have_the_logs_in_pieces_and_a_progress_that_does_not_fall(make_a
     pieces = "".join(data["text"] for name, data in events if name == "logs")
     assert pieces.startswith("Extracted 12 files") or "Extracted" in pieces
     assert pieces.count("Extracted") == 1
+    lengths = [len(data["text"]) for name, data in events if name == "logs"]
+    assert [*accumulate(lengths)] == [data["end"] for name, data in events if name == "logs"]
