@@ -26,7 +26,7 @@ from cluster import AnyGate, burials
 from concurrency import Gate
 from contract.door_facts import REPLICATE
 from contract.trainings import TRAINING
-from doors.replicate import predictions
+from doors.replicate.pushes import pushed
 from errors import LedgerDown, LoopBlocked, NotFound, ShuttingDown, Starting
 from files import Files
 from files.weights import WeightsStore
@@ -346,7 +346,7 @@ def build(
             provider=replicate, upstream=TrainingUpstream(assembly.trainings(replicate), weights),
             authenticator=authenticator, attachments=attachments, context=context,
             tariff=assembly.tariff(settings), outputs=files, letters=group.letters if group else None,
-            doors={REPLICATE: predictions.pushed, TRAINING: training}, judge=judge,
+            doors={REPLICATE: pushed, TRAINING: training}, judge=judge,
         )  # fmt: skip
         archive = core.key_directory.archive = Archive(ledger=ledger, queries=queries, threads=of_keys)
         account = common_account(settings, core.provider, authenticator, core.payers, ledger, archive.read)

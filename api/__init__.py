@@ -19,6 +19,7 @@ from api import (
     openai_door,
     replicate_door,
     replicate_resources,
+    replicate_trainings,
     semaphores,
     texts,
     trainings,
@@ -57,6 +58,7 @@ def register(app: Flask, service: Runtime) -> None:
         chat_door,
         replicate_door,
         replicate_resources,
+        replicate_trainings,
         texts,
         trainings,
     ):

@@ -102,12 +102,12 @@ def batches() -> Response:
 @routes.get("/generations/<target>/events")
 def events(target: str) -> Response:
     """The events of a generation (server-sent events)."""
-    return stream_of(_of_kind("gen", target))
+    return stream_of(incoming.authenticate(), _of_kind("gen", target))
 
 
-def stream_of(work_id: str) -> Response:
+def stream_of(principal: Principal, work_id: str) -> Response:
     """The events of the generation or training with this id."""
-    service, principal, address = incoming.service(), incoming.authenticate(), incoming.address()
+    service, address = incoming.service(), incoming.address()
     generations = service.generations
     work = service.loop.run(generations.get(work_id, principal))
     leave = incoming.limits().listeners.take(principal.id, retry_after=service.seconds_per_release)

@@ -21,6 +21,7 @@ from doors import REPLICATE_ROOT
 from doors.replicate import predictions
 from doors.replicate.creation import Creation, read_creation, wait_seconds, with_files
 from doors.replicate.pages import page_links, read_page, shown_on
+from doors.replicate.states import shown_input
 from errors import InvalidRequest, NotFound, Problem, QueueFull
 from generations.submission import Submission
 from parsing.context import ParseContext
@@ -53,7 +54,7 @@ def list_predictions() -> Response:
     """The caller's generations as predictions, a hundred a page, the latest first."""
     service, principal, address = incoming.service(), incoming.authenticate(), incoming.address()
     query = request.args.to_dict()
-    page = read_page(query, principal.id)
+    page = replace(read_page(query, principal.id), training=False)
     found = service.loop.run(service.generations.page(page))
     links = page_links(page, found, query, f"{address}{REPLICATE_ROOT}/predictions")
     results = [predictions.listed(each, address) for each in shown_on(page, found)]
@@ -135,7 +136,7 @@ def _submission(service: Runtime, caller: Caller, target: str | None) -> Submiss
 def _facts(creation: Creation, secrets: Set[str]) -> DoorFacts:
     return DoorFacts(
         target=creation.target,
-        input=predictions.shown_input(creation.input, secrets),
+        input=shown_input(creation.input, secrets),
         webhook=creation.webhook,
         webhook_events=creation.webhook_events,
         deadline=None if creation.deadline is None else time.time() + creation.deadline,

@@ -17,6 +17,8 @@ from api import files, generations, incoming, lists, roles, training_images
 from api.responses import no_content
 from auth import Caller
 from catalog.references import Upload
+from catalog.trainers import Trainer
+from contract.door_facts import DoorFacts
 from contract.ids import TRAINING_KIND, is_training_id
 from contract.trainings import TRAINING
 from datasets.refusals import LARGEST
@@ -55,9 +57,17 @@ def create_training() -> Response:
     service, caller = incoming.service(), incoming.require_payer()
     with (
         incoming.limits().submitting.held(caller.turn, retry_after=service.seconds_per_release),
-        _sent(caller) as sent,
+        scratch() as directory,
+        _sent(caller, directory) as sent,
     ):
-        return _training(service, caller, sent)
+        name = requested_trainer(sent.body)
+        trainer = None if name is None else found_trainer(service, caller, name)
+        made = begun(service, caller, sent, trainer, key=incoming.idempotency_key())
+    if isinstance(made, Response):
+        return made
+    response = _described(service, made, 202)
+    response.headers["Location"] = f"{incoming.root()}/trainings/{made.id}"
+    return response
 
 
 @routes.get("/trainings")
@@ -94,7 +104,7 @@ def cancel_training(target: str) -> Response:
 @routes.get("/trainings/<target>/events")
 def training_events(target: str) -> Response:
     """The events of a training (server-sent events)."""
-    return generations.stream_of(_id_of(target))
+    return generations.stream_of(incoming.authenticate(), _id_of(target))
 
 
 @routes.get("/trainings/<target>/weights/<name>")
@@ -122,23 +132,36 @@ def _described(service: Runtime, work: Work | Stored, status: int = 200) -> Resp
     return response
 
 
-def _training(service: Runtime, caller: Caller, sent: SentTraining) -> Response:
-    """Check everything, and begin the training, or answer a dry run."""
+def found_trainer(service: Runtime, caller: Caller, name: str) -> Trainer | str:
+    """The trainer of this name, or why there is none. Raises ModelNotAllowed, and ServiceError if Replicate does not
+    answer."""
+    found = service.loop.run(service.trainings.trainer(name, caller), disconnect=incoming.connection())
+    if isinstance(found, Trainer) and caller.key is not None and caller.key.models:
+        service.core.resolver.check_key(caller, {name: found})
+    return found
+
+
+def begun(
+    service: Runtime,
+    caller: Caller,
+    sent: SentTraining,
+    trainer: Trainer | str | None,
+    *,
+    key: str | None = None,
+    call: DoorFacts | None = None,
+) -> Work | Stored | Response:
+    """Check everything, and begin the training, or answer a dry run. `key` is the idempotency key of the request, and
+    `call` has the facts of one that came by the Replicate door."""
     trainings, loop = service.trainings, service.loop
-    name = requested_trainer(sent.body)
-    trainer = (
-        None if name is None else loop.run(trainings.trainer(name, caller), disconnect=incoming.connection())
-    )
     context = incoming.context_for(caller, service.context)
     images: Any = training_images.zip_of_form(sent.files, sent.directory) if sent.files else None
     body = {**sent.body, IMAGES: _opened(images)} if images else dict(sent.body)
     fields, parsed = parse_training(body, trainer, context)
-    key = incoming.idempotency_key()
     hidden = _hidden(body, parsed, service)
     if key is not None and not parsed.dry_run:
         earlier = _earlier(service, caller, key, incoming.fingerprint(TRAINING_KIND, hidden, context), parsed)
         if earlier is not None:
-            return _accepted(service, earlier)
+            return earlier
     path = images or training_images.zip_at(body[IMAGES], sent.directory, caller)
     destination, problems = loop.run(trainings.destination(caller, fields.destination)), list[Problem]()
     if not destination.exists and fields.create_destination is None:
@@ -166,15 +189,8 @@ def _training(service: Runtime, caller: Caller, sent: SentTraining) -> Response:
         TRAINING_KIND, parsed, hidden, context=context, caller=caller, address=incoming.address(), key=key,
         seconds=0, door=TRAINING,
     )  # fmt: skip
-    return _accepted(
-        service, loop.run(service.generations.submit(replace(submission, door_facts=facts.as_json())))
-    )
-
-
-def _accepted(service: Runtime, work: Work | Stored) -> Response:
-    response = _described(service, work, 202)
-    response.headers["Location"] = f"{incoming.root()}/trainings/{work.id}"
-    return response
+    facts = facts.changed(call=None if call is None else call.as_object())
+    return loop.run(service.generations.submit(replace(submission, door_facts=facts.as_json())))
 
 
 def _earlier(
@@ -200,30 +216,33 @@ def _hidden(body: Mapping[str, Any], request: GenerationRequest, service: Runtim
 
 
 @contextmanager
-def _sent(caller: Caller) -> Iterator[SentTraining]:
-    """The body of this request, with its files on disk. Raises the error of a body that cannot be used."""
+def scratch() -> Iterator[Path]:
+    """A directory for the images of this request, which is deleted with it. Raises LedgerDown."""
     spool = incoming.service().uploads_dir
     try:
         if spool is not None:
             spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
-        scratch = tempfile.TemporaryDirectory(dir=spool, prefix="training-")
+        made = tempfile.TemporaryDirectory(dir=spool, prefix="training-")
     except OSError as error:
         raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
-    with scratch as path:
-        directory = Path(path)
-        if request.mimetype != "multipart/form-data":
-            with incoming.body(caller.turn) as body:
-                yield SentTraining(body, (), directory)
-            return
-        request.max_content_length = _MOST_BYTES
-        try:
-            with incoming.unreadable():
-                form = read_training_form(
-                    request.stream, options=request.mimetype_params, directory=directory
-                )
-        except OSError as error:
-            raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
-        yield SentTraining(form.fields, tuple(form.files), directory)
+    with made as path:
+        yield Path(path)
+
+
+@contextmanager
+def _sent(caller: Caller, directory: Path) -> Iterator[SentTraining]:
+    """The body of this request, with its files on disk. Raises the error of a body that cannot be used."""
+    if request.mimetype != "multipart/form-data":
+        with incoming.body(caller.turn) as body:
+            yield SentTraining(body, (), directory)
+        return
+    request.max_content_length = _MOST_BYTES
+    try:
+        with incoming.unreadable():
+            form = read_training_form(request.stream, options=request.mimetype_params, directory=directory)
+    except OSError as error:
+        raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
+    yield SentTraining(form.fields, tuple(form.files), directory)
 
 
 def _opened(path: Path) -> Upload:

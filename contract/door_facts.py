@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
+from contract.trainings import TRAINING, TrainingFacts
+
 REPLICATE: Final = "replicate"
 """The name of the Replicate door in `GenerationRecord.door`."""
 
@@ -33,12 +35,18 @@ class DoorFacts:
     output: Any = None
 
     @classmethod
-    def from_json(cls, text: str) -> "DoorFacts":
-        found = json.loads(text)
+    def of(cls, found: Mapping[str, Any]) -> "DoorFacts":
         return cls(**{**found, "webhook_events": tuple(found["webhook_events"])})
 
+    @classmethod
+    def from_json(cls, text: str) -> "DoorFacts":
+        return cls.of(json.loads(text))
+
+    def as_object(self) -> dict[str, Any]:
+        return asdict(self)
+
     def as_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(self.as_object())
 
 
 class HasDoorFacts(Protocol):
@@ -52,7 +60,10 @@ class HasDoorFacts(Protocol):
 
 
 def facts_of(generation: HasDoorFacts) -> DoorFacts | None:
-    """The facts of the call that became a generation; None if it did not come by the Replicate door."""
+    """The facts of the call that became a generation or a training; None if it did not come by the Replicate door."""
+    if generation.door == TRAINING:
+        call = TrainingFacts.read(generation.door_facts).call
+        return None if call is None else DoorFacts.of(call)
     if generation.door != REPLICATE or generation.door_facts is None:
         return None
     return DoorFacts.from_json(generation.door_facts)

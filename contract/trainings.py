@@ -22,7 +22,7 @@ MOST_LOGS: Final = 10_000
 class TrainingFacts:
     """`destination` is the model that gets the new version, `owner/name`. `images` and `captions` count the files of
     the zip, and `input` are the other inputs of the trainer, without secrets. The estimates are of a whole run. `logs`
-    are the end of what it has printed."""
+    are the end of what it has printed. `call` has the facts of its call, as JSON, if it came by the Replicate door."""
 
     destination: str
     trigger_word: str | None = None
@@ -32,6 +32,7 @@ class TrainingFacts:
     estimated_seconds: float | None = None
     estimated_usd: float | None = None
     logs: str | None = None
+    call: Mapping[str, Any] | None = None
 
     def as_json(self) -> str:
         """The text of `GenerationRecord.door_facts`."""

@@ -15,6 +15,7 @@ same request may succeed later. One handler in `app.py` turns it into the respon
     ├── HeadersTooLarge         431 headers_too_large
     ├── BudgetExceeded          402 budget_exceeded         nothing was spent
     ├── IdempotencyConflict     409 idempotency_conflict
+    ├── ModelExists             409 model_exists
     ├── SemaphoreInUse          409 semaphore_in_use
     ├── LeaseExpired            410 lease_expired
     ├── PromptTooLarge          400 prompt_too_large
@@ -223,6 +224,11 @@ class BudgetExceeded(ServiceError):
 class IdempotencyConflict(ServiceError):
     status, code = 409, "idempotency_conflict"
     title = "The idempotency key was used for another request"
+
+
+class ModelExists(ServiceError):
+    status, code = 409, "model_exists"
+    title = "A model with this owner and name exists"
 
 
 class SemaphoreInUse(ServiceError):

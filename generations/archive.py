@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from contract.door_facts import REPLICATE, facts_of
 from errors import LedgerDown
 from generations import views
 from generations.batch import Batch
@@ -69,7 +70,8 @@ class Archive:
     def _content(self, work: Stored) -> bytes:
         if isinstance(work, Batch):
             return json.dumps(work.result(work.address)).encode()
-        body = self._doors.get(work.door or "", views.generation)
+        door = work.door if facts_of(work) is None else REPLICATE
+        body = self._doors.get(door or "", views.generation)
         return json.dumps(body(work, work.address)).encode()
 
 

@@ -59,10 +59,10 @@ def webhook_at_start(generation: Generation) -> str | None:
 
 def webhook_at_end(work: Work) -> str | None:
     """The webhook that gets the end of this work."""
-    if isinstance(work, Generation) and not work.succeeded:
-        facts = facts_of(work)
-        if facts is not None and "completed" not in facts.webhook_events:
-            return None  # it gets outputs only
+    if isinstance(work, Generation) and (facts := facts_of(work)) is not None:
+        gets_end = "completed" in facts.webhook_events
+        gets_output = work.succeeded and "output" in facts.webhook_events
+        return work.webhook if gets_end or gets_output else None
     return work.webhook
 
 

@@ -82,9 +82,9 @@ class Events:
             subscription.on_close.callback(reading.cancel)
             return subscription
         if not isinstance(work, Generation) or (task := self._supervisor.task(work)) is None:
-            if body["prediction_id"] is not None:
-                running = {"id": work.id, "prediction_id": body["prediction_id"]}
-                self._send(subscription, Event("running", running))
+            if work.prediction_id is not None:
+                name = "training_id" if is_training_id(work.id) else "prediction_id"
+                self._send(subscription, Event("running", {"id": work.id, name: work.prediction_id}))
             self._send_last(subscription)
             return subscription
         listener = partial(self._on_transition, subscription)

@@ -46,7 +46,7 @@ class Trainers:
         found = trainer_of(self._priced(known))
         if found is None:
             return _NO_TRAINER
-        refusal = self._allowed.refusal(caller, found)
+        refusal = self._allowed.refusal_of_service(caller, found)
         return found if refusal is None else refusal
 
     def restored(self, queries: Queries, name: str, version: str | None, caller: Caller) -> Model:

@@ -19,7 +19,7 @@ from parsing.shapes import GenerationRequest
 from parsing.trainings import NewDestination, TrainingFields
 from providers.trainings import TrainingProvider
 
-_MISSING: Final = "does not exist at Replicate; make it there, or send `create_destination`"
+MISSING: Final = "does not exist at Replicate; make it there, or send `create_destination`"
 
 
 class WeightsStorage(Protocol):
@@ -33,7 +33,7 @@ class Destination:
 
     name: str
     exists: bool
-    problem: str = _MISSING
+    problem: str = MISSING
 
 
 class TrainingService:

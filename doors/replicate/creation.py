@@ -81,7 +81,7 @@ def read_creation(body: Any, *, target: str | None = None, cancel_after: str | N
         problems.append(
             Problem("stream", "is not offered by this service: leave it out, and get the prediction")
         )
-    webhook, events = _webhook(body, problems)
+    webhook, events = webhook_of(body, problems)
     deadline = _deadline(cancel_after, problems)
     if problems:
         raise InvalidRequest(problems)
@@ -102,18 +102,9 @@ def wait_seconds(prefer: str | None) -> float:
     return seconds - _EARLIER if seconds > 2 * _EARLIER else float(seconds)
 
 
-def with_files(value: Any, upload_of: Callable[[str], Any]) -> Any:
-    """An input, or a list of them, with what `upload_of` returns in place of each text for which it is not None."""
-    if isinstance(value, list):
-        return [with_files(each, upload_of) for each in value]
-    if not isinstance(value, str):
-        return value
-    found = upload_of(value)
-    return value if found is None else found
-
-
-def _webhook(body: Mapping[str, Any], problems: list[Problem]) -> tuple[str | None, tuple[str, ...]]:
-    """The webhook and its events. The older `webhook_completed` counts without a `webhook`."""
+def webhook_of(body: Mapping[str, Any], problems: list[Problem]) -> tuple[str | None, tuple[str, ...]]:
+    """The webhook of a body and its events. The older `webhook_completed` counts without a `webhook`. Problems are
+    added."""
     name = "webhook" if body.get("webhook") is not None else "webhook_completed"
     url, events = body.get(name), body.get("webhook_events_filter")
     if url is not None and not isinstance(url, str):
@@ -126,6 +117,16 @@ def _webhook(body: Mapping[str, Any], problems: list[Problem]) -> tuple[str | No
         problems.append(Problem("webhook_events_filter", f"must be a list of {', '.join(EVENTS)}", events))
         return url, ()
     return url, tuple(dict.fromkeys(events)) if url is not None else ()
+
+
+def with_files(value: Any, upload_of: Callable[[str], Any]) -> Any:
+    """An input, or a list of them, with what `upload_of` returns in place of each text for which it is not None."""
+    if isinstance(value, list):
+        return [with_files(each, upload_of) for each in value]
+    if not isinstance(value, str):
+        return value
+    found = upload_of(value)
+    return value if found is None else found
 
 
 def _deadline(header: str | None, problems: list[Problem]) -> float | None:

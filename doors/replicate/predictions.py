@@ -12,35 +12,24 @@ Facts: recorded answers, Replicate's OpenAPI document, and the source of the off
 """
 
 import json
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from catalog.targets import Target, is_version
 from contract.door_facts import KEPT, LARGE, LARGE_TEXT, DoorFacts, facts_of
 from doors import REPLICATE_ROOT
+from doors.replicate import states
 from files.names import stored_name
 from ledger.records import GenerationRecord
 
-Body = dict[str, Any]
+Body = states.Body
 
 Link = Callable[[str], str | None]
 """Returns what stands for a kept file in an output, by the name in its link; None if it is not kept any more."""
 
 Content = Callable[[str], bytes | None]
 """Returns the content of a kept file, by the name in its link; None if it is not kept any more."""
-
-_STATUSES: Final = {"queued": "starting", "submitting": "starting", "running": "processing"}
-"""Replicate's words for our states. The others are the same."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-_REDACTED: Final = "[REDACTED]"
-
-_LONGEST_DATA: Final = 10_000
-"""The most characters of a `data:` URI that is shown whole."""
 
 HIDDEN: Final = "hidden"
 """The id of the only version of an official model, as Replicate shows it."""
@@ -60,18 +49,15 @@ def prediction(record: GenerationRecord, address: str, *, link: Link, content: C
         "input": facts.input if facts else ({"prompt": record.prompt} if record.prompt else {}),
         "logs": "",
         "output": output,
-        "error": f"{_UNAVAILABLE} {record.files_error or ''}".strip() if is_lost else _error(record),
+        "error": f"{_UNAVAILABLE} {record.files_error or ''}".strip() if is_lost else states.error(record),
         "data_removed": is_lost,
-        "status": "failed" if is_lost else _STATUSES.get(record.state, record.state),
-        "created_at": timestamp(record.accepted_at),
-        "started_at": _started_at(record),
-        "completed_at": None if record.ended_at is None else timestamp(record.ended_at),
-        "metrics": _metrics(record),
+        "status": "failed" if is_lost else states.status(record),
+        **states.times(record),
         "urls": {"get": here, "cancel": f"{here}/cancel"},
         "source": "api",
     }
     if facts and facts.deadline is not None:
-        body["deadline"] = timestamp(facts.deadline)
+        body["deadline"] = states.timestamp(facts.deadline)
     if facts and facts.webhook is not None:
         body["webhook"] = facts.webhook
     return body
@@ -91,11 +77,6 @@ def as_starting(record: GenerationRecord, address: str) -> Body:
     )
 
 
-def shown_input(sent: Mapping[str, Any], secrets: Collection[str]) -> Body:
-    """The input of a caller as answers show it. Secrets are replaced, and long `data:` URIs lose their content."""
-    return {name: _REDACTED if name in secrets else _shortened(value) for name, value in sent.items()}
-
-
 def listed(record: GenerationRecord, address: str) -> Body:
     """A prediction in a list, without its logs and with links to its files."""
     body = prediction(record, address, link=links(record, address), content=lambda _: None)
@@ -112,12 +93,6 @@ def links(record: GenerationRecord, address: str) -> Link:
     return lambda name: name if name.startswith("data:") else f"{address}/files/{record.id}/{name}"
 
 
-def timestamp(moment: float) -> str:
-    """A Unix time in Replicate's format: ISO 8601, UTC, microseconds, rounded down."""
-    date = _EPOCH + timedelta(microseconds=math.floor(moment * 1e6))
-    return date.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 def _what_runs(record: GenerationRecord) -> Body:
     target = Target.parse(record.model)
     if is_version(record.model):  # the name of the model is not known
@@ -126,31 +101,6 @@ def _what_runs(record: GenerationRecord) -> Body:
     if target.deployment is None:
         return {"model": target.name, "version": version}
     return {"model": target.deployment, "version": version, "deployment": target.deployment}
-
-
-def _error(record: GenerationRecord) -> str | None:
-    return record.error.detail if record.error is not None and record.state == "failed" else None
-
-
-def _started_at(record: GenerationRecord) -> str | None:
-    if record.state in {"queued", "submitting"} or (record.has_ended and not record.predicting_seconds):
-        return None
-    return timestamp(record.accepted_at + record.queued_seconds)
-
-
-def _metrics(record: GenerationRecord) -> Body:
-    if not record.has_ended:
-        return {}
-    total = {"total_time": record.total_seconds}
-    return {"predict_time": record.predicting_seconds, **total} if record.predicting_seconds else total
-
-
-def _shortened(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_shortened(each) for each in value]
-    if isinstance(value, str) and len(value) > _LONGEST_DATA and value[:5].lower() == "data:":
-        return f"{value.partition(',')[0][:200]},…"
-    return value
 
 
 # ── Outputs

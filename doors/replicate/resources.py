@@ -9,7 +9,8 @@ from typing import Any, Final
 from catalog.model import Model
 from catalog.targets import Target
 from doors import REPLICATE_ROOT
-from doors.replicate.predictions import HIDDEN, timestamp
+from doors.replicate.predictions import HIDDEN
+from doors.replicate.states import timestamp
 from files.caller_files import CallerFile
 
 Body = dict[str, Any]
@@ -46,21 +47,30 @@ def file_id(url: str) -> str | None:
 
 def model(found: Model) -> Body:
     """A model with its latest version."""
-    name = Target.parse(found.name).name
+    name, visibility = Target.parse(found.name).name, "private" if found.bills_setup else "public"
+    return {
+        **empty_model(name, visibility),
+        "description": found.description or None,
+        "latest_version": version(found, found.version or HIDDEN),
+    }
+
+
+def empty_model(name: str, visibility: str) -> Body:
+    """A model that was just created, and has no version yet."""
     owner, _, short = name.partition("/")
     return {
         "url": f"https://replicate.com/{name}",
         "owner": owner,
         "name": short,
-        "description": found.description or None,
-        "visibility": "private" if found.bills_setup else "public",
+        "description": None,
+        "visibility": visibility,
         "github_url": None,
         "paper_url": None,
         "license_url": None,
         "run_count": 0,
         "cover_image_url": None,
         "default_example": None,
-        "latest_version": version(found, found.version or HIDDEN),
+        "latest_version": None,
     }
 
 

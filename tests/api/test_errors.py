@@ -45,6 +45,7 @@ TABLE = {
     "not_found": 404,
     "method_not_allowed": 405,
     "idempotency_conflict": 409,
+    "model_exists": 409,
     "semaphore_in_use": 409,
     "lease_expired": 410,
     "payload_too_large": 413,

@@ -196,8 +196,8 @@ def test_each_error_of_the_service_has_a_class_and_its_facts():
     classes = {each.code: type(errors.api_error({"code": each.code})) for each in every_error()}
     plain = {code for code, kind in classes.items() if kind is ApiError}
 
-    assert {"internal", "method_not_allowed", "semaphore_in_use", "lease_expired", "unsupported_media_type",
-            "range_not_satisfiable", "headers_too_large"} == plain  # fmt: skip
+    assert {"internal", "method_not_allowed", "model_exists", "semaphore_in_use", "lease_expired",
+            "unsupported_media_type", "range_not_satisfiable", "headers_too_large"} == plain  # fmt: skip
     assert issubclass(classes["server_gemini_key_rejected"], Unauthenticated)
     quota = errors.api_error({"code": "quota_exhausted", "resets_at": "2026-11-28T08:00:00.000Z"})
     assert (QuotaExhausted, "2026-11-28T08:00:00.000Z") == (type(quota), quota.resets_at)
