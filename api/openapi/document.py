@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from api.openapi import chat_door, keys, lists, openai_door, replicate_door, semaphores, status, texts
+from api.openapi import (
+    chat_door,
+    keys,
+    lists,
+    openai_door,
+    replicate_door,
+    semaphores,
+    status,
+    texts,
+    trainings,
+)
 from api.openapi import models as models_of
 from api.openapi.groups import grouped, tags
 from api.openapi.operations import paths
@@ -54,7 +64,7 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
         "paths": grouped({
             **paths(), **models_of.paths(), **semaphores.paths(), **status.paths(), **openai_door.paths(),
             **chat_door.paths(),
-            **replicate_door.paths(), **keys.paths(), **lists.paths(), **texts.paths(),
+            **replicate_door.paths(), **keys.paths(), **lists.paths(), **texts.paths(), **trainings.paths(),
         }, models),
         "components": {
             "schemas": _schemas(models),
@@ -109,6 +119,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
         **openai_door.schemas(),
         **chat_door.schemas(),
         **texts.schemas(),
+        **trainings.schemas(),
         **replicate_door.schemas(),
         **status.schemas(),
         **answers(),

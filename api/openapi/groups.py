@@ -33,6 +33,11 @@ GROUPS: Final = (
         ("/chat", "/structured-output", "/cinematic-story-design", "/batch"),
     ),
     Group(
+        "train",
+        "Train a model of your own on images. The images are checked before anything is spent.",
+        ("/trainings",),
+    ),
+    Group(
         "look up",
         "Each key sees its own work. Keys of the roles `admin` and `viewer` see all.",
         ("/generations", "/batches", "/usage", "/files"),
@@ -114,6 +119,7 @@ def _examples(models: tuple[Model, ...]) -> Mapping[str, Mapping[str, Any]]:
             "whole requests, models mixed": {"requests": mixed},
         },
         **_OF_TEXTS,
+        **_OF_TRAININGS,
         **_OF_KEYS,
         **_OF_OPERATORS,
         **_of_doors(models),
@@ -155,6 +161,19 @@ _OF_TEXTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "post /batch/structured-output": {"one person": {"requests": [_PERSON]}},
     "post /batch/cinematic-story-design": {"one story": {"requests": [_STORY]}},
 }
+
+_OF_TRAININGS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "post /trainings": {
+        "a subject": {
+            "trainer": "ostris/flux-dev-lora-trainer", "destination": "my-dog", "create_destination": True,
+            "images": "https://example.com/dogs.zip", "trigger_word": "TOK", "input": {"steps": 1000},
+        },
+        "only what it would cost": {
+            "trainer": "replicate/fast-flux-trainer", "destination": "acme/my-dog",
+            "images": "https://example.com/dogs.zip", "trigger_word": "TOK", "dry_run": True,
+        },
+    },
+}  # fmt: skip
 
 _OF_KEYS: Final[Mapping[str, Mapping[str, Any]]] = {
     "post /keys": {
@@ -200,5 +219,14 @@ def _of_doors(models: tuple[Model, ...]) -> Mapping[str, Mapping[str, Any]]:
         "post /v1/chat/completions": {"a question": chat, "as a stream": {**chat, "stream": True}},
         "post /replicate/v1/predictions": {"by name": {"version": models[0].name, "input": prompt}},
         "post /replicate/v1/models/{owner}/{name}/predictions": {"an input": {"input": prompt}},
+        "post /replicate/v1/models": {
+            "a destination": {"owner": "acme", "name": "my-dog", "visibility": "private", "hardware": "cpu"}
+        },
+        "post /replicate/v1/models/{owner}/{name}/versions/{version}/trainings": {
+            "a subject": {
+                "destination": "acme/my-dog",
+                "input": {"input_images": "https://example.com/dogs.zip", "trigger_word": "TOK"},
+            }
+        },
         "post /replicate/v1/deployments/{owner}/{name}/predictions": {"an input": {"input": prompt}},
     }

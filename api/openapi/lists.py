@@ -9,7 +9,7 @@ from contract.states import ENDED, UNFINISHED
 
 _MOMENT: Final = "a date, a date and time (UTC unless it has an offset), or a Unix time."
 
-_OWNER: Final = query(
+OWNER: Final = query(
     "key",
     TEXT,
     "Whose work, for admins and viewers: the id or name of a key, `admin` for the admin key, or `*` for all. Without "
@@ -34,7 +34,7 @@ def _list() -> Operation:
             query("batch", TEXT, "Only the generations of the batch with this id."),
             query("prompt", TEXT, "Only with prompts that contain this text, in any case."),
             query("metadata.{name}", TEXT, "Only with this text in their `metadata`; several must all be."),
-            _OWNER,
+            OWNER,
             LIMIT,
             CURSOR,
         ),
@@ -44,7 +44,7 @@ def _list() -> Operation:
 def _list_batches() -> Operation:
     return operation(
         "listBatches", "List the caller's batches without results, the latest first", "Batches",
-        who=READERS, errors=("400", "500"), parameters=(_OWNER, LIMIT, CURSOR),
+        who=READERS, errors=("400", "500"), parameters=(OWNER, LIMIT, CURSOR),
     )  # fmt: skip
 
 

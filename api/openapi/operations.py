@@ -32,7 +32,7 @@ _OF_WORK: Final = frozenset({
 })  # fmt: skip
 """The codes of errors that only work may have."""
 
-_OF_SEMAPHORES: Final = frozenset({"semaphore_in_use", "semaphore_full"})
+_OF_OTHERS: Final = frozenset({"model_exists", "semaphore_in_use", "semaphore_full"})
 """The codes of errors that work does not have."""
 
 
@@ -309,7 +309,7 @@ def _goes_on(name: str) -> JSON:
 
 
 def _error(status: str, content: JSON, *, creates: bool) -> JSON:
-    others = _OF_SEMAPHORES if creates else _OF_WORK
+    others = _OF_OTHERS if creates else _OF_WORK
     codes = [error for error in every_error() if str(error.status) == status and error.code not in others]
     headers = ({"Retry-After": _SECONDS} if status in {"429", "503"} else {}) | (_PAID if creates else {})
     return {

@@ -20,8 +20,8 @@ from doors import REPLICATE_ROOT
 from doors.replicate.creation import EVENTS
 
 _READS: Final = ("404", "429", "500")
-_CREATES: Final = (*BODY_ERRORS, "402", "404", "409", "503")
-_ERROR: Final = json_of("ReplicateError")
+_CREATES: Final = (*BODY_ERRORS, "402", "404", "409", "422", "503")
+_ERROR: Final[JSON] = {"application/problem+json": {"schema": ref("ReplicateError")}}
 _NAMED: Final = (in_path("owner"), in_path("name"))
 _TARGET: Final = in_path("target")
 
@@ -34,7 +34,10 @@ _HEADERS: Final = (
 def paths() -> JSON:
     """The routes, by their paths."""
     return as_paths(
-        {f"{REPLICATE_ROOT}{path}": each for path, each in {**_predictions(), **_resources()}.items()}
+        {
+            f"{REPLICATE_ROOT}{path}": each
+            for path, each in {**_predictions(), **_trainings(), **_resources()}.items()
+        }
     )
 
 
@@ -64,6 +67,45 @@ def _predictions() -> dict[str, dict[str, Operation]]:
         },
         "/deployments/{owner}/{name}/predictions": {
             "post": _creation("replicateDeployment", "Run a deployment", "ReplicateInput", *_NAMED)
+        },
+    }
+
+
+def _trainings() -> dict[str, dict[str, Operation]]:
+    one, version = "ReplicateTraining", in_path("version", "Its id, or `hidden` for the latest.")
+    created: JSON = {"201": {"description": "Accepted", "content": json_of(one)}}
+    return {
+        "/models/{owner}/{name}/versions/{version}/trainings": {
+            "post": replace(
+                _creation("replicateTrain", "Train by a version of a trainer", "ReplicateTrainingInput"),
+                parameters=(*_NAMED, version),
+                answers=created,
+            )
+        },
+        "/trainings": {
+            "get": _operation(
+                "replicateTrainings",
+                "List the caller's trainings, a hundred a page",
+                "ReplicateTrainings",
+                query("cursor", TEXT, "From a link to another page."),
+            )
+        },
+        "/trainings/{target}": {"get": _operation("replicateTraining", "Get a training", one, _TARGET)},
+        "/trainings/{target}/cancel": {
+            "post": replace(
+                _operation("replicateCancelTraining", "Cancel a training", one, _TARGET), who=PAYERS
+            )
+        },
+        "/models": {
+            "post": Operation(
+                name="replicateCreateModel",
+                summary="Create a model that trainings make versions of, as at Replicate",
+                who=PAYERS,
+                takes=json_of("ReplicateNewModel"),
+                answers={"201": {"description": "Created", "content": json_of("ReplicateModel")}},
+                errors=(*BODY_ERRORS, "409", "422", "503"),
+                error=_ERROR,
+            )
         },
     }
 
@@ -141,7 +183,7 @@ def _upload() -> Operation:
         who=PAYERS,
         takes={"multipart/form-data": {"schema": ref("ReplicateUpload")}},
         answers={"201": {"description": "Stored", "content": json_of("ReplicateFile")}},
-        errors=(*BODY_ERRORS, "404", "503"),
+        errors=(*BODY_ERRORS, "404", "422", "503"),
         error=_ERROR,
     )
 
@@ -157,6 +199,7 @@ def schemas() -> JSON:
         ),
         "ReplicatePrediction": _prediction(),
         "ReplicatePredictions": _page(prediction),
+        **_of_trainings(),
         "ReplicateError": an_object(
             {
                 "title": TEXT, "detail": TEXT, "status": {"type": "integer"}, "code": TEXT, "request_id": TEXT,
@@ -182,7 +225,9 @@ def schemas() -> JSON:
             {
                 "owner": TEXT, "name": TEXT, "url": TEXT, "description": OPTIONAL_TEXT,
                 "visibility": {"enum": ["public", "private"]}, "run_count": {"type": "integer"},
-                "latest_version": ref("ReplicateVersionOfModel"),
+                **dict.fromkeys(("github_url", "paper_url", "license_url", "cover_image_url"), OPTIONAL_TEXT),
+                "default_example": {"type": "null"},
+                "latest_version": {"anyOf": [ref("ReplicateVersionOfModel"), {"type": "null"}]},
             }
         ),
         "ReplicateAccount": an_object(
@@ -194,13 +239,44 @@ def schemas() -> JSON:
     }  # fmt: skip
 
 
+def _of_trainings() -> JSON:
+    made: JSON = an_object({"version": TEXT, "weights": OPTIONAL_TEXT})
+    shared = {
+        name: each
+        for name, each in _prediction()["properties"].items()
+        if name not in {"data_removed", "deployment", "deadline", "output"}
+    }
+    inputs: JSON = {"type": "object", "description": "All inputs of the trainer, by its own names."}
+    return {
+        "ReplicateTrainingInput": an_object(
+            {"destination": TEXT, "input": inputs, **_webhooks()},
+            required=["destination", "input"], additionalProperties=False,
+        ),
+        "ReplicateTraining": an_object(
+            {**shared, "destination": TEXT, "output": {"anyOf": [made, {"type": "null"}]}},
+            required=["id", "model", "version", "input", "output", "error", "status", "created_at", "urls"],
+        ),
+        "ReplicateTrainings": _page(ref("ReplicateTraining")),
+        "ReplicateNewModel": an_object(
+            {"owner": TEXT, "name": TEXT, "visibility": {"enum": ["public", "private"]}, "hardware": TEXT},
+            additionalProperties=False,
+        ),
+    }  # fmt: skip
+
+
 def _created() -> JSON:
     return {
         "input": {"type": "object", "description": "The inputs of the model."},
+        **_webhooks(),
+        "stream": {"enum": [False, None]},
+    }
+
+
+def _webhooks() -> JSON:
+    return {
         "webhook": OPTIONAL_TEXT,
         "webhook_events_filter": {"anyOf": [{"type": "array", "items": {"enum": list(EVENTS)}}, {"type": "null"}]},
         "webhook_completed": OPTIONAL_TEXT,
-        "stream": {"enum": [False, None]},
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ TEXT: Final[JSON] = {"type": "string"}
 OPTIONAL_TEXT: Final[JSON] = {"type": ["string", "null"]}
 NUMBER: Final[JSON] = {"type": "number"}
 COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
-_METADATA: Final[JSON] = {
+METADATA: Final[JSON] = {
     "type": "object",
     "additionalProperties": {"type": "string"},
     "description": "What its request has attached.",
@@ -95,7 +95,7 @@ def answers() -> JSON:
 
 
 def _of_generations() -> JSON:
-    error = _error()
+    error = failure()
     always: JSON = {
         "id": TEXT, "status": {"enum": list(ENDED)}, "model_name": TEXT, "requested_model": TEXT, "prompt": _PROMPT,
         "prediction_id": {"type": ["string", "null"]}, "attempts": _attempts(error), "files": _LINKS,
@@ -158,12 +158,12 @@ def _sometimes() -> JSON:
             "type": "integer",
             "description": "The seed that the model has used, if it is known: it was sent, or Replicate shows it.",
         },
-        "metadata": _METADATA,
+        "metadata": METADATA,
         "changes": {
             **_changes(),
             "description": "Parameters that were not sent as they came. With a `fallback`, each attempt has its own.",
         },
-        "warnings": _warnings(),
+        "warnings": warnings(),
         "survives_restart": {
             "const": False,
             "description": "It has secret inputs, which are not kept: if the service restarts before it was sent, it "
@@ -238,23 +238,23 @@ def _of_batches() -> JSON:
                     "type": "object",
                     "description": "The input that the model would get. Of an image without a URL, only a description.",
                 },
-                "changes": _changes(), "warnings": _warnings(),
+                "changes": _changes(), "warnings": warnings(),
             },
             required=[*planned, "model_name", "requested_model", "input", "changes"],
         ),
         "GenerationOrPlan": {"anyOf": [ref("Generation"), ref("GenerationPlan")]},
         "BatchOrPlan": {"anyOf": [ref("Batch"), ref("BatchPlan")]},
         "BatchSummary": an_object(
-            {**summary, "joined": _JOINED, "metadata": _METADATA, "error": _error()}, required=list(summary)
+            {**summary, "joined": _JOINED, "metadata": METADATA, "error": failure()}, required=list(summary)
         ),
         "Batch": an_object(
-            {**summary, "joined": _JOINED, "metadata": _METADATA, "results": items},
+            {**summary, "joined": _JOINED, "metadata": METADATA, "results": items},
             required=[*summary, "results"],
         ),
         "Batches": _batches(),
         "AnyBatch": an_object(
             {
-                **summary, "status": _STATUS, "counts": _COUNTS, "joined": _JOINED, "metadata": _METADATA,
+                **summary, "status": _STATUS, "counts": _COUNTS, "joined": _JOINED, "metadata": METADATA,
                 "results": {**items, "description": "The generations that have ended, in input order."},
                 **_SOON, "cost_bound_usd": _BOUND, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
             },
@@ -269,9 +269,7 @@ def _batches() -> JSON:
         "id": TEXT, "total": COUNT, "status": _STATUS, "counts": _COUNTS, "actual_cost_usd": NUMBER,
         "created_at": MOMENT, "ended_at": OPTIONAL_MOMENT, "simulated": YES_NO,
     }  # fmt: skip
-    one = an_object(
-        {**listed, "metadata": _METADATA}, required=list(listed), description="A batch in a list."
-    )
+    one = an_object({**listed, "metadata": METADATA}, required=list(listed), description="A batch in a list.")
     return page_of("batches", one)
 
 
@@ -324,7 +322,7 @@ _REFUSED_BEFORE: Final[JSON] = {"stage": {"const": "before"}, "category": TEXT}
 """The fields of a refusal from before the request was sent."""
 
 
-def _warnings() -> JSON:
+def warnings() -> JSON:
     return {
         "type": "array",
         "items": TEXT,
@@ -332,7 +330,7 @@ def _warnings() -> JSON:
     }
 
 
-def _error() -> JSON:
+def failure() -> JSON:
     return an_object(
         {"code": _codes(), "detail": TEXT, "retryable": YES_NO, "errors": _problems(), **_REFUSED_BEFORE},
         required=["code", "detail", "retryable"],

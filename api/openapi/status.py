@@ -86,6 +86,7 @@ def _status(concurrency: JSON) -> JSON:
         "upstream": upstream,
         "polling": an_object({"requests_per_minute_limit": COUNT, "current_rate_per_minute": COUNT}),
         "generations": an_object({"succeeded": COUNT, "failed": COUNT, "canceled": COUNT}),
+        "trainings": an_object({"at_once": COUNT, "running": COUNT, "waiting": COUNT}),
         "account_shared": YES_NO
         | {"description": "Whether another program used the server's account in the last ten minutes."},
         "account_changed_at": moment

@@ -16,18 +16,17 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from api.openapi.document import openapi_document, schema_name
+from api.openapi.document import schema_name
 from errors import InvalidRequest
 from errors.listing import every_error
 from harness.service_process import until
 from parsing.limits import parse_limits
 from parsing.semaphores import parse_lease, parse_semaphore
-from service import VERSION
 from tests.support.callers import ADMIN, PICTURE, PNG, USER
-from tests.support.declarations import MODELS, REGISTRY, least, parse_batch, parse_generation
+from tests.support.declarations import MODELS, least, parse_batch, parse_generation
+from tests.support.documented import CLOSED, DOCUMENT, conforms, described, validator
 from tests.support.ndjson import lines, stream
 
-DOCUMENT = openapi_document(VERSION, REGISTRY.models)
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 PARSERS = {
     "GenerationRequest": parse_generation,
@@ -106,10 +105,6 @@ STRANGE = [
 
 UNSEEN = {"https://a/b", "data:image/png;base64,iVBORw0KGgo=", "data:image/png;base64,AAAA"}
 """What JSON Schema cannot see: that a host is not public, and that a content is no whole picture."""
-
-
-def validator(name, document=DOCUMENT):
-    return Draft202012Validator(document | {"$ref": f"#/components/schemas/{name}"})
 
 
 def accepted(parse, body):
@@ -208,34 +203,6 @@ def test_the_schema_and_validation_agree_on_each_parameter_alone():
                 body = least(model) | {parameter: strange}
                 if not (isinstance(strange, str) and strange in UNSEEN):
                     assert accepted(parse_generation, body) is check.is_valid(body), body
-
-
-def closed(schema):
-    """The same, and nothing beside what it names."""
-    if isinstance(schema, list):
-        return [closed(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {name: closed(each) for name, each in schema.items()}
-    return made | {"additionalProperties": False} if isinstance(schema.get("properties"), dict) else made
-
-
-CLOSED = closed(DOCUMENT)
-
-
-def described(answer, path, method="post"):
-    response = DOCUMENT["paths"][path][method]["responses"][str(answer.status_code)]
-    named = {"Location", "Preference-Applied", "Retry-After", "x-should-retry"}
-    assert named & set(answer.headers.keys()) <= set(response.get("headers", ()))
-    return response.get("content", {})
-
-
-def conforms(answer, path, method="post", document=CLOSED):
-    content = described(answer, path, method)[answer.content_type]
-    name = content["schema"]["$ref"].rsplit("/", 1)[1]
-    errors = [error.message for error in validator(name, document).iter_errors(json.loads(answer.data))]
-    assert [] == errors, (path, answer.status_code, "api/openapi/schemas.py has every field")
-    return answer
 
 
 def test_real_responses_match_the_document_exactly(client, simulator):
