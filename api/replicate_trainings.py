@@ -19,7 +19,13 @@ from doors.replicate import resources
 from doors.replicate.destinations import read_destination
 from doors.replicate.pages import page_links, read_page, shown_on
 from doors.replicate.states import shown_input
-from doors.replicate.training_creation import Names, TrainingCall, read_training, trainer_name
+from doors.replicate.training_creation import (
+    CANCEL_AFTER,
+    Names,
+    TrainingCall,
+    read_training,
+    trainer_name,
+)
 from doors.replicate.trainings import created, listed, training
 from errors import InvalidRequest, ModelExists, NotFound, Problem
 from generations.archive import Stored
@@ -42,7 +48,8 @@ def create_replicate_training(owner: str, name: str, version: str) -> tuple[Resp
         trainings.scratch() as directory,
         incoming.body(caller.turn) as body,
     ):
-        call = read_training(body, trainer_name(owner, name, version))
+        trainer = trainer_name(owner, name, version)
+        call = read_training(body, trainer, request.headers.get(CANCEL_AFTER))
         found = trainings.found_trainer(service, caller, call.trainer)
         if not isinstance(found, Trainer):
             raise NotFound(f"{call.trainer} {found}.")

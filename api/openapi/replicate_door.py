@@ -18,6 +18,7 @@ from api.openapi.operations import (
 from api.openapi.schemas import JSON, OBJECT, OPTIONAL_TEXT, TEXT, an_object, ref
 from doors import REPLICATE_ROOT
 from doors.replicate.creation import EVENTS
+from doors.replicate.training_creation import CANCEL_AFTER
 
 _READS: Final = ("404", "429", "500")
 _CREATES: Final = (*BODY_ERRORS, "402", "404", "409", "422", "503")
@@ -28,6 +29,10 @@ _TARGET: Final = in_path("target")
 _HEADERS: Final = (
     header("Prefer", TEXT, "`wait` or `wait=N`: hold the answer for up to N seconds, at most 60."),
     header("Cancel-After", TEXT, "`30s`, `5m`, `1h30m`: cancel the prediction so long after its creation."),
+)
+
+_RUNS_FOR: Final = header(
+    CANCEL_AFTER, TEXT, "`30m`, `2h`: cancel the training when it has run so long. It bounds the cost."
 )
 
 
@@ -78,7 +83,7 @@ def _trainings() -> dict[str, dict[str, Operation]]:
         "/models/{owner}/{name}/versions/{version}/trainings": {
             "post": replace(
                 _creation("replicateTrain", "Train by a version of a trainer", "ReplicateTrainingInput"),
-                parameters=(*_NAMED, version),
+                parameters=(*_NAMED, version, _RUNS_FOR),
                 answers=created,
             )
         },

@@ -245,7 +245,11 @@ def _event() -> JSON:
         "running": {"anyOf": [started, training]},
         "progress": an_object({"id": TEXT, "progress": {**NUMBER, "description": "Per cent of its steps."}}),
         "logs": an_object(
-            {"id": TEXT, "text": {**TEXT, "description": "What it has printed since the last event."}}
+            {
+                "id": TEXT,
+                "text": {**TEXT, "description": "What it has printed since the last event."},
+                "end": {**COUNT, "description": "The number of characters that it has printed so far."},
+            }
         ),
         **dict.fromkeys(("done", "shutting_down", "interrupted"), training),
     }

@@ -82,7 +82,7 @@ def read_creation(body: Any, *, target: str | None = None, cancel_after: str | N
             Problem("stream", "is not offered by this service: leave it out, and get the prediction")
         )
     webhook, events = webhook_of(body, problems)
-    deadline = _deadline(cancel_after, problems)
+    deadline = deadline_of(cancel_after, problems)
     if problems:
         raise InvalidRequest(problems)
     sent: dict[str, Any] = {"model_name": named, "input": inputs}
@@ -119,18 +119,8 @@ def webhook_of(body: Mapping[str, Any], problems: list[Problem]) -> tuple[str | 
     return url, tuple(dict.fromkeys(events)) if url is not None else ()
 
 
-def with_files(value: Any, upload_of: Callable[[str], Any]) -> Any:
-    """An input, or a list of them, with what `upload_of` returns in place of each text for which it is not None."""
-    if isinstance(value, list):
-        return [with_files(each, upload_of) for each in value]
-    if not isinstance(value, str):
-        return value
-    found = upload_of(value)
-    return value if found is None else found
-
-
-def _deadline(header: str | None, problems: list[Problem]) -> float | None:
-    """The seconds in a `Cancel-After` header: `30s`, `5m`, `1h30m`, or a number of seconds."""
+def deadline_of(header: str | None, problems: list[Problem]) -> float | None:
+    """The seconds in a `Cancel-After` header: `30s`, `5m`, `1h30m`, or a number of seconds. Problems are added."""
     if header is None:
         return None
     text = header.strip()
@@ -144,3 +134,13 @@ def _deadline(header: str | None, problems: list[Problem]) -> float | None:
         problems.append(Problem("Cancel-After", f"must be at least {_SHORTEST_DEADLINE} seconds", header))
         return None
     return float(total)
+
+
+def with_files(value: Any, upload_of: Callable[[str], Any]) -> Any:
+    """An input, or a list of them, with what `upload_of` returns in place of each text for which it is not None."""
+    if isinstance(value, list):
+        return [with_files(each, upload_of) for each in value]
+    if not isinstance(value, str):
+        return value
+    found = upload_of(value)
+    return value if found is None else found

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from doors.replicate.creation import webhook_of
+from doors.replicate.creation import deadline_of, webhook_of
 from doors.replicate.predictions import HIDDEN
 from errors import InvalidRequest, Problem
 
@@ -18,16 +18,21 @@ _FIELDS: Final = ("destination", "input", "webhook", "webhook_events_filter", "w
 
 _REQUIRED: Final = "is required"
 
+CANCEL_AFTER: Final = "Cancel-After"
+"""The header with the seconds that a training may run. Replicate has it for predictions only."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingCall:
-    """`trainer` is `owner/name`, or `owner/name:version`. Events of `webhook_events` go to the `webhook`."""
+    """`trainer` is `owner/name`, or `owner/name:version`. Events of `webhook_events` go to the `webhook`. `timeout` are
+    the seconds that the training may run."""
 
     trainer: str
     destination: str
     input: Mapping[str, Any]
     webhook: str | None
     webhook_events: tuple[str, ...]
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Names:
             "images": call.input.get(self.images) if self.images else None,
             "trigger_word": call.input.get(self.trigger_word) if self.trigger_word else None,
             "webhook": call.webhook,
+            "timeout": call.timeout,
         }
         return {
             "trainer": call.trainer,
@@ -58,6 +64,8 @@ class Names:
     def at_replicate(self, problem: Problem) -> Problem:
         """A problem of that body, with the field of this door."""
         field, bracket, rest = problem.field.partition("[")
+        if field == "timeout":
+            return Problem(CANCEL_AFTER, problem.message, problem.given)
         own = {"images": self.images, "trigger_word": self.trigger_word}.get(field)
         if own is None:
             return problem
@@ -71,8 +79,9 @@ def trainer_name(owner: str, name: str, version: str) -> str:
     return f"{owner}/{name}" if version == HIDDEN else f"{owner}/{name}:{version}"
 
 
-def read_training(body: Any, trainer: str) -> TrainingCall:
-    """Read the body of a creation. Raises InvalidRequest with all problems of the fields around `input`."""
+def read_training(body: Any, trainer: str, cancel_after: str | None = None) -> TrainingCall:
+    """Read the body of a creation, and its header `Cancel-After`. Raises InvalidRequest with all problems of the fields
+    around `input`."""
     if not isinstance(body, dict):
         raise InvalidRequest([Problem("body", "must be an object")])
     problems = [Problem(name, "is not allowed", body[name]) for name in body if name not in _FIELDS]
@@ -82,6 +91,7 @@ def read_training(body: Any, trainer: str) -> TrainingCall:
         elif not isinstance(body[name], kind):
             problems.append(Problem(name, f"must be {words}", body[name]))
     webhook, events = webhook_of(body, problems)
+    timeout = deadline_of(cancel_after, problems)
     if problems:
         raise InvalidRequest(problems)
-    return TrainingCall(trainer, body["destination"], body["input"], webhook, events)
+    return TrainingCall(trainer, body["destination"], body["input"], webhook, events, timeout)

@@ -36,8 +36,8 @@ def connect():
     """Makes official clients of a service."""
     made = []
 
-    def client(url, token=USER_TOKEN):
-        made.append(replicate.Client(api_token=token, base_url=f"{url}/replicate"))
+    def client(url, token=USER_TOKEN, **options):
+        made.append(replicate.Client(api_token=token, base_url=f"{url}/replicate", **options))
         return made[-1]
 
     yield client
@@ -307,6 +307,20 @@ def test_the_budget_of_a_key_bounds_trainings(url, connect, simulator):
 
     assert 402 == refused.value.status
     assert [] == simulator.trainings()
+    short = connect(url, text, headers={"Cancel-After": "5m"})
+    assert "succeeded" == ended(client, train(short, "team/dog", simulator)).status
+
+
+@pytest.mark.parametrize("header", ["59s", "25h", "soon"])
+def test_a_time_that_no_training_may_have_is_refused(url, destination, simulator, header):
+    body = {"destination": destination, "input": {"input_images": "https://a.example/dogs.zip"}}
+
+    answer = created(url, simulator, body, **{"Cancel-After": header})
+
+    assert (422, ["Cancel-After"]) == (
+        answer.status_code,
+        [each["field"] for each in answer.json()["invalid_fields"]],
+    )
 
 
 # ── What is remembered
