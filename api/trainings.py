@@ -81,7 +81,7 @@ def list_trainings() -> Response:
         "trainings",
         found,
         page.limit,
-        view=partial(training_views.training, address=incoming.address()),
+        view=partial(training_views.listed, address=incoming.address()),
         cursor=lambda record: cursor(record.seq or 0),
     )
 

@@ -17,7 +17,13 @@ def body_of(record: GenerationRecord, address: str) -> Body:
 
 
 def training(record: GenerationRecord, address: str) -> Body:
-    """A training in any state. Its `input` is shown while it is unfinished."""
+    """A training in any state, with the end of its logs."""
+    logs = TrainingFacts.read(record.door_facts).logs
+    return listed(record, address) | ({} if logs is None else {"logs": logs})
+
+
+def listed(record: GenerationRecord, address: str) -> Body:
+    """A training in a list, which has no logs."""
     facts = TrainingFacts.read(record.door_facts)
     output: Mapping[str, Any] = record.outputs[0] if record.succeeded and record.outputs else {}
     body: Body = {
@@ -51,8 +57,6 @@ def training(record: GenerationRecord, address: str) -> Body:
         body["cost_bound_usd"] = max(record.cost_usd, record.reserved_usd)
     if record.suspended_at is not None:
         body["waiting_for_owner_since"] = iso8601(record.suspended_at)
-    if facts.logs is not None:
-        body["logs"] = facts.logs
     if record.has_secrets:
         body["survives_restart"] = False
     if record.warnings:

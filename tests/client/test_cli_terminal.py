@@ -161,15 +161,15 @@ def test_ctrl_c_tells_what_goes_on_and_pressed_twice_cancels_it(rcg, service):
 
 
 def test_a_training_asks_shows_its_logs_and_ctrl_c_pressed_twice_cancels_it(start, photos, service):
-    command = ("train", "photos", "-d", "dog", "--create", "--trigger", "TOK [[slow=60]]")
+    command = ("train", "photos", "--name", "asked-dog", "--trigger", "TOK [[slow=60]]")
     terminal = start(*command)
-    terminal.shows("Begin? [y/N]")
+    terminal.shows("Make it, private, and begin? [y/N]")
     terminal.press(b"\n")
     terminal.shows("No training was begun.")
     assert 1 == terminal.ended()
 
     terminal = start(*command)
-    terminal.shows("Begin? [y/N]")
+    terminal.shows("and begin? [y/N]")
     terminal.press(b"y\n")
     terminal.shows("running")
     terminal.shows(" %")

@@ -10,7 +10,7 @@ from tests.client.conftest import ADMIN
 
 pytestmark = pytest.mark.slow
 
-TRAIN = ("train", "photos", "-d", "dog", "--trigger", "TOK")
+TRAIN = ("train", "photos", "--name", "dog", "--trigger", "TOK")
 
 
 @pytest.fixture

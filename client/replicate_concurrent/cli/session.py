@@ -103,9 +103,14 @@ def read_answer(question: str) -> str:
     return sys.stdin.readline().strip()
 
 
+def has_terminal() -> bool:
+    """Whether a question can be answered."""
+    return sys.stderr.isatty()
+
+
 def confirmed(question: str) -> bool:
     """The answer on the terminal, also if standard input is a file. Without a terminal, yes."""
-    if not sys.stderr.isatty():
+    if not has_terminal():
         return True
     if sys.stdin.isatty():
         return read_answer(question).lower() in ("y", "yes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from replicate_concurrent.cli.session import (
     duration,
     emit,
     emit_json,
+    has_terminal,
     report,
     usd,
 )
@@ -31,7 +32,9 @@ Images = Annotated[
 ]
 Destination = Annotated[
     str,
-    typer.Option("-d", "--destination", metavar="OWNER/NAME", help="The model that gets the new version."),
+    typer.Option(
+        "-d", "--destination", "--name", metavar="OWNER/NAME", help="The model that gets the new version."
+    ),
 ]
 Trigger = Annotated[
     str | None, typer.Option("--trigger", metavar="WORD", help="The word for the subject in prompts.")
@@ -120,7 +123,7 @@ def _run(session: Session, client: Client, command: _Command) -> None:
     if command.dry_run:
         emit_json(plan.raw) if session.json else emit(_forecast(plan, command))
         return
-    _check(plan, command)
+    command = _checked(plan, command)
     handle = client.train(
         command.images,
         **command.named,
@@ -133,14 +136,18 @@ def _run(session: Session, client: Client, command: _Command) -> None:
         _follow(client, handle.id, plan, command, session.json)
 
 
-def _check(plan: TrainingPlan, command: _Command) -> None:
-    """Show the forecast, and ask. Raises Exit if no training is to be begun."""
+def _checked(plan: TrainingPlan, command: _Command) -> _Command:
+    """Show the forecast, and ask. On a terminal that may also answer whether a missing destination is made. Raises Exit
+    if no training is to be begun."""
     report(_forecast(plan, command))
-    if plan.destination_exists is False and not command.creates:
+    lacks_destination = plan.destination_exists is False and not command.creates
+    if lacks_destination and (command.yes or not has_terminal()):
         raise typer.Exit(USAGE)
-    if not command.yes and not confirmed("Begin? [y/N] "):
+    question = f"Make it, {command.visibility}, and begin? [y/N] " if lacks_destination else "Begin? [y/N] "
+    if not command.yes and not confirmed(question):
         report("No training was begun.")
         raise typer.Exit(FAILED)
+    return replace(command, creates=command.creates or lacks_destination)
 
 
 def _source(images: str) -> str:
