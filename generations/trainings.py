@@ -124,10 +124,13 @@ class TrainingRunner:
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
         """Run one training to its end, or resume that of an earlier process. Raises TryAgain or ServiceError."""
-        if generation.last is None or not generation.last.is_open:
+        is_resumed = generation.last is not None and generation.last.is_open
+        if not is_resumed:
             await self._turns.take(generation)
         following = _Following(generation, self._provider.follow)
         generation.listeners.append(following.on_transition)
+        if is_resumed:
+            following.on_transition(generation)  # if it runs already, it enters no new state
         try:
             await self._attempts.make(generation, step, batch)
         finally:
