@@ -328,7 +328,7 @@ def build(
     ledger = SqlLedger(database)
     queries = SqlQueries(ledger.engine)
     uploads = assembly.uploads_dir(settings)
-    attachments = Attachments(assembly.uploads(settings, uploads))
+    attachments = Attachments(assembly.uploads(settings, uploads), spool=uploads)
     loop = LoopThread("generations").start()
 
     async def on_the_loop() -> Runtime:

@@ -23,6 +23,7 @@ from contract.ids import TRAINING_KIND, is_training_id
 from contract.trainings import TRAINING
 from datasets.refusals import LARGEST
 from errors import InvalidRequest, LedgerDown, NotFound, Problem
+from files.uploads import SCRATCH
 from generations import training_views
 from generations.archive import Stored
 from generations.batch import Batch, Work
@@ -222,7 +223,7 @@ def scratch() -> Iterator[Path]:
     try:
         if spool is not None:
             spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
-        made = tempfile.TemporaryDirectory(dir=spool, prefix="training-")
+        made = tempfile.TemporaryDirectory(dir=spool, prefix=SCRATCH)
     except OSError as error:
         raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
     with made as path:

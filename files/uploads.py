@@ -8,7 +8,10 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
+
+SCRATCH: Final = "training-"
+"""The beginning of the names of directories that have the images of a training while its request is received."""
 
 
 class UploadStorage(Protocol):
@@ -55,6 +58,13 @@ class UploadDirectory:
 
     def remove(self, owner: str) -> None:
         shutil.rmtree(self.path / owner, ignore_errors=True)
+
+    def remove_scratch(self, *, before: float) -> None:
+        """Delete the directories of requests that a killed process was receiving, if they have not changed since this
+        Unix time."""
+        for name in self.owners(before=before):
+            if name.startswith(SCRATCH):
+                self.remove(name)
 
     def owners(self, *, before: float) -> list[str]:
         names = []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -20,7 +21,7 @@ import structlog
 from catalog.references import Upload
 from errors import LedgerDown
 from files.caller_files import CallerFiles, has_expired, is_caller_file
-from files.uploads import UploadStorage
+from files.uploads import UploadDirectory, UploadStorage
 
 SWEEP_EVERY: Final = 3600.0
 """Seconds between two removals of files that were left behind."""
@@ -41,17 +42,19 @@ class Gone(Exception):
 
 
 class Attachments:
-    """The uploaded files of requests, in `storage`. Without one, no upload outlives this process. `written`, `read`,
-    `remove` and `sweep` block. Any thread may call all methods."""
+    """The uploaded files of requests, in `storage`. Without one, no upload outlives this process. `spool` is the
+    directory in which they arrive. `written`, `read`, `remove` and `sweep` block. Any thread may call all methods."""
 
     def __init__(
         self,
         storage: UploadStorage | None,
         *,
+        spool: Path | None = None,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.storage = storage
+        self._spool = None if spool is None else UploadDirectory(spool)
         self.caller_files = None if storage is None else CallerFiles(storage)
         """Files that callers have uploaded to use them later."""
         # Own threads, since a bucket may be slow.
@@ -94,6 +97,8 @@ class Attachments:
             return
         now = self._clock()
         try:
+            if self._spool is not None:
+                self._spool.remove_scratch(before=now - LEFT_BEHIND)
             for owner in self.storage.owners(before=now - LEFT_BEHIND):
                 is_left = has_expired(owner, now=now) if is_caller_file(owner) else not is_unfinished(owner)
                 if is_left:
