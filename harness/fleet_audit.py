@@ -22,7 +22,7 @@ class Audit:
     """The end of a run. Every list should be empty.
 
     Attributes:
-        generations: Those in the ledger.
+        generations: Those in the ledger, without trainings.
         predictions: Those that the simulator made.
         densest: The most creations of all tokens, accepted or refused, in any 60 s.
         in_flight_peak: The most predictions in flight at once.
@@ -74,7 +74,8 @@ def _accepted(server: Ledger, load: FleetLoad) -> dict[str, str]:
     rows = server.execute(
         "SELECT id, batch_id, state, EXISTS (SELECT 1 FROM attempts WHERE generation_id = id), "
         f"has_secrets AND coalesce(error_code, '') = '{_SECRET_LOST}' AND NOT EXISTS "
-        "(SELECT 1 FROM attempts WHERE generation_id = id AND prediction_id IS NOT NULL) FROM generations"
+        "(SELECT 1 FROM attempts WHERE generation_id = id AND prediction_id IS NOT NULL) FROM generations "
+        "WHERE coalesce(door, '') <> 'training'"
     )
     return {
         generation: _SECRET_LOST if is_without_secrets else state
