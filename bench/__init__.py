@@ -10,7 +10,7 @@
     crowd.py       greedy callers beside others            stalls.py             a stalled Replicate
     against.py     this commit against an earlier one      pinned.py             with PIN_TO_CORE=1 and without
     doors.py       named keys, and both doors              calls.py             text models: path, stream, limits
-    call_kills.py  kills during calls to text models
+    call_kills.py  kills during calls to text models    trainings.py           kills during trainings and pictures
 
 `rounds.py` and `figures.py` measure contenders by turns; `commits.py` exports the earlier commit.
 

@@ -32,6 +32,7 @@ from bench.report import RESULTS, Section, exit_on_sigterm, markdown
 from bench.rotations import rotations
 from bench.safety import safety
 from bench.stalls import stalls
+from bench.trainings import training_kills
 from bench.window import window
 
 
@@ -79,6 +80,7 @@ def _sections(commit: Commit, *, with_pinned: bool) -> Iterator[Section]:
     yield kills()
     yield batch_kills()
     yield call_kills()
+    yield training_kills()
     yield rotations()
     yield crowd()
     windows, still, calls = in_background(window), in_background(stalls), in_background(limits)
