@@ -65,6 +65,24 @@ def examined(path: Path, caller: Caller) -> Dataset:
 
 
 @contextmanager
+def collected(problems: list[Problem]) -> Iterator[None]:
+    """Adds the problems of an InvalidRequest that ends the block, and goes on."""
+    try:
+        yield
+    except InvalidRequest as invalid:
+        problems += invalid.problems
+
+
+@contextmanager
+def beside(problems: Sequence[Problem]) -> Iterator[None]:
+    """Raises an InvalidRequest that ends the block with these problems, too."""
+    try:
+        yield
+    except InvalidRequest as invalid:
+        raise InvalidRequest([*problems, *invalid.problems]) from None
+
+
+@contextmanager
 def _refusals() -> Iterator[None]:
     """Turns refusals of zips into errors of this service."""
     try:

@@ -21,8 +21,9 @@ from catalog.trainers import Trainer
 from contract.door_facts import DoorFacts
 from contract.ids import TRAINING_KIND, is_training_id
 from contract.trainings import TRAINING
+from datasets.examine import Dataset
 from datasets.refusals import LARGEST
-from errors import InvalidRequest, LedgerDown, NotFound, Problem
+from errors import LedgerDown, NotFound, Problem
 from files.uploads import SCRATCH
 from generations import training_views
 from generations.archive import Stored
@@ -35,6 +36,7 @@ from parsing.queries import cursor, parse_list
 from parsing.shapes import GenerationRequest
 from parsing.training_form import NamedFile, read_training_form
 from parsing.trainings import IMAGES, parse_training, requested_trainer
+from parsing.validation import refuse, refuse_if_any
 from service import Runtime
 
 routes = Blueprint("trainings", __name__)
@@ -155,24 +157,22 @@ def begun(
     `call` has the facts of one that came by the Replicate door."""
     trainings, loop = service.trainings, service.loop
     context = incoming.context_for(caller, service.context)
-    images: Any = training_images.zip_of_form(sent.files, sent.directory) if sent.files else None
-    body = {**sent.body, IMAGES: _opened(images)} if images else dict(sent.body)
-    fields, parsed = parse_training(body, trainer, context)
+    problems: list[Problem] = []
+    images: Path | None = None
+    with training_images.collected(problems):
+        images = training_images.zip_of_form(sent.files, sent.directory) if sent.files else None
+    body = {**sent.body, **({IMAGES: _opened(images) if images else ""} if sent.files else {})}
+    with training_images.beside(problems):
+        fields, parsed = parse_training(body, trainer, context)
     hidden = _hidden(body, parsed, service)
-    if key is not None and not parsed.dry_run:
+    if key is not None and not parsed.dry_run and not problems:
         earlier = _earlier(service, caller, key, incoming.fingerprint(TRAINING_KIND, hidden, context), parsed)
         if earlier is not None:
             return earlier
-    path = images or training_images.zip_at(body[IMAGES], sent.directory, caller)
-    destination, problems = loop.run(trainings.destination(caller, fields.destination)), list[Problem]()
+    destination = loop.run(trainings.destination(caller, fields.destination))
     if not destination.exists and fields.create_destination is None:
         problems.append(Problem("destination", destination.problem, fields.destination))
-    try:
-        dataset = training_images.examined(path, caller)
-    except InvalidRequest as invalid:
-        raise InvalidRequest([*problems, *invalid.problems]) from None
-    if problems:
-        raise InvalidRequest(problems)
+    path, dataset = _examined(sent, images, body[IMAGES], caller, problems)
     facts = trainings.facts(
         parsed, fields, destination.name, images=dataset.images, captions=dataset.captions
     )
@@ -181,10 +181,10 @@ def begun(
         return jsonify(training_views.dry_run(parsed, facts, destination_exists=destination.exists))
     check_cost(parsed.bound, parsed.max_cost, where="The training")
     if not destination.exists:
+        loop.run(trainings.check_budget(caller, parsed))
         loop.run(trainings.make_destination(caller, destination.name, fields.create_destination))
     if not images:
-        body = {**body, IMAGES: _opened(path)}
-        _, with_zip = parse_training(body, trainer, context)
+        _, with_zip = parse_training({**body, IMAGES: _opened(path)}, trainer, context)
         parsed = replace(parsed, first=with_zip.first, given=with_zip.given)
     submission = incoming.submission(
         TRAINING_KIND, parsed, hidden, context=context, caller=caller, address=incoming.address(), key=key,
@@ -192,6 +192,20 @@ def begun(
     )  # fmt: skip
     facts = facts.changed(call=None if call is None else call.as_object())
     return loop.run(service.generations.submit(replace(submission, door_facts=facts.as_json())))
+
+
+def _examined(
+    sent: SentTraining, images: Path | None, address: Any, caller: Caller, problems: list[Problem]
+) -> tuple[Path, Dataset]:
+    """The zip of a training, made of the files of its form or at an `address`, and what it has. Raises InvalidRequest
+    with its problems and those that were found before."""
+    if sent.files and images is None:
+        refuse(problems)
+    with training_images.beside(problems):
+        path = images or training_images.zip_at(address, sent.directory, caller)
+        dataset = training_images.examined(path, caller)
+    refuse_if_any(problems)
+    return path, dataset
 
 
 def _earlier(

@@ -114,7 +114,9 @@ class TrainingKinds:
             weights=weights,
             token_of=token_of,
         )
-        service = TrainingService(trainers=self.trainers, provider=provider, ledger=ledger, weights=weights)
+        service = TrainingService(
+            trainers=self.trainers, provider=provider, budget=budget, ledger=ledger, weights=weights
+        )
         return Trainings(service, provider, gate, Upstream(runner, gate))
 
 

@@ -1,5 +1,6 @@
 """What a training needs before it is submitted, and what callers do with its weights."""
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -9,9 +10,11 @@ from catalog.references import Upload
 from catalog.targets import is_model_name
 from catalog.trainers import Trainer
 from contract.trainings import TrainingFacts
-from errors import NotFound, UpstreamError
+from errors import BudgetExceeded, NotFound, UpstreamError
 from generations.archive import Stored
 from generations.batch import Batch, Work
+from generations.budgets import Budgets
+from generations.costs import explained
 from generations.generation import Generation
 from generations.trainers import Trainers
 from ledger import Ledger
@@ -44,11 +47,13 @@ class TrainingService:
         *,
         trainers: Trainers,
         provider: TrainingProvider,
+        budget: Budgets,
         ledger: Ledger,
         weights: WeightsStorage | None,
     ) -> None:
         self._trainers = trainers
         self._provider = provider
+        self._budget = budget
         self._ledger = ledger
         self._weights = weights
 
@@ -71,6 +76,17 @@ class TrainingService:
                 )
             name = f"{owner}/{name}"
         return Destination(name, exists=await self._provider.has_destination(caller, name))
+
+    async def check_budget(self, caller: Caller, request: GenerationRequest) -> None:
+        """Check that the caller may spend what this request may cost, before a destination is made for it. It is
+        reserved when the training is submitted. Raises BudgetExceeded and LedgerDown."""
+        usd, at = request.bound, time.time()
+        try:
+            async with self._budget.admitted(caller, usd, at):
+                self._budget.reserve(caller, usd, at)
+        except BudgetExceeded as refused:
+            raise explained(refused, request) from None
+        self._budget.settle(caller.id, reserved=usd, cost=0.0, at=at)
 
     async def make_destination(self, caller: Caller, name: str, new: NewDestination) -> None:
         """Make the destination. Raises ServiceError, and InvalidRequest if Replicate refuses it."""

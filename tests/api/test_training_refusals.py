@@ -93,6 +93,19 @@ def test_a_training_that_the_budget_of_the_day_does_not_hold(make_app, simulator
     refused(train(client, create_destination=None, destination="acme/destination"), 402, "budget_exceeded")
 
 
+def test_a_destination_is_not_made_for_a_training_that_a_budget_refuses(make_app):
+    client = make_app(**SIMULATED, BUDGET_USD_PER_DAY=10).test_client()
+    assert "10.98" in train(client).json["detail"]
+
+
+def test_images_that_cannot_be_zipped_are_reported_beside_the_rest(client):
+    photo = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    answer = train(client, ("a.heic", photo), ("b.jpg", image()), create_destination=None, destination="a/b")
+    assert {"destination", "images[a.heic]"} <= refused(answer).keys()
+    answer = train(client, ("a.heic", photo), ("b.jpg", image()), **{"input.step": "3"})
+    assert {"input.step", "images[a.heic]"} <= refused(answer).keys()
+
+
 def test_no_images(client):
     answer = client.post("/trainings", json=NAMED, headers=ADMIN)
     assert "images" in refused(answer)
