@@ -16,7 +16,8 @@ from auth import Principal
 from contract.ids import is_prediction_id
 from errors import NotFound
 from generations import views
-from generations.batch import Batch
+from generations.archive import Stored
+from generations.batch import Batch, Work
 from generations.events import Subscription
 from ledger import Period
 from parsing.queries import (
@@ -28,6 +29,7 @@ from parsing.queries import (
     parse_usage,
     place_cursor,
 )
+from service import Runtime
 
 _STILL_HERE: Final = 15.0
 """Seconds between the comments that keep a silent connection open through proxies."""
@@ -40,25 +42,25 @@ routes = Blueprint("generations", __name__)
 @routes.get("/generations/<target>")
 def generation(target: str) -> Response:
     """A generation: its state, or its result."""
-    return _looked_up("gen", target)
+    return looked_up(_of_kind("gen", target))
 
 
 @routes.get("/batches/<target>")
 def batch(target: str) -> Response:
     """A batch, with the results so far."""
-    return _looked_up("batch", target)
+    return looked_up(_of_kind("batch", target))
 
 
 @routes.delete("/generations/<target>")
 def cancel_generation(target: str) -> Response:
     """Cancel a generation. One that has ended does not change."""
-    return _cancelled("gen", target)
+    return cancelled(_of_kind("gen", target))
 
 
 @routes.delete("/batches/<target>")
 def cancel_batch(target: str) -> Response:
     """Cancel the unfinished generations of a batch."""
-    return _cancelled("batch", target)
+    return cancelled(_of_kind("batch", target))
 
 
 @routes.get("/generations")
@@ -67,9 +69,8 @@ def generations() -> Response:
     service, principal = incoming.service(), incoming.authenticate()
     query = lists.query()
     page = parse_list(query, service.context.registry, owner_of(query, principal))
-    one_more = replace(
-        page, limit=page.limit + 1, training=False
-    )  # one more shows whether there is a next page
+    # One more shows whether there is a next page.
+    one_more = replace(page, limit=page.limit + 1, training=False)
     records = service.loop.run(service.generations.page(one_more))
     return lists.page(
         "generations",
@@ -143,17 +144,22 @@ def usage() -> Response:
     return jsonify({**query.as_json(), "usage": figures[:-1], "total": figures[-1]})
 
 
-def _looked_up(kind: str, target: str) -> Response:
+def looked_up(work_id: str) -> Response:
+    """The work with this id, in any state."""
     service, principal = incoming.service(), incoming.authenticate()
-    work = service.loop.run(service.generations.get(_of_kind(kind, target), principal))
-    return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
+    return described(service, service.loop.run(service.generations.get(work_id, principal)))
 
 
-def _cancelled(kind: str, target: str) -> Response:
+def cancelled(work_id: str) -> Response:
+    """Cancel the work with this id, and show it. Work that has ended does not change."""
     service, principal = incoming.service(), roles.require_change()
-    cancelled = service.generations.cancel(_of_kind(kind, target), principal, roles.actor())
-    work = service.loop.run(cancelled)
-    log.info("cancelled", request=g.request_id, target=target, batch=isinstance(work, Batch))
+    work = service.loop.run(service.generations.cancel(work_id, principal, roles.actor()))
+    log.info("cancelled", request=g.request_id, target=work_id, batch=isinstance(work, Batch))
+    return described(service, work)
+
+
+def described(service: Runtime, work: Work | Stored) -> Response:
+    """The body of work in any state."""
     return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
 
 

@@ -13,7 +13,6 @@ from api import incoming, roles, trainings
 from api.trainings import SentTraining
 from catalog.trainers import Trainer
 from contract.door_facts import DoorFacts
-from contract.ids import is_training_id
 from doors import REPLICATE_ROOT
 from doors.replicate import resources
 from doors.replicate.destinations import read_destination
@@ -79,14 +78,14 @@ def list_replicate_trainings() -> Response:
 def replicate_training(target: str) -> Response:
     """A training, with its logs so far."""
     service, principal = incoming.service(), incoming.authenticate()
-    return _shown(service, service.loop.run(service.generations.get(_id_of(target), principal)))
+    return _shown(service, service.loop.run(service.generations.get(trainings.id_of(target), principal)))
 
 
 @routes.post("/trainings/<target>/cancel")
 def cancel_replicate_training(target: str) -> Response:
     """Cancel a training. One that has ended does not change."""
     service, principal = incoming.service(), roles.require_change()
-    cancelled = service.generations.cancel(_id_of(target), principal, roles.actor())
+    cancelled = service.generations.cancel(trainings.id_of(target), principal, roles.actor())
     return _shown(service, service.loop.run(cancelled))
 
 
@@ -127,9 +126,3 @@ def _refusal(invalid: InvalidRequest, names: Names) -> Exception:
     if any(each.field == "destination" and each.message == MISSING for each in invalid.problems):
         return NotFound(_NO_DESTINATION)
     return InvalidRequest(names.at_replicate(each) for each in invalid.problems)
-
-
-def _id_of(target: str) -> str:
-    if not is_training_id(target):
-        raise NotFound("No training has this id.")
-    return target

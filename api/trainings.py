@@ -68,7 +68,8 @@ def create_training() -> Response:
         made = begun(service, caller, sent, trainer, key=incoming.idempotency_key())
     if isinstance(made, Response):
         return made
-    response = _described(service, made, 202)
+    response = generations.described(service, made)
+    response.status_code = 202
     response.headers["Location"] = f"{incoming.root()}/trainings/{made.id}"
     return response
 
@@ -92,29 +93,26 @@ def list_trainings() -> Response:
 @routes.get("/trainings/<target>")
 def get_training(target: str) -> Response:
     """A training: its state, its progress, and what it has made."""
-    service, principal = incoming.service(), incoming.authenticate()
-    return _described(service, service.loop.run(service.generations.get(_id_of(target), principal)))
+    return generations.looked_up(id_of(target))
 
 
 @routes.delete("/trainings/<target>")
 def cancel_training(target: str) -> Response:
     """Cancel a training. One that has ended does not change."""
-    service, principal = incoming.service(), roles.require_change()
-    cancelled = service.generations.cancel(_id_of(target), principal, roles.actor())
-    return _described(service, service.loop.run(cancelled))
+    return generations.cancelled(id_of(target))
 
 
 @routes.get("/trainings/<target>/events")
 def training_events(target: str) -> Response:
     """The events of a training (server-sent events)."""
-    return generations.stream_of(incoming.authenticate(), _id_of(target))
+    return generations.stream_of(incoming.authenticate(), id_of(target))
 
 
 @routes.get("/trainings/<target>/weights/<name>")
 def training_weights(target: str, name: str) -> Response:
     """The weights that a training has made."""
     service, principal = incoming.service(), incoming.authenticate()
-    work = service.loop.run(service.generations.get(_id_of(target), principal))
+    work = service.loop.run(service.generations.get(id_of(target), principal))
     if isinstance(work, Batch) or name not in work.record().files:
         raise NotFound("This training has no such weights.")
     return files.weights(service.weights, target, name)
@@ -124,15 +122,9 @@ def training_weights(target: str, name: str) -> Response:
 def delete_weights(target: str) -> Response:
     """Delete the weights of a training."""
     service, principal = incoming.service(), roles.require_change()
-    work = service.loop.run(service.generations.get(_id_of(target), principal))
+    work = service.loop.run(service.generations.get(id_of(target), principal))
     service.loop.run(service.trainings.delete_weights(work))
     return no_content()
-
-
-def _described(service: Runtime, work: Work | Stored, status: int = 200) -> Response:
-    response = jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
-    response.status_code = status
-    return response
 
 
 def found_trainer(service: Runtime, caller: Caller, name: str) -> Trainer | str:
@@ -264,7 +256,8 @@ def _opened(path: Path) -> Upload:
     return Upload(path.open("rb"))
 
 
-def _id_of(target: str) -> str:
+def id_of(target: str) -> str:
+    """The id of a training in a path. Raises NotFound if it is no such id."""
     if not is_training_id(target):
         raise NotFound("No training has this id.")
     return target
