@@ -126,6 +126,7 @@ def test_status_has_exactly_the_promised_fields(client):
         },
         "polling": {"requests_per_minute_limit": 3000, "current_rate_per_minute": 0},
         "generations": {"succeeded": 0, "failed": 0, "canceled": 0},
+        "trainings": {"at_once": 2, "running": 0, "waiting": 0},
         "account_shared": False,
         "account_changed_at": None,
         "clock_skew_seconds": None,

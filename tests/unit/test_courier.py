@@ -258,7 +258,7 @@ async def test_a_written_lease_gives_notice_and_other_records_give_none(url):
 @on_a_loop
 async def test_the_listener_replaces_a_half_open_connection_and_calls_all_functions_again(url, schema):
     calls = []
-    async with courier_of(url, patience=0.2) as (courier, _):
+    async with courier_of(url, patience=0.5) as (courier, _):
         courier.listen("news", lambda: calls.append("news"))
         await until(lambda: courier.notices_work and calls == ["news"])
         stopped = listeners(schema)
@@ -266,7 +266,7 @@ async def test_the_listener_replaces_a_half_open_connection_and_calls_all_functi
         try:
             os.kill(stopped[0], signal.SIGSTOP)
             await until(lambda: not courier.notices_work)
-            await until(lambda: courier.notices_work and len(calls) == 2)
+            await until(lambda: courier.notices_work and len(calls) >= 2)
         finally:
             os.kill(stopped[0], signal.SIGCONT)
 
