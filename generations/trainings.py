@@ -164,6 +164,11 @@ class TrainingRunner:
                 raise WeightsUnavailable("the training names none")
             token = self._token_of(generation.caller)
             kept = await self._weights.keep(generation.id, str(weights), token=token)
+        except asyncio.CancelledError:
+            if not generation.is_cancelled:
+                raise  # only interrupted
+            reason = "The training was done before it could be cancelled, so its weights were not fetched."
+            generation.notes = (*generation.notes, reason)
         except WeightsUnavailable as reason:
             generation.notes = (*generation.notes, f"The file of the weights could not be kept: {reason}.")
         else:

@@ -31,6 +31,7 @@ class Work:
     door_facts: str = '{"destination": "me/dog"}'
     logs: str | None = None
     secrets_lost: bool = False
+    is_cancelled: bool = False
     id: str = "trn_1"
     caller: str = "admin"
 
@@ -134,6 +135,27 @@ async def test_weights_that_cannot_be_had_are_a_warning():
     assert () == work.files
     assert "it is damaged" in work.notes[0]
     assert [VERSION] == others.versions
+
+
+class Interrupted:
+    """Weights whose download is cancelled."""
+
+    async def keep(self, *_, **__):
+        raise asyncio.CancelledError
+
+
+@on_a_loop
+async def test_a_training_that_was_done_before_it_was_cancelled_is_a_success_without_weights():
+    work, _, others = await ended(succeeded(), Interrupted(), Work(is_cancelled=True))
+    assert not hasattr(work, "raised")
+    assert [VERSION] == others.versions
+    assert ((), 1) == (work.files, len(work.notes))
+
+
+@on_a_loop
+async def test_a_stop_during_the_download_leaves_the_weights_to_the_next_process():
+    work, _, _ = await ended(succeeded(), Interrupted())
+    assert isinstance(work.raised, asyncio.CancelledError)
 
 
 @pytest.mark.parametrize(
