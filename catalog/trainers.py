@@ -25,7 +25,8 @@ SCHEMA: Final = "TrainingInput"
 
 _ZIP_NAMES: Final = ("input_images", "dataset", "input_data", "images", "training_data", "input_videos")
 _WORD_NAMES: Final = ("trigger_word", "token_string", "trigger")
-_STEP_NAMES: Final = ("steps", "training_steps", "max_train_steps", "num_train_steps", "train_steps")
+STEP_NAMES: Final = ("steps", "training_steps", "max_train_steps", "num_train_steps", "train_steps")
+"""The inputs of trainers with the number of steps."""
 
 _OUTPUT: Final = {
     "components": {
@@ -82,7 +83,7 @@ class Trainer(Model):
 
     @cached_property
     def steps_input(self) -> str | None:
-        return next((name for name in _STEP_NAMES if name in self.inputs.fields), None)
+        return next((name for name in STEP_NAMES if name in self.inputs.fields), None)
 
     @property
     def pace(self) -> Pace:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from catalog.trainers import STEP_NAMES
 from providers import LogTail
 from providers.redaction import Redaction
 
@@ -20,9 +21,6 @@ TAIL: Final = 20_000
 
 _MARGIN: Final = 4_000
 """Characters that are read before it, and dropped: a credential may begin there."""
-
-_STEPS: Final = ("steps", "training_steps", "max_train_steps")
-"""The inputs of trainers with the number of steps."""
 
 _OWN: Final = re.compile(r"(?:[A-Za-z0-9-]+_)*train_replicate|Steps")
 """The labels that Replicate's trainers, and the scripts of diffusers, give to the bars of their steps."""
@@ -69,7 +67,7 @@ def _label(tail: str, end: int) -> str:
 def _steps(sent: Any) -> set[int]:
     if not isinstance(sent, Mapping):
         return set()
-    named = (sent.get(name) for name in _STEPS)
+    named = (sent.get(name) for name in STEP_NAMES)
     return {int(each) for each in named if isinstance(each, int | float) and 1 < each < 1e9}
 
 

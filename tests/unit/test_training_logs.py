@@ -39,6 +39,8 @@ def unlabelled(done: int, total: int) -> str:
         (OWN.replace("flux_train_replicate", "my own run"), {"steps": 3000}, 82.7),
         (PREPARED + unlabelled(250, 1000), {"training_steps": 1000}, 25.0),
         (PREPARED + unlabelled(250, 1000), {"max_train_steps": 1000.0}, 25.0),
+        (PREPARED + unlabelled(250, 1000), {"num_train_steps": 1000}, 25.0),
+        (PREPARED + unlabelled(250, 1000), {"train_steps": 1000}, 25.0),
         (PREPARED + unlabelled(250, 1000), {"steps": 2000}, None),
         (PREPARED + unlabelled(250, 1000) + "\n" + OTHER, {"steps": 1000}, 25.0),
         (PREPARED + unlabelled(250, 1000), {}, None),
