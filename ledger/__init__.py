@@ -187,9 +187,6 @@ class ModelQueries(Protocol):
     def trained_model(self, version: str, *, simulated: bool) -> TrainedModelRecord | None:
         """The version with this id, if a training made it."""
 
-    def trained_versions(self, name: str, *, simulated: bool) -> Sequence[TrainedModelRecord]:
-        """The versions of a model, `owner/name`, that trainings have made, the newest first."""
-
     def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
         """For how many seconds some of the latest predictions of this target ran, in any order."""
 

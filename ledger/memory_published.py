@@ -60,11 +60,6 @@ class MemoryModels(MemoryRows):
     def trained_model(self, version: str, *, simulated: bool) -> TrainedModelRecord | None:
         return cast("TrainedModelRecord | None", self.rows[TrainedModelRecord].get((version, simulated)))
 
-    def trained_versions(self, name: str, *, simulated: bool) -> Sequence[TrainedModelRecord]:
-        every = self.all(TrainedModelRecord)
-        found = [each for each in every if (each.name, each.simulated) == (name, simulated)]
-        return sorted(found, key=lambda each: (-each.trained_at, each.version))
-
     def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
         runs = self.all(RunRecord)
         return [each.seconds for each in runs if (each.target, each.simulated) == (target, simulated)]

@@ -49,10 +49,6 @@ class SqlModels(SqlReader):
         found = self._records(TrainedModelRecord, _T.version == version, _T.simulated == simulated)
         return next(iter(found), None)
 
-    def trained_versions(self, name: str, *, simulated: bool) -> Sequence[TrainedModelRecord]:
-        mine = _T.name == name, _T.simulated == simulated
-        return self._records(TrainedModelRecord, *mine, order=(_T.trained_at.desc(), _T.version))
-
     def running_seconds(self, target: str, *, simulated: bool) -> Sequence[float]:
         runs = self._records(RunRecord, RUNS.c.target == target, RUNS.c.simulated == simulated)
         return [each.seconds for each in runs]

@@ -260,12 +260,12 @@ class SqlQueries(SqlMoney, SqlModels, SqlAccess, SqlLostCalls, SqlPastCalls):
             select(joined.c.value).select_from(BATCHES.join(joined, true())).where(_B.joined.is_not(None))
         )
         pending = select(DELIVERIES.c.id).where(DELIVERIES.c.state == "pending")
-        without_weights = (
+        weights_are_old = (
             false() if weights_before is None else and_(not_(IS_NO_TRAINING), _G.ended_at < weights_before)
         )
         may_go = and_(
             _G.ended_at < before,
-            or_(_G.files == "[]", and_(_G.ended_at < files_before, IS_NO_TRAINING), without_weights),
+            or_(_G.files == "[]", and_(_G.ended_at < files_before, IS_NO_TRAINING), weights_are_old),
             *(_G.id.not_in(each) for each in (pending, keyed, of_batches)),
         )
         item_stays = exists().where(_G.batch_id == BATCHES.c.id, or_(_UNFINISHED, not_(may_go)))

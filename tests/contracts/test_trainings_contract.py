@@ -281,19 +281,6 @@ def test_a_version_that_was_trained_is_found_by_its_id(shared):
     assert shared.queries.trained_model(V3, simulated=False) is None
 
 
-def test_the_trained_versions_of_a_model_are_listed_the_newest_first(shared):
-    second, third = replace(TRAINED, version=V3, trained_at=6.0), replace(TRAINED, version=V2, trained_at=7.0)
-    others = (
-        replace(TRAINED, version=V3, simulated=True, trained_at=8.0),
-        replace(TRAINED, version="4" * 64, name="ann/dog2", trained_at=9.0),
-    )
-    write(shared.one, TRAINED, third, second, *others)
-
-    assert [third, second, TRAINED] == list(shared.queries.trained_versions("ann/dog", simulated=False))
-    assert [others[0]] == list(shared.queries.trained_versions("ann/dog", simulated=True))
-    assert [] == list(shared.queries.trained_versions("ann/cat", simulated=False))
-
-
 def test_a_trained_version_may_be_written_again_and_outlives_its_training(shared):
     write(shared.one, training("a", **OLD), TRAINED)
     write(shared.other, replace(TRAINED, trained_at=7.5))

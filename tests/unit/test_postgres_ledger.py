@@ -410,7 +410,7 @@ def everything(queries) -> list[object]:
         queries.outdated_models(1e12),
         queries.running_seconds("a/b", simulated=False),
         queries.page(Page("admin", 9, training=True)),
-        queries.trained_versions("a/b", simulated=False),
+        queries.trained_model(VERSION, simulated=False),
     ]
 
 
