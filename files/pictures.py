@@ -5,7 +5,6 @@ credentials, and no proxy is used, since a proxy would resolve the host unchecke
 content.
 """
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -67,15 +66,7 @@ class PictureSource:
             return await self._read(image.size, partial(_content, image))
         if image[:5].lower() == "data:":
             return await self._read(len(image), lambda: decoded_data_uri(image)[1])
-        try:
-            async with asyncio.timeout(_SECONDS):
-                content = await self._downloaded(image)
-        except TimeoutError:
-            raise ValueError(f"could not be fetched within {_SECONDS:g} s") from None
-        except aiohttp.ClientError as error:
-            if public_http.is_private_address_error(error):
-                raise ValueError("must name a public host") from None
-            raise ValueError(f"could not be fetched: {public_http.describe_error(error)}") from None
+        content = await self._downloaded(image)
         return await self._read(len(content), lambda: content)
 
     async def _read(self, size: int, content: Callable[[], bytes]) -> tuple[str, bytes]:
@@ -85,7 +76,7 @@ class PictureSource:
         return _checked(content())
 
     async def _downloaded(self, address: str) -> bytes:
-        async with fetched(self._open(), address, loopback=self._loopback) as response:
+        async with fetched(self._open(), address, seconds=_SECONDS, loopback=self._loopback) as response:
             return await _received(response)
 
     def _open(self) -> aiohttp.ClientSession:

@@ -28,18 +28,11 @@ async def fetch_zip(address: str, path: Path, *, most: int, loopback: bool = Fal
     fails."""
     resolver = PublicOnlyResolver(public_http.ThreadPoolResolver(threads=1), loopback=loopback)
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
-    try:
-        async with (
-            public_http.client_session(resolver, timeout=timeout, reused=False) as session,
-            fetched(session, address, loopback=loopback) as response,
-        ):
-            await _receive(response, path, most)
-    except TimeoutError:
-        raise ValueError(f"could not be fetched within {_SECONDS:g} s") from None
-    except aiohttp.ClientError as error:
-        if public_http.is_private_address_error(error):
-            raise ValueError("must name a public host") from None
-        raise ValueError(f"could not be fetched: {public_http.describe_error(error)}") from None
+    async with (
+        public_http.client_session(resolver, timeout=timeout, reused=False) as session,
+        fetched(session, address, seconds=_SECONDS, loopback=loopback) as response,
+    ):
+        await _receive(response, path, most)
 
 
 async def _receive(response: aiohttp.ClientResponse, path: Path, most: int) -> None:
