@@ -7,7 +7,7 @@ on the same file system. Only this user can read the files.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -37,7 +37,7 @@ class Directory:
         with suppress(FileNotFoundError), os.scandir(self._path) as subdirectories:
             for subdirectory in subdirectories:
                 if len(subdirectory.name) == 2 and subdirectory.is_dir(follow_symlinks=False):
-                    yield from _files_in(subdirectory)
+                    yield from files_in(subdirectory, _name_of)
 
     def delete(self, name: str) -> bool:
         try:
@@ -94,14 +94,20 @@ def open_file(path: Path, media_type: str) -> OpenFile | None:
     )
 
 
-def _files_in(subdirectory: os.DirEntry[str]) -> Iterator[StoredFile]:
+def files_in(subdirectory: os.DirEntry[str], name_of: Callable[[str], str]) -> Iterator[StoredFile]:
+    """The files in a subdirectory. `name_of` returns the stored name for that of a file, and raises ValueError for
+    another file."""
     with suppress(FileNotFoundError), os.scandir(subdirectory.path) as entries:
         for entry in entries:
             with suppress(ValueError, FileNotFoundError):  # other files, or deleted meanwhile
-                name = str(parse_name(entry.name.replace(".", "/", 1)))
+                name = name_of(entry.name)
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode):
                     yield StoredFile(name, status.st_size, status.st_mtime)
+
+
+def _name_of(file: str) -> str:
+    return str(parse_name(file.replace(".", "/", 1)))
 
 
 def _flush(directory: Path) -> None:

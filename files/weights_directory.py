@@ -7,15 +7,15 @@ part of a path or a key.
 
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from files.directory import move_into, open_file
+from files.directory import files_in, move_into, open_file
 from files.names import is_usable
 from files.storage import OpenFile, Source, StoredFile
 from media.files import FILE_TYPES
@@ -83,7 +83,7 @@ class WeightsDirectory:
         with suppress(FileNotFoundError), os.scandir(self._path) as trainings:
             for training in trainings:
                 if _TRAINING.fullmatch(training.name) and training.is_dir(follow_symlinks=False):
-                    yield from _files_in(training)
+                    yield from files_in(training, partial(_stored_name, training.name))
 
     def delete(self, name: str) -> bool:
         path = self._path / str(parse_weights(name))
@@ -96,11 +96,5 @@ class WeightsDirectory:
         return True
 
 
-def _files_in(training: os.DirEntry[str]) -> Iterator[StoredFile]:
-    with suppress(FileNotFoundError), os.scandir(training.path) as entries:
-        for entry in entries:
-            with suppress(ValueError, FileNotFoundError):  # other files, or deleted meanwhile
-                name = str(parse_weights(f"{training.name}/{entry.name}"))
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    yield StoredFile(name, status.st_size, status.st_mtime)
+def _stored_name(training: str, file: str) -> str:
+    return str(parse_weights(f"{training}/{file}"))
