@@ -10,18 +10,15 @@ from typing import Any, Final
 
 import structlog
 
-from auth import Authenticator, Caller, credentials
+from auth import Authenticator
 from cluster.figures import ProcessFigures
-from contract.providers import CALLS, CREATIONS
+from contract.providers import CALLS
 from errors import TokenRejected
 from providers import AccountSource
-from rotation.kept_account import FIGURE, KeptAccount
+from rotation.kept_account import FIGURE, KeptAccount, request_account
 
 DIFFERENT_FOR: Final = 120.0
 """Seconds for which tokens may differ before that is logged. Kubernetes brings a file to all pods in about a minute."""
-
-_CHECK: Final = "server token"
-"""The id and the turn of the caller that requests the account of one of the service's tokens."""
 
 log = structlog.get_logger("secrets")
 
@@ -34,10 +31,8 @@ class Accounts:
 
     async def of(self, token: str) -> str:
         """The account of a token. Raises ValueError if Replicate refuses it, or names no account."""
-        # A caller of its own kind, so that its requests are not sent again by the present token.
-        caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
         try:
-            account = await self._provider.account_of(caller)
+            account = await request_account(self._provider, token)
         except TokenRejected:
             raise ValueError("Replicate refuses it") from None
         if not account:

@@ -112,9 +112,8 @@ class KeptAccount:
             return
         if not self._asks or not (self._payers.have_paid or self._differ):
             return
-        caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
         try:
-            account = await self._provider.account_of(caller)
+            account = await request_account(self._provider, token)
         except TokenRejected:
             account = None
         if account is not None:
@@ -141,3 +140,10 @@ class KeptAccount:
     def _may_pay_with(self, account: str) -> bool:
         """Whether another process that is alive may pay with this account."""
         return self._others is None or any(each.get("account") in {None, account} for each in self._others)
+
+
+async def request_account(provider: AccountSource, token: str) -> str | None:
+    """The account of one of the service's tokens, as `AccountSource.account_of` returns it. Raises TokenRejected."""
+    # A caller of its own kind, so that its requests are not sent again by the present token.
+    caller = Caller("user", _CHECK, credentials(**{CREATIONS: token}), turn=_CHECK)
+    return await provider.account_of(caller)
