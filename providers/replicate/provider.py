@@ -84,13 +84,12 @@ class Replicate(Runs, Provider, PushReceiver, CreationRegistry, ProgressSource, 
             cancel_patience=CANCEL_PATIENCE,
         )
         self.poll = polls.get
-        self._account_is_shared = sharing
         self._models = ModelLookups(client, access.refusals)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
 
     @property
     def account_shared(self) -> bool:
-        return self._account_is_shared.is_seen
+        return self._sharing.is_seen
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)

@@ -147,6 +147,8 @@ class Sharing:
 class Unshared:
     """In place of `Sharing`, for what is no sign of another program."""
 
+    is_seen = False
+
     def begin(self, content: str, hidden: Collection[str]) -> None: ...
 
     def created(self, caller: Caller, prediction: Prediction, *, sent: float) -> None: ...
