@@ -13,10 +13,14 @@ from api.request_files import uploaded
 from auth import Caller
 from catalog.references import Upload
 from datasets.build import Part, build
+from datasets.captions import captions
 from datasets.examine import Dataset, examine
 from datasets.refusals import LARGEST, DatasetRefused, DatasetTooLarge
 from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem
 from files.zips import ZipTooLarge, fetch_zip
+from parsing.content import compared
+from parsing.context import ParseContext
+from parsing.shapes import GenerationRequest
 from parsing.training_form import NamedFile
 from parsing.trainings import IMAGES
 
@@ -24,7 +28,8 @@ _COPIED_AT_ONCE = 1024 * 1024
 
 
 def zip_of_form(files: Sequence[NamedFile], directory: Path) -> Path:
-    """The zip among the files of a form, or one that is made of them. Raises InvalidRequest and PayloadTooLarge."""
+    """The zip among the files of a form, or one that is made of them. Raises InvalidRequest, PayloadTooLarge and
+    LedgerDown."""
     if len(files) == 1 and _is_zip(files[0]):
         return files[0].path
     target = directory / "images.zip"
@@ -40,28 +45,37 @@ def zip_at(address: Any, directory: Path, caller: Caller) -> Path:
         raise InvalidRequest([Problem(IMAGES, "must be the address of a zip, or files of a form", address)])
     target = directory / "images.zip"
     own = uploaded(caller, address, IMAGES)
-    if own is not None:
-        _copy(own, target)
-        return target
-    running = incoming.service()
-    fetching = fetch_zip(address.strip(), target, most=LARGEST, loopback=running.settings.REPLICATE_SIMULATE)
-    try:
-        running.loop.run(fetching, disconnect=incoming.connection())
-    except ZipTooLarge:
-        raise PayloadTooLarge(str(DatasetTooLarge())) from None
-    except ValueError as why:
-        raise InvalidRequest([Problem(IMAGES, str(why), address)]) from None
-    except OSError as error:
-        raise LedgerDown(
-            f"The zip cannot be stored: {error.strerror or error}. Nothing was spent."
-        ) from error
+    with _refusals():
+        if own is not None:
+            _copy(own, target)
+            return target
+        running = incoming.service()
+        fetching = fetch_zip(
+            address.strip(), target, most=LARGEST, loopback=running.settings.REPLICATE_SIMULATE
+        )
+        try:
+            running.loop.run(fetching, disconnect=incoming.connection())
+        except ZipTooLarge:
+            raise DatasetTooLarge from None
+        except ValueError as why:
+            raise InvalidRequest([Problem(IMAGES, str(why), address)]) from None
     return target
 
 
 def examined(path: Path, caller: Caller) -> Dataset:
-    """What a zip has, if a training can use it. Raises InvalidRequest and PayloadTooLarge."""
+    """What a zip has, if a training can use it. Raises InvalidRequest, PayloadTooLarge and LedgerDown."""
     with incoming.limits().parsing.turn(caller.turn), _refusals():
         return examine(path)
+
+
+def with_captions(
+    request: GenerationRequest, path: Path, caller: Caller, context: ParseContext
+) -> GenerationRequest:
+    """The request, once its captions are compared with the rules for prompts. Raises ContentRefused and LedgerDown."""
+    if context.rules is None:
+        return request
+    with incoming.limits().parsing.turn(caller.turn), _refusals(), path.open("rb") as file:
+        return compared(request, ((f"{IMAGES}[{name}]", text) for name, text in captions(file)), context)
 
 
 @contextmanager
@@ -83,10 +97,22 @@ def beside(problems: Sequence[Problem]) -> Iterator[None]:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """Turns refusals of zips into errors of this service."""
+def stored() -> Iterator[None]:
+    """Turns the failure to store images into LedgerDown."""
     try:
         yield
+    except OSError as error:
+        raise LedgerDown(
+            f"The images cannot be stored: {error.strerror or error}. Nothing was spent."
+        ) from error
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns refusals of zips into errors of this service, and failures of its disk into LedgerDown."""
+    try:
+        with stored():
+            yield
     except DatasetTooLarge as large:
         text = str(large)
         raise PayloadTooLarge(f"{text[:1].upper()}{text[1:]}.") from None

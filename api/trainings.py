@@ -23,7 +23,7 @@ from contract.ids import TRAINING_KIND, is_training_id
 from contract.trainings import TRAINING
 from datasets.examine import Dataset
 from datasets.refusals import LARGEST
-from errors import LedgerDown, NotFound, Problem
+from errors import NotFound, Problem
 from files.uploads import SCRATCH
 from generations import training_views
 from generations.archive import Stored
@@ -31,11 +31,12 @@ from generations.batch import Batch, Work
 from generations.budgets import check_cost
 from generations.idempotency import KeyRequest
 from generations.submission import BodyFingerprint, ledger_key
+from generations.training_service import Destination
 from parsing.params import INPUT
 from parsing.queries import cursor, parse_list
 from parsing.shapes import GenerationRequest
 from parsing.training_form import NamedFile, read_training_form
-from parsing.trainings import IMAGES, parse_training, requested_trainer
+from parsing.trainings import IMAGES, NewDestination, parse_training, requested_trainer
 from parsing.validation import refuse, refuse_if_any
 from service import Runtime
 
@@ -153,28 +154,29 @@ def begun(
     images: Path | None = None
     with training_images.collected(problems):
         images = training_images.zip_of_form(sent.files, sent.directory) if sent.files else None
-    body = {**sent.body, **({IMAGES: _opened(images) if images else ""} if sent.files else {})}
+    body = {name: value for name, value in sent.body.items() if value is not None}
+    if sent.files:
+        body[IMAGES] = _opened(images) if images else ""
     with training_images.beside(problems):
         fields, parsed = parse_training(body, trainer, context)
     hidden = _hidden(body, parsed, service)
     if key is not None and not parsed.dry_run and not problems:
-        earlier = _earlier(service, caller, key, incoming.fingerprint(TRAINING_KIND, hidden, context), parsed)
-        if earlier is not None:
+        fingerprint = incoming.fingerprint(TRAINING_KIND, hidden, context)
+        if (earlier := _earlier(service, caller, key, fingerprint, parsed)) is not None:
             return earlier
+    service.raise_if_draining()
     destination = loop.run(trainings.destination(caller, fields.destination))
     if not destination.exists and fields.create_destination is None:
         problems.append(Problem("destination", destination.problem, fields.destination))
     path, dataset = _examined(sent, images, body[IMAGES], caller, problems)
-    facts = trainings.facts(
-        parsed, fields, destination.name, images=dataset.images, captions=dataset.captions
-    )
+    facts = trainings.facts(parsed, fields, destination.name, dataset)
+    parsed = training_images.with_captions(parsed, path, caller, context)
     parsed = replace(parsed, warned=(*parsed.warnings, *dataset.warnings))
     if parsed.dry_run:
         return jsonify(training_views.dry_run(parsed, facts, destination_exists=destination.exists))
     check_cost(parsed.bound, parsed.max_cost, where="The training")
     if not destination.exists:
-        loop.run(trainings.check_budget(caller, parsed))
-        loop.run(trainings.make_destination(caller, destination.name, fields.create_destination))
+        _make_destination(service, caller, parsed, destination, fields.create_destination)
     if not images:
         _, with_zip = parse_training({**body, IMAGES: _opened(path)}, trainer, context)
         parsed = replace(parsed, first=with_zip.first, given=with_zip.given)
@@ -184,6 +186,19 @@ def begun(
     )  # fmt: skip
     facts = facts.changed(call=None if call is None else call.as_object())
     return loop.run(service.generations.submit(replace(submission, door_facts=facts.as_json())))
+
+
+def _make_destination(
+    service: Runtime,
+    caller: Caller,
+    request: GenerationRequest,
+    destination: Destination,
+    new: NewDestination,
+) -> None:
+    """Make the destination of a training, unless the training would be refused now."""
+    service.loop.run(service.generations.check_room(caller))
+    service.loop.run(service.trainings.check_budget(caller, request))
+    service.loop.run(service.trainings.make_destination(caller, destination.name, new))
 
 
 def _examined(
@@ -226,12 +241,10 @@ def _hidden(body: Mapping[str, Any], request: GenerationRequest, service: Runtim
 def scratch() -> Iterator[Path]:
     """A directory for the images of this request, which is deleted with it. Raises LedgerDown."""
     spool = incoming.service().uploads_dir
-    try:
+    with training_images.stored():
         if spool is not None:
             spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
         made = tempfile.TemporaryDirectory(dir=spool, prefix=SCRATCH)
-    except OSError as error:
-        raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
     with made as path:
         yield Path(path)
 
@@ -244,11 +257,8 @@ def _sent(caller: Caller, directory: Path) -> Iterator[SentTraining]:
             yield SentTraining(body, (), directory)
         return
     request.max_content_length = _MOST_BYTES
-    try:
-        with incoming.unreadable():
-            form = read_training_form(request.stream, options=request.mimetype_params, directory=directory)
-    except OSError as error:
-        raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
+    with training_images.stored(), incoming.unreadable():
+        form = read_training_form(request.stream, options=request.mimetype_params, directory=directory)
     yield SentTraining(form.fields, tuple(form.files), directory)
 
 

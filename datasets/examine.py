@@ -33,6 +33,9 @@ MOST_READS: Final = 1_000_000
 LONGEST_CAPTION: Final = 8192
 """Bytes in UTF-8. Text encoders of image models read at most 512 tokens."""
 
+MOST_CAPTIONS: Final = 4_000_000
+"""Bytes of all captions together, which may be compared with rules. It is as much as an input may have."""
+
 MOST_PIXELS: Final = 178_956_970
 """Pillow, with which trainers read images, refuses larger ones as decompression bombs (`Image.MAX_IMAGE_PIXELS`)."""
 
@@ -63,10 +66,11 @@ class Dataset:
 
 @dataclass(slots=True)
 class _Findings:
-    """What was found so far: sizes of images and names of captions."""
+    """What was found so far: sizes of images in pixels, and names of captions with their size together in bytes."""
 
     images: dict[str, tuple[int, int]] = field(default_factory=dict)
     captions: set[str] = field(default_factory=set)
+    captions_size: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     def refuse(self, name: str | None, message: str) -> None:
@@ -95,6 +99,8 @@ def examine(path: Path) -> Dataset:
     files = [entry.name for entry in entries if not entry.is_directory]
     names = [name for name in files if not is_leftover(name) and not unsafe(name)]
     folder = _folder(names, findings)
+    if findings.captions_size > MOST_CAPTIONS:
+        findings.refuse(None, f"has captions of more than {MOST_CAPTIONS:,} bytes together")
     if not findings.problems and not findings.images:
         findings.refuse(None, "has no image: it needs JPEG, PNG or WebP files")
     if findings.problems:
@@ -185,10 +191,12 @@ def _check_image(content: Content, name: str, media: MediaType, findings: _Findi
 
 
 def _check_caption(content: Content, name: str, findings: _Findings) -> None:
-    if message := _caption_fault(content.read(LONGEST_CAPTION + 1)):
+    data = content.read(LONGEST_CAPTION + 1)
+    if message := _caption_fault(data):
         findings.refuse(name, message)
     else:
         findings.captions.add(name)
+        findings.captions_size += len(data)
 
 
 def _caption_fault(data: bytes) -> str | None:

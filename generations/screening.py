@@ -1,5 +1,7 @@
 """The check of a generation by a service, before anything of it is sent.
 
+The texts of a training are also the captions in its zip. Its images are not sent to the service.
+
 It happens while the generation is queued, before it waits for a slot. Its verdict is kept with the generation, so one
 that was allowed is not checked again after a restart. One that has begun to be sent is not checked again, either.
 """
@@ -13,6 +15,9 @@ from typing import Final
 
 from auth import Caller
 from catalog.references import Upload
+from contract.providers import TRAININGS
+from contract.trainings import TrainingFacts
+from datasets.captions import captions
 from errors.content import ContentRefused
 from generations.batch import Batch
 from generations.generation import Generation
@@ -64,6 +69,10 @@ class Screening:
         request, caller = generation.request, generation.caller
         turn = f"{caller.turn} {batch.id if batch else ''}"
         prompt, negative = prose_of(request)
+        if generation.model.provider == TRAININGS:
+            prompt = "\n\n".join(
+                [each for each in (prompt, *await asyncio.to_thread(_words_of, generation)) if each]
+            )
         content = Content(prompt, negative, request.model.name, caller.id)
         pictures = [*pictures_of(request)] if judge.takes_images else []
         size = sum(each.size for each in pictures if isinstance(each, Upload))
@@ -78,6 +87,14 @@ class Screening:
 def is_checked(caller: Caller) -> bool:
     """Whether the texts of this caller are checked."""
     return caller.key is None or caller.key.safety != "off"
+
+
+def _words_of(training: Generation) -> Sequence[str]:
+    """The texts of a training beside its inputs: a trigger word that its trainer does not know, and its captions."""
+    inputs, word = training.request.first.input, TrainingFacts.read(training.door_facts).trigger_word
+    zips = [each for each in inputs.values() if isinstance(each, Upload)]
+    found = [] if word is None or word in inputs.values() else [word]
+    return [*found, *(text for each in zips for _, text in captions(each.reader()))]
 
 
 def _inline_size(size: int) -> int:

@@ -123,6 +123,10 @@ class GenerationService:
             await self._persist(submission, new)
         return await self._wait(work, submission, None if on_item_done is None else _once(on_item_done))
 
+    async def check_room(self, caller: Caller) -> None:
+        """Raises QueueFull, LedgerDown or ShuttingDown if one more generation would not be accepted now."""
+        self._supervisor.check_room(1, caller)
+
     async def joined(self, item_keys: Mapping[int, ItemKey], caller: Caller) -> Mapping[int, str]:
         """The ids of those items of a batch that are there already, by their places. Raises IdempotencyConflict and
         LedgerDown."""

@@ -10,6 +10,7 @@ from catalog.references import Upload
 from catalog.targets import is_model_name
 from catalog.trainers import Trainer
 from contract.trainings import TrainingFacts
+from datasets.examine import Dataset
 from errors import BudgetExceeded, NotFound, UpstreamError
 from generations.archive import Stored
 from generations.batch import Batch, Work
@@ -96,9 +97,9 @@ class TrainingService:
 
     @staticmethod
     def facts(
-        request: GenerationRequest, fields: TrainingFields, destination: str, *, images: int, captions: int
+        request: GenerationRequest, fields: TrainingFields, destination: str, dataset: Dataset
     ) -> TrainingFacts:
-        """What is remembered of a training, with an estimate by its steps."""
+        """What is remembered of a training, with an estimate by its steps, and the word that its trainer uses."""
         trainer, sent = request.model, request.first.input
         seconds = trainer.usual_run(sent) if isinstance(trainer, Trainer) else None
         usd = None
@@ -106,9 +107,9 @@ class TrainingService:
             usd = round(trainer.cost(sent, metrics={"predict_time": seconds}, longest=request.longest), 6)
         return TrainingFacts(
             destination=destination,
-            trigger_word=fields.trigger_word,
-            images=images,
-            captions=captions,
+            trigger_word=fields.trigger_word or usual_word(trainer),
+            images=dataset.images,
+            captions=dataset.captions,
             input={name: value for name, value in sent.items() if not _has_own_field(name, value, trainer)},
             estimated_seconds=seconds,
             estimated_usd=usd,
@@ -124,6 +125,13 @@ class TrainingService:
             work.amend(record)
         await self._ledger.flush()  # otherwise a crash could leave a link to nothing
         await self._weights.remove(work.id)
+
+
+def usual_word(trainer: Model) -> str | None:
+    """The trigger word of a training that names none, if the trainer has one then."""
+    name = trainer.word_input if isinstance(trainer, Trainer) else None
+    found = None if name is None else trainer.default(name)
+    return found if isinstance(found, str) and found else None
 
 
 def _has_own_field(name: str, value: Any, trainer: Model) -> bool:

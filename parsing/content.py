@@ -6,7 +6,7 @@ names in objects are among them, since a model reads those of a schema, too.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -52,6 +52,21 @@ def checked(
     return found
 
 
+def compared(
+    request: GenerationRequest, texts: Iterable[tuple[str, str]], context: ParseContext
+) -> GenerationRequest:
+    """The request, with the categories that flag `texts`, too. They belong to it but are no inputs, and each has its
+    field. Raises ContentRefused with all fields that the rules block."""
+    if context.rules is None or context.accepted:
+        return request
+    screen = _Screen(context.rules)
+    flagged = dict.fromkeys(request.flagged)
+    for field, text in texts:
+        flagged |= dict.fromkeys(screen.flags(text, field))
+    screen.refuse()
+    return replace(request, flagged=tuple(flagged)) if flagged else request
+
+
 class _Screen:
     """Compares each distinct text once."""
 
@@ -62,18 +77,22 @@ class _Screen:
         self._category: str | None = None
 
     def checked(self, request: GenerationRequest, index: int, list_name: str | None) -> GenerationRequest:
-        flagged: dict[str, None] = {}
+        flagged = dict.fromkeys(request.flagged)
         for path, text in texts_of(request):
-            found = self._known.get(text)
-            if found is None:
-                found = self._known[text] = self._rules.find(text)
-            flagged |= dict.fromkeys(found.flagged)
-            if found.blocked:
-                self._category = self._category or found.blocked[0]
-                field = _field(path.removesuffix(_A_NAME), request, index, list_name)
-                why = f"is refused by a rule of this service ({', '.join(found.blocked)})"
-                self._problems.setdefault(field, Problem(field, why))
+            field = _field(path.removesuffix(_A_NAME), request, index, list_name)
+            flagged |= dict.fromkeys(self.flags(text, field))
         return replace(request, flagged=tuple(flagged)) if flagged else request
+
+    def flags(self, text: str, field: str) -> tuple[str, ...]:
+        """The categories that flag a text. If rules block it, this is a problem of its field."""
+        found = self._known.get(text)
+        if found is None:
+            found = self._known[text] = self._rules.find(text)
+        if found.blocked:
+            self._category = self._category or found.blocked[0]
+            why = f"is refused by a rule of this service ({', '.join(found.blocked)})"
+            self._problems.setdefault(field, Problem(field, why))
+        return found.flagged
 
     def refuse(self) -> None:
         """Raise ContentRefused if a text was blocked."""

@@ -22,6 +22,8 @@ from parsing.trainings import IMAGES
 MOST_PARTS: Final = 2_100
 _MOST_TEXT: Final = 1_000_000
 
+_REPEATED: Final = "is there more than once"
+
 _TEXTS: Final = frozenset({"trainer", "destination", "trigger_word", "webhook", IMAGES})
 """Fields that hold text, also if it looks like a number."""
 
@@ -67,6 +69,7 @@ class _Reader:
         self._directory = directory
         self._opened: list[tuple[Path, IO[bytes]]] = []
         self._fields: dict[str, Any] = {}
+        self._inside: dict[str, FormText] = {}
         self._files: list[NamedFile] = []
         self._problems: list[Problem] = []
 
@@ -81,6 +84,7 @@ class _Reader:
 
     def form(self) -> TrainingForm:
         """Raises InvalidRequest."""
+        self._put_inside()
         if self._files and IMAGES in self._fields:
             self._problems.append(Problem(IMAGES, "is both an address and files"))
         if self._problems:
@@ -98,21 +102,30 @@ class _Reader:
         if part.name == IMAGES:
             self._files.append(NamedFile(part.filename or "", self._opened[-1][0]))
         else:
-            self._problems.append(Problem(part.name, f"takes no file; files are sent as `{IMAGES}`"))
+            self._problems.append(Problem(part.name or "", f"takes no file; files are sent as `{IMAGES}`"))
 
     def _put(self, name: str, text: str) -> None:
         if "\ufffd" in name + text:
             self._problems.append(Problem(name, "is not UTF-8"))
             return
-        inside = name.startswith(f"{INPUT}.")
-        place = self._fields.setdefault(INPUT, {}) if inside else self._fields
-        field = name.removeprefix(f"{INPUT}.") if inside else name
-        if not isinstance(place, dict) or field in place:
-            self._problems.append(Problem(name, "is there more than once", text))
-        elif inside:
-            place[field] = FormText(text)
+        inside = name.removeprefix(f"{INPUT}.") if name.startswith(f"{INPUT}.") else None
+        if name in self._fields or inside in self._inside:
+            self._problems.append(Problem(name, _REPEATED))
+        elif inside is not None:
+            self._inside[inside] = FormText(text)
         else:
-            place[field] = text if field in _TEXTS else _value(text)
+            self._fields[name] = text if name in _TEXTS else _value(text)
+
+    def _put_inside(self) -> None:
+        """Put the fields `input.…` into the object `input`, which may have come before or after them."""
+        if not self._inside:
+            return
+        place = self._fields.setdefault(INPUT, {})
+        if not isinstance(place, dict):
+            self._problems.append(Problem(INPUT, _REPEATED))
+            return
+        self._problems += [Problem(f"{INPUT}.{name}", _REPEATED) for name in self._inside if name in place]
+        place |= self._inside
 
 
 def _value(text: str) -> Any:

@@ -6,7 +6,7 @@ the trainer stand in `input`, and are checked against its published `TrainingInp
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
@@ -20,7 +20,7 @@ from catalog.trainers import Trainer
 from contract.trainings import LONGEST, USUAL
 from errors import Problem
 from parsing.cautions import warnings_of
-from parsing.content import checked
+from parsing.content import checked, compared
 from parsing.context import ParseContext
 from parsing.generation import read_webhook
 from parsing.params import INPUT, LONGEST_INPUT, input_size, without_secrets
@@ -48,10 +48,8 @@ class NewDestination(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    visibility: str = Field(
-        default="private",
-        pattern="^(private|public)$",
-        description="Who may see the model: private or public.",
+    visibility: Literal["private", "public"] = Field(
+        default="private", description="Who may see the model: private or public."
     )
     hardware: str = Field(
         default="cpu",
@@ -63,7 +61,9 @@ class NewDestination(BaseModel):
 def _new_destination(value: Any) -> Any:
     if isinstance(value, bool):
         return NewDestination() if value else None
-    if isinstance(value, dict | NewDestination):
+    if isinstance(value, NewDestination) or (
+        isinstance(value, dict) and value.keys() <= NewDestination.model_fields.keys()
+    ):
         return NewDestination.model_validate(value)
     raise ValueError("must be true, false, or an object with visibility and hardware")
 
@@ -82,8 +82,8 @@ class TrainingFields(BaseModel):
         PlainValidator(_new_destination),
         WithJsonSchema({"anyOf": [{"type": "boolean"}, NewDestination.model_json_schema()]}),
     ] = Field(None, description="Whether, and how, to make the destination if it does not exist.")
-    trigger_word: Annotated[str, AfterValidator(usable_word)] | None = Field(
-        None, max_length=100, description="The word that stands for the subject in prompts of the new model."
+    trigger_word: Annotated[str, Field(max_length=100), AfterValidator(usable_word)] | None = Field(
+        None, description="The word that stands for the subject in prompts of the new model."
     )
     timeout: Annotated[float, Field(ge=_LEAST_TIMEOUT, le=LONGEST)] | None = Field(
         None,
@@ -133,11 +133,7 @@ def parse_training(
     if problems or fields is None:
         refuse(problems)
     secrets = {name: Secret(sent.pop(name)) for name in trainer.inputs.secrets & sent.keys()}
-    lost = (
-        frozenset(trainer.inputs.secrets & inside.keys() - secrets.keys())
-        if context.accepted
-        else frozenset()
-    )
+    lost = trainer.inputs.secrets & inside.keys() - secrets.keys() if context.accepted else frozenset()
     step = Step(trainer, sent, changes)
     timeout = fields.timeout or (trainer.pace.timeout if isinstance(trainer, Trainer) else USUAL)
     request = GenerationRequest(
@@ -151,10 +147,12 @@ def parse_training(
         dry_run=fields.dry_run,
         longest=timeout,
         secrets=secrets,
-        lost_secrets=lost,
+        lost_secrets=frozenset(lost),
         warned=tuple(warnings_of(step, ())),
         given=without_secrets(secrets, body),
     )
+    # The word by its own name, which a trainer may not have.
+    request = compared(request, [] if word is None else [("trigger_word", word)], context)
     return fields, checked([request], context)[0]
 
 

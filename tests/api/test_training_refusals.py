@@ -4,6 +4,7 @@ import pytest
 
 from datasets.refusals import LARGEST
 from tests.support.callers import ADMIN, USER
+from tests.support.named_keys import make_key
 from tests.support.training_calls import NAMED, OSTRIS, train, zip_of
 from tests.support.zips import image
 
@@ -128,3 +129,53 @@ def test_an_outage_is_no_missing_destination(client, simulator):
     answer = train(client, trainer=OSTRIS)
     assert 500 == answer.status_code
     assert answer.json["retryable"]
+
+
+def test_a_training_that_the_budget_does_not_hold_makes_no_destination(make_app):
+    client = make_app(**SIMULATED, BUDGET_USD_PER_DAY=10).test_client()
+    refused(train(client), 402, "budget_exceeded")
+    _, key = make_key(client, budget_usd=5, budget_period="day")
+    assert "shop" == train(client, by=key).json["budget"]
+
+
+def test_a_training_that_is_refused_while_the_service_stops_makes_nothing(make_app, simulator):
+    app = make_app(**SIMULATED)
+    app.extensions["service"].core.supervisor.refuse_work()
+    answer = train(app.test_client(), headers={"Idempotency-Key": "late"})
+    assert (503, "shutting_down") == (answer.status_code, answer.json["code"])
+    assert "account" not in simulator.counts().requests
+
+
+def test_an_input_that_is_null_is_none(client):
+    answer = client.post(
+        "/trainings", json={**NAMED, "input": None, "images": "https://10.0.0.1/a.zip"}, headers=ADMIN
+    )
+    assert {"images"} == refused(answer).keys()
+
+
+def test_a_destination_to_make_with_fields_that_it_has_not(client):
+    for new in ({"visibility": "secret"}, {"owner": "me"}, 3):
+        body = {**NAMED, "create_destination": new, "images": "https://10.0.0.1/a.zip"}
+        message = refused(client.post("/trainings", json=body, headers=ADMIN))
+        [said] = message.values()
+        assert "private" in said or "visibility and hardware" in said
+
+
+def test_a_word_that_is_too_long(client):
+    assert "characters" in refused(train(client, trigger_word="a" * 101))["trigger_word"]
+
+
+def test_a_secret_that_is_sent_twice_is_not_shown(client):
+    files = ("dogs.zip", zip_of())
+    answer = train(client, files, **{"input": '{"hf_token": "hf_twice"}', "input.hf_token": "hf_twice"})
+    assert "input.hf_token" in refused(answer)
+    assert "hf_twice" not in answer.text
+
+
+def test_a_disk_that_cannot_hold_the_images(make_app, tmp_path):
+    client = make_app(**SIMULATED).test_client()
+    (tmp_path / "uploads").rmdir()
+    (tmp_path / "uploads").write_bytes(b"")
+    answer = train(client)
+    assert 500 == answer.status_code
+    assert "cannot be stored: File exists. Nothing was spent" in answer.json["detail"]

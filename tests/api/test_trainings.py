@@ -39,6 +39,13 @@ def test_a_training_is_accepted_at_once_and_makes_a_model(client, simulator):
     assert made.input == {"steps": 20, "trigger_word": "TOK", "input_images": made.url}
 
 
+def test_the_word_of_a_trainer_that_gets_none_is_known(client):
+    body = trained(client, train(client, trigger_word=None).json["id"])
+    assert ("TOK", {}) == (body["trigger_word"], body["input"])
+    other = train(client, trainer="qwen/qwen-image-lora-trainer", trigger_word=None, dry_run=True)
+    assert other.json["trigger_word"] is None
+
+
 def test_images_as_parts_of_a_form_are_zipped_here(client, simulator):
     files = [("a.jpg", image()), ("b.png", image("PNG")), ("a.txt", b"a dog")]
     body = trained(client, train(client, *files).json["id"])

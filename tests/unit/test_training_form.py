@@ -37,6 +37,15 @@ def test_inputs_may_be_json_or_fields_of_their_own(tmp_path):
     }
 
 
+@pytest.mark.parametrize("parts", [[0, 1], [1, 0]])
+def test_inputs_may_be_json_and_fields_in_any_order(tmp_path, parts):
+    both = [("input", '{"steps": 10}'), ("input.seed", "3")]
+    assert {"input": {"steps": 10, "seed": "3"}} == read(tmp_path, *[both[each] for each in parts]).fields
+    with pytest.raises(InvalidRequest) as refused:
+        read(tmp_path, *[both[each] for each in parts], ("input.steps", "20"))
+    assert ["input.steps"] == [each.field for each in refused.value.problems]
+
+
 def test_files_keep_their_names_and_contents(tmp_path):
     found = read(tmp_path, ("images", "dog.jpg", b"\xff\xd8"), ("images", "dog.txt", b"a dog"))
     assert [(each.name, each.path.read_bytes()) for each in found.files] == [

@@ -263,6 +263,14 @@ def test_a_file_that_a_trainer_cannot_use_is_refused(refusal, name, data, messag
     assert [(name, message)] == refusal(*images(), Member(name, data, method))
 
 
+def test_all_captions_together_are_bounded(refusal, look, monkeypatch):
+    members = PICTURE, Member("a.txt", b"a dog"), Member("b.txt", b"a cat")
+    monkeypatch.setattr(rules, "MOST_CAPTIONS", 10)
+    assert 1 == look(zip_of(*members)).captions
+    monkeypatch.setattr(rules, "MOST_CAPTIONS", 9)
+    assert "captions of more than 9 bytes" in str(refusal(*members))
+
+
 def test_captions_pass_in_utf_8_with_or_without_its_mark(look):
     captions = [Member("0.txt", "\ufeffschön".encode()), Member("1.txt", "ö".encode() * 4096)]
 
