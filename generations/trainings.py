@@ -136,10 +136,10 @@ class TrainingRunner:
         finally:
             generation.listeners.remove(following.on_transition)
             following.stop()
-            attempt = generation.last
+            attempt = following.attempt or generation.last
             if attempt is not None:
                 _keep_logs(generation, attempt)
-                if _is_over(attempt):
+                if _is_over(attempt) or _is_unsent(attempt, generation):
                     await self._provider.delete_upload(generation.caller, attempt.fingerprint)
         attempt = generation.last
         assert attempt is not None  # noqa: S101 - it was made
@@ -156,10 +156,10 @@ class TrainingRunner:
         weights = found.get("weights")
         generation.outputs = ({"version": str(version), "weights": weights},)
         generation.kinds = ("data",)
-        await self._trained.add(generation.caller, version, generation)
-        if self._weights is None:
-            return
         try:
+            await self._trained.add(generation.caller, version, generation)
+            if self._weights is None:
+                return
             if not isinstance(weights, str):
                 raise WeightsUnavailable("the training names none")
             token = self._token_of(generation.caller)
@@ -176,14 +176,18 @@ class TrainingRunner:
 
 
 class _Following:
-    """Follows the progress and the logs of a training while it runs. Its progress never falls."""
+    """Follows the progress and the logs of a training while it runs. Its progress never falls. `attempt` is the one
+    that was about to be sent, if there was one."""
 
     def __init__(self, generation: Generation, follow: Callable[..., Callable[[], None]]) -> None:
         self._generation = generation
         self._follow = follow
         self._leave: Callable[[], None] | None = None
+        self.attempt: Attempt | None = None
 
     def on_transition(self, generation: Generation) -> None:
+        if generation.state == "submitting" and isinstance(generation.last, Attempt):
+            self.attempt = generation.last
         if generation.state == "running" and self._leave is None and generation.prediction_id is not None:
             # In the next tick, when the provider watches it.
             asyncio.get_running_loop().call_soon(self._begin, generation.prediction_id)
@@ -212,6 +216,11 @@ def _keep_logs(generation: Generation, attempt: Attempt) -> None:
         generation.logs = logs.text[-MOST_LOGS:]
         facts = TrainingFacts.read(generation.door_facts)
         generation.door_facts = facts.changed(logs=generation.logs).as_json()
+
+
+def _is_unsent(attempt: Attempt, generation: Generation) -> bool:
+    """Whether it was cancelled before its creation was sent. Then its zip has arrived, and it is forgotten."""
+    return bool(attempt.fingerprint) and all(each is not attempt for each in generation.attempts)
 
 
 def _is_over(attempt: Attempt) -> bool:

@@ -22,6 +22,7 @@ from auth import Caller
 from catalog.references import Upload
 from concurrency import Lease
 from errors import ServiceError, UpstreamError
+from loop_thread import finish
 from network.backoff import backoff
 from providers import NO_SECRETS, Created, OnLate
 from providers.connections import Lost, NotSent
@@ -49,6 +50,9 @@ from providers.trainings import TrainingProvider
 
 _TRIES: Final = 4
 """Of a request for a new model, and of one to delete a file."""
+
+_ANSWERS_WITHIN: Final = 5.0
+"""Seconds for which the answer to an upload is awaited that was cancelled."""
 
 _CANCEL_PATIENCE: Final = 300.0
 _CANCEL_PAUSE: Final = 10.0
@@ -96,7 +100,12 @@ class ReplicateTrainings(Runs, TrainingProvider):
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
-        return await self._uploads.send(caller, upload)
+        sending = asyncio.create_task(self._uploads.send(caller, upload))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await finish(self._discard(caller, sending))
+            raise
 
     async def delete_upload(self, caller: Caller, address: str) -> None:
         if not address.startswith(self._client.files):
@@ -106,6 +115,15 @@ class ReplicateTrainings(Runs, TrainingProvider):
             await self._tried(caller, partial(self._client.delete_file, caller, file_id), done=404)
         except (Refusal, ServiceError) as error:
             log.warning("upload_not_deleted", reason=str(error), caller=caller.id)
+
+    async def _discard(self, caller: Caller, sending: asyncio.Task[str]) -> None:
+        """Delete the file of an upload that was cancelled. Its answer is awaited for some seconds, since the file may
+        have arrived, and is then kept for a day."""
+        await asyncio.wait([sending], timeout=_ANSWERS_WITHIN)
+        sending.cancel()  # no effect on one that is done
+        await asyncio.wait([sending])
+        if not sending.cancelled() and sending.exception() is None:
+            await self.delete_upload(caller, sending.result())
 
     def content_of(self, sent: Mapping[str, Any]) -> str:
         return training_content(self._client.files, sent)

@@ -381,6 +381,36 @@ def test_a_deletion_is_tried_again_and_raises_nothing():
     assert (0, 7) == played(act)
 
 
+@pytest.mark.parametrize("after", [0.1, 0.3])
+def test_a_file_that_arrives_although_its_upload_was_cancelled_is_deleted(after):
+    async def act(scene):
+        scene.world.faults.inject(on="file", delay=1.0)
+        uploading = asyncio.create_task(scene.uploaded())
+        await asyncio.sleep(after)
+        began = now()
+        uploading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+        return len(scene.line.requests("DELETE", "/files")), scene.world.uploads.records(), now() - began
+
+    deleted, left, seconds = played(act)
+    assert (1, ()) == (deleted, tuple(left))
+    assert seconds < 5
+
+
+def test_a_cancelled_upload_that_is_not_answered_is_given_up():
+    async def act(scene):
+        scene.world.faults.inject(on="file", delay=60.0)
+        uploading = asyncio.create_task(scene.uploaded())
+        await asyncio.sleep(0.1)
+        uploading.cancel()
+        began = now()
+        await asyncio.wait([uploading])
+        return now() - began
+
+    assert 5 == played(act)
+
+
 def test_an_upload_that_fails_in_passing_is_tried_again():
     async def act(scene):
         scene.world.faults.inject(on="file", status=503)

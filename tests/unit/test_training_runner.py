@@ -33,6 +33,7 @@ class Work:
     secrets_lost: bool = False
     is_cancelled: bool = False
     id: str = "trn_1"
+    state: str = "queued"
     caller: str = "admin"
 
     @property
@@ -96,9 +97,9 @@ class Weights:
     name = "w.tar"
 
 
-async def ended(ending, weights=None, work=None):
+async def ended(ending, weights=None, work=None, others=None):
     """A training that has ended so, with its upstream and what takes its version."""
-    upstream, others, work = Upstream(), Always(), work or Work()
+    upstream, others, work = Upstream(), others or Always(), work or Work()
     runner = TrainingRunner(
         attempts=ending,
         provider=upstream,
@@ -156,6 +157,40 @@ async def test_a_training_that_was_done_before_it_was_cancelled_is_a_success_wit
 async def test_a_stop_during_the_download_leaves_the_weights_to_the_next_process():
     work, _, _ = await ended(succeeded(), Interrupted())
     assert isinstance(work.raised, asyncio.CancelledError)
+
+
+class Slow(Always):
+    """Is cancelled while it takes a version."""
+
+    async def add(self, _caller, version, _work):
+        await super().add(_caller, version, _work)
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+@on_a_loop
+async def test_a_training_that_is_cancelled_while_its_version_is_taken_is_a_success(is_cancelled):
+    work, _, _ = await ended(succeeded(), Weights(), Work(is_cancelled=is_cancelled), others=Slow())
+    assert is_cancelled != hasattr(work, "raised")
+
+
+class Forgotten(Ending):
+    """Is cancelled after its zip has arrived, and before it is sent."""
+
+    async def make(self, work, step, _batch):
+        attempt = Attempt(step.model, step.input)
+        attempt.fingerprint = "https://api.replicate.com/v1/files/f1"
+        work.attempts.append(attempt)
+        work.state = "submitting"
+        work.listeners[0](work)
+        work.attempts.remove(attempt)
+        raise asyncio.CancelledError
+
+
+@on_a_loop
+async def test_the_zip_of_a_training_that_was_never_sent_is_deleted():
+    _, upstream, _ = await ended(Forgotten())
+    assert ["https://api.replicate.com/v1/files/f1"] == upstream.deleted
 
 
 @pytest.mark.parametrize(
