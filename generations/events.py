@@ -125,34 +125,25 @@ class Events:
     def _follow(self, subscription: Subscription, generation: Generation, prediction_id: str) -> None:
         if not subscription.is_closed:
             subscription.progress, subscription.logged = None, 0
-            provider, on_poll = (
-                self._providers.of(generation.id),
-                partial(self._show, subscription, generation),
-            )
+            provider = self._providers.of(generation.id)
+            on_poll = partial(self._show, subscription, generation)
             subscription.on_close.callback(provider.follow(prediction_id, on_poll))
 
     def _show(self, subscription: Subscription, generation: Generation, shown: Prediction) -> None:
-        """Send what is new of a prediction: its logs, and its progress, which does not fall in a training."""
+        """Send the new part of a prediction's logs, and its progress."""
         logs = None if generation.secrets_lost else shown.logs  # which may show a secret
         if logs is not None and logs.end > subscription.logged:
             piece = logs.text[-(logs.end - subscription.logged) :]
             subscription.logged = logs.end
-            new = {
-                "id": generation.id,
-                "text": piece,
-                "end": logs.end,
-            }  # by which a new subscriber knows what it has
-            self._send(subscription, Event("logs", new))
+            # A new subscriber counts by the end what it has already.
+            self._send(subscription, Event("logs", {"id": generation.id, "text": piece, "end": logs.end}))
         if shown.progress is None:
             return
-        falls_back = is_training_id(generation.id) and shown.progress < (generation.progress or 0.0)
-        if not falls_back:
-            generation.progress = shown.progress
+        generation.show_progress(shown.progress)
         if subscription.progress != generation.progress:
             subscription.progress = generation.progress
-            self._send(
-                subscription, Event("progress", {"id": generation.id, "progress": generation.progress})
-            )
+            data = {"id": generation.id, "progress": generation.progress}
+            self._send(subscription, Event("progress", data))
 
     def _send(self, subscription: Subscription, event: Event) -> None:
         async def send() -> None:

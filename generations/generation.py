@@ -12,6 +12,7 @@ from typing import Any, Final
 from auth import Caller
 from catalog.model import Model
 from catalog.prices import NO_METRICS, seconds, weakest
+from contract.ids import is_training_id
 from contract.states import ENDED, State
 from errors import ServiceError
 from errors.calls import QuotaExhausted
@@ -164,6 +165,11 @@ class Generation:
         if call is not None and call.text and not self.has_ended:
             on_delta(call.text)
         self.deltas.append(on_delta)
+
+    def show_progress(self, percentage: float) -> None:
+        """Show how far its model has come. The progress of a training never falls."""
+        if not is_training_id(self.id) or percentage >= (self.progress or 0.0):
+            self.progress = percentage
 
     def transition(self, state: State, ledger: Ledger, *, lazily: bool = False) -> None:
         """Enter a state and mark the record as changed. To act on it, wait for `ledger.flush()` first. With `lazily`,

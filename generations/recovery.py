@@ -18,7 +18,6 @@ import structlog
 from auth import Caller
 from catalog.model import Model
 from contract.door_facts import REPLICATE
-from contract.trainings import TRAINING
 from errors import (
     Internal,
     Interrupted,
@@ -200,7 +199,7 @@ class Recovery:
     def _request(
         self, fields: Mapping[str, Any], context: ParseContext, record: GenerationRecord, caller: Caller
     ) -> GenerationRequest:
-        if record.door != TRAINING:
+        if not record.is_training:
             return parse_generation(fields, context)
         return parse_training(fields, self._trainer_of(record.model, record.version, caller), context)[1]
 

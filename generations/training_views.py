@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from contract.states import iso8601
-from contract.trainings import TRAINING, TrainingFacts
+from contract.trainings import TrainingFacts
 from generations import views
 from generations.views import Body
 from ledger.records import GenerationRecord
@@ -13,7 +13,7 @@ from parsing.shapes import GenerationRequest
 
 def body_of(record: GenerationRecord, address: str) -> Body:
     """The body of a generation or a training, in any state."""
-    return (training if record.door == TRAINING else views.generation)(record, address)
+    return (training if record.is_training else views.generation)(record, address)
 
 
 def training(record: GenerationRecord, address: str) -> Body:

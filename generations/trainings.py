@@ -176,8 +176,8 @@ class TrainingRunner:
 
 
 class _Following:
-    """Follows the progress and the logs of a training while it runs. Its progress never falls. `attempt` is the one
-    that was about to be sent, if there was one."""
+    """Follows the progress and the logs of a training while it runs. `attempt` is the one that was about to be sent, if
+    there was one."""
 
     def __init__(self, generation: Generation, follow: Callable[..., Callable[[], None]]) -> None:
         self._generation = generation
@@ -204,7 +204,7 @@ class _Following:
     def _show(self, shown: Prediction) -> None:
         generation = self._generation
         if shown.progress is not None:
-            generation.progress = max(shown.progress, generation.progress or 0.0)
+            generation.show_progress(shown.progress)
         if shown.logs is not None and not generation.secrets_lost:  # otherwise they may show a secret
             generation.logs = shown.logs.text[-MOST_LOGS:]
 
