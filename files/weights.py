@@ -24,9 +24,9 @@ from datasets.refusals import WeightsBroken
 from files.download import RetryPolicy
 from files.hosts import OutputResponse, OutputUnavailable, TemporarilyUnavailable
 from files.spool import Spool, SpooledOutput
-from files.storage import FileStorage, OpenFile, StoredFile
+from files.storage import FileStorage, OpenFile
 from files.volume import DiskUsage, NoRoom, Volume
-from files.weights_directory import WeightsName, name_of, parse_weights
+from files.weights_directory import WeightsName, name_of
 from loop_thread import Pool
 from network.backoff import backoff
 
@@ -142,12 +142,10 @@ class WeightsStore:
             return None
         return opened
 
-    async def remove(self, training_id: str) -> None:
-        """Delete the weights of a training, if there are any. Raises OSError if the storage fails."""
-        names = [
-            each.name for each in await self._listed() if parse_weights(each.name).training == training_id
-        ]
-        await self._delete(names)
+    async def remove(self, training_id: str, name: str) -> None:
+        """Delete the weights of a training by the name in their link, if they exist. Raises OSError if the storage
+        fails."""
+        await self._delete([f"{training_id}/{name}"])
 
     async def run(self) -> None:
         """Tidy up every ten minutes, without end."""
@@ -163,7 +161,8 @@ class WeightsStore:
         await self._pool.run(partial(self._spool.sweep, self._clock()))
         if self._ttl is None:
             return
-        expired = [each.name for each in await self._listed() if self._has_expired(each.modified)]
+        stored = await self._pool.run(lambda: list(self._storage.list()))
+        expired = [each.name for each in stored if self._has_expired(each.modified)]
         await self._delete(expired)
         if expired:
             _log.info("weights_expired", files=len(expired))
@@ -172,9 +171,6 @@ class WeightsStore:
         """Close connections and threads. No `keep` may be running."""
         await self._source.aclose()
         self._pool.close()
-
-    async def _listed(self) -> list[StoredFile]:
-        return await self._pool.run(lambda: list(self._storage.list()))
 
     async def _delete(self, names: list[str]) -> None:
         for name in names:

@@ -27,8 +27,8 @@ MISSING: Final = "does not exist at Replicate; make it there, or send `create_de
 
 
 class WeightsStorage(Protocol):
-    async def remove(self, training_id: str) -> None:
-        """Delete the weights of a training, if there are any. Raises OSError."""
+    async def remove(self, training_id: str, name: str) -> None:
+        """Delete the file of this name of a training, if there is one. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +117,15 @@ class TrainingService:
 
     async def delete_weights(self, work: Work | Stored) -> None:
         """Delete the weights of a training. Raises NotFound if it has none, and LedgerDown."""
-        if isinstance(work, Batch) or not work.has_ended or not work.record().files or self._weights is None:
+        kept = None if isinstance(work, Batch) or not work.has_ended else work.record()
+        if kept is None or not kept.files or self._weights is None:
             raise NotFound("This training has no weights.")
-        record = replace(work.record(), files=())
+        record = replace(kept, files=())
         self._ledger.upsert(record)
         if isinstance(work, Generation):
             work.amend(record)
         await self._ledger.flush()  # otherwise a crash could leave a link to nothing
-        await self._weights.remove(work.id)
+        await self._weights.remove(work.id, kept.files[0])
 
 
 def usual_word(trainer: Model) -> str | None:

@@ -379,8 +379,8 @@ async def test_weights_are_served_from_every_storage_until_they_are_removed(stor
         assert store.open(TRN, "lora.safetensors") is None
         assert store.open(TRN, f"../{OTHER}/lora.safetensors") is None
 
-        await store.remove(TRN)
-        await store.remove(TRN)
+        await store.remove(TRN, "flux-lora.tar")
+        await store.remove(TRN, "flux-lora.tar")
         assert store.open(TRN, "flux-lora.tar") is None
         assert [f"{OTHER}/lora.safetensors"] == names(storage)
     assert [] == [each for each in files(tmp_path) if each.endswith(".part") or TRN in each]
