@@ -48,6 +48,8 @@ def _of_the_gate(seen: admin.Seen) -> Iterator[Metric]:
         ("failing_since_timestamp_seconds", "When requests began to fail.", upstream.failing_since),
         ("account_shared", "1 if another program uses the server's account.", seen.work.account_shared),
         ("clock_skew_seconds", "Seconds by which Replicate's clock is ahead.", seen.clock_skew),
+        ("trainings", "Trainings that run or start.", seen.work.trainings_running),
+        ("trainings_waiting", "Trainings that wait for their turn.", seen.work.trainings_waiting),
     ):
         yield gauge(f"rcg_{name}", text, value)
 

@@ -3,8 +3,10 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness.service_process import until
 from tests.support.callers import ADMIN, PICTURE, USER
 from tests.support.problem_documents import problem
+from tests.support.training_calls import train
 
 
 def scraped(client, **headers):
@@ -37,6 +39,16 @@ def test_the_figures_are_those_of_the_status_and_of_the_usage(client):
     assert model["usd"] == pytest.approx(after["rcg_usd_last_hour", model["model"]])
     assert 1 == after["rcg_failures_last_hour", "generation_failed"]
     assert 1 == after["rcg_build_info", status["version"]]
+
+
+def test_trainings_that_run_and_wait_are_figures_of_their_own(make_app, simulator):
+    client = make_app(REPLICATE_SIMULATE=1, TRAININGS_AT_ONCE=1).test_client()
+    for number in range(2):
+        train(client, trigger_word=f"[[hang]] {number}")
+    until(simulator.trainings)
+    found = scraped(client)
+    names = ("rcg_trainings", "rcg_trainings_waiting", "rcg_concurrent", "rcg_waiting")
+    assert [1, 1, 0, 0] == [found[name,] for name in names]
 
 
 def test_a_figure_that_is_not_known_is_left_out(make_app):
