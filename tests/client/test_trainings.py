@@ -323,6 +323,9 @@ def test_weights_that_the_service_does_not_keep_are_lost_with_its_reason(save):
     lost = {**TRAINED, "weights": None, "warnings": ["The file of the weights could not be kept: torn."]}
     with pytest.raises(OutputLost, match="could not be kept: torn"):
         save(file_of(), made=lost)
+    lost["warnings"] = ["Images without a caption: 2 of 12, such as a.jpg."]
+    with pytest.raises(OutputLost, match="trn_1: they were deleted"):
+        save(file_of(), made=lost)
     with pytest.raises(OutputLost, match="it is running"):
         save(file_of(), made={"id": "trn_1", "status": "running"})
 

@@ -53,7 +53,9 @@ def save(
 def _reason(made: Training) -> str:
     if not made.has_ended:
         return f"it is {made.status}."
-    return " ".join(made.warnings) or "they were deleted, or are not kept any more."
+    # Other warnings are of its images.
+    reasons = [each for each in made.warnings if "weights could not be kept" in each]
+    return " ".join(reasons) or "they were deleted, or are not kept any more."
 
 
 def _named(template: str, made: Training, kept: str) -> str:
