@@ -166,8 +166,8 @@ def begun(
             return earlier
     service.raise_if_draining()
     destination = loop.run(trainings.destination(caller, fields.destination))
-    if not destination.exists and fields.create_destination is None:
-        problems.append(Problem("destination", destination.problem, fields.destination))
+    if (reason := destination.refusal(creates=fields.create_destination is not None)) is not None:
+        problems.append(Problem("destination", reason, fields.destination))
     path, dataset = _examined(sent, images, body[IMAGES], caller, problems)
     facts = trainings.facts(parsed, fields, destination.name, dataset)
     parsed = training_images.with_captions(parsed, path, caller, context)

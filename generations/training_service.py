@@ -24,6 +24,7 @@ from parsing.trainings import NewDestination, TrainingFields
 from providers.trainings import TrainingProvider
 
 MISSING: Final = "does not exist at Replicate; make it there, or send `create_destination`"
+_NO_OWNER: Final = "must be owner/name: Replicate names no account"
 
 
 class WeightsStorage(Protocol):
@@ -33,11 +34,19 @@ class WeightsStorage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """The model that gets the new version. `problem` says what is wrong if it does not exist."""
+    """The model that gets the new version. If it does not exist, `problem` is the reason to refuse a training that does
+    not make it, and `cannot_be_made` that to refuse one that does, None if Replicate may make the model."""
 
     name: str
     exists: bool
     problem: str = MISSING
+    cannot_be_made: str | None = None
+
+    def refusal(self, *, creates: bool) -> str | None:
+        """Why no training into it can begin, None if one can. `creates` says whether the training may make it."""
+        if self.exists:
+            return None
+        return self.cannot_be_made if creates else self.problem
 
 
 class TrainingService:
@@ -72,11 +81,14 @@ class TrainingService:
                     "Replicate did not say which account the token belongs to. Nothing was spent."
                 )
             if not owner:
-                return Destination(
-                    name, exists=False, problem="must be owner/name: Replicate names no account"
-                )
+                return Destination(name, exists=False, problem=_NO_OWNER, cannot_be_made=_NO_OWNER)
             name = f"{owner}/{name}"
-        return Destination(name, exists=await self._provider.has_destination(caller, name))
+        if await self._provider.has_destination(caller, name):
+            return Destination(name, exists=True)
+        account, owner = await self._provider.account_of(caller), name.partition("/")[0]
+        is_own = not account or account.casefold() == owner.casefold()
+        reason = None if is_own else f"does not exist, and only {owner} can make it: {account} pays"
+        return Destination(name, exists=False, cannot_be_made=reason)
 
     async def check_budget(self, caller: Caller, request: GenerationRequest) -> None:
         """Check that the caller may spend what this request may cost, before a destination is made for it. It is

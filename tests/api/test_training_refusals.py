@@ -54,6 +54,14 @@ def test_a_destination_that_does_not_exist_never_reads_like_an_outage(client):
     assert "create_destination" in message
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_destination_of_another_account_cannot_be_made(client, dry_run):
+    answer = train(client, ("a.zip", zip_of({"a.gif": b"GIF89a"})), destination="acme/dog", dry_run=dry_run)
+    reasons = refused(answer)
+    assert "only acme can make it" in reasons["destination"]
+    assert "images[a.gif]" in reasons
+
+
 @pytest.mark.parametrize(
     ("files", "field"),
     [
