@@ -3,7 +3,7 @@
 Trainers print bars as tqdm does, each over the one before it:
 `flux_train_replicate:  83%|████████▎ | 2482/3000 [43:27<09:04,  1.05s/it]`.
 Bars of captions, of loading and of caching come first, and each runs to 100 %. So a bar counts only if its label is a
-trainer's own, or if its total is the number of steps. Other per cents do not count.
+trainer's own, or if its total is the number of steps and it counts no images or files. Other per cents do not count.
 
 Facts: the code of Replicate's trainers (github.com/replicate/flux-fine-tuner), and logs that their users have shown.
 """
@@ -24,6 +24,11 @@ _MARGIN: Final = 4_000
 
 _OWN: Final = re.compile(r"(?:[A-Za-z0-9-]+_)*train_replicate|Steps")
 """The labels that Replicate's trainers, and the scripts of diffusers, give to the bars of their steps."""
+
+_OTHERS: Final = re.compile(
+    r"caption|load|fetch|extract|cach|latent|encod|embed|image|sampl|generat", re.IGNORECASE
+)
+"""Words in the labels of bars that count images or files, whose total may happen to be the number of steps."""
 
 _BAR: Final = re.compile(r"[0-9]{1,3}%\|[^|\r\n]{0,500}\|[ \t]{0,10}([0-9]{1,9})/([0-9]{1,9})[ \t]{0,10}\[")
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -51,9 +56,10 @@ def progress_of(logs: Any, sent: Any) -> float | None:
         done, total = (int(each) for each in bar.groups())
         if not total or done > total:
             continue
-        if _OWN.fullmatch(_label(tail, bar.start())):
+        label = _label(tail, bar.start())
+        if _OWN.fullmatch(label):
             return _per_cent(done, total)
-        if by_total is None and total in steps:
+        if by_total is None and total in steps and not _OTHERS.search(label):
             by_total = _per_cent(done, total)
     return by_total
 

@@ -26,6 +26,9 @@ def unlabelled(done: int, total: int) -> str:
     [
         (PREPARED, {}, None),
         (PREPARED, {"steps": 3000}, None),
+        ("Captioning images: 100%|██████████| 12/12 [00:20<00:00,  5.1s/it]", {"steps": 12}, None),
+        ("Loading pipeline components...: 100%|███| 7/7 [00:01<00:00,  5.1it/s]", {"steps": 7}, None),
+        ("Caching latents: 100%|███| 12/12 [00:01<00:00,  5.1it/s]", {"training_steps": 12}, None),
         (PREPARED + OWN, {}, 82.7),
         (PREPARED + OWN + "\n" + OTHER, {}, 82.7),
         (PREPARED + OWN + OTHER, {"steps": 4}, 82.7),
