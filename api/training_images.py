@@ -1,4 +1,4 @@
-"""The images of a training: makes one checked zip of them, whichever way they came.
+"""The images of a training: makes one checked zip of them, from a form or an address.
 
 All functions run in a Flask thread, inside a request.
 """
@@ -63,7 +63,7 @@ def zip_at(address: Any, directory: Path, caller: Caller) -> Path:
 
 
 def examined(path: Path, caller: Caller) -> Dataset:
-    """What a zip has, if a training can use it. Raises InvalidRequest, PayloadTooLarge and LedgerDown."""
+    """The content of a zip that a training can use. Raises InvalidRequest, PayloadTooLarge and LedgerDown."""
     with incoming.limits().parsing.turn(caller.turn), _refusals():
         return examine(path)
 

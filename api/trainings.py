@@ -57,7 +57,7 @@ class SentTraining:
 
 @routes.post("/trainings")
 def create_training() -> Response:
-    """Begin a training, or say what it would cost."""
+    """Begin a training, or forecast its cost."""
     service, caller = incoming.service(), incoming.require_payer()
     with (
         incoming.limits().submitting.held(caller.turn, retry_after=service.seconds_per_release),
@@ -93,7 +93,7 @@ def list_trainings() -> Response:
 
 @routes.get("/trainings/<target>")
 def get_training(target: str) -> Response:
-    """A training: its state, its progress, and what it has made."""
+    """A training: its state, its progress, and its new version."""
     return generations.looked_up(id_of(target))
 
 

@@ -47,7 +47,7 @@ status says that it is over."""
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How long a trainer takes: some seconds for preparations, and some for each step. `timeout` is the usual bound of
-    a training, and `price` what a second costs, if it is not that of one H100."""
+    a training, and `price` that of a second, if it is not that of one H100."""
 
     fixed: float = 120.0
     per_step: float = 1.0
@@ -56,7 +56,7 @@ class Pace:
 
 
 _PACES: Final[Mapping[str, Pace]] = {
-    # About two minutes, and 1.46 to 2 USD, so it runs on eight H100. A shorter bound keeps what it may cost.
+    # About two minutes, and 1.46 to 2 USD, so it runs on eight H100. A shorter timeout keeps the bound of the cost.
     "replicate/fast-flux-trainer": Pace(30.0, 0.09, 900.0, Price(8 * 0.001525, "running_second")),
 }
 _USUAL_PACE: Final = Pace()

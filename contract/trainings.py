@@ -1,4 +1,4 @@
-"""Trainings: the words of their route, and what is remembered of one beside the generation that it is."""
+"""Trainings: the words of their route, and the facts of one beside its generation."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ MOST_LOGS: Final = 10_000
 class TrainingFacts:
     """`destination` is the model that gets the new version, `owner/name`. `images` and `captions` count the files of
     the zip, and `input` are the other inputs of the trainer, without secrets. The estimates are of a whole run. `logs`
-    are the end of what it has printed. `call` has the facts of its call, as JSON, if it came by the Replicate door."""
+    are the end of its logs. `call` has the facts of its call, as JSON, if it came by the Replicate door."""
 
     destination: str
     trigger_word: str | None = None

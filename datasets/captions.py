@@ -9,7 +9,7 @@ from datasets.names import extension_of, is_leftover
 
 
 def captions(file: BinaryIO) -> Iterator[tuple[str, str]]:
-    """The name and the text of each caption. `file` is a zip that `examine` takes, since nothing is checked again."""
+    """The name and the text of each caption. `file` is a zip that `examine` takes; it is not checked again."""
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if extension_of(entry.filename) == CAPTION and not is_leftover(entry.filename):

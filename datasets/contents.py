@@ -41,7 +41,7 @@ class Inflater:
         self._inflater = zlib.decompressobj(wbits)
 
     def block(self, most: int) -> bytes:
-        """The next bytes, at most `most`, or nothing at the end. Raises Broken if there is no end, or more after it."""
+        """The next bytes, at most `most`, none at the end. Raises Broken if there is no end, or more after it."""
         inflater = self._inflater
         while not inflater.eof:
             data = inflater.unconsumed_tail or self._read()
@@ -60,7 +60,7 @@ class Inflater:
 
 class Content:
     """A file that can be read, and sought within what the last call of `read` returned, or forward. `size` is the
-    unpacked size in bytes that its header says.
+    unpacked size in bytes by its header.
 
     `read` and `finish` raise Broken when the data is damaged, too short or too long.
     """
@@ -101,14 +101,14 @@ class Content:
         return found
 
     def finish(self, crc: int) -> None:
-        """Read what is left, and raise Broken unless all of it has this checksum."""
+        """Read the rest, and raise Broken unless the whole file has this checksum."""
         while self._unpack():
             pass
         if self._crc != crc:
             raise Broken("is damaged: its checksum is wrong")
 
     def _unpack(self) -> bytes:
-        """The next block, or nothing at the end."""
+        """The next block, empty at the end."""
         block = self._inflater.block(BLOCK) if self._inflater else self._raw()
         self._unpacked += len(block)
         if self._unpacked > self.size:

@@ -117,7 +117,7 @@ def examine(path: Path) -> Dataset:
 
 
 def _check_entries(entries: Iterable[Entry], findings: _Findings) -> None:
-    """Find what is wrong by the directory alone."""
+    """Find the problems that the directory alone shows."""
     seen: Counter[str] = Counter()
     for entry in entries:
         name = entry.name

@@ -34,7 +34,7 @@ def unsafe(name: str) -> str | None:
 
 
 def wrong_mode(name: str, mode: int) -> str | None:
-    """Why a file with these mode bits of Unix is not a plain file or folder, or None. `mode` 0 says nothing."""
+    """Why a file with these mode bits of Unix is not a plain file or folder, or None. `mode` 0 has no information."""
     if stat.S_ISLNK(mode):
         return "is a symbolic link"
     kind = stat.S_IFMT(mode)

@@ -1,4 +1,4 @@
-"""Reads a tar forward, and nothing of it into memory but names.
+"""Reads a tar forward, and only names of it into memory.
 
 `tarfile` reads a header of any declared length at once, and has had endless loops and slow expressions on bad headers
 (CVE-2024-6232, CVE-2025-8194). Formats: ustar and pax (POSIX.1-2024, pax), and GNU's long names and sizes (GNU tar
@@ -17,7 +17,7 @@ _LONGEST_HEADER: Final = 64 * 1024
 
 _FILES: Final = frozenset(b"0\0" + b"7")
 _SIZELESS: Final = frozenset(b"123456")
-"""Links, devices, folders and pipes: their size says nothing, as no data follow."""
+"""Links, devices, folders and pipes: their size has no meaning, since no data follow."""
 
 _PAX, _GLOBAL_PAX, _LONG_NAME, _LONG_LINK = b"xgLK"
 _PAX_FIELD: Final = re.compile(rb"([1-9][0-9]{0,5}) ([^=\n]{1,100})=", re.DOTALL)
@@ -46,8 +46,8 @@ class TarFile:
 
 
 def tar_files(read: Callable[[int], bytes], most: int) -> Iterator[TarFile]:
-    """The plain files of a tar with at most `most` entries. Whatever a caller leaves of one is skipped. `read` returns
-    fewer bytes than asked only at the end. Raises Broken if the tar is not whole."""
+    """The plain files of a tar with at most `most` entries. The unread rest of a file is skipped. `read` returns
+    fewer bytes than requested only at the end. Raises Broken if the tar is not whole."""
     long: dict[str, bytes] = {}
     for _ in range(most):
         header = read(_RECORD)

@@ -37,7 +37,7 @@ class Weights:
 
 
 def check_weights(path: Path) -> Weights:
-    """Read a .tar, .tar.gz, .zip or .safetensors file to its end. The content says which of them it is. Raises
+    """Read a .tar, .tar.gz, .zip or .safetensors file to its end. Its content shows which of them it is. Raises
     WeightsBroken, and OSError if the file cannot be read."""
     size = path.stat().st_size
     try:

@@ -1,7 +1,7 @@
 """Reads zips strictly: one that two programs could unpack differently is broken, and so is one with hidden bytes.
 
 `zipfile` is made to open as much as possible. It skips bytes before the first file, believes the directory where a
-file's own header says something else, and before Python 3.11.8 unpacks files that share their bytes (gh-109858). Here,
+file's own header differs, and before Python 3.11.8 unpacks files that share their bytes (gh-109858). Here,
 files, directory and end record follow each other without a gap. Section numbers: PKWARE's APPNOTE 6.3.10.
 """
 
@@ -216,7 +216,7 @@ def _sizes64(extra: dict[int, bytes], values: tuple[int, ...], name: str) -> tup
 
 
 def _data_offset(file: BinaryIO, entry: Entry, end: int) -> int:
-    """Where the data of a file begins that ends at `end`, with what describes it."""
+    """Where the data of a file begins. The file ends at `end`, with its data descriptor."""
     file.seek(entry.offset)
     header = file.read(_LOCAL.size)
     if len(header) < _LOCAL.size or not header.startswith(b"PK\3\4"):
@@ -245,7 +245,8 @@ def _data_offset(file: BinaryIO, entry: Entry, end: int) -> int:
 
 
 _DESCRIPTORS: Final = {12: "<L2L", 16: "<4xL2L", 20: "<L2Q", 24: "<4xL2Q"}
-"""What may follow the data, by its length: checksum and sizes, in 4 or 8 bytes, often after a signature (4.3.9)."""
+"""The data descriptors that may follow the data, by their length: checksum and sizes, in 4 or 8 bytes, often after a
+signature (4.3.9)."""
 
 
 def _descriptor(data: bytes) -> tuple[int, ...] | None:

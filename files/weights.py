@@ -113,7 +113,7 @@ class WeightsStore:
 
     async def keep(self, training_id: str, url: str, *, token: str | None = None) -> KeptWeights:
         """Download the weights of a training, check them, and store them. If they are stored already, as by a process
-        that crashed then, only return what they are.
+        that crashed then, only return their name and size.
 
         `token` is sent to Replicate's hosts, if they refuse the file without it. Raises WeightsUnavailable, and
         ValueError if the id is malformed."""

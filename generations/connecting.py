@@ -1,4 +1,4 @@
-"""Lets the parts of this process use what all processes on the ledger share."""
+"""Connects the parts of this process with those that all processes on the ledger share."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ class Common(Protocol):
 
 
 def connect(core: Core, group: "Group", others: Gate, common: Common) -> None:
-    """Connect the parts of `core` and `common` with `group`. `others` is the gate of requests that create nothing."""
+    """Connect the parts of `core` and `common` with `group`. `others` is the gate of all requests but creations."""
     core.checks.shared = group.tokens
     if isinstance(core.semaphores, SharedSemaphores):
         group.permits = core.semaphores

@@ -15,7 +15,7 @@ from generations.published_models import PublishedModels
 from providers import Created
 
 _NAMES: Final = {"model_name", "trainer"}
-"""The fields of requests that name what runs."""
+"""The fields of requests that name the model to run."""
 
 
 async def with_form(creating: Coroutine[Any, Any, Created], form: OutputForm) -> Created:

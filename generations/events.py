@@ -135,7 +135,7 @@ class Events:
         if logs is not None and logs.end > subscription.logged:
             piece = logs.text[-(logs.end - subscription.logged) :]
             subscription.logged = logs.end
-            # A new subscriber counts by the end what it has already.
+            # By `end`, a new subscriber knows which characters it has.
             self._send(subscription, Event("logs", {"id": generation.id, "text": piece, "end": logs.end}))
         if shown.progress is None:
             return

@@ -67,7 +67,7 @@ def readers_of(caller: Caller) -> Sequence[str]:
 
 
 def with_facts(row: ModelRecord, facts: ModelFacts) -> ModelRecord:
-    """The row with what Replicate says of the model."""
+    """The row with the facts that Replicate shows of the model."""
     model, version = facts.release or (facts.name, facts.version)
     versions = [astuple(each) for each in facts.versions] or None
     more = {"model": model, "example": facts.example, "run_count": facts.run_count, "versions": versions}

@@ -154,7 +154,7 @@ def outbox(settings: Settings, ledger: Ledger, archive: Archive, authenticator: 
 def retentions(
     settings: Settings, ledger: Ledger, archive: Archive, context: ParseContext
 ) -> tuple[Retention | None, TextRetention]:
-    """What deletes old work, and what deletes old texts."""
+    """The parts that delete old work, and old texts."""
     return _retention(settings, ledger, archive), _text_retention(settings, ledger, archive, context)
 
 

@@ -151,7 +151,7 @@ class PublishedModels(Generic[F]):
         return replace(known, version=version, form=form)
 
     async def look_up_again(self, caller: Caller, name: str) -> str | None:
-        """Look up a model that has changed just now, whatever is known of it. Returns its latest version. Raises
+        """Look up a model that has changed just now, without the cache. Returns its latest version. Raises
         ServiceError."""
         row = await self._kept(caller, name, await self._source.find_model(caller, name))
         await self._ledger.flush()  # before another process, or this one, reads the row again

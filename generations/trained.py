@@ -24,7 +24,7 @@ _KEPT: Final = 1000
 """Trigger words in memory."""
 
 LookUp = Callable[[Caller, str], Awaitable[str | None]]
-"""Looks a model up, whatever is known of it, and returns its latest version. Raises ServiceError."""
+"""Looks a model up, without the cache, and returns its latest version. Raises ServiceError."""
 
 log = structlog.get_logger("trainings")
 

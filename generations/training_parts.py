@@ -35,7 +35,7 @@ class FullWeights(WeightsKeeper, WeightsStorage, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingUpstream:
-    """What runs trainings, None if nothing does, and keeps the `weights` that they make."""
+    """The provider of trainings, None if they cannot be run, and the store of the `weights` that they make."""
 
     provider: TrainingProvider | None
     weights: FullWeights | None
@@ -89,8 +89,8 @@ class TrainingKinds:
         payers: Payers,
         token_of: Callable[[Caller], str],
     ) -> Trainings | None:
-        """What runs trainings, None without a provider. `token_of` returns the token of a caller. Call it on the
-        loop."""
+        """The parts that run trainings, None without a provider. `token_of` returns the token of a caller. Call it on
+        the loop."""
         settings, ledger, provider, weights = self.settings, self.ledger, upstream.provider, upstream.weights
         if provider is None:
             return None

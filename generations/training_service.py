@@ -1,4 +1,4 @@
-"""What a training needs before it is submitted, and what callers do with its weights."""
+"""Prepares trainings before they are submitted, and deletes weights for callers."""
 
 import time
 from dataclasses import dataclass, replace
@@ -111,7 +111,7 @@ class TrainingService:
     def facts(
         request: GenerationRequest, fields: TrainingFields, destination: str, dataset: Dataset
     ) -> TrainingFacts:
-        """What is remembered of a training, with an estimate by its steps, and the word that its trainer uses."""
+        """The facts of a training that are kept, with an estimate by its steps, and the word that its trainer uses."""
         trainer, sent = request.model, request.first.input
         seconds = trainer.usual_run(sent) if isinstance(trainer, Trainer) else None
         usd = None
@@ -136,7 +136,7 @@ class TrainingService:
         self._ledger.upsert(record)
         if isinstance(work, Generation):
             work.amend(record)
-        await self._ledger.flush()  # otherwise a crash could leave a link to nothing
+        await self._ledger.flush()  # otherwise a crash could leave a link without a file
         await self._weights.remove(work.id, kept.files[0])
 
 

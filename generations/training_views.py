@@ -74,7 +74,7 @@ def weights_link(record: GenerationRecord, address: str) -> str | None:
 
 
 def dry_run(request: GenerationRequest, facts: TrainingFacts, *, destination_exists: bool) -> Body:
-    """What a training would do and cost if it were submitted now."""
+    """The forecast of a training: its parts and its cost if it were submitted now."""
     body: Body = {
         "dry_run": True,
         "trainer": request.model.name,

@@ -362,7 +362,7 @@ class Queries(ModelQueries, AccessQueries, CallQueries, Protocol):
     def meta(self, name: str) -> bytes | None: ...
 
     def metas(self, prefix: str) -> Mapping[str, bytes]:
-        """The values of `meta` whose names begin so, by name."""
+        """The values of `meta` by name, of all names that begin with `prefix`."""
 
     def cost_by_day(self, account: str, since: float, *, simulated: bool) -> Mapping[int, float]:
         """USD of the generations of an account (`contract.callers`) that ended at or after `since`, by day (UTC,

@@ -1,4 +1,4 @@
-"""What a ledger in memory knows of models that were looked up or trained, and of their published schemas."""
+"""The models that were looked up or trained, and their published schemas, in a ledger in memory."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace

@@ -63,8 +63,8 @@ class RunRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModelRecord:
     """A version that a training made: `version` is its id at Replicate, `name` the model that has it, `owner/name`.
-    `trainer` made it, as `owner/name`, for the work `work_id`, which may be deleted by now. The `trigger_word` calls up
-    in a prompt what it has learned."""
+    `trainer` made it, as `owner/name`, for the work `work_id`, which may be deleted by now. The `trigger_word` stands
+    for its subject in prompts."""
 
     version: str
     simulated: bool

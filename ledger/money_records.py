@@ -1,4 +1,4 @@
-"""The records of what work has cost: the usage of deleted generations, and the server's budget.
+"""The records of costs: the usage of deleted generations, and the server's budget.
 
 Amounts are USD.
 """

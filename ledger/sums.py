@@ -1,4 +1,4 @@
-"""Sums over what all processes have spent and reserved, in PostgreSQL: of a budget, and of a named key."""
+"""Sums of the USD that all processes have spent and reserved, in PostgreSQL: of a budget, and of a named key."""
 
 from datetime import UTC, datetime
 from typing import Any, Final

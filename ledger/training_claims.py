@@ -10,7 +10,7 @@ from contract.trainings import TRAINING
 class ClaimTraining:
     """Mark this unfinished training as being created, if fewer than `most` others are being created or run, in any
     process. Those that a dead process has left count, too, but suspended ones do not. It has its place until a later
-    record of it says otherwise. Such claims are made one after the other."""
+    record of it has another state. Such claims are made one after the other."""
 
     work_id: str
     most: int

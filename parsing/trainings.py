@@ -1,6 +1,6 @@
 """Parses the body of `POST /trainings`.
 
-`images` and `trigger_word` go to the inputs that the trainer has for them, whatever it calls these. All other inputs of
+`images` and `trigger_word` go to the inputs that the trainer has for them, by any name. All other inputs of
 the trainer stand in `input`, and are checked against its published `TrainingInput`. All problems are reported.
 """
 
@@ -30,7 +30,7 @@ from parsing.validation import not_a_field, refuse, refuse_if_any, unusable_reas
 IMAGES: Final = "images"
 
 START_WITHIN: Final = 3600.0
-"""Seconds that a training may wait for its start at Replicate, which costs nothing."""
+"""Seconds that a training may wait for its start at Replicate. Waiting is not billed."""
 
 _LEAST_TIMEOUT: Final = 60
 
@@ -109,7 +109,7 @@ def requested_trainer(body: Any) -> str | None:
 def parse_training(
     body: Mapping[str, Any], trainer: Model | str | None, context: ParseContext
 ) -> tuple[TrainingFields, GenerationRequest]:
-    """The training that a body asks for. `trainer` is the one that it names, or why the name leads to none. `images`
+    """The training that a body requests. `trainer` is the one that it names, or why the name leads to none. `images`
     may be any value here, since files are checked by themselves. Raises InvalidRequest and ContentRefused."""
     body = {name: value for name, value in body.items() if value is not None}
     problems = [Problem(name, not_a_field(name, FIELDS), body[name]) for name in body if name not in FIELDS]
@@ -166,17 +166,19 @@ def _inputs(
 ) -> tuple[dict[str, Any], tuple[Change, ...]]:
     """The valid inputs of the trainer, with the trigger word and the images, and the texts that became numbers. Their
     problems are added."""
-    given = dict(inside)
+    params = dict(inside)
     elsewhere: list[str] = []
     if isinstance(trainer, Trainer):
         for name, field in ((trainer.zip_input, IMAGES), (trainer.word_input, "trigger_word")):
-            if name is not None and given.pop(name, None) is not None:
-                problems.append(Problem(f"{INPUT}.{name}", f"is given by `{field}`, beside `{INPUT}`"))
+            if name is not None and params.pop(name, None) is not None:
+                problems.append(Problem(f"{INPUT}.{name}", f"is set by `{field}`, beside `{INPUT}`"))
         elsewhere = [name for name in (trainer.zip_input, trainer.word_input) if name is not None]
         if trainer.zip_input is None:
             problems.append(Problem("trainer", "takes no file, and so no images", trainer.name))
-    found = trainer.inputs.check(given, accepted=context.accepted, elsewhere=elsewhere)
-    strange = {} if trainer.inputs.is_open else {n: given[n] for n in given if n not in trainer.inputs.fields}
+    found = trainer.inputs.check(params, accepted=context.accepted, elsewhere=elsewhere)
+    strange = (
+        {} if trainer.inputs.is_open else {n: params[n] for n in params if n not in trainer.inputs.fields}
+    )
     wrong = [*found.problems, *(_unknown(name, value, trainer) for name, value in strange.items())]
     problems += [each.within(INPUT) for each in wrong]
     values = dict(found.values)

@@ -62,7 +62,7 @@ class UpstreamState:
 
 @dataclass(frozen=True, slots=True)
 class LogTail:
-    """The end of what a prediction has printed. `text` has its last characters, without credentials, and `end` is the
+    """The end of the logs of a prediction. `text` has its last characters, without credentials, and `end` is the
     count of all characters so far."""
 
     text: str
@@ -105,7 +105,7 @@ class Prediction:
     progress: float | None = None
     """The percentage done that the model last printed. It may be wrong."""
     logs: LogTail | None = None
-    """What a training has printed. Other predictions have none here."""
+    """The logs of a training. Other predictions have none here."""
     form: OutputForm = FILES
     """The form of its output, from who created it. A provider does not know it."""
 
@@ -253,7 +253,8 @@ class Provider(Protocol):
         """The address under which a prediction of this caller can read the image. Raises ServiceError."""
 
     def content_of(self, sent: Mapping[str, Any]) -> str:
-        """What a lost creation with this input is recognized by. Equal inputs have equal ones in any process."""
+        """The mark by which a lost creation with this input is recognized. Equal inputs have equal marks in any
+        process."""
 
     async def create(
         self,

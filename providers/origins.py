@@ -22,11 +22,11 @@ class Origin:
     input: Any = field(default=None, repr=False)
     """It may contain secrets."""
     identify: Callable[[Mapping[str, Any]], str] = field(default=fingerprint, repr=False, compare=False)
-    """What a lost creation with this input is recognized by (`Provider.content_of`)."""
+    """Returns the mark by which a lost creation with this input is recognized (`Provider.content_of`)."""
     _contents: dict[frozenset[str], str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def content(self, hidden: frozenset[str] = NOTHING_HIDDEN) -> str | None:
-        """What its input is recognized by, without the inputs named in `hidden`. None if no input is shown, empty if it
+        """The mark of its input, without the inputs named in `hidden`. None if no input is shown, empty if it
         cannot be computed."""
         if not isinstance(self.input, dict):
             return None

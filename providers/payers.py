@@ -1,7 +1,7 @@
 """The accounts that may have paid for the creations of the service's own work, in the ledger.
 
 A creation in doubt is searched for in the list of the present token's account. If it was sent by a token of another
-account, that list does not show it, and proves nothing. So before a creation is sent, the ledger has a hash of its
+account, that list does not show it, and is no proof. So before a creation is sent, the ledger has a hash of its
 token, and until when that token may be used; and a hash of the token's account as soon as it is known.
 """
 
@@ -20,7 +20,7 @@ from ledger.records import MetaRecord
 from providers.server_tokens import ServerTokens
 
 _USED_FOR: Final = 120.0
-"""Seconds from a creation for which the ledger says that its token may be used."""
+"""Seconds after a creation in which its token may be used, by the row in the ledger."""
 
 _LEAST: Final = 60.0
 """With fewer seconds left, the row is written again. It is also the most by which clocks of hosts may differ."""
@@ -131,7 +131,7 @@ class Payers:
         return self._may_be_other(caller, since)
 
     def _may_be_other(self, caller: Caller, since: float) -> bool | None:
-        """Whether another account may have paid; None if it is not known yet whose token the caller has."""
+        """Whether another account may have paid; None if the account of the caller's token is not known yet."""
         if not caller.uses_server_token:
             return False
         token = caller.credentials[CREATIONS]
@@ -142,7 +142,7 @@ class Payers:
         if (own := self._account_of(token)) is None:
             return None
         accounts, unnamed = {self._accounts.get(each) for each in others}, self.hash_of("")
-        # Where Replicate names no account, tokens cannot be told apart.
+        # Where Replicate names no account, tokens cannot be distinguished.
         return bool(accounts - {own, None}) if own == unnamed else accounts != {own}
 
     def _note(self, token: str) -> None:

@@ -10,7 +10,7 @@ from providers.pushes import PushReceiver
 
 
 class RunProvider(PushReceiver, CreationRegistry, ProgressSource, Protocol):
-    """What both have in common beside `Provider`."""
+    """The protocols that both have beside `Provider`."""
 
 
 class RunProviders:

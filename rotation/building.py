@@ -56,7 +56,7 @@ def common_account(
     """The account of the service's token, compared with that of the ledger and of other processes."""
     kept = KeptAccount(
         provider, payers, ledger, read, simulated=settings.REPLICATE_SIMULATE,
-        asks="REPLICATE_API_TOKEN" not in settings.secret_sources,
+        requests_account="REPLICATE_API_TOKEN" not in settings.secret_sources,
     )  # fmt: skip
     return CommonAccount(provider, authenticator, kept, ledger.process)
 

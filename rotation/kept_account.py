@@ -44,8 +44,8 @@ log = structlog.get_logger("secrets")
 class KeptAccount:
     """Keeps a hash of the account of the present token in the ledger, and logs once that it is another one.
 
-    It requests the account if that is not known yet and `asks`; otherwise the watch of the token's source does. A kept
-    account stays as long as another process on the ledger may pay with it."""
+    It requests an account that is not known yet if `requests_account`; otherwise the watch of the token's source does.
+    A kept account stays as long as another process on the ledger may pay with it."""
 
     def __init__(
         self,
@@ -55,14 +55,14 @@ class KeptAccount:
         read: ReadLedger,
         *,
         simulated: bool,
-        asks: bool,
+        requests_account: bool,
     ) -> None:
         self._provider = provider
         self._payers = payers
         self._ledger = ledger
         self._read = read
         self._simulated = simulated
-        self._asks = asks
+        self._requests_account = requests_account
         self._name = "simulated server account" if simulated else "server account"
         self._kept: str | None = None
         self._noticed: float | None = None
@@ -71,7 +71,7 @@ class KeptAccount:
         self._differ = False
         """Whether any tokens of processes differ."""
         self._others: Sequence[Any] | None = None if ledger.process else ()
-        """What the other processes have published of their tokens. None if that is not known yet."""
+        """The figures of the other processes about their tokens. None if they are not known yet."""
 
     @property
     def present(self) -> str | None:
@@ -79,7 +79,7 @@ class KeptAccount:
         return self._payers.present
 
     def read(self, processes: Sequence[ProcessFigures], *, differ: bool) -> None:
-        """Use what the processes on the ledger have published, and whether any tokens differ, as far as is known."""
+        """Use the figures of the processes on the ledger, and whether any tokens differ, as far as is known."""
         self._differ = differ
         others = [each for each in processes if each.id != self._ledger.process]
         self._others = [each.figures.get(FIGURE, {}) for each in others]
@@ -110,7 +110,7 @@ class KeptAccount:
         token, now = self._provider.tokens.present, asyncio.get_running_loop().time()
         if token is None or self._payers.knows(token) or now < self._ask_at:
             return
-        if not self._asks or not (self._payers.have_paid or self._differ):
+        if not self._requests_account or not (self._payers.have_paid or self._differ):
             return
         try:
             account = await request_account(self._provider, token)

@@ -247,7 +247,7 @@ def _event() -> JSON:
         "logs": an_object(
             {
                 "id": TEXT,
-                "text": {**TEXT, "description": "What it has printed since the last event."},
+                "text": {**TEXT, "description": "The new part of its logs since the last event."},
                 "end": {**COUNT, "description": "The number of characters that it has printed so far."},
             }
         ),

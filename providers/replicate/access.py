@@ -1,4 +1,4 @@
-"""The access to Replicate that predictions and trainings share: its client, what is known of refused tokens, and the
+"""The access to Replicate that predictions and trainings share: its client, its knowledge of refused tokens, and the
 secrets of webhooks."""
 
 from collections.abc import Callable, Sequence

@@ -83,7 +83,7 @@ class ReplicateClient(Api):
 
     @property
     def files(self) -> str:
-        """What the addresses of uploaded files begin with."""
+        """The beginning of the addresses of uploaded files."""
         return f"{self.base_url}/v1/files/"
 
     async def create_prediction(

@@ -99,7 +99,7 @@ Span = Callable[[Sequence[float], float], tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The functions that say when something is polled again: if only polls show its end, and if its result is pushed.
+    """The functions that return when to poll again: if only polls show its end, and if its result is pushed.
     Both are as `next_poll`."""
 
     polled: Span

@@ -102,8 +102,8 @@ def target_error(refusal: Refusal, target: Target) -> InvalidRequest | None:
 def training_error(refusal: Refusal, target: Target) -> InvalidRequest | None:
     """As `target_error`, for the creation of a training. Replicate answers 404 "The specified training destination does
     not exist" (github.com/replicate/flux-fine-tuner, issue 72)."""
-    said = " ".join(str(refusal.document.get(name)) for name in ("title", "detail"))
-    if refusal.is_replicates and refusal.status == 404 and _NO_DESTINATION.search(said):
+    text = " ".join(str(refusal.document.get(name)) for name in ("title", "detail"))
+    if refusal.is_replicates and refusal.status == 404 and _NO_DESTINATION.search(text):
         reason = (
             "does not exist at Replicate, or this account may not write to it. Make it there, or send "
             "create_destination."
@@ -116,12 +116,14 @@ def training_error(refusal: Refusal, target: Target) -> InvalidRequest | None:
 def destination_error(refusal: Refusal, redact: Redaction) -> InvalidRequest:
     """The error for a model that Replicate refused to create, with its reason."""
     fields = refusal.document.get("invalid_fields")
-    said = [
+    descriptions = [
         each.get("description")
         for each in (fields if isinstance(fields, list) else ())
         if isinstance(each, dict)
     ]
-    reasons = [_quoted(each, redact).strip("- \n") for each in (*said, refusal.document.get("detail"))]
+    reasons = [
+        _quoted(each, redact).strip("- \n") for each in (*descriptions, refusal.document.get("detail"))
+    ]
     reason = next(filter(None, reasons), "it gave no reason")
     return InvalidRequest([Problem("destination", f"Replicate did not create it: {reason}")])
 

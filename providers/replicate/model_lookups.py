@@ -65,7 +65,7 @@ class ModelLookups(ModelSource):
             return ModelFacts(name, version, f"{too_large}.")
 
     async def _exists(self, caller: Caller, name: str) -> bool:
-        """True. Raises as any request: a refusal with 404 says that there is none."""
+        """True. Raises as any request: a refusal with 404 shows that there is none."""
         with suppress(TooLarge):
             await self._client.get_model(caller, name)
         return True

@@ -60,7 +60,7 @@ def read_push(
     read: Callable[[Any, Redaction], Prediction] = read_prediction,
     origin_of: Callable[[Mapping[str, Any]], Origin] = read_origin,
 ) -> PushedResult:
-    """The prediction in a webhook, as `read` and `origin_of` read it. Raises Untrusted, and nothing else for any input.
+    """The prediction in a webhook, as `read` and `origin_of` read it. Raises only Untrusted, for any input.
     `redact` removes credentials from its texts; the default removes the secret."""
     try:  # Facts: replicate.com/docs/topics/webhooks/verify-webhook. A timestamp may be 5 minutes off.
         Webhook(str(secret)).verify(body, dict(headers), json_parse=False)

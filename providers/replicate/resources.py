@@ -1,5 +1,5 @@
-"""What Replicate runs for an account: predictions, and trainings. Both have the same fields, the same states, and a
-list."""
+"""The objects that Replicate runs for an account: predictions and trainings. Both have the same fields, the same
+states, and a list."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final

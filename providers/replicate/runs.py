@@ -2,7 +2,7 @@
 
 - A creation has a timeout. One whose answer was lost is searched for before it counts as not made
   (`reconciliation.py`).
-- What runs is watched by polls (`watcher.py`); a result that Replicate pushes ends a watch, or a search, at once
+- Each is watched by polls (`watcher.py`); a result that Replicate pushes ends a watch, or a search, at once
   (`push.py`).
 """
 
@@ -51,7 +51,7 @@ log = structlog.get_logger("replicate")
 
 
 class Runs:
-    """Runs what `resource` has: predictions or trainings. `refused` returns the error for a creation that was refused
+    """Runs the predictions or trainings of `resource`. `refused` returns the error for a creation that was refused
     because of its target, or None. `sharing` learns of each creation. Cancelling one is tried for `cancel_patience`
     seconds at most, after the usual pauses every `cancel_pause` seconds. Everything is of one loop.
     """

@@ -145,7 +145,7 @@ class Sharing:
 
 
 class Unshared:
-    """In place of `Sharing`, for what is no sign of another program."""
+    """In place of `Sharing`, for creations that are no sign of another program."""
 
     is_seen = False
 

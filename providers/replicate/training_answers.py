@@ -18,7 +18,7 @@ from providers.replicate.training_logs import log_tail, progress_of
 
 def read_training(answer: Any, redact: Redaction) -> Prediction:
     """Read a training as `read_prediction` does, with its logs and the progress of its steps. Its failure is never
-    temporary, whatever its error says."""
+    temporary, for any text of its error."""
     read = read_prediction(answer, redact)
     return replace(
         read,
@@ -30,9 +30,9 @@ def read_training(answer: Any, redact: Redaction) -> Prediction:
 
 
 def training_content(files: str, sent: Mapping[str, Any]) -> str:
-    """What a training with this input is recognized by: the address of its uploaded file, which begins with `files` and
-    is new for each training. Without one, the fingerprint of the input. Raises RecursionError and ValueError, as
-    `fingerprint` does."""
+    """The mark by which a training with this input is recognized: the address of its uploaded file, which begins with
+    `files` and is new for each training. Without one, the fingerprint of the input. Raises RecursionError and
+    ValueError, as `fingerprint` does."""
     uploaded = (each for each in sent.values() if isinstance(each, str) and each.startswith(files))
     return next(uploaded, None) or fingerprint(sent)
 

@@ -65,7 +65,7 @@ def progress_of(logs: Any, sent: Any) -> float | None:
 
 
 def _label(tail: str, end: int) -> str:
-    """What stands before a bar: after the end of the line or of the bar before it, and without its colon."""
+    """The text before a bar: after the end of the line or of the bar before it, and without its colon."""
     before = re.split(r"[\r\n\]]", tail[max(0, end - _LONGEST_LABEL) : end])[-1]
     return _CONTROL.sub("", before).strip().removesuffix(":").strip()
 

@@ -178,8 +178,8 @@ class ReplicateTrainings(Runs, TrainingProvider):
             raise destination_error(refusal, self._client.redaction(caller)) from None
 
     async def _tried(self, caller: Caller, send: Callable[[], Awaitable[None]], *, done: int) -> None:
-        """Send a request until it succeeds, a few times at most. A refusal with the status `done` shows that there is
-        nothing to do. Raises a Refusal that is final, and else ServiceError."""
+        """Send a request until it succeeds, a few times at most. A refusal with the status `done` shows that it is done
+        already. Raises a Refusal that is final, and else ServiceError."""
         error: ServiceError = UpstreamError()
         for number in range(1, _TRIES + 1):
             try:

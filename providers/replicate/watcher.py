@@ -82,8 +82,8 @@ class Watcher:
     """`wait` returns one prediction when it is over; one timer and one polling task serve all waits. `receive` takes a
     pushed result, and `follow` shows progress.
 
-    `places` is the window of the polls; `durations` remembers how long each model's predictions take. `pace` says when
-    one is polled again.
+    `places` is the window of the polls; `durations` remembers how long each model's predictions take. `pace` decides
+    when one is polled again.
     """
 
     def __init__(

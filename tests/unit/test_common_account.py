@@ -46,7 +46,9 @@ class Process:
         )
         ledger = MemoryLedger()
         payers = Payers(self.provider.tokens, ledger, authenticator.keyed_hash, simulated=False)
-        kept = KeptAccount(self.provider, payers, ledger, partial(read, ledger), simulated=False, asks=asks)
+        kept = KeptAccount(
+            self.provider, payers, ledger, partial(read, ledger), simulated=False, requests_account=asks
+        )
         self.common = CommonAccount(self.provider, authenticator, kept, name, clock=now)
 
     @property

@@ -53,7 +53,7 @@ class Process:
         payers = Payers(self.provider.tokens, ledger, authenticator.keyed_hash, simulated=simulated)
         self.creates = partial(payers.noted, authenticator.admin(), ledger.flush)
         kept = KeptAccount(
-            self.provider, payers, ledger, partial(read, ledger), simulated=simulated, asks=True
+            self.provider, payers, ledger, partial(read, ledger), simulated=simulated, requests_account=True
         )
         self.account = CommonAccount(self.provider, authenticator, kept, name)
 
