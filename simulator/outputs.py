@@ -17,7 +17,7 @@ from typing import Any
 from simulator import directives, files
 from simulator.directives import Plan
 from simulator.model import Kind, requested_outputs
-from simulator.schemas import Property, Schema
+from simulator.schemas import Property, Schema, is_file
 
 _EXTENSIONS: dict[Kind, str] = {
     "image": "webp",
@@ -75,7 +75,7 @@ def make(schema: Schema, inputs: Mapping[str, Any], plan: Plan, *, model: str, k
     if plan.text is not None:
         kept = count - 1 if plan.outputs == "fewer" and is_list else 0
         return [*maker.items(form, kept), plan.text] if is_list else plan.text
-    if is_list and _is_file(form.get("items", {})):
+    if is_list and is_file(form.get("items", {})):
         return maker.items(form, max(1, count - 1) if plan.outputs == "fewer" else count)
     made = maker.of(form, "")
     return made[:-1] if plan.outputs == "fewer" and isinstance(made, list) and len(made) > 1 else made
@@ -150,7 +150,7 @@ class _Maker:
             return form["enum"][0]
         match form.get("type"):
             case "string":
-                return self.link(self._extension(name)) if _is_file(form) else self._text()
+                return self.link(self._extension(name)) if is_file(form) else self._text()
             case "array":
                 return self._list(form, name)
             case "object":
@@ -202,7 +202,3 @@ class _Maker:
     def _text(self) -> str:
         asked = directives.remove(said(self._schema, self._inputs))
         return f"This is a simulated answer to: {asked[:500]}"
-
-
-def _is_file(form: Property) -> bool:
-    return form.get("type") == "string" and form.get("format") == "uri"

@@ -138,6 +138,11 @@ def document(
     }
 
 
+def is_file(form: Property) -> bool:
+    """Whether a schema is that of a file, which inputs and outputs have as an address."""
+    return form.get("type") == "string" and form.get("format") == "uri"
+
+
 def _schemas(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The named schemas of a document."""
     components = document.get("components")

@@ -11,7 +11,7 @@ from typing import Any
 
 from simulator import official
 from simulator.model import Facts, Model, Trainer, Version
-from simulator.schemas import Property, Schema, document
+from simulator.schemas import Schema, document, is_file
 
 USUAL_IMAGES = 12
 USUAL_STEPS = 1000
@@ -23,8 +23,8 @@ _FILES = {"flux": "trained_model.tar", "qwen": "trained_model.zip", "sdxl": "tra
 
 
 def archive(schema: Schema, inputs: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The input that has the images, the first file of the schema, and its value. None if it is not there."""
-    name = next((name for name, each in schema.inputs.items() if _is_file(each)), None)
+    """The input that has the images, and its value. None if it is not there."""
+    name = _images_input(schema)
     value = inputs.get(name) if name else None
     return (name, value) if name and isinstance(value, str) and value else None
 
@@ -43,7 +43,7 @@ def lacks_images(schema: Schema, inputs: Mapping[str, Any], *, images: int) -> s
         inputs: Its input.
         images: The number of images in its archive, 0 if that is none.
     """
-    name = next((name for name, each in schema.inputs.items() if _is_file(each)), None)
+    name = _images_input(schema)
     if name is None or inputs.get(_FINISHED):
         return None
     if archive(schema, inputs) is None:
@@ -94,5 +94,6 @@ def _without_training(published: Mapping[str, Any]) -> dict[str, Any]:
     return {**published, "components": {**components, "schemas": kept}}
 
 
-def _is_file(schema: Property) -> bool:
-    return schema.get("type") == "string" and schema.get("format") == "uri"
+def _images_input(schema: Schema) -> str | None:
+    """The input that takes the images: the first file of the schema."""
+    return next((name for name, each in schema.inputs.items() if is_file(each)), None)
