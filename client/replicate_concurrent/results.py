@@ -231,14 +231,14 @@ def generation(raw: Json) -> Generation:
         success=raw.get("success"),
         model_name=str(raw.get("model_name") or raw.get("requested_model") or ""),
         prompt=raw.get("prompt"),
-        files=_strings(raw.get("files")),
+        files=strings(raw.get("files")),
         output=_tuple(raw.get("output")),
         cost_usd=float(raw.get("cost_usd") or 0.0),
         kind=raw.get("kind"),
         seed=raw.get("seed"),
         error=api_error({"id": raw.get("id"), **error}) if isinstance(error, Mapping) else None,
         changes=_tuple(raw.get("changes")),
-        warnings=_strings(raw.get("warnings")),
+        warnings=strings(raw.get("warnings")),
         batch_id=raw.get("batch_id"),
         index=raw.get("index"),
         estimated_seconds=raw.get("estimated_seconds"),
@@ -288,7 +288,7 @@ def plan(raw: Json) -> Plan:
 def model(raw: Json) -> Model:
     return Model(
         name=str(raw.get("name") or ""),
-        aliases=_strings(raw.get("aliases")),
+        aliases=strings(raw.get("aliases")),
         kind=raw.get("kind"),
         tier=raw.get("tier"),
         price=raw.get("price"),
@@ -329,7 +329,7 @@ def key(raw: Json) -> Key:
         max_queued=raw.get("max_queued"),
         budget_usd=raw.get("budget_usd"),
         budget_period=raw.get("budget_period"),
-        models=_strings(raw["models"]) if isinstance(raw.get("models"), list) else None,
+        models=strings(raw["models"]) if isinstance(raw.get("models"), list) else None,
         safety=str(raw.get("safety") or "on"),
         tags=raw.get("tags") or {},
         expires_at=raw.get("expires_at"),
@@ -354,5 +354,6 @@ def _tuple(value: object) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else () if value is None else (value,)
 
 
-def _strings(value: object) -> tuple[str, ...]:
+def strings(value: object) -> tuple[str, ...]:
+    """The texts of a list, or a text alone; none if it is None."""
     return tuple(str(each) for each in _tuple(value))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from replicate_concurrent.errors import ApiError, api_error
-
-Json = Mapping[str, Any]
+from replicate_concurrent.results import Json, strings
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def training(raw: Json) -> Training:
         estimated_cost_usd=raw.get("estimated_cost_usd"),
         estimated_seconds=raw.get("estimated_seconds"),
         error=api_error({"id": raw.get("id"), **error}) if isinstance(error, Mapping) else None,
-        warnings=_texts(raw.get("warnings")),
+        warnings=strings(raw.get("warnings")),
         raw=raw,
     )
 
@@ -105,10 +103,6 @@ def training_plan(raw: Json) -> TrainingPlan:
         estimated_seconds=raw.get("estimated_seconds"),
         estimated_cost_usd=raw.get("estimated_cost_usd"),
         cost_bound_usd=raw.get("cost_bound_usd"),
-        warnings=_texts(raw.get("warnings")),
+        warnings=strings(raw.get("warnings")),
         raw=raw,
     )
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(str(each) for each in value) if isinstance(value, (list, tuple)) else ()

@@ -84,10 +84,26 @@ def generations(
     **filters: str | None,
 ) -> Operation[None]:
     """Emit the caller's generations, the latest first, at most `limit`."""
-    params = present(**filters, since=moment(since))
-    params |= {f"metadata.{name}": value for name, value in (metadata or {}).items()}
     view = results.generation
-    return (yield from listed(service, "/generations", "generations", params, view=view, limit=limit))
+    found = work(service, "generations", view, limit=limit, since=since, metadata=metadata, **filters)
+    return (yield from found)
+
+
+def work(
+    service: Service,
+    kind: str,
+    view: Callable[[Mapping[str, Any]], Any],
+    *,
+    limit: int | None,
+    since: str | date | None,
+    metadata: Mapping[str, str] | None,
+    **filters: str | None,
+) -> Operation[None]:
+    """Emit the `view` of the caller's work of this kind, the latest first, at most `limit`. `kind` is the path of the
+    list and its field."""
+    params = present(**filters, since=_moment(since))
+    params |= {f"metadata.{name}": value for name, value in (metadata or {}).items()}
+    return (yield from listed(service, f"/{kind}", kind, params, view=view, limit=limit))
 
 
 def models(service: Service, search: str | None) -> Operation[list[results.Model]]:
@@ -109,7 +125,7 @@ def usage(
     until: str | date | None,
 ) -> Operation[results.Usage]:
     groups = group_by if isinstance(group_by, str) or group_by is None else ",".join(group_by)
-    params = present(group_by=groups, since=moment(since), until=moment(until))
+    params = present(group_by=groups, since=_moment(since), until=_moment(until))
     return results.usage((yield from fetched(service, "/usage", params)))
 
 
@@ -146,7 +162,7 @@ def _maps(values: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     return (each for each in values if isinstance(each, Mapping))
 
 
-def moment(value: str | date | None) -> str | None:
+def _moment(value: str | date | None) -> str | None:
     """A date, or a date and time, as the service reads it."""
     return value.isoformat() if isinstance(value, date) else value
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from replicate_concurrent.errors import NotFound
 from replicate_concurrent.operations.generating import Order, failure, late, looked, posted
-from replicate_concurrent.operations.looking import listed, moment, present
+from replicate_concurrent.operations.looking import present, work
 from replicate_concurrent.operations.references import Payload, form
 from replicate_concurrent.operations.sending import Call, Service, json_of, quoted, send
 from replicate_concurrent.operations.steps import Emit, Operation, Pause, do, now
@@ -102,9 +102,8 @@ def every(
     **filters: str | None,
 ) -> Operation[None]:
     """Emit the caller's trainings, the latest first, at most `limit`."""
-    params = present(**filters, since=moment(since))
-    params |= {f"metadata.{name}": value for name, value in (metadata or {}).items()}
-    return (yield from listed(service, f"/{KIND}", KIND, params, view=training, limit=limit))
+    found = work(service, KIND, training, limit=limit, since=since, metadata=metadata, **filters)
+    return (yield from found)
 
 
 def _call(requested: Order, body: Mapping[str, Any]) -> Operation[Call]:
