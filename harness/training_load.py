@@ -128,7 +128,7 @@ class TrainingLoad:
         return False
 
     def _follow(self, training: FollowedTraining, chance: random.Random) -> None:
-        [target] = training.ids if len(training.ids) == 1 else [max(training.ids)]
+        target = max(training.ids)  # several are a fault, which the report has
         look = self._look if chance.random() < 0.5 else self._read
         while training.body is None and not self._given_up.wait(_PAUSE):
             with suppress(requests.RequestException, ValueError):

@@ -102,11 +102,6 @@ def test_a_training_that_the_budget_of_the_day_does_not_hold(make_app, simulator
     refused(train(client, create_destination=None, destination="acme/destination"), 402, "budget_exceeded")
 
 
-def test_a_destination_is_not_made_for_a_training_that_a_budget_refuses(make_app):
-    client = make_app(**SIMULATED, BUDGET_USD_PER_DAY=10).test_client()
-    assert "10.98" in train(client).json["detail"]
-
-
 def test_images_that_cannot_be_zipped_are_reported_beside_the_rest(client):
     photo = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
     answer = train(client, ("a.heic", photo), ("b.jpg", image()), create_destination=None, destination="a/b")
@@ -141,7 +136,9 @@ def test_an_outage_is_no_missing_destination(client, simulator):
 
 def test_a_training_that_the_budget_does_not_hold_makes_no_destination(make_app):
     client = make_app(**SIMULATED, BUDGET_USD_PER_DAY=10).test_client()
-    refused(train(client), 402, "budget_exceeded")
+    answer = train(client)
+    refused(answer, 402, "budget_exceeded")
+    assert "10.98" in answer.json["detail"]
     _, key = make_key(client, budget_usd=5, budget_period="day")
     assert "shop" == train(client, by=key).json["budget"]
 

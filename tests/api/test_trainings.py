@@ -129,7 +129,7 @@ def test_a_cancelled_training_ends_at_replicate(client, simulator):
     assert [] == simulator.uploads()
 
 
-def test_the_timeout_is_enforced_here(client, simulator, make_app):
+def test_the_timeout_bounds_the_cost(client):
     target = train(client, trigger_word="[[hang]]", timeout=60).json["id"]
     until(lambda: training(client, target)["status"] == "running")
     body = training(client, target)
