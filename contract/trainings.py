@@ -18,6 +18,11 @@ MOST_LOGS: Final = 10_000
 """Characters at the end of the logs that are kept and shown."""
 
 
+def weights_path(training_id: str, file: str) -> str:
+    """The path of the kept weights of a training, by the name of their file."""
+    return f"/trainings/{training_id}/weights/{file}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingFacts:
     """`destination` is the model that gets the new version, `owner/name`. `images` and `captions` count the files of

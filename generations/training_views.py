@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from contract.states import iso8601
-from contract.trainings import TrainingFacts
+from contract.trainings import TrainingFacts, weights_path
 from generations import views
 from generations.views import Body
 from ledger.records import GenerationRecord
@@ -70,7 +70,7 @@ def weights_link(record: GenerationRecord, address: str) -> str | None:
     """The address of the kept weights, None if there are none."""
     if not (record.succeeded and record.files):
         return None
-    return f"{address}/trainings/{record.id}/weights/{record.files[0]}"
+    return f"{address}{weights_path(record.id, record.files[0])}"
 
 
 def dry_run(request: GenerationRequest, facts: TrainingFacts, *, destination_exists: bool) -> Body:

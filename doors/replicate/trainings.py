@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from catalog.targets import Target
 from contract.door_facts import facts_of
-from contract.trainings import TrainingFacts
+from contract.trainings import TrainingFacts, weights_path
 from doors import REPLICATE_ROOT
 from doors.replicate import states
 from doors.replicate.predictions import HIDDEN
@@ -57,5 +57,5 @@ def _output(record: GenerationRecord, address: str) -> Body | None:
     if not (record.succeeded and record.outputs):
         return None
     made = record.outputs[0]
-    weights = f"{address}/trainings/{record.id}/weights/{record.files[0]}" if record.files else None
+    weights = f"{address}{weights_path(record.id, record.files[0])}" if record.files else None
     return {"version": made.get("version"), "weights": weights}
