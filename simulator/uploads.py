@@ -1,7 +1,7 @@
 """Uploaded files: their metadata is kept for a day, their content is not.
 
 Callers need a URL to pass to a model, and no model here reads it. Size and checksums are computed while the upload
-streams through, so 100 MB take no memory. Of a zip or a tar, the number of its images is kept, for trainings. A
+streams through, so 100 MiB take no memory. Of a zip or a tar, the number of its images is kept, for trainings. A
 prediction fails if its input is a file of this server that does not exist,
 has expired, or belongs to another account.
 """
@@ -25,7 +25,7 @@ from simulator.archives import ImageCounter
 from simulator.predictions import Creation, timestamp
 from simulator.windows import MINUTE, Clock
 
-LARGEST_BYTES = 100 * 10**6
+LARGEST_BYTES = 100 * 2**20
 LIFETIME = 24 * 60 * MINUTE
 _KEPT = 10_000
 _LARGEST_METADATA = 64 * 2**10
@@ -177,7 +177,7 @@ async def _facts(part: BodyPartReader, images: ImageCounter) -> dict[str, Any]:
     while chunk := await part.read_chunk(2**16):
         size += len(chunk)
         if size > LARGEST_BYTES:
-            raise responses.malformed("The file is larger than 100 MB", status=413)
+            raise responses.malformed("The file is larger than 100 MiB", status=413)
         sha256.update(chunk)
         md5.update(chunk)
         images.feed(chunk)

@@ -21,7 +21,7 @@ from admission.durations import Durations
 from auth import Caller
 from catalog.references import Upload
 from concurrency import Lease
-from errors import ServiceError, UpstreamError
+from errors import PayloadTooLarge, ServiceError, UpstreamError
 from loop_thread import finish
 from network.backoff import backoff
 from providers import NO_SECRETS, Created, OnLate
@@ -200,7 +200,12 @@ class ReplicateTrainings(Runs, TrainingProvider):
 
     async def _send_file(self, caller: Caller, upload: Upload) -> str:
         send = self._client.create_file(caller, upload, name="images.zip", media="application/zip")
-        return await self._access.refusals.checked(caller, send)
+        try:
+            return await self._access.refusals.checked(caller, send)
+        except Refusal as refusal:
+            if refusal.is_replicates and refusal.status == 413:
+                raise PayloadTooLarge("The zip of images is larger than Replicate takes.") from None
+            raise
 
 
 class _Polls(Polls):

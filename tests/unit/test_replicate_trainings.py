@@ -18,7 +18,15 @@ import pytest
 from catalog.outputs import OutputForm, Url
 from catalog.references import Upload
 from concurrency import Gate
-from errors import InvalidRequest, OutcomeUnknown, Problem, ServerOutOfCredit, ServiceError, UpstreamError
+from errors import (
+    InvalidRequest,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    Problem,
+    ServerOutOfCredit,
+    ServiceError,
+    UpstreamError,
+)
 from generations.creations import LatestVersions
 from providers import LogTail, Prediction, TryAgain
 from providers.fingerprints import fingerprint
@@ -409,6 +417,16 @@ def test_a_cancelled_upload_that_is_not_answered_is_given_up():
         return now() - began
 
     assert 5 == played(act)
+
+
+def test_a_zip_that_is_too_large_for_replicate_is_not_sent_again():
+    async def act(scene):
+        scene.world.faults.inject(on="file", times=9, status=413, body={"detail": "too large", "status": 413})
+        with pytest.raises(PayloadTooLarge):
+            await scene.uploaded()
+        return len(scene.line.requests("POST", "/files"))
+
+    assert 1 == played(act)
 
 
 def test_an_upload_that_fails_in_passing_is_tried_again():
