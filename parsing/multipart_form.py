@@ -184,7 +184,7 @@ class _Reader:
     def take(self, part: Field | File, content: IO[bytes]) -> None:
         name = self._names.others.get(part.name, part.name)
         if isinstance(part, Field):
-            self._texts_by_name.setdefault(name, []).append(_text_of(part, content))
+            self._texts_by_name.setdefault(name, []).append(text_of(part, content))
         elif part.filename or content.read(1):
             self._files.append((name, content))
         else:
@@ -234,14 +234,9 @@ class _Reader:
             return FormText(text)
         if name in self._texts and not (name in self._lists and text.startswith("[")):
             return text
-        content = text.encode()
-        self._values += strict_json.count_values(content)
+        self._values += strict_json.count_values(text.encode())
         strict_json.raise_if_too_many(self._values)
-        try:
-            value = strict_json.loads(content)
-        except InvalidJSON:
-            return text  # validation refuses it if the field takes no text
-        return text if value is None else value  # in a form, `null` is plain text
+        return json_or_text(text)
 
     def _put(self, body: dict[str, Any], name: str, upload: Upload) -> None:
         """Put a file into the field that its name says. Several files of one name make a list."""
@@ -295,7 +290,16 @@ def read_parts(
                     yield part, content
 
 
-def _text_of(part: Field, content: IO[bytes]) -> str:
+def json_or_text(text: str) -> Any:
+    """The value of a field that is JSON, or else its text."""
+    try:
+        value = strict_json.loads(text.encode())
+    except InvalidJSON:
+        return text  # validation refuses it if the field takes no text
+    return text if value is None else value  # in a form, `null` is plain text
+
+
+def text_of(part: Field, content: IO[bytes]) -> str:
     """The text of a field, in the charset that it names if that is a usual one, with U+FFFD where it is garbled."""
     charset = parse_options_header(part.headers.get("Content-Type"))[1].get("charset", "").lower()
     return content.read().decode(charset if charset in _CHARSETS else "utf-8", "replace")

@@ -12,19 +12,19 @@ from typing import IO, Any, Final
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Field, File
 
+from catalog.model import text_fields
 from catalog.text_values import FormText
-from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
-from parsing import strict_json
-from parsing.multipart_form import read_parts
+from errors import InvalidRequest, PayloadTooLarge, Problem
+from parsing.multipart_form import json_or_text, read_parts, text_of
 from parsing.params import INPUT
-from parsing.trainings import IMAGES
+from parsing.trainings import IMAGES, TrainingFields
 
 MOST_PARTS: Final = 2_100
 _MOST_TEXT: Final = 1_000_000
 
 _REPEATED: Final = "is there more than once"
 
-_TEXTS: Final = frozenset({"trainer", "destination", "trigger_word", "webhook", IMAGES})
+_TEXTS: Final = frozenset({*text_fields(TrainingFields.model_json_schema()), IMAGES})
 """Fields that hold text, also if it looks like a number."""
 
 
@@ -93,7 +93,7 @@ class _Reader:
 
     def take(self, part: Field | File, content: IO[bytes]) -> None:
         if isinstance(part, Field):
-            self._put(part.name or "", content.read().decode("utf-8", "replace"))
+            self._put(part.name or "", text_of(part, content))
             return
         is_empty = not part.filename and not content.read(1)
         content.close()
@@ -114,7 +114,7 @@ class _Reader:
         elif inside is not None:
             self._inside[inside] = FormText(text)
         else:
-            self._fields[name] = text if name in _TEXTS else _value(text)
+            self._fields[name] = text if name in _TEXTS else json_or_text(text)
 
     def _put_inside(self) -> None:
         """Put the fields `input.…` into the object `input`, which may have come before or after them."""
@@ -126,12 +126,3 @@ class _Reader:
             return
         self._problems += [Problem(f"{INPUT}.{name}", _REPEATED) for name in self._inside if name in place]
         place |= self._inside
-
-
-def _value(text: str) -> Any:
-    """The JSON of a field, or its text."""
-    try:
-        value = strict_json.loads(text.encode())
-    except InvalidJSON:
-        return text
-    return text if value is None else value
