@@ -32,6 +32,7 @@ from generations.budgets import check_cost
 from generations.idempotency import KeyRequest
 from generations.submission import BodyFingerprint, ledger_key
 from generations.training_service import Destination
+from parsing.hidden import with_hashes
 from parsing.params import INPUT
 from parsing.queries import cursor, parse_list
 from parsing.shapes import GenerationRequest
@@ -229,12 +230,8 @@ def _earlier(
 
 def _hidden(body: Mapping[str, Any], request: GenerationRequest, service: Runtime) -> dict[str, Any]:
     """The body with a keyed hash in place of each secret, since a digest of it is written to the ledger."""
-    keyed = service.authenticator.keyed_hash
-    inside = {
-        name: keyed(str(value)) if name in request.model.inputs.secrets and value is not None else value
-        for name, value in body.get(INPUT, {}).items()
-    }
-    return {**body, INPUT: inside}
+    secrets, keyed = request.model.inputs.secrets, service.authenticator.keyed_hash
+    return {**body, INPUT: with_hashes(body.get(INPUT, {}), secrets, keyed)}
 
 
 @contextmanager

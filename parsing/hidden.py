@@ -1,7 +1,7 @@
 """Secret inputs of a request, which must not be written, logged or answered. A digest of a body may be written, so a
 keyed hash takes the place of each secret in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from catalog.model import Model
@@ -17,8 +17,7 @@ def hidden(body: Any, context: ParseContext, keyed: Callable[[str], str]) -> Any
     def hide(fields: Any, model: Model | None) -> Any:
         if model is None or not isinstance(fields, Mapping):
             return fields
-        names = {name for name in context.secrets_in(model, fields) if fields[name] is not None}
-        kept = {name: keyed(str(value)) if name in names else value for name, value in fields.items()}
+        kept = with_hashes(fields, context.secrets_in(model, fields), keyed)
         return kept | ({INPUT: hide(kept[INPUT], model)} if INPUT in kept else {})
 
     shared = _model_of(body, context)
@@ -28,6 +27,16 @@ def hidden(body: Any, context: ParseContext, keyed: Callable[[str], str]) -> Any
     if isinstance(inputs := found.get("inputs"), list):
         found = found | {"inputs": [hide(each, shared) for each in inputs]}
     return found
+
+
+def with_hashes(
+    fields: Mapping[str, Any], secrets: Collection[str], keyed: Callable[[str], str]
+) -> dict[str, Any]:
+    """The fields with the `keyed` hash of each of these secrets that is set."""
+    return {
+        name: keyed(str(value)) if name in secrets and value is not None else value
+        for name, value in fields.items()
+    }
 
 
 def _model_of(request: Any, context: ParseContext) -> Model | None:
