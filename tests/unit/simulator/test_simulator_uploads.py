@@ -54,7 +54,7 @@ def test_uploads_are_recorded_with_size_and_checksum(sim, http):
 def test_an_upload_of_100_mebibytes_is_accepted_and_one_byte_more_is_refused(sim, http):
     assert 201 == upload(http, Zeros(100 * 2**20)).status_code
     assert 413 == upload(http, Zeros(100 * 2**20 + 1)).status_code
-    assert [100_000_000] == [each.size for each in sim.uploads()]
+    assert [100 * 2**20] == [each.size for each in sim.uploads()]
 
 
 def test_an_upload_is_a_valid_input_for_a_day(http, clock, outcome):
