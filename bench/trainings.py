@@ -28,7 +28,7 @@ a message up to 0.2 s each way. At most {AT_ONCE} trainings run at once. Process
 to 0.3 s after the simulator has received an upload, a creation, a poll, a download of weights or the deletion of an
 upload; of three processes one, two or all. In front of a third of the kills the answer to a creation is lost or
 unreadable. Half of the callers poll, and half read the stream of events. The counts are the simulator's. An upload
-whose process was killed before it knew its address cannot be deleted; Replicate deletes it after a day. Directories
+of a process that was killed before it knew the address cannot be deleted; Replicate deletes it after a day. Directories
 that a kill left are made an hour older, and must be gone after a new start."""
 
 
@@ -65,7 +65,7 @@ def _of(report: TrainingReport, scenario: str) -> Iterator[Claim]:
     yield counted("… without their weights", len(report.weights))
     yield counted("… uploads there with a known address, or here after an hour", len(report.uploads))
     left = f"{report.unknown_uploads}, {report.directories}"
-    yield Claim("… uploads there whose address was lost, directories here", left)
+    yield Claim("… uploads there with a lost address, directories here", left)
     yield counted("… requests that no repetition healed", len(report.errors) + len(report.pictures.errors))
     pictures = report.pictures
     yield counted("… pictures made for those that were accepted", pictures.predictions, pictures.generations)

@@ -61,8 +61,8 @@ class TrainingReport:
         made: Those at the simulator.
         peak: The most that ran there at once.
         looks: The values of progress that callers saw.
-        lost_answers: The creations whose answers were lost or unreadable.
-        unknown_uploads: Those at the simulator whose address no process came to know.
+        lost_answers: The creations with lost or unreadable answers.
+        unknown_uploads: Those at the simulator with an address that no process has learned.
         uploads: The others that are left there, and local directories that are left an hour later.
         directories: The local directories of uploads that kills left.
     """
@@ -231,7 +231,7 @@ class TrainingKills:
                 body["model"],
             ):
                 yield f"{training_id} has the training of {its.input['trigger_word']}"
-        yield from (f"training {each} is of nothing in the ledger" for each in by_id)
+        yield from (f"training {each} is not of the ledger" for each in by_id)
 
     def _wrong_costs(self, bodies: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         bills = {each.id: each.billed_usd for each in self.simulator.trainings()}

@@ -46,7 +46,7 @@ class FollowedTraining:
     body: Mapping[str, Any] | None = None
 
     def see(self, progress: float | None) -> None:
-        """Note a progress that the caller was shown, None if it was shown none."""
+        """Note a progress that the caller was shown, None if there was none."""
         if progress is None:
             return
         self.seen += 1
@@ -84,7 +84,7 @@ class TrainingLoad:
         self._given_up.set()
 
     def errors(self) -> list[str]:
-        """Requests that were refused, and trainings whose end their callers did not see."""
+        """Requests that were refused, and trainings with an end that their callers did not see."""
         return [
             each.error or f"{each.word} {sorted(each.ids)} did not end"
             for each in self.trainings

@@ -17,7 +17,7 @@ A request passes these modules: `server` routes it, `middleware` counts and admi
 parses it and finds its model in the `registry`, which has those of `catalog`, `official` and `loading`, each with
 its `schemas`. `state` holds everything known, `stores` run `predictions` on timers, `outputs` makes what they put out,
 `representations` turns them into JSON, and `sending` sends the response or damages it. `delivery` serves the `files`.
-`training_api` is the same for `trainings`, which are predictions too: `trainers` says what they make, `training_logs`
+`training_api` is the same for `trainings`, which are predictions too: `trainers` describes the results, `training_logs`
 and `weights` make it, and `destinations` parses the models that get it.
 `controls` has the HTTP calls that only a simulator has, and `threaded` the same for Python.
 

@@ -66,7 +66,7 @@ def charge(run: Run) -> float:
 
 
 def charge_by_time(hardware: str, seconds: float | None) -> float:
-    """USD for so many seconds of this hardware, rounded to millionths. None costs nothing."""
+    """USD for so many seconds of this hardware, rounded to millionths. None costs 0."""
     return round(usd_per_second(hardware) * (seconds or 0.0), 6)
 
 

@@ -112,7 +112,7 @@ def remove(prompt: str) -> str:
 def plan(found: dict[str, str], *, usual: float, interrupted: bool, failure: str = OUT_OF_MEMORY) -> Plan:
     """The course of a prediction with the directives `found` that would usually take `usual` seconds.
 
-    `interrupted` says whether `[[transient]]` applies to this prediction. `failure` is the error of `[[fail]]`.
+    With `interrupted`, `[[transient]]` applies to this prediction. `failure` is the error of `[[fail]]`.
     """
     total = _seconds(found.get("slow"), usual)
     boot = min(total / 5, 1.0)

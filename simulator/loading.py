@@ -177,8 +177,8 @@ def _check_seconds(key: str, value: Any) -> None:
         raise ValueError(f"{key} must be between 0 and 3600, got {value!r}")
 
 
-def _trainer(given: Mapping[str, Any]) -> Trainer:
-    made = Trainer(**given)
+def _trainer(fields: Mapping[str, Any]) -> Trainer:
+    made = Trainer(**fields)
     if made.family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {made.family!r}")
     _check_seconds("the seconds of a trainer", made.seconds)

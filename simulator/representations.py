@@ -32,7 +32,7 @@ def created_training(it: Training) -> dict[str, Any]:
 
 
 def training(it: Training) -> dict[str, Any]:
-    """A training in the responses to get and cancel, and in webhooks. It does not say its destination."""
+    """A training in the responses to get and cancel, and in webhooks. Its destination is left out."""
     return _training(it, logs=_training_logs(it))
 
 

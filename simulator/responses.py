@@ -64,7 +64,7 @@ def forbidden() -> ApiError:
 
 
 def no_destination() -> ApiError:
-    """404: a training whose destination does not exist in this account."""
+    """404: the destination of a training does not exist in this account."""
     detail = "The specified training destination does not exist"
     return ApiError(ApiResponse({"detail": detail, "status": 404}, 404))
 

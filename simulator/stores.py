@@ -104,7 +104,7 @@ class Store(Generic[P]):
         self._end(prediction, "canceled")
 
     def finish(self) -> None:
-        """End all running predictions now, as their directives say."""
+        """End all running predictions now, by their directives."""
         for prediction in list(self._by_id.values()):
             if not prediction.settled.is_set():
                 self._finish(prediction)

@@ -95,7 +95,7 @@ class Simulator:
         self._call(lambda: self.server.state.stall(seconds))
 
     def finish(self) -> None:
-        """End all running predictions and trainings now, as their directives say; those with `[[hang]]` succeed."""
+        """End all running predictions and trainings now, by their directives; those with `[[hang]]` succeed."""
         self._call(self.server.state.predictions.finish)
         self._call(self.server.state.trainings.finish)
 

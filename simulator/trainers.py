@@ -1,4 +1,4 @@
-"""What trainers take and make: the images, the steps, the new version with its schema, and the name of the weights.
+"""The inputs and the results of trainers: images, steps, the new version with its schema, and the name of the weights.
 
 Versions of Flux LoRAs have all one schema, and those of Qwen the schema of Qwen Image. SDXL trains versions of itself.
 """
@@ -76,7 +76,7 @@ def new_version(training: str, trainer: Model, version: Version, *, created_at: 
 
 
 def facts() -> Facts:
-    """The facts of a model whose latest version was trained. Such LoRAs run on shared, warm hardware."""
+    """The facts of a model with a trained latest version. Such LoRAs run on shared, warm hardware."""
     return Facts(kind="image", seconds=4.0, hardware="gpu-h100", boots_fast=True)
 
 

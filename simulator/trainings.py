@@ -1,4 +1,4 @@
-"""A training: a prediction whose output is a new version of its destination, and the file of its weights.
+"""Trainings: predictions with an output of a new version of the destination, and the file of its weights.
 
 A training is billed by the seconds that it ran, also if it failed or was cancelled. It has no limit of time.
 """

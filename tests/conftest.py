@@ -141,7 +141,7 @@ def _statements_are_compiled_once() -> Iterator[None]:
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A simulator of Replicate whose predictions take 50 ms, and trainings 300 ms."""
+    """A simulator of Replicate. Predictions take 50 ms, and trainings 300 ms."""
     with running(Options(prediction_seconds=0.05, training_seconds=0.3, jitter=0.0)) as started:
         yield started
 

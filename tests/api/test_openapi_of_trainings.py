@@ -1,4 +1,4 @@
-"""Answers about trainings are as the OpenAPI document says: those of the service, and of the Replicate door."""
+"""Answers about trainings match the OpenAPI document: those of the service, and of the Replicate door."""
 
 import io
 import json
@@ -87,7 +87,7 @@ def test_trainings_match_the_document(client, simulator):
     conforms(client.delete(path, headers=ADMIN), f"{ONE}/weights", "delete")
 
 
-def told(answer, on_event=lambda name: None):
+def streamed(answer, on_event=lambda name: None):
     """The events of a stream, which are read to its end. `on_event` gets the name of each."""
 
     def read(chunks):
@@ -112,8 +112,8 @@ def test_events_of_trainings_match_the_document(client, simulator):
         if {"logs", "progress"} <= seen:
             simulator.finish()
 
-    events = told(client.get(f"{where}/events", headers=ADMIN), end_once_shown)
-    again = told(client.get(f"{where}/events", headers=ADMIN))
+    events = streamed(client.get(f"{where}/events", headers=ADMIN), end_once_shown)
+    again = streamed(client.get(f"{where}/events", headers=ADMIN))
 
     assert {"queued", "running", "progress", "logs", "done"} == {each["event"] for each in events}
     assert ["queued", "running", "done"] == [each["event"] for each in again]

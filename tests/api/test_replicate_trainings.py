@@ -221,7 +221,7 @@ def test_a_missing_destination_is_replicates_404(client, owner, simulator):
         (f"{TRAINER}/versions/{'0' * 64}", "no model at Replicate"),
         (f"{TRAINER}/versions/c6b5d2b7", "64 hexadecimal digits"),
         ("black-forest-labs/flux-dev/versions/hidden", "without a training"),
-        ("nobody/nothing/versions/hidden", "no model at Replicate"),
+        ("acme/unknown/versions/hidden", "no model at Replicate"),
     ],
 )
 def test_an_unknown_trainer_or_version_is_not_found(url, simulator, path, words):
@@ -329,7 +329,7 @@ def test_a_time_that_no_training_may_have_is_refused(url, destination, simulator
     )
 
 
-# ── What is remembered
+# ── Kept facts
 
 
 def test_secrets_are_sent_and_never_shown_or_kept(client, url, destination, simulator, kept):
@@ -433,7 +433,7 @@ def test_the_client_creates_a_destination_once(client, owner, simulator):
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"owner": "somebody"}, "name"),
+        ({"owner": "another"}, "name"),
         ({"name": "no name"}, "name"),
         ({"visibility": "secret"}, "visibility"),
         ({"hardware": None}, "hardware"),

@@ -10,7 +10,7 @@ SIMULATED = {"REPLICATE_SIMULATE": "1"}
 
 
 @pytest.mark.parametrize("fault", [{"reset": "after"}, {"garbage": True}, {"truncate": True}])
-def test_a_training_whose_answer_is_lost_is_adopted(make_app, simulator, fault):
+def test_a_training_with_a_lost_answer_is_adopted(make_app, simulator, fault):
     client = make_app(**SIMULATED).test_client()
     simulator.inject(on="train", **fault)
     body = trained(client, train(client).json["id"])

@@ -1,4 +1,4 @@
-"""What is refused before a training: nothing is spent, uploaded or made, by the bill of the simulator."""
+"""Refusals before a training: by the bill of the simulator they cost no money, and make no file and no model."""
 
 import pytest
 
@@ -115,7 +115,7 @@ def test_no_images(client):
     assert "images" in refused(answer)
 
 
-def test_all_that_is_wrong_is_said_together(client):
+def test_all_problems_are_reported_together(client):
     answer = train(
         client, ("a.zip", zip_of({"a.gif": b"GIF89a"})), create_destination=None, destination="a/b"
     )
@@ -162,8 +162,8 @@ def test_a_destination_to_make_with_fields_that_it_has_not(client):
     for new in ({"visibility": "secret"}, {"owner": "me"}, 3):
         body = {**NAMED, "create_destination": new, "images": "https://10.0.0.1/a.zip"}
         message = refused(client.post("/trainings", json=body, headers=ADMIN))
-        [said] = message.values()
-        assert "private" in said or "visibility and hardware" in said
+        [text] = message.values()
+        assert "private" in text or "visibility and hardware" in text
 
 
 def test_a_word_that_is_too_long(client):

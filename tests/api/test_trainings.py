@@ -182,7 +182,7 @@ def test_trainings_take_no_place_of_creations(client, simulator):
     assert 0 == simulator.counts().creations_accepted
 
 
-def test_a_dry_run_makes_nothing(client, simulator):
+def test_a_dry_run_makes_no_requests_that_cost(client, simulator):
     answer = train(client, dry_run=True, **{"input.steps": "2000"})
     body = answer.json
     assert (200, True, False) == (answer.status_code, body["dry_run"], body["destination_exists"])

@@ -160,8 +160,8 @@ def test_ctrl_c_tells_what_goes_on_and_pressed_twice_cancels_it(rcg, service):
     assert {"canceled"} == set(states_of_hares(service))
 
 
-def test_a_training_asks_shows_its_logs_and_ctrl_c_pressed_twice_cancels_it(start, photos, service):
-    command = ("train", "photos", "--name", "asked-dog", "--trigger", "TOK [[slow=60]]")
+def test_a_training_prompts_shows_its_logs_and_ctrl_c_pressed_twice_cancels_it(start, photos, service):
+    command = ("train", "photos", "--name", "new-dog", "--trigger", "TOK [[slow=60]]")
     terminal = start(*command)
     terminal.shows("Make it, private, and begin? [y/N]")
     terminal.press(b"\n")

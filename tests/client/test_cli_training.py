@@ -31,7 +31,7 @@ def test_it_shows_what_it_costs_and_prints_the_model_and_the_path_of_the_weights
     assert 1 == errors.count("without a caption")
 
 
-def test_a_dry_run_spends_nothing_and_says_what_is_missing(rcg, photos, simulator):
+def test_a_dry_run_spends_no_money_and_names_a_missing_destination(rcg, photos, simulator):
     before = simulator.counts().trainings
     missing = ("train", "photos", "-d", "no-such-dog", "--dry-run")
 
@@ -59,7 +59,7 @@ def test_a_dry_run_spends_nothing_and_says_what_is_missing(rcg, photos, simulato
         (["photos", "-d", "dog", "--create", "--max-cost", "0.5"], 1, "budget_exceeded"),
     ],
 )
-def test_what_cannot_be_trained_is_a_sentence_and_a_status(rcg, photos, tmp_path, options, status, sentence):
+def test_a_refused_training_is_a_sentence_and_a_status(rcg, photos, tmp_path, options, status, sentence):
     (tmp_path / "empty").mkdir()
 
     found, output, errors = rcg("train", *options)

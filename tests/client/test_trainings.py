@@ -1,4 +1,4 @@
-"""Trainings on a scripted service: which images are sent, how the end is awaited, and how weights become a file."""
+"""Trainings on a scripted service: the images that are sent, the wait for the end, and the file of the weights."""
 
 import io
 import os
@@ -62,7 +62,7 @@ def names(images):
     return [part.filename for part in sent_images(images)]
 
 
-def test_the_images_of_a_folder_are_sent_with_their_captions_and_nothing_else_is(scripted, mixed):
+def test_the_images_of_a_folder_are_sent_with_their_captions_and_no_other_files(scripted, mixed):
     service = scripted(BEGUN)
     made = begin(
         service, mixed, trigger_word="TOK", input={"steps": 500}, create_destination=True, timeout=None
@@ -104,7 +104,9 @@ def test_a_zip_a_list_and_an_upload_are_sent_as_they_are(mixed, monkeypatch):
         (["https://example.com/a.jpg"], TypeError), ([b"jpg"], TypeError), (7, TypeError),
     ],
 )  # fmt: skip
-def test_what_are_no_images_is_refused_before_a_request(scripted, tmp_path, monkeypatch, images, error):
+def test_other_values_than_images_are_refused_before_a_request(
+    scripted, tmp_path, monkeypatch, images, error
+):
     monkeypatch.chdir(tmp_path)
     service = scripted(BEGUN)
 
@@ -154,7 +156,7 @@ def test_a_training_that_the_next_process_continues_is_known_by_its_id(scripted,
     assert ("trn_1", "queued") == (lambda made: (made.id, made.status))(begin(service, mixed))
 
 
-def test_an_estimate_spends_nothing_and_has_what_is_to_be_spent(scripted, mixed):
+def test_an_estimate_spends_no_money_and_has_the_cost(scripted, mixed):
     answered = {
         "dry_run": True, "destination_exists": False, "images": 2, "captions": 1, "estimated_seconds": 900,
         "estimated_cost_usd": 1.37, "cost_bound_usd": 10.98, "warnings": ["has 2 images"],
@@ -299,7 +301,7 @@ def test_a_file_that_has_changed_meanwhile_is_fetched_from_its_start(save, tmp_p
     assert {"trn_1.tar": WEIGHTS} == contents(tmp_path)
 
 
-def test_a_download_that_brings_nothing_ends_after_the_timeout_and_leaves_no_file(save, tmp_path):
+def test_a_download_without_bytes_ends_after_the_timeout_and_leaves_no_file(save, tmp_path):
     with pytest.raises(ConnectionLost):
         save(file_of(WEIGHTS[:4], breaks=True), file_of(b"", status=206, breaks=True), timeout=60)
     assert {} == contents(tmp_path)

@@ -284,7 +284,7 @@ def story(request):
 
 @pytest.fixture(params=[kind for kind in SUBJECTS if hasattr(kind, "find_model")])
 def story_of_models(request):
-    """Runs a story of one provider whose models can be looked up, and run by any target."""
+    """Runs a story of one provider that looks models up, and runs them by any target."""
     return player(request.param)
 
 

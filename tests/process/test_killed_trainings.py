@@ -63,7 +63,7 @@ def test_a_training_that_was_being_uploaded_is_sent_once(settings, simulator):
 
 
 @pytest.mark.parametrize("fault", [{"delay": 600}, {"hang": 600}])
-def test_a_training_whose_answer_had_not_come_is_adopted(settings, simulator, fault):
+def test_a_training_without_an_answer_yet_is_adopted(settings, simulator, fault):
     simulator.inject(on="train", **fault)
     with running_service(**settings) as first:
         target = _begin(first, "[[slow=1]]")

@@ -56,7 +56,7 @@ def settings(simulator, tmp_path):
 
 
 def killed_before_the_answer(simulator, settings, tmp_path):
-    """The id of a generation whose process was killed between its creation and the answer."""
+    """The id of a generation. Its process was killed between its creation and the answer."""
     with running_service(REPLICATE_API_TOKEN=FIRST, **settings) as first:
         simulator.inject(on="create", delay=30.0)
         target = submitted(first)

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the service, and whether its answers are as it says."""
+"""The OpenAPI document of the service, and a check that its answers match it."""
 
 import json
 from typing import Any
@@ -14,12 +14,12 @@ DOCUMENT = openapi_document(VERSION, REGISTRY.models)
 
 
 def validator(name: str, document: dict[str, Any] = DOCUMENT) -> Draft202012Validator:
-    """Of a schema by its name."""
+    """The validator of a schema by its name."""
     return Draft202012Validator(document | {"$ref": f"#/components/schemas/{name}"})
 
 
 def closed(schema: Any) -> Any:
-    """The same, and nothing beside what it names."""
+    """The same schema, without further properties."""
     if isinstance(schema, list):
         return [closed(each) for each in schema]
     if not isinstance(schema, dict):
@@ -43,7 +43,7 @@ def described(answer: TestResponse, path: str, method: str = "post") -> dict[str
 def conforms(
     answer: TestResponse, path: str, method: str = "post", document: dict[str, Any] = CLOSED
 ) -> TestResponse:
-    """The answer, whose body is as the document says."""
+    """The answer. Its body must match the document."""
     content = described(answer, path, method)[answer.content_type or ""]
     name = content["schema"]["$ref"].rsplit("/", 1)[1]
     errors = [error.message for error in validator(name, document).iter_errors(json.loads(answer.data))]

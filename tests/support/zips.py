@@ -25,7 +25,7 @@ def deflated(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a zip. What is None follows from the rest; `local_...` differs from the directory."""
+    """A file in a zip. A field that is None follows from the others; `local_...` differs from the directory."""
 
     name: str | bytes
     data: bytes = b""
@@ -107,7 +107,7 @@ def zip_of(*members: Member, end: bytes | None = None, between: bytes = b"") -> 
 
 
 def zip64_of(*members: Member) -> bytes:
-    """A zip whose usual end record refers to that of Zip64."""
+    """A zip with a usual end record that refers to that of Zip64."""
     plain = zip_of(*members, end=b"")
     length = sum(len(member.central(0)) for member in members)
     record = end_record64(len(members), length, len(plain) - length)

@@ -52,7 +52,7 @@ def test_files_are_uploaded_once_and_only_after_admission():
     assert ["https://memory.invalid/1", "https://memory.invalid/2"] == contents
 
 
-def test_work_interrupted_during_its_upload_is_left_queued_with_nothing_sent():
+def test_work_interrupted_during_its_upload_is_left_queued_and_unsent():
     async def scenario():
         gate, inside = a_service(provider := Late(), ledger=(ledger := TransitionLedger()))
         caller = asyncio.create_task(run(inside, editing()))

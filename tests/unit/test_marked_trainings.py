@@ -1,5 +1,5 @@
-"""A training that a claim has marked as being created, and that was not sent before a stop of the service, costs
-nothing."""
+"""A training that a claim has marked as being created, and that was not sent before a stop of the service, is
+free."""
 
 import pytest
 

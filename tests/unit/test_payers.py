@@ -18,7 +18,7 @@ AHEAD = 120.0
 """Seconds after a creation for which its token counts as used."""
 
 
-async def nothing():
+async def no_more():
     """Write no more than the payers do."""
 
 
@@ -42,7 +42,7 @@ class Process:
             self.payers.learn(token, account)
 
     async def creates(self):
-        await self.payers.noted(caller(self.token), nothing)
+        await self.payers.noted(caller(self.token), no_more)
         await self.ledger.flush()
 
     async def outcome(self, since):
@@ -143,7 +143,7 @@ async def test_users_pay_by_themselves_and_the_simulator_has_rows_of_its_own():
     await Process(ledger, FIRST, account="acme").creates()
     process = Process(ledger, OTHER, account="other")
     await process.payers.confirm(caller(OTHER, "user"), 0.0, "late")
-    await process.payers.noted(caller(SECOND, "user"), nothing)
+    await process.payers.noted(caller(SECOND, "user"), no_more)
     await ledger.flush()
 
     assert ("absent", 0.0) == await Process(ledger, OTHER, account="other", simulated=True).outcome(since=0.0)

@@ -246,7 +246,7 @@ def test_a_cancel_that_fails_for_all_that_time_is_unknown():
 
 
 @pytest.mark.parametrize("fault", [{"reset": "after"}, {"garbage": True}, {"status": 502}, {"hang": 60}])
-def test_two_creations_whose_answers_are_lost_are_each_adopted_by_their_zip(fault):
+def test_two_creations_with_lost_answers_are_each_adopted_by_their_zip(fault):
     """All of their input is equal but the address of the zip."""
     has_made = "status" not in fault
 
@@ -312,7 +312,7 @@ def test_a_search_reads_the_list_without_dates_and_only_as_far_back_as_it_must()
     assert {""} == set(played(act, training_seconds=1))
 
 
-def test_a_training_whose_input_was_deleted_is_in_doubt():
+def test_a_training_with_a_deleted_input_is_in_doubt():
     async def act(scene):
         sent = await scene.sent()
         scene.world.faults.inject(on="train", reset="after")
@@ -345,7 +345,7 @@ def test_what_does_not_exist_is_refused_by_its_field_and_for_good(changed):
         how = {
             "destination": {"destination": f"{scene.username}/not-there"},
             "version": {"target": f"{name}:{'0' * 64}"},
-            "trainer": {"target": f"acme/nothing:{version}"},
+            "trainer": {"target": f"acme/unknown:{version}"},
         }[changed]
         with pytest.raises(InvalidRequest) as refused:
             await scene.create(**how)
@@ -375,7 +375,7 @@ def test_a_zip_is_uploaded_anew_each_time_and_can_be_deleted():
     assert b"application/zip" in header
 
 
-def test_a_deletion_is_tried_again_and_raises_nothing():
+def test_a_deletion_is_tried_again_and_raises_no_error():
     async def act(scene):
         address = await scene.uploaded()
         scene.world.faults.inject(on="file_delete", status=503, times=2)
@@ -406,7 +406,7 @@ def test_a_file_that_arrives_although_its_upload_was_cancelled_is_deleted(after)
     assert seconds < 5
 
 
-def test_a_cancelled_upload_that_is_not_answered_is_given_up():
+def test_a_cancelled_upload_without_an_answer_is_abandoned():
     async def act(scene):
         scene.world.faults.inject(on="file", delay=60.0)
         uploading = asyncio.create_task(scene.uploaded())
@@ -464,7 +464,7 @@ def test_a_destination_is_created_once_and_then_exists():
         ({"status": 500, "times": 9}, UpstreamError),
     ],
 )
-def test_a_refused_destination_says_why(fault, error):
+def test_a_refused_destination_has_its_reason(fault, error):
     async def act(scene):
         scene.world.faults.inject(on="model_create", **fault)
         with pytest.raises(ServiceError) as refused:
@@ -475,8 +475,8 @@ def test_a_refused_destination_says_why(fault, error):
     assert error is type(raised)
     if error is InvalidRequest:
         assert ["destination"] == [each.field for each in raised.problems]
-        said = fault["body"]["detail"].strip("- \n")
-        assert f"Replicate did not create it: {said}" == raised.problems[0].message
+        reason = fault["body"]["detail"].strip("- \n")
+        assert f"Replicate did not create it: {reason}" == raised.problems[0].message
 
 
 def test_a_destination_that_cannot_be_looked_up_is_an_error_and_not_missing():
@@ -534,7 +534,7 @@ def test_a_training_is_polled_every_ten_seconds_and_each_second_while_it_is_foll
     assert 10.0 == pytest.approx(max(gaps), abs=0.5)
 
 
-def test_a_training_whose_end_is_pushed_is_polled_as_often_for_its_progress():
+def test_a_training_with_a_pushed_end_is_polled_as_often_for_its_progress():
     async def act(scene):
         for _ in range(4):
             await scene.wait(await scene.create())
@@ -569,8 +569,8 @@ def test_many_trainings_are_polled_one_by_one_and_never_by_pages():
     async def act(scene):
         created = [await scene.create() for _ in range(8)]
         await asyncio.gather(*map(scene.wait, created))
-        asked = scene.line.requests("GET", "/trainings")
-        return len(asked), [each for each in asked if each.url.path.endswith("/trainings")]
+        polls = scene.line.requests("GET", "/trainings")
+        return len(polls), [each for each in polls if each.url.path.endswith("/trainings")]
 
     polls, pages = played(act)
     assert [] == pages

@@ -1,4 +1,4 @@
-"""The body of `POST /trainings`: which inputs it becomes, and what is refused."""
+"""The body of `POST /trainings`: the inputs that follow from it, and its refusals."""
 
 from io import BytesIO
 
@@ -19,9 +19,9 @@ def a_zip():
 
 
 def parsed(body=(), *, name="ostris/flux-dev-lora-trainer", accepted=False, **fields):
-    given = {"trainer": name, "destination": "me/dog", "images": a_zip(), **dict(body), **fields}
+    sent = {"trainer": name, "destination": "me/dog", "images": a_zip(), **dict(body), **fields}
     context = ParseContext(declared(), accepted=accepted)
-    return parse_training(given, trainer(name), context)[1]
+    return parse_training(sent, trainer(name), context)[1]
 
 
 def problems_of(body=(), **fields):
@@ -91,8 +91,8 @@ def test_a_secret_is_neither_sent_as_an_input_nor_kept():
 
 
 def test_a_secret_that_was_lost_with_a_process_is_remembered_as_lost():
-    given = parsed(input={"hf_token": "hf_secret"}).given
-    again = parse_training(given, trainer(), ParseContext(declared(), accepted=True))[1]
+    kept = parsed(input={"hf_token": "hf_secret"}).given
+    again = parse_training(kept, trainer(), ParseContext(declared(), accepted=True))[1]
     assert again.lost_secrets == {"hf_token"}
 
 

@@ -1,4 +1,4 @@
-"""What a training does after its attempt: its version, its weights, its logs, and the zip that it leaves."""
+"""A training after its attempt: its version, its weights, its logs, and the zip that it leaves."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -139,7 +139,7 @@ async def test_weights_that_cannot_be_had_are_a_warning():
 
 
 class Interrupted:
-    """Weights whose download is cancelled."""
+    """Weights with a download that is cancelled."""
 
     async def keep(self, *_, **__):
         raise asyncio.CancelledError
@@ -223,7 +223,7 @@ async def test_a_training_without_weights_is_a_success_with_a_warning():
     ],
 )
 @on_a_loop
-async def test_the_zip_is_deleted_only_when_nothing_reads_it_any_more(ending, is_deleted):
+async def test_the_zip_is_deleted_only_when_no_training_reads_it_any_more(ending, is_deleted):
     _, upstream, _ = await ended(ending)
     assert is_deleted == bool(upstream.deleted)
 

@@ -203,7 +203,7 @@ async def test_each_try_begins_without_the_token(tmp_path):
 
 
 def failing(number):
-    """A storage whose disk fails with this error number; None is a bucket's."""
+    """A storage on a disk that fails with this error number; None is that of a bucket."""
 
     class Failing(WeightsDirectory):
         calls = 0
@@ -447,7 +447,7 @@ def test_a_ttl_below_zero_is_refused(tmp_path, ttl):
 
 
 @in_virtual_time
-async def test_what_a_crashed_process_left_is_deleted_at_the_start_and_later(tmp_path):
+async def test_leftovers_of_a_crashed_process_are_deleted_at_the_start_and_later(tmp_path):
     start = time.time()
     left, young = tmp_path / "1.0.part", tmp_path / "2.0.part"
     for path, age in ((left, STALE + 1), (young, STALE - TIDY_EVERY / 2)):

@@ -53,7 +53,7 @@ async def kept(directory, upstream, url, *, token=TOKEN, **named):
 
 
 def needing_token(answer):
-    """A server whose files need the token."""
+    """A server with files that need the token."""
 
     async def answer_request(_, writer):
         writer.write(answer if WITH_TOKEN in server.seen[-1] else REFUSED)

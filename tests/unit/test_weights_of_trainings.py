@@ -106,7 +106,7 @@ async def test_the_token_of_another_account_does_not_get_them(trained, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("given", "place"),
+    ("changes", "place"),
     [
         ({}, "data"),
         ({"FILES_DIR": "outputs"}, "data"),
@@ -117,12 +117,12 @@ async def test_the_token_of_another_account_does_not_get_them(trained, tmp_path)
 )
 @on_a_loop
 async def test_weights_are_where_all_instances_reach_them_or_in_the_data_directory(
-    trained, tmp_path, given, place
+    trained, tmp_path, changes, place
 ):
     simulator, url = trained()
-    given = {name: tmp_path / value if name == "FILES_DIR" else value for name, value in given.items()}
+    changes = {name: tmp_path / value if name == "FILES_DIR" else value for name, value in changes.items()}
     store = assembly.open_weights(
-        settings(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path / "data", **given)
+        settings(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path / "data", **changes)
     )
     found = await store.keep(TRN, url, token=TOKEN)
     await store.aclose()

@@ -186,11 +186,11 @@ def list_(
         body = session.answer(client.request("GET", f"/{kind}", params={**query, "limit": limit}))
     if body is not None:
         listed = list(map(_cells, body.get(kind) or []))
-        said = "trigger word" if trainings else "prompt"
+        text = "trigger word" if trainings else "prompt"
         if sys.stdout.isatty() and shutil.get_terminal_size().columns < _WIDE:
-            table(["id", "status", "created", said], map(_few, listed))
+            table(["id", "status", "created", text], map(_few, listed))
         else:
-            table(["id", "status", "model", "USD", "created", said], listed)
+            table(["id", "status", "model", "USD", "created", text], listed)
 
 
 def _report(made: Generation, paths: list[Path], json: bool) -> None:

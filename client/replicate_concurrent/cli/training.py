@@ -81,7 +81,7 @@ def train(
     Example: rcg train photos/ -d me/dog --create --trigger TOK -p steps=1000 -o out/
     """
     if public and not create:
-        raise typer.BadParameter("it says how --create makes the destination", param_hint="--public")
+        raise typer.BadParameter("needs --create", param_hint="--public")
     session: Session = context.obj
     session.json = json
     named = {
@@ -114,7 +114,7 @@ class _Command:
 
     @property
     def new(self) -> Mapping[str, str]:
-        """How a destination is made. A forecast always has it, so that it tells whether the destination exists."""
+        """How a destination is made. A forecast always has it, and then shows whether the destination exists."""
         return {"visibility": self.visibility}
 
 

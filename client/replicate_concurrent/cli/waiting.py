@@ -102,7 +102,7 @@ def _ignore(_: object) -> None:
 
 
 class _Line:
-    """A line that says how work stands."""
+    """A line with the state of work."""
 
     def __init__(self, show: Callable[[str], object]) -> None:
         self._show = show
@@ -121,7 +121,7 @@ class _Line:
 
 @contextmanager
 def _interruptible(client: Client, target: str, how: str) -> Iterator[None]:
-    """`how` says which command comes back to the work after Ctrl-C."""
+    """`how` has the commands that return to the work after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:

@@ -82,7 +82,7 @@ class Reader:
 
 
 def _without_old_logs(event: Event, logged: int) -> tuple[Event | None, int]:
-    """The event without the part of its logs that came before, None if nothing is left. `logged` counts the characters
+    """The event without the part of its logs that came before, None if no text is left. `logged` counts the characters
     of all logs so far, as the `end` of such an event does; also returns the new count."""
     text, end = event.data.get("text"), event.data.get("end")
     if event.name != "logs" or not isinstance(text, str) or not isinstance(end, int):

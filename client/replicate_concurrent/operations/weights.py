@@ -1,5 +1,5 @@
 """Downloads the weights of a training into a file. A download that breaks off goes on where it was, unless the file has
-changed. Other than outputs, weights are only for their owner, so the requests have the key."""
+changed. Unlike outputs, weights are only for their owner, so the requests have the key."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _publish(fetched: Path, path: Path, overwrite: bool) -> None:
 
 
 def _download(service: Service, path: str, file: BinaryIO) -> Operation[None]:
-    """Write the whole file. Raises ConnectionLost if nothing comes within the client's timeout, and BadOutput if it is
+    """Write the whole file. Raises ConnectionLost if no bytes come within the client's timeout, and BadOutput if it is
     empty."""
     size, attempt, etag = 0, 0, ""
     heard = yield from now()

@@ -1,4 +1,4 @@
-"""What the tests of zips share."""
+"""Fixtures of the tests of zips."""
 
 import pytest
 

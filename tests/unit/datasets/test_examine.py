@@ -1,4 +1,4 @@
-"""What a zip of images must be, by the content and the names of its files."""
+"""The requirements of a zip of images: the content and the names of its files."""
 
 import tracemalloc
 import zlib
@@ -301,10 +301,10 @@ def test_several_folders_are_refused(refusal):
 
 
 def test_a_zip_without_images_is_refused(refusal):
-    nothing = [(None, "has no image: it needs JPEG, PNG or WebP files")]
+    no_image = [(None, "has no image: it needs JPEG, PNG or WebP files")]
 
-    assert nothing == refusal()
-    assert nothing == refusal(Member("a.txt", b"words"), Member("me/"), Member(".DS_Store", b"x"))
+    assert no_image == refusal()
+    assert no_image == refusal(Member("a.txt", b"words"), Member("me/"), Member(".DS_Store", b"x"))
 
 
 def test_all_problems_are_listed_at_once_and_more_than_twenty_counted(refusal, look):

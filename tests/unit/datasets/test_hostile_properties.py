@@ -76,7 +76,7 @@ def test_a_changed_file_passes_or_raises_the_own_errors(seed, edits):
 
 
 @given(st.sampled_from(SEEDS[:2]), EDITS)
-def test_whatever_passes_is_unpacked_by_the_standard_library_to_the_same(seed, edits):
+def test_a_file_that_passes_is_unpacked_by_the_standard_library_to_the_same(seed, edits):
     content = edited(seed, edits)
     dataset, _ = outcomes(content)
     if dataset is not None:
@@ -109,7 +109,7 @@ def test_parts_of_any_names_are_built_or_refused(files):
 @given(
     st.binary(max_size=50), st.integers(0, 100_000), st.integers(0, 10_000), st.lists(st.integers(0, 70_000))
 )
-def test_a_content_never_gives_more_than_its_header_says(data, zeros, declared, reads):
+def test_a_content_never_gives_more_than_its_header_declares(data, zeros, declared, reads):
     packed = deflated(data + bytes(zeros))
     content = Content(io.BytesIO(packed), 0, 8, (len(packed), declared), Effort(10**6))
     read = 0

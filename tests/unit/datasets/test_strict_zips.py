@@ -43,7 +43,7 @@ def test_a_zip_of_the_standard_library_passes(look):
 
 
 class Pipe(io.RawIOBase):
-    """Takes what is written, and cannot seek."""
+    """Takes bytes, and cannot seek."""
 
     def __init__(self):
         self.written = b""

@@ -100,7 +100,7 @@ def run_in_virtual_time(*creations, cancelled_after=None, seconds=10, **options)
     return virtual_time.run(main())
 
 
-def training(models, *, trainer=OSTRIS, **given):
+def training(models, *, trainer=OSTRIS, **inputs):
     """The creation of a training with these inputs beside its images."""
     model = models.find(trainer, token="r8_mine")
     return TrainingCreation(
@@ -108,7 +108,7 @@ def training(models, *, trainer=OSTRIS, **given):
         version=model.version,
         destination="acme/destination",
         token="r8_mine",
-        input={"input_images": "https://example.com/images.zip"} | given,
+        input={"input_images": "https://example.com/images.zip"} | inputs,
         body={},
         headers={},
         base_url="http://replicate.test",

@@ -92,7 +92,7 @@ def test_a_fault_of_a_creation_is_before_or_after_it(sim, caller, images, fault,
     assert created == sim.counts().trainings.created
 
 
-def test_an_account_without_credit_trains_nothing(sim, caller, images):
+def test_an_account_without_credit_cannot_train(sim, caller, images):
     destination = caller.destination()
     sim.account("r8_tester", credit="empty")
 

@@ -91,7 +91,7 @@ def test_each_training_adds_a_version_in_front_of_the_earlier_ones(caller, image
     assert versions[::-1] == [f"{destination}:{each['id']}" for each in shown]
 
 
-@pytest.mark.parametrize("destination", ["acme/destination", "{me}/nothing", "nonsense", WATERCOLOR, 7])
+@pytest.mark.parametrize("destination", ["acme/destination", "{me}/missing", "nonsense", WATERCOLOR, 7])
 def test_a_destination_must_exist_in_the_account(sim, caller, destination):
     name = destination.format(me=caller.username) if isinstance(destination, str) else destination
     answer = caller.train(OSTRIS, name)
@@ -188,7 +188,7 @@ def test_the_list_has_a_hundred_a_page_newest_first_with_their_input(caller):
 def test_trainings_do_not_count_as_creations(sim, caller, images):
     sim.account("r8_tester", creations_per_minute=1)
     for _ in range(3):
-        caller.train(OSTRIS, "me/nothing", input_images=images)
+        caller.train(OSTRIS, "me/missing", input_images=images)
     caller.create()
 
     counts = sim.counts()
@@ -248,8 +248,8 @@ def test_an_upload_can_be_deleted_once(caller, caller_with, images):
 
 
 @pytest.mark.parametrize("kind", ["missing", "deleted", "foreign", "expired"])
-def test_a_training_whose_images_are_not_there_fails(sim, clock, caller, caller_with, kind):
-    url = f"{sim.url}/v1/files/nothing"
+def test_a_training_with_images_that_are_not_there_fails(sim, clock, caller, caller_with, kind):
+    url = f"{sim.url}/v1/files/missing"
     if kind != "missing":
         url = (caller_with("r8_other") if kind == "foreign" else caller).upload(IMAGES)
     if kind == "deleted":
@@ -277,7 +277,7 @@ def test_a_training_without_images_fails(caller, content, error):
     assert ("failed", error) == (training["status"], training["error"])
 
 
-def test_the_records_say_destination_images_and_token(sim, caller, images):
+def test_the_records_have_destination_images_and_token(sim, caller, images):
     destination = caller.destination()
     for _ in range(2):
         ended(caller, destination=destination, input_images=images)

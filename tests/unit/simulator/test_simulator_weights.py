@@ -288,7 +288,7 @@ def test_the_images_of_a_large_zip_are_counted():
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06", b"\0" * 2000, b"x" * 2000, IMAGES[:-30]])
-def test_what_is_no_archive_has_no_images(content):
+def test_other_bytes_than_an_archive_have_no_images(content):
     counter = ImageCounter()
     counter.feed(content)
 
