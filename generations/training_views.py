@@ -54,9 +54,7 @@ def listed(record: GenerationRecord, address: str) -> Body:
     if record.has_ended:
         body = {"success": record.succeeded, **body}
     else:
-        body["cost_bound_usd"] = max(record.cost_usd, record.reserved_usd)
-    if record.suspended_at is not None:
-        body["waiting_for_owner_since"] = iso8601(record.suspended_at)
+        body |= views.unfinished(record)
     if record.has_secrets:
         body["survives_restart"] = False
     if record.warnings:

@@ -34,8 +34,12 @@ def generation(record: GenerationRecord, address: str) -> Body:
     """The result of a generation that has ended, or the state of one that has not."""
     if record.has_ended:
         return _result(record, address)
-    body = facts(record, address)
-    body["cost_bound_usd"] = max(record.cost_usd, record.reserved_usd)
+    return facts(record, address) | unfinished(record)
+
+
+def unfinished(record: GenerationRecord) -> Body:
+    """The fields that only unfinished work has."""
+    body: Body = {"cost_bound_usd": max(record.cost_usd, record.reserved_usd)}
     if record.suspended_at is not None:
         body["waiting_for_owner_since"] = iso8601(record.suspended_at)
         if any(each.is_in_doubt for each in record.attempts):
