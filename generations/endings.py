@@ -71,6 +71,8 @@ def cancelled(record: GenerationRecord) -> GenerationRecord:
         detail += " Whether it had begun is not known: it may be billed."
     elif record.state == "submitting" and record.has_begun:
         detail += " The service had stopped while its prediction was being created, which may be billed."
+    elif record.state == "running" and record.is_training:
+        detail += f" Its training {record.prediction_id} may run to its end, and be billed."
     elif record.state == "running":
         detail += f" Its prediction {record.prediction_id} may run until its deadline, and be billed."
     return ended_record(record, GenerationFailed(detail), "canceled")

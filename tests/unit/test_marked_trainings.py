@@ -5,6 +5,7 @@ import pytest
 
 from contract.trainings import TRAINING
 from errors import Interrupted
+from generations import training_views
 from generations.endings import cancelled, ended_record, expired
 from ledger.records import AttemptRecord
 from tests.support.records import generation
@@ -52,3 +53,18 @@ def test_what_was_not_sent_is_not_billed():
 def test_what_was_sent_may_be_billed():
     assert ("outcome_unknown", 0.75) == (expired(training(SENT)).error.code, expired(training(SENT)).cost_usd)
     assert "may be billed" in cancelled(training(SENT)).error.detail
+
+
+def test_a_training_that_runs_without_a_watching_process_has_no_deadline():
+    running = training(attempt(submitted_at=5.0, prediction_id="t1"), state="running")
+    assert "Its training t1 may run to its end, and be billed." in cancelled(running).error.detail
+
+
+def test_a_suspended_training_shows_a_creation_in_doubt():
+    suspended = generation(
+        "trn_1", door=TRAINING, door_facts="{}", state="submitting", suspended_at=7.0, attempts=(SENT,)
+    )
+    shown = training_views.training(suspended, "http://here")
+
+    assert shown["creation_in_doubt"] is True
+    assert shown["waiting_for_owner_since"] == "1970-01-01T00:00:07.000Z"
