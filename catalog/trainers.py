@@ -71,8 +71,9 @@ class Trainer(Model):
     @cached_property
     def zip_input(self) -> str | None:
         """The input that takes the zip of images, None if there is none."""
-        named = [name for name in _ZIP_NAMES if self.inputs.holds_files(name)]
-        files = [name for name, each in self.inputs.fields.items() if each.content == "file"]
+        fields = self.inputs.fields
+        named = [each for each in _ZIP_NAMES if self.inputs.holds_files(each) and not fields[each].is_list]
+        files = [name for name, each in fields.items() if each.content == "file"]
         required = [name for name in files if self.inputs[name].required]
         return next(iter((*named, *required, *files)), None)
 

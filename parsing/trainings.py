@@ -6,6 +6,7 @@ the trainer stand in `input`, and are checked against its published `TrainingInp
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
@@ -167,32 +168,36 @@ def _inputs(
     """The valid inputs of the trainer, with the trigger word and the images, and the texts that became numbers. Their
     problems are added."""
     params = dict(inside)
-    elsewhere: list[str] = []
-    if isinstance(trainer, Trainer):
-        for name, field in ((trainer.zip_input, IMAGES), (trainer.word_input, "trigger_word")):
-            if name is not None and params.pop(name, None) is not None:
-                problems.append(Problem(f"{INPUT}.{name}", f"is set by `{field}`, beside `{INPUT}`"))
-        elsewhere = [name for name in (trainer.zip_input, trainer.word_input) if name is not None]
-        if trainer.zip_input is None:
-            problems.append(Problem("trainer", "takes no file, and so no images", trainer.name))
-    found = trainer.inputs.check(params, accepted=context.accepted, elsewhere=elsewhere)
+    zip_input, word_input = _own_names(trainer)
+    for name, field in ((zip_input, IMAGES), (word_input, "trigger_word")):
+        if name is not None and params.pop(name, None) is not None:
+            problems.append(Problem(f"{INPUT}.{name}", f"is set by `{field}`, beside `{INPUT}`"))
+    if isinstance(trainer, Trainer) and zip_input is None:
+        problems.append(Problem("trainer", "takes no zip, and so no images", trainer.name))
+    if word_input is not None and word is not None:
+        params[word_input] = word
+    found = trainer.inputs.check(params, accepted=context.accepted, elsewhere=(zip_input or "",))
     strange = (
         {} if trainer.inputs.is_open else {n: params[n] for n in params if n not in trainer.inputs.fields}
     )
     wrong = [*found.problems, *(_unknown(name, value, trainer) for name, value in strange.items())]
-    problems += [each.within(INPUT) for each in wrong]
+    problems += [
+        replace(each, field="trigger_word") if each.field == word_input else each.within(INPUT)
+        for each in wrong
+    ]
     values = dict(found.values)
     if input_size(values) > LONGEST_INPUT:
         problems.append(Problem(INPUT, f"is too long: it may have {LONGEST_INPUT:,} bytes as JSON"))
-    if isinstance(trainer, Trainer):
-        if trainer.word_input is not None and word is not None:
-            values[trainer.word_input] = word
-        if trainer.zip_input is not None and isinstance(images, Upload):
-            values[trainer.zip_input] = images
+    if zip_input is not None and isinstance(images, Upload):
+        values[zip_input] = images
     return values, tuple(Change(each.name, each.given, each.name, each.sent) for each in found.turned)
 
 
+def _own_names(trainer: Model) -> tuple[str | None, str | None]:
+    """The inputs that the trainer has for the zip and for the trigger word."""
+    return (trainer.zip_input, trainer.word_input) if isinstance(trainer, Trainer) else (None, None)
+
+
 def _unknown(name: str, value: Any, trainer: Model) -> Problem:
-    apart = {trainer.zip_input, trainer.word_input} if isinstance(trainer, Trainer) else set()
-    known = [each for each in trainer.inputs.fields if each not in apart]
+    known = [each for each in trainer.inputs.fields if each not in _own_names(trainer)]
     return Problem(name, not_a_field(name, known), value)

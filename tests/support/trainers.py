@@ -1,8 +1,10 @@
 """The trainers of the simulator, as the service reads them."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from catalog.model import Model
 from catalog.published import Published
@@ -34,3 +36,11 @@ def trainer(name: str = "ostris/flux-dev-lora-trainer") -> Trainer:
     found = trainer_of(published(name))
     assert found is not None, f"{name} is a trainer"
     return found
+
+
+def trainer_with(properties: Mapping[str, Any], *, required: Sequence[str] = ()) -> Trainer | None:
+    """The trainer whose `TrainingInput` has these properties."""
+    schema = {"type": "object", "properties": properties, "required": [*required]}
+    form = Published.of({"components": {"schemas": {"TrainingInput": schema, "Input": {}}}})
+    known = Known(name="acme/trainer", looked_up_at=0.0, version=VERSION, form=form, is_official=False)
+    return trainer_of(published_model(known))

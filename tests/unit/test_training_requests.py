@@ -9,7 +9,7 @@ from errors import InvalidRequest
 from models import declared
 from parsing.context import ParseContext
 from parsing.trainings import parse_training
-from tests.support.trainers import trainer
+from tests.support.trainers import trainer, trainer_with
 
 CONTEXT = ParseContext(declared())
 
@@ -103,3 +103,34 @@ def test_the_timeout_bounds_the_cost():
 
 def test_a_zip_at_an_address_is_put_in_when_it_is_there():
     assert "input_images" not in parsed(images="https://example.com/a.zip").first.input
+
+
+FILE = {"type": "string", "format": "uri"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "required", "word", "message"),
+    [
+        ({"type": "string", "enum": ["TOK", "SKS"]}, (), "dog", "must be"),
+        ({"type": "string", "maxLength": 3}, (), "long", "at most 3"),
+        ({"type": "string"}, ("trigger",), None, "is required"),
+    ],
+)
+def test_the_word_is_checked_by_the_schema_of_the_trainer(schema, required, word, message):
+    found = trainer_with({"images": FILE, "trigger": schema}, required=required)
+    body = {"trainer": "acme/trainer", "destination": "me/dog", "images": a_zip(), "trigger_word": word}
+    with pytest.raises(InvalidRequest) as refused:
+        parse_training(body, found, CONTEXT)
+    [problem] = refused.value.problems
+    assert ("trigger_word", True) == (problem.field, message in problem.message)
+    body["trigger_word"] = "SKS"
+    assert "SKS" == parse_training(body, found, CONTEXT)[1].first.input["trigger"]
+
+
+def test_a_trainer_of_lists_of_files_takes_no_zip():
+    found = trainer_with({"images": {"type": "array", "items": FILE}, "archive": FILE})
+    assert "archive" == found.zip_input
+    body = {"trainer": "acme/trainer", "destination": "me/dog", "images": a_zip()}
+    with pytest.raises(InvalidRequest) as refused:
+        parse_training(body, trainer_with({"images": {"type": "array", "items": FILE}}), CONTEXT)
+    assert ["trainer"] == [each.field for each in refused.value.problems]
