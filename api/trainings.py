@@ -3,9 +3,8 @@
 All functions run in a Flask thread, inside a request.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from contract.trainings import TRAINING
 from datasets.examine import Dataset
 from datasets.refusals import LARGEST
 from errors import NotFound, Problem
-from files.uploads import SCRATCH
+from files.scratch import scratch_directory
 from generations import training_views
 from generations.archive import Stored
 from generations.batch import Batch, Work
@@ -238,12 +237,12 @@ def _hidden(body: Mapping[str, Any], request: GenerationRequest, service: Runtim
 def scratch() -> Iterator[Path]:
     """A directory for the images of this request, which is deleted with it. Raises LedgerDown."""
     spool = incoming.service().uploads_dir
-    with training_images.stored():
-        if spool is not None:
-            spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
-        made = tempfile.TemporaryDirectory(dir=spool, prefix=SCRATCH)
-    with made as path:
-        yield Path(path)
+    with ExitStack() as stack:
+        with training_images.stored():
+            if spool is not None:
+                spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
+            directory = stack.enter_context(scratch_directory(spool))
+        yield directory
 
 
 @contextmanager

@@ -8,10 +8,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
-
-SCRATCH: Final = "training-"
-"""The beginning of the names of directories that have the images of a training while its request is received."""
+from typing import BinaryIO, Protocol
 
 
 class UploadStorage(Protocol):
@@ -58,13 +55,6 @@ class UploadDirectory:
 
     def remove(self, owner: str) -> None:
         shutil.rmtree(self.path / owner, ignore_errors=True)
-
-    def remove_scratch(self, *, before: float) -> None:
-        """Delete the directories of requests that a killed process was receiving, if they have not changed since this
-        Unix time."""
-        for name in self.owners(before=before):
-            if name.startswith(SCRATCH):
-                self.remove(name)
 
     def owners(self, *, before: float) -> list[str]:
         names = []

@@ -21,7 +21,8 @@ import structlog
 from catalog.references import Upload
 from errors import LedgerDown
 from files.caller_files import CallerFiles, has_expired, is_caller_file
-from files.uploads import UploadDirectory, UploadStorage
+from files.scratch import remove_left
+from files.uploads import UploadStorage
 
 SWEEP_EVERY: Final = 3600.0
 """Seconds between two removals of files that were left behind."""
@@ -54,7 +55,7 @@ class Attachments:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.storage = storage
-        self._spool = None if spool is None else UploadDirectory(spool)
+        self._spool = spool
         self.caller_files = None if storage is None else CallerFiles(storage)
         """Files that callers have uploaded to use them later."""
         # Own threads, since a bucket may be slow.
@@ -98,7 +99,7 @@ class Attachments:
         now = self._clock()
         try:
             if self._spool is not None:
-                self._spool.remove_scratch(before=now - LEFT_BEHIND)
+                remove_left(self._spool, before=now - LEFT_BEHIND)
             for owner in self.storage.owners(before=now - LEFT_BEHIND):
                 is_left = has_expired(owner, now=now) if is_caller_file(owner) else not is_unfinished(owner)
                 if is_left:

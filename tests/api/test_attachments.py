@@ -20,7 +20,7 @@ from werkzeug.test import encode_multipart
 
 from catalog.references import Upload
 from errors import LedgerDown
-from files.uploads import SCRATCH, UploadDirectory
+from files.uploads import UploadDirectory
 from harness import postgres
 from harness.service_process import until
 from parsing.attachments import LEFT_BEHIND, UPLOADED, Attachments, Gone
@@ -165,21 +165,6 @@ def test_a_sweep_removes_only_old_files_that_no_unfinished_work_needs(attachment
     late = Attachments(attachments.storage, clock=lambda: time.time() + LEFT_BEHIND + 60)
     late.sweep(lambda owner: owner == "batch_1")
     assert {"batch_1"} == kept()
-
-
-def test_what_a_killed_process_was_receiving_is_removed_though_files_are_stored_elsewhere(tmp_path):
-    spool = tmp_path / "spool"
-    for name in (f"{SCRATCH}1", "gen_1"):
-        (spool / name).mkdir(parents=True)
-        (spool / name / "0").write_bytes(b"x")
-
-    def sweep(later):
-        storage = UploadDirectory(tmp_path / "shared")
-        Attachments(storage, spool=spool, clock=lambda: time.time() + later).sweep(lambda _: False)
-        return files_in(spool)
-
-    assert ["gen_1/0", f"{SCRATCH}1/0"] == sweep(LEFT_BEHIND - 60)
-    assert ["gen_1/0"] == sweep(LEFT_BEHIND + 60)
 
 
 def test_a_sweep_removes_nothing_that_the_ledger_cannot_be_asked_about(tmp_path):
