@@ -9,6 +9,7 @@ import requests
 from harness.fleet import ADMIN
 from harness.service_process import until
 from harness.trainings import get_training, get_weights, send_training
+from tests.support.callers import USER
 from tests.support.fleets import fleet_on
 
 pytestmark = pytest.mark.slow
@@ -32,8 +33,8 @@ def start(simulator, tmp_path):
     return started
 
 
-def _begin(url, word):
-    answer = send_training(url, ADMIN, word)
+def _begin(url, word, who=ADMIN):
+    answer = send_training(url, who, word)
     assert 202 == answer.status_code, answer.text
     return answer.json()["id"]
 
@@ -55,11 +56,14 @@ def _uploads(simulator):
     return {each.id for each in simulator.uploads()}
 
 
-def _check_all_made_once(simulator, url, bodies):
-    made = {each.id: each.output["version"] for each in simulator.trainings()}
+def _check_all_made_once(simulator, url, bodies, *, others=0):
+    """Each of these trainings was made once, and `others` run still."""
+    made = {each.id: each.output["version"] for each in simulator.trainings() if each.output}
+    assert len(simulator.trainings()) == len(made) + others
     assert len(made) == len(bodies)
     assert made == {body["training_id"]: body["model"] for body in bodies}
-    assert not {each.url.rpartition("/")[2] for each in simulator.trainings()} & _uploads(simulator)
+    ended = {each.url.rpartition("/")[2] for each in simulator.trainings() if each.output}
+    assert not ended & _uploads(simulator)
     assert all(b"safetensors" in get_weights(url, ADMIN, body) for body in bodies)
 
 
@@ -79,6 +83,22 @@ def test_a_turn_that_a_killed_process_had_claimed_is_given_back_and_its_training
     counts = simulator.counts()
     assert (1, 2) == (counts.trainings.in_flight_peak, counts.requests["train"])
     assert 1 == len(_uploads(simulator))  # no process knows its address, and Replicate deletes it after a day
+
+
+def test_a_users_training_has_no_turn_until_its_owner_comes_back_to_another_process(start, simulator):
+    with start("postgresql", TRAININGS_AT_ONCE=1) as fleet:
+        first, second, third = fleet.urls()
+        theirs = _begin(first, "[[hang]] theirs", USER)
+        until(lambda: get_training(second, USER, theirs)["status"] == "running")
+        fleet.members[0].kill()
+        until(lambda: "waiting_for_owner_since" in _get(second, theirs))
+        _check_all_made_once(simulator, second, [_ended(second, _begin(second, "ours"))], others=1)
+        until(lambda: get_training(third, USER, theirs)["status"] == "running")
+        simulator.finish()
+        until(lambda: get_training(third, USER, theirs)["status"] == "succeeded")
+
+    assert ["[[hang]] theirs", "ours"] == _words(simulator)
+    assert set() == _uploads(simulator)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
