@@ -23,13 +23,13 @@ _KILLS: Final = 100
 
 _NOTE: Final = f"""\
 Eight callers train, each the next time when its training has ended, and three request pictures. Each request has an
-`Idempotency-Key`, and is repeated at any process until one answers. A training takes 1 to 3 s, a picture 0.2 to 0.6 s,
-a message up to 0.2 s each way. At most {AT_ONCE} trainings run at once. Processes are killed at random moments, and 0
-to 0.3 s after the simulator has received an upload, a creation, a poll, a download of weights or the deletion of an
-upload; of three processes one, two or all. In front of a third of the kills the answer to a creation is lost or
-unreadable. Half of the callers poll, and half read the stream of events. The counts are the simulator's. An upload
-of a process that was killed before it knew the address cannot be deleted; Replicate deletes it after a day. Directories
-that a kill left are made an hour older, and must be gone after a new start."""
+`Idempotency-Key`, and is repeated at any process until one answers. A training takes 1 to 3 s, a picture 0.2 to 0.6
+s, a message up to 0.2 s each way. At most {AT_ONCE} trainings run at once. Processes are killed at random moments,
+some before they serve, and 0 to 0.3 s after the simulator has received an upload, a creation, a poll, a download of
+weights or the deletion of an upload; of three processes one, two or all. Before a third of the kills the answer to a
+creation is lost or unreadable. Half of the callers poll, and half read the stream of events. The counts are the
+simulator's. An upload of a process that was killed before it knew the address cannot be deleted; Replicate deletes
+it after a day. Directories that a kill left are made an hour older, and must be gone after a new start."""
 
 
 def training_kills(kills: int = _KILLS) -> Section:

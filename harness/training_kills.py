@@ -44,8 +44,14 @@ _LONGEST = 240.0
 _MOMENTS = (None, None, "file", "train", "training", "weights", "file_delete")
 """The requests during which processes are killed; None is any moment."""
 
-_AWAITED = 3.0
-"""Seconds until the request must come."""
+_AWAITED = 6.0
+"""Seconds after which a request is no longer waited for."""
+
+_APART = (0.0, 2.0)
+"""Seconds before a process is killed, or before such a request is awaited. A start takes about as long."""
+
+_TOGETHER = (1, 1, 1, 2, 2, 3)
+"""How many processes are killed together, as often as each number is here."""
 
 _TOLERANCE = 1e-5
 """USD by which the cost of a training may differ from its bill, since both are rounded."""
@@ -135,28 +141,31 @@ class TrainingKills:
         """Kill one or several processes at a time, and start them again. Some are killed before they serve."""
         chance, killed = random.Random(self.seed), 0
         while killed < kills:
-            moment = chance.choice(_MOMENTS)
+            time.sleep(chance.uniform(*_APART))
             if chance.random() < 0.3:
                 self._lost_answers += 1
                 self.simulator.inject(on="train", **chance.choice(({"reset": "after"}, {"garbage": True})))
-            if moment is None:
-                time.sleep(chance.uniform(0.0, 3.0))
-            else:
-                self._await(moment)
+            moment = chance.choice(_MOMENTS)
+            if moment is not None and self._came(moment):
                 time.sleep(chance.uniform(0.0, 0.3))
-            victims = chance.sample(fleet.members, chance.randint(1, min(len(fleet.members), kills - killed)))
+            else:
+                moment = "any"
+            most = min(len(fleet.members), kills - killed)
+            victims = chance.sample(fleet.members, min(most, chance.choice(_TOGETHER)))
             for each in victims:
                 each.kill()
             for each in victims:
                 each.launch()
-            self._moments[moment or "any"] += len(victims)
+            self._moments[moment] += len(victims)
             killed += len(victims)
 
-    def _await(self, kind: str) -> None:
-        """Wait until the next request of a kind has arrived at the simulator, but not for long."""
+    def _came(self, kind: str) -> bool:
+        """Wait until the next request of a kind has arrived at the simulator, but not for long. Returns whether it
+        has."""
         before = self._arrived(kind)
         with suppress(AssertionError):
             until(lambda: self._arrived(kind) > before, timeout=_AWAITED)
+        return self._arrived(kind) > before
 
     def _arrived(self, kind: str) -> int:
         return self.simulator.counts().requests.get(kind, 0)
