@@ -47,9 +47,6 @@ _MOMENTS = (None, None, "file", "train", "training", "weights", "file_delete")
 _AWAITED = 6.0
 """Seconds after which a request is no longer waited for."""
 
-_APART = (0.0, 2.0)
-"""Seconds before a process is killed, or before such a request is awaited. A start takes about as long."""
-
 _TOGETHER = (1, 1, 1, 2, 2, 3)
 """How many processes are killed together, as often as each number is here."""
 
@@ -102,12 +99,14 @@ class TrainingReport:
 @dataclass
 class TrainingKills:
     """One process on the ledger of a file, or three on the database of a `Server`, which keep what they make below
-    `data`. `seed` draws the moments of the kills."""
+    `data`. `seed` draws the moments of the kills. `apart` has the least and the most seconds before a process is
+    killed, or before a certain request is awaited. A start takes about two."""
 
     simulator: Simulator
     data: Path
     server: Server | LedgerFile
     seed: int = 1
+    apart: tuple[float, float] = (0.0, 2.0)
     _moments: Counter[str] = field(default_factory=Counter)
     _lost_answers: int = 0
 
@@ -141,7 +140,7 @@ class TrainingKills:
         """Kill one or several processes at a time, and start them again. Some are killed before they serve."""
         chance, killed = random.Random(self.seed), 0
         while killed < kills:
-            time.sleep(chance.uniform(*_APART))
+            time.sleep(chance.uniform(*self.apart))
             if chance.random() < 0.3:
                 self._lost_answers += 1
                 self.simulator.inject(on="train", **chance.choice(({"reset": "after"}, {"garbage": True})))
