@@ -1,7 +1,7 @@
 """Trainers: models that make a version of another model from a zip of images.
 
-A version can be trained if its published document has the schema `TrainingInput`. That is what a training takes, and
-not `Input`, which may be a dummy. So a trainer is a `Model` whose inputs are compiled from `TrainingInput`. The names
+A version can be trained if its published document has the schema `TrainingInput`. A training takes that, and not
+`Input`, which may be a dummy. So a trainer is a `Model` with inputs that are compiled from `TrainingInput`. The names
 differ by trainer: the zip is `input_images` or `dataset`, the trigger word `trigger_word` or `token_string`, the steps
 `steps`, `training_steps` or `max_train_steps`.
 
@@ -41,7 +41,7 @@ _OUTPUT: Final = {
 
 FORM: Final[OutputForm] = replace(output_form(_OUTPUT), streams=True)
 """The output of a training: its new version, and the address of its weights, which is no file of the answer. Only its
-status says that it is over."""
+status shows that it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Trainer(Model):
 
     @property
     def pace(self) -> Pace:
-        return _PACES.get(self.name, _USUAL_PACE)
+        return _pace_of(self.name)
 
     def steps(self, sent: Mapping[str, Any]) -> int:
         """How many steps a training with this input has."""
@@ -101,18 +101,13 @@ class Trainer(Model):
         return self.pace.fixed + self.steps(sent) * self.pace.per_step
 
 
-def has_training(document: Mapping[str, Any]) -> bool:
-    """Whether the version of this document can be trained."""
-    return isinstance(_schemas(document).get(SCHEMA), Mapping)
-
-
 def trainer_of(model: Model) -> Trainer | None:
     """The trainer that a model is, None if its version cannot be trained."""
-    if not has_training(model.document):
-        return None
     schemas = _schemas(model.document)
+    if not isinstance(schemas.get(SCHEMA), Mapping):
+        return None
     form = Published.of({**model.document, "components": {"schemas": {**schemas, "Input": schemas[SCHEMA]}}})
-    pace = _PACES.get(model.name, _USUAL_PACE)
+    pace = _pace_of(model.name)
     return Trainer(
         name=model.name,
         aliases=(),
@@ -131,6 +126,10 @@ def trainer_of(model: Model) -> Trainer | None:
         provider=TRAININGS,
         unread=form.unread,
     )
+
+
+def _pace_of(name: str) -> Pace:
+    return _PACES.get(name, _USUAL_PACE)
 
 
 def _schemas(document: Mapping[str, Any]) -> Mapping[str, Any]:
