@@ -204,7 +204,7 @@ def _make_destination(
 def _examined(
     sent: SentTraining, images: Path | None, address: Any, caller: Caller, problems: list[Problem]
 ) -> tuple[Path, Dataset]:
-    """The zip of a training, made of the files of its form or at an `address`, and what it has. Raises InvalidRequest
+    """The zip of a training, made of the files of its form or at an `address`, and its content. Raises InvalidRequest
     with its problems and those that were found before."""
     if sent.files and images is None:
         refuse(problems)

@@ -51,9 +51,9 @@ _UNREADABLE: Final = {HEIC: "HEIC", AVIF: "AVIF", GIF: "GIF", TIFF: "TIFF", BMP:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What a zip for a training has: `images`, and `captions` that belong to one. `size` and `unpacked` are in bytes.
-    `folder` is the one that all images are in, or None if they are at the top. `smallest` is the width and height in
-    pixels of the image with the shortest side."""
+    """The content of a zip for a training: `images`, and `captions` that belong to one. `size` and `unpacked` are in
+    bytes. `folder` is the one that all images are in, or None if they are at the top. `smallest` is the width and
+    height in pixels of the image with the shortest side."""
 
     images: int
     captions: int
@@ -66,7 +66,7 @@ class Dataset:
 
 @dataclass(slots=True)
 class _Findings:
-    """What was found so far: sizes of images in pixels, and names of captions with their size together in bytes."""
+    """The findings so far: sizes of images in pixels, and names of captions with their size together in bytes."""
 
     images: dict[str, tuple[int, int]] = field(default_factory=dict)
     captions: set[str] = field(default_factory=set)
@@ -78,8 +78,8 @@ class _Findings:
 
 
 def examine(path: Path) -> Dataset:
-    """Read a zip to its end and say what it has. Raises DatasetTooLarge, and DatasetRefused with all problems, except
-    that a zip which is not whole may hide others. Raises OSError if the file cannot be read."""
+    """Read a zip to its end, and describe its content. Raises DatasetTooLarge, and DatasetRefused with all
+    problems, except that a zip which is not whole may hide others. Raises OSError if the file cannot be read."""
     size = path.stat().st_size
     if size > LARGEST:
         raise DatasetTooLarge

@@ -43,7 +43,7 @@ class Generation:
     reserved in the budget: its cost so far, and the most that it may still cost. `progress` is the last percentage that
     its model printed. `door`, `door_facts` and `body_fingerprint` are as in its record. `notes` are further warnings
     about its answer, and `text` is that of an answer that is no success. The `verdict` is as in its record. `logs` are
-    the end of what a training has printed so far. `listeners` are called on the loop when the state changes, and
+    the end of the logs of a training so far. `listeners` are called on the loop when the state changes, and
     `deltas` with each piece of a text as it comes.
     """
 

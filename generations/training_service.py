@@ -43,7 +43,7 @@ class Destination:
     cannot_be_made: str | None = None
 
     def refusal(self, *, creates: bool) -> str | None:
-        """Why no training into it can begin, None if one can. `creates` says whether the training may make it."""
+        """Why no training into it can begin, None if one can. `creates` is whether the training may make it."""
         if self.exists:
             return None
         return self.cannot_be_made if creates else self.problem
@@ -72,14 +72,12 @@ class TrainingService:
         return await self._trainers.find(name, caller)
 
     async def destination(self, caller: Caller, name: str) -> Destination:
-        """The destination, whose owner is the account that pays if it is a name alone. Raises ServiceError if Replicate
+        """The destination; the owner of a name alone is the account that pays. Raises ServiceError if Replicate
         does not answer: that a model is missing never looks like that."""
         if not is_model_name(name):
             owner = await self._provider.account_of(caller)
             if owner is None:
-                raise UpstreamError(
-                    "Replicate did not say which account the token belongs to. Nothing was spent."
-                )
+                raise UpstreamError("Replicate did not name the account of the token. Nothing was spent.")
             if not owner:
                 return Destination(name, exists=False, problem=_NO_OWNER, cannot_be_made=_NO_OWNER)
             name = f"{owner}/{name}"

@@ -224,7 +224,7 @@ def _is_unsent(attempt: Attempt, generation: Generation) -> bool:
 
 
 def _is_over(attempt: Attempt) -> bool:
-    """Whether its zip is not read any more. A creation whose outcome is unknown may have made a training."""
+    """Whether its zip is not read any more. A creation with an unknown outcome may have made a training."""
     if not attempt.fingerprint:
         return False
     if attempt.prediction is not None:

@@ -69,7 +69,7 @@ class Payers:
         """Set when the account of a token has become known; then there is another one."""
 
     def read(self, rows: Mapping[str, bytes]) -> None:
-        """Use the rows of `load`, which must be newer than the work whose creations are in doubt."""
+        """Use the rows of `load`, which must be newer than the work with creations in doubt."""
         for name, value in rows.items():
             token, _, kind = name.removeprefix(self._prefix).partition(" ")
             text = value.decode(errors="replace")

@@ -168,7 +168,7 @@ _OF_TRAININGS: Final[Mapping[str, Mapping[str, Any]]] = {
             "trainer": "ostris/flux-dev-lora-trainer", "destination": "my-dog", "create_destination": True,
             "images": "https://example.com/dogs.zip", "trigger_word": "TOK", "input": {"steps": 1000},
         },
-        "only what it would cost": {
+        "only a forecast of the cost": {
             "trainer": "replicate/fast-flux-trainer", "destination": "acme/my-dog",
             "images": "https://example.com/dogs.zip", "trigger_word": "TOK", "dry_run": True,
         },

@@ -1,6 +1,6 @@
 """Creates each prediction or training once, watches, searches for and cancels it.
 
-- A creation has a timeout. One whose answer was lost is searched for before it counts as not made
+- A creation has a timeout. After a lost answer it is searched for before it counts as not made
   (`reconciliation.py`).
 - Each is watched by polls (`watcher.py`); a result that Replicate pushes ends a watch, or a search, at once
   (`push.py`).
@@ -233,7 +233,7 @@ class Runs:
                         give_up = min(give_up, clock() + self._cancel_patience)
                         shown = await self._resource.cancel(caller, prediction.id, lease=lease)
                 ended = replace(shown, form=prediction.form)
-                if ended.is_over:  # otherwise another answer shows how it ended, and what was billed
+                if ended.is_over:  # otherwise another answer shows its end, and its bill
                     return self._checked(caller, ended)
             except Refusal as refusal:
                 refusals += is_about_token(refusal)  # the first refusal may be temporary

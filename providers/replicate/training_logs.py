@@ -28,7 +28,7 @@ _OWN: Final = re.compile(r"(?:[A-Za-z0-9-]+_)*train_replicate|Steps")
 _OTHERS: Final = re.compile(
     r"caption|load|fetch|extract|cach|latent|encod|embed|image|sampl|generat", re.IGNORECASE
 )
-"""Words in the labels of bars that count images or files, whose total may happen to be the number of steps."""
+"""Words in the labels of bars that count images or files. Their total may happen to be the number of steps."""
 
 _BAR: Final = re.compile(r"[0-9]{1,3}%\|[^|\r\n]{0,500}\|[ \t]{0,10}([0-9]{1,9})/([0-9]{1,9})[ \t]{0,10}\[")
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -1,7 +1,7 @@
 """Replicate as a provider of trainings: runs them (`runs.py`), and keeps their files and the models that they make.
 
-- Each upload is a new file, and a training is recognized by the address of its file. So a training whose creation was
-  lost is found for certain, unless Replicate has deleted its input.
+- Each upload is a new file, and a training is recognized by the address of its file. So that of a lost creation
+  is found for certain, unless Replicate has deleted its input.
 - The list of trainings takes no dates, and no page of it is read for polls.
 - Replicate cancels no training at a deadline: it has no `Cancel-After`.
 
