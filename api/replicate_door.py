@@ -5,7 +5,7 @@ finds it again in the list. All functions run in a Flask thread, inside a reques
 """
 
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,7 @@ from doors.replicate.pages import page_links, read_page, shown_on
 from doors.replicate.states import shown_input
 from errors import InvalidRequest, NotFound, Problem, QueueFull
 from generations.submission import Submission
+from ledger.records import GenerationRecord
 from parsing.context import ParseContext
 from parsing.generation import parse_generation
 from service import Runtime
@@ -52,13 +53,19 @@ def create_deployment_prediction(owner: str, name: str) -> tuple[Response, int]:
 @routes.get("/predictions")
 def list_predictions() -> Response:
     """The caller's generations as predictions, a hundred a page, the latest first."""
+    return listed("/predictions", view=predictions.listed, training=False)
+
+
+def listed(
+    path: str, *, view: Callable[[GenerationRecord, str], Mapping[str, Any]], training: bool
+) -> Response:
+    """A page of the caller's trainings, or of its other generations, as the `view` shows each."""
     service, principal, address = incoming.service(), incoming.authenticate(), incoming.address()
     query = request.args.to_dict()
-    page = replace(read_page(query, principal.id), training=False)
+    page = replace(read_page(query, principal.id), training=training)
     found = service.loop.run(service.generations.page(page))
-    links = page_links(page, found, query, f"{address}{REPLICATE_ROOT}/predictions")
-    results = [predictions.listed(each, address) for each in shown_on(page, found)]
-    return jsonify({**links, "results": results})
+    links = page_links(page, found, query, f"{address}{REPLICATE_ROOT}{path}")
+    return jsonify({**links, "results": [view(each, address) for each in shown_on(page, found)]})
 
 
 @routes.get("/predictions/<target>")

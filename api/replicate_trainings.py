@@ -4,19 +4,17 @@ A creation is checked as one of `POST /trainings`, and is accepted at once. All 
 a request.
 """
 
-from dataclasses import replace
 from typing import Final
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import incoming, roles, trainings
+from api import incoming, replicate_door, roles, trainings
 from api.trainings import SentTraining
 from catalog.trainers import Trainer
 from contract.door_facts import DoorFacts
 from doors import REPLICATE_ROOT
 from doors.replicate import resources
 from doors.replicate.destinations import read_destination
-from doors.replicate.pages import page_links, read_page, shown_on
 from doors.replicate.states import shown_input
 from doors.replicate.training_creation import (
     CANCEL_AFTER,
@@ -66,12 +64,7 @@ def create_replicate_training(owner: str, name: str, version: str) -> tuple[Resp
 @routes.get("/trainings")
 def list_replicate_trainings() -> Response:
     """The caller's trainings, a hundred a page, the latest first."""
-    service, principal, address = incoming.service(), incoming.authenticate(), incoming.address()
-    query = request.args.to_dict()
-    page = replace(read_page(query, principal.id), training=True)
-    found = service.loop.run(service.generations.page(page))
-    links = page_links(page, found, query, f"{address}{REPLICATE_ROOT}/trainings")
-    return jsonify({**links, "results": [listed(each, address) for each in shown_on(page, found)]})
+    return replicate_door.listed("/trainings", view=listed, training=True)
 
 
 @routes.get("/trainings/<target>")
