@@ -146,7 +146,7 @@ class Payers:
         return bool(accounts - {own, None}) if own == unnamed else accounts != {own}
 
     def _note(self, token: str) -> None:
-        self.knows(token)
+        self._account_of(token)  # keeps its account too, if that is known
         key, now = self._token(token), self._clock()
         if self._written.get(key, -math.inf) < now + _LEAST:
             self._written[key] = now + _USED_FOR
@@ -156,6 +156,7 @@ class Payers:
         return max(self._used.get(key, -math.inf), self._written.get(key, -math.inf))
 
     def _account_of(self, token: str) -> str | None:
+        """The hash of the account of this token. The ledger keeps it as soon as it is known."""
         name = self._tokens.account_of(token)
         if name is not None:
             self.learn(token, name)
