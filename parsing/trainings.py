@@ -149,12 +149,22 @@ def parse_training(
         longest=timeout,
         secrets=secrets,
         lost_secrets=frozenset(lost),
-        warned=tuple(warnings_of(step, ())),
+        warned=(*warnings_of(step, ()), *_cut_short(trainer, sent, timeout)),
         given=without_secrets(secrets, body),
     )
     # The word by its own name, which a trainer may not have.
     request = compared(request, [] if word is None else [("trigger_word", word)], context)
     return fields, checked([request], context)[0]
+
+
+def _cut_short(trainer: Model, sent: Mapping[str, Any], timeout: float) -> tuple[str, ...]:
+    """A warning if a training with this input usually runs for longer than its timeout."""
+    usual = trainer.usual_run(sent) if isinstance(trainer, Trainer) else 0.0
+    if usual <= timeout:
+        return ()
+    return (
+        f"It usually runs for about {usual:,.0f} s, and will be cancelled after its timeout of {timeout:,.0f} s.",
+    )
 
 
 def _inputs(

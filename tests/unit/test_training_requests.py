@@ -101,6 +101,15 @@ def test_the_timeout_bounds_the_cost():
     assert parsed(timeout=1000).bound == pytest.approx(1.525)
 
 
+@pytest.mark.parametrize(
+    ("timeout", "steps", "warns"), [(600, 1000, True), (1120, 1000, False), (600, 300, False)]
+)
+def test_a_training_that_usually_runs_longer_than_its_timeout_has_a_warning(timeout, steps, warns):
+    warnings = parsed(timeout=timeout, input={"steps": steps}).warnings
+    assert warns == any("timeout of 600 s" in each and "1,120 s" in each for each in warnings)
+    assert warns == bool(warnings)
+
+
 def test_a_zip_at_an_address_is_put_in_when_it_is_there():
     assert "input_images" not in parsed(images="https://example.com/a.zip").first.input
 
