@@ -5,7 +5,7 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP and others. 
 Its parts stay until the bucket's lifecycle rule for incomplete uploads removes them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -80,11 +80,7 @@ class Bucket:
         return _open(self._store, name, parse_name(name).media_type)
 
     def list(self) -> Iterator[StoredFile]:
-        with _as_os_error():
-            for page in obstore.list(self._store, chunk_size=1000):
-                for each in page:
-                    if _is_name(each["path"]):
-                        yield StoredFile(each["path"], each["size"], each["last_modified"].timestamp())
+        return _list(self._store, None, parse_name)
 
     def delete(self, name: str) -> bool:
         parse_name(name)
@@ -156,14 +152,7 @@ class BucketWeights:
         return _open(self._store, f"{_WEIGHTS}/{name}", parse_weights(name).media_type)
 
     def list(self) -> Iterator[StoredFile]:
-        with _as_os_error():
-            for page in obstore.list(self._store, _WEIGHTS, chunk_size=1000):
-                for each in page:
-                    name = each["path"].removeprefix(f"{_WEIGHTS}/")
-                    with suppress(ValueError):  # another object
-                        yield StoredFile(
-                            str(parse_weights(name)), each["size"], each["last_modified"].timestamp()
-                        )
+        return _list(self._store, _WEIGHTS, parse_weights)
 
     def delete(self, name: str) -> bool:
         parse_weights(name)
@@ -211,17 +200,20 @@ def _open(store: S3Store, key: str, media_type: str) -> OpenFile | None:
     )
 
 
+def _list(store: S3Store, prefix: str | None, parse: Callable[[str], object]) -> Iterator[StoredFile]:
+    """The objects below a prefix with names that `parse` takes: it raises ValueError for others."""
+    with _as_os_error():
+        for page in obstore.list(store, prefix, chunk_size=1000):
+            for each in page:
+                name = each["path"].removeprefix(f"{prefix}/" if prefix else "")
+                with suppress(ValueError):
+                    parse(name)
+                    yield StoredFile(name, each["size"], each["last_modified"].timestamp())
+
+
 def _delete(store: S3Store, key: str) -> None:
     with suppress(FileNotFoundError), _as_os_error():
         obstore.delete(store, key)
-
-
-def _is_name(path: str) -> bool:
-    try:
-        parse_name(path)
-    except ValueError:
-        return False
-    return True
 
 
 @contextmanager
