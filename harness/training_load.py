@@ -113,7 +113,7 @@ class TrainingLoad:
                 body = answer.json()
                 if answer.status_code == 202:
                     training.ids.add(body["id"])
-                    # In a tenth of the cases as if the answer had been lost
+                    # A tenth repeat it nonetheless, as if the answer had been lost.
                     if chance.random() > 0.1:
                         return True
                 elif not body.get("retryable"):
