@@ -42,25 +42,25 @@ routes = Blueprint("generations", __name__)
 @routes.get("/generations/<target>")
 def generation(target: str) -> Response:
     """A generation: its state, or its result."""
-    return looked_up(_of_kind("gen", target))
+    return looked_up(incoming.authenticate(), _of_kind("gen", target))
 
 
 @routes.get("/batches/<target>")
 def batch(target: str) -> Response:
     """A batch, with the results so far."""
-    return looked_up(_of_kind("batch", target))
+    return looked_up(incoming.authenticate(), _of_kind("batch", target))
 
 
 @routes.delete("/generations/<target>")
 def cancel_generation(target: str) -> Response:
     """Cancel a generation. One that has ended does not change."""
-    return cancelled(_of_kind("gen", target))
+    return cancelled(roles.require_change(), _of_kind("gen", target))
 
 
 @routes.delete("/batches/<target>")
 def cancel_batch(target: str) -> Response:
     """Cancel the unfinished generations of a batch."""
-    return cancelled(_of_kind("batch", target))
+    return cancelled(roles.require_change(), _of_kind("batch", target))
 
 
 @routes.get("/generations")
@@ -144,15 +144,15 @@ def usage() -> Response:
     return jsonify({**query.as_json(), "usage": figures[:-1], "total": figures[-1]})
 
 
-def looked_up(work_id: str) -> Response:
+def looked_up(principal: Principal, work_id: str) -> Response:
     """The work with this id, in any state."""
-    service, principal = incoming.service(), incoming.authenticate()
+    service = incoming.service()
     return described(service, service.loop.run(service.generations.get(work_id, principal)))
 
 
-def cancelled(work_id: str) -> Response:
+def cancelled(principal: Principal, work_id: str) -> Response:
     """Cancel the work with this id, and show it. Work that has ended does not change."""
-    service, principal = incoming.service(), roles.require_change()
+    service = incoming.service()
     work = service.loop.run(service.generations.cancel(work_id, principal, roles.actor()))
     log.info("cancelled", request=g.request_id, target=work_id, batch=isinstance(work, Batch))
     return described(service, work)

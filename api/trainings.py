@@ -94,13 +94,13 @@ def list_trainings() -> Response:
 @routes.get("/trainings/<target>")
 def get_training(target: str) -> Response:
     """A training: its state, its progress, and its new version."""
-    return generations.looked_up(id_of(target))
+    return generations.looked_up(incoming.authenticate(), id_of(target))
 
 
 @routes.delete("/trainings/<target>")
 def cancel_training(target: str) -> Response:
     """Cancel a training. One that has ended does not change."""
-    return generations.cancelled(id_of(target))
+    return generations.cancelled(roles.require_change(), id_of(target))
 
 
 @routes.get("/trainings/<target>/events")

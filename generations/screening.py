@@ -69,7 +69,7 @@ class Screening:
         request, caller = generation.request, generation.caller
         turn = f"{caller.turn} {batch.id if batch else ''}"
         prompt, negative = prose_of(request)
-        if generation.model.provider == TRAININGS:
+        if request.model.provider == TRAININGS:
             prompt = "\n\n".join(
                 [each for each in (prompt, *await asyncio.to_thread(_words_of, generation)) if each]
             )

@@ -7,6 +7,7 @@ import pytest
 from contract.door_facts import KEPT, LARGE, LARGE_TEXT, REPLICATE, DoorFacts
 from doors.replicate import predictions
 from doors.replicate.creation import wait_seconds
+from doors.replicate.states import shown_input
 from ledger.records import Failure
 from tests.support.records import generation as record_of
 
@@ -108,7 +109,7 @@ def test_secrets_and_the_content_of_long_inline_files_are_not_shown():
     inline = f"data:image/png;base64,{'A' * 20_000}"
     sent = {"prompt": "a", "token": "hf_x", "image": inline, "images": [inline, "https://a.com/b"]}
 
-    found = predictions.shown_input(sent, {"token"})
+    found = shown_input(sent, {"token"})
 
     short = "data:image/png;base64,…"
     assert {

@@ -91,19 +91,19 @@ def generations(
 
 def work(
     service: Service,
-    kind: str,
+    name: str,
     view: Callable[[Mapping[str, Any]], Any],
+    /,
     *,
     limit: int | None,
     since: str | date | None,
     metadata: Mapping[str, str] | None,
     **filters: str | None,
 ) -> Operation[None]:
-    """Emit the `view` of the caller's work of this kind, the latest first, at most `limit`. `kind` is the path of the
-    list and its field."""
+    """Emit the `view` of the caller's work in the list of this `name`, the latest first, at most `limit`."""
     params = present(**filters, since=_moment(since))
     params |= {f"metadata.{name}": value for name, value in (metadata or {}).items()}
-    return (yield from listed(service, f"/{kind}", kind, params, view=view, limit=limit))
+    return (yield from listed(service, f"/{name}", name, params, view=view, limit=limit))
 
 
 def models(service: Service, search: str | None) -> Operation[list[results.Model]]:
