@@ -24,7 +24,7 @@ client: .venv/build ## build the Python client and client/compat, each as a whee
 	$(BIN)/python -m build --no-isolation --outdir client/dist client/compat
 
 test: .venv/dev ## run the tests but the slow ones: five minutes
-	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 $(if $(SLOW),,-m "not slow") $(TEST)
+	$(BIN)/python -m pytest -n 6 --dist worksteal --durations 10 $(if $(SLOW),,-m "not slow") $(TEST)
 
 test-all: ## run all tests, with kills, long state machines and sockets at scale: twelve minutes
 	$(MAKE) test SLOW=1
