@@ -118,7 +118,7 @@ class Core:
         self.payers = parts.payers(settings, ledger, provider, authenticator)
         known = parts.known_models(settings, ledger, archive, context, provider, authenticator, tariff)
         self.models, self.resolver, self.pages = known.models, known.resolver, known.pages
-        self._allowed, self.runs = known.allowed, RunProviders(provider, upstream.provider or provider)
+        self._known, self.runs = known, RunProviders(provider, upstream.provider or provider)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = parts.outbox(settings, ledger, archive, authenticator)
         self.recovery = parts.recovery(attachments, context, queries, known)
@@ -150,11 +150,15 @@ class Core:
             **self.supervisor.key_limits.published(self.supervisor.running.queued()),
             "environment": dict(self.limits.own),
             "measured": asdict(self.provider.measured),
+            "trained": self._known.kinds.trained.count,
         }
 
     def read_published(self, processes: Sequence[ProcessFigures]) -> None:
         """Use what the processes on the ledger have published."""
         self.supervisor.key_limits.read([each for each in processes if each.id != self._process])
+        others = {each.id: each.figures.get("trained", 0) for each in processes if each.id != self._process}
+        if self._known.kinds.trained.meet(others):
+            self.models.read_again()
         for each in processes:
             if each.holds_gate and (environment := each.figures.get("environment")):
                 self.limits.follow(environment)
@@ -245,7 +249,7 @@ class Core:
             outbox=self.outbox,
             outputs=outputs,
             learned=self._learned,
-            allowed=self._allowed,
+            allowed=self._known.allowed,
             starts=StartWebhooks(self.outbox, body) if (body := self._doors.get(REPLICATE)) else None,
             screening=screening,
             first_backoff=first_backoff,

@@ -47,6 +47,10 @@ class ModelRows:
         """Forget a row that is deleted from the ledger."""
         self._kept.pop((reader, name), None)
 
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._kept.clear()
+
     def _used(self, row: ModelRecord) -> ModelRecord:
         self._kept[row.reader, row.name] = row
         self._kept.move_to_end((row.reader, row.name))

@@ -159,6 +159,10 @@ class PublishedModels(Generic[F]):
             self._rows.drop(reader, name)
         return row.version
 
+    def read_again(self) -> None:
+        """Read each row from the ledger again, since another process has looked models up anew."""
+        self._rows.clear()
+
     async def public(self, name: str) -> Known[F] | None:
         """The latest answer for a public model, without a look-up. None if there is none."""
         return await self._known([""], name)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
@@ -38,6 +38,9 @@ class TrainedVersions:
         self._look_up = look_up
         self._simulated = simulated
         self._words: dict[str, str | None] = {}
+        self.count = 0
+        """How many versions this process has added, for the other processes."""
+        self._elsewhere: Mapping[str, int] = {}
 
     async def add(self, caller: Caller, version: Target, generation: Generation) -> None:
         """Remember a new version, with the trigger word of its training, and look its model up."""
@@ -56,12 +59,26 @@ class TrainedVersions:
         )
         self._keep(version_id, word)
         try:
+            await self._show(caller, version.name, version_id)
+        finally:
+            self.count += 1
+
+    async def _show(self, caller: Caller, name: str, version: str) -> None:
+        """Look a model up until it shows its new version."""
+        try:
             for _ in range(_LOOKS):
-                if await self._look_up(caller, version.name) == version_id:
+                if await self._look_up(caller, name) == version:
                     return
                 await asyncio.sleep(_PAUSE)
         except ServiceError as error:
-            log.info("trained_model_not_looked_up", model=version.name, reason=str(error))
+            log.info("trained_model_not_looked_up", model=name, reason=str(error))
+
+    def meet(self, counts: Mapping[str, int]) -> bool:
+        """Whether another process has added versions since the last call. `counts` are those of the others, by
+        process."""
+        has_news = any(count > self._elsewhere.get(process, 0) for process, count in counts.items())
+        self._elsewhere = counts
+        return has_news
 
     async def word_of(self, version: str) -> str | None:
         """The trigger word of a version that was trained here. Raises LedgerDown."""
